@@ -1,0 +1,1 @@
+"""See what instruction tuning changed inside a language model."""

@@ -1,0 +1,37 @@
+"""Two results of one analysis, base beside tuned. Differences are always tuned - base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+
+R = TypeVar("R")
+
+
+def _frame(result: Any, model: str) -> pd.DataFrame:
+    parts = [r.to_df() for r in result] if isinstance(result, Sequence) else [result.to_df()]
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    frame.insert(0, "model", model)
+    return frame
+
+
+@dataclass(frozen=True, eq=False)
+class Diff(Generic[R]):
+    """The same analysis, with the same arguments, of the base model and of the tuned one.
+
+    What changed between the two is a named function of both results (`verb_shift`, `rotation`, ...), not a method here.
+    """
+
+    base: R
+    tuned: R
+
+    def to_df(self) -> pd.DataFrame:
+        """Return both tables in one, with a first column `model` ("base" or "tuned")."""
+        return pd.concat([_frame(self.base, "base"), _frame(self.tuned, "tuned")], ignore_index=True)
+
+    def show(self) -> Any:
+        """Return both views side by side (an object that a notebook displays)."""
+        from lensdiff.views import show  # see Result.show
+
+        return show(self)

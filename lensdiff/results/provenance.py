@@ -1,0 +1,37 @@
+"""Where a result comes from: enough to compute it again."""
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_PACKAGES = ("lensdiff", "torch", "transformer-lens", "transformers")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            found[name] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Model, view of its weights, options and versions behind a result.
+
+    `options` holds every keyword of the analysis as it was used, also those left at their default; values are JSON types.
+    """
+
+    analysis: str
+    model: str
+    revision: str | None = None
+    weights: str = "raw"
+    wrapper: str = ""
+    dtype: str = "float32"
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=package_versions)

@@ -1,0 +1,91 @@
+"""The base of every result: a frozen dataclass of CPU arrays and JSON values, saved as one safetensors file.
+
+Arrays (torch tensors) become the file's tensors; every other field becomes JSON in the file's metadata. Nothing is pickled, so a
+result from a stranger can be opened safely.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+import pandas as pd
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensdiff.results.errors import InputError
+from lensdiff.results.provenance import Provenance
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """A finished analysis: arrays on the CPU, and where they come from."""
+
+    provenance: Provenance
+
+    @abstractmethod
+    def to_df(self) -> pd.DataFrame:
+        """Return the tidy table, one row per observation; the columns are documented per result."""
+
+    @abstractmethod
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k rows a reader looks at first, best first."""
+
+    def show(self) -> Any:
+        """Return the inline view (an object that a notebook displays)."""
+        from lensdiff.views import show  # the one permitted look upwards: a result knows how to be seen
+
+        return show(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to one safetensors file, through a temporary name, and return its path."""
+        path = Path(path)
+        arrays, values = {}, {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                arrays[f.name] = value.detach().cpu().contiguous()
+            else:
+                values[f.name] = TypeAdapter(type(value)).dump_python(value, mode="json")
+        header = {"class": type(self).__name__, "schema": str(SCHEMA), "values": json.dumps(values)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(arrays, temporary, metadata=header)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, is no result, or holds a result of another class.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no result file at {path}")
+        try:
+            with safe_open(path, framework="pt") as stored:
+                header = stored.metadata() or {}
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a saved result ({error})") from error
+        if header.get("class") != cls.__name__:
+            raise InputError(f"{path} holds {header.get('class', 'no result')!r}, expected {cls.__name__!r}")
+        if header.get("schema") != str(SCHEMA):
+            raise InputError(f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}")
+        values = json.loads(header["values"])
+        hints = get_type_hints(cls)
+        return cls(**arrays, **{name: TypeAdapter(hints[name]).validate_python(value) for name, value in values.items()})
