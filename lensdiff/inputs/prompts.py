@@ -1,0 +1,137 @@
+"""Prompts with their instruction and context marked, and reading them from files.
+
+A prompt is attributed without the white space around it, so everything that counts characters here counts those of
+`prompt.stripped`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from lensdiff.inputs.spans import Range, Span, locate, shorten, token_mask, widen_to_sentences
+from lensdiff.inputs.tables import read_rows, read_text, split_spans, unescape
+from lensdiff.results import InputError
+
+Part = Literal["instruction", "context"]
+PROMPT_COLUMNS = ("ID", "Prompt", "Response", "Instruct&Context")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to respond to, with the spans that instruct and those that give context.
+
+    Spans are substrings of the text (the first hit counts) or character ranges (start, end) of the text as given; a
+    substring alone stands for a sequence of one. They are kept as tuples.
+
+    Raises:
+        InputError: the text is empty, or a span is empty, not in the text, reversed or out of range.
+    """
+
+    text: str
+    instruction: Sequence[Span] = ()
+    context: Sequence[Span] = ()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise InputError(f"prompt {self.id!r} has the empty text {shorten(self.text)}, expected words")
+        for part in ("instruction", "context"):
+            given = getattr(self, part)
+            spans = (given,) if isinstance(given, str) else tuple(given)
+            object.__setattr__(self, part, tuple(self._checked(part, span) for span in spans))
+
+    def _checked(self, part: str, span: Any) -> Span:
+        pair: tuple[Any, ...] = tuple(span) if isinstance(span, (list, tuple)) else ()
+        if not isinstance(span, str) and not (len(pair) == 2 and all(type(end) is int for end in pair)):
+            raise InputError(
+                f"{part} of prompt {self.id!r}: the span {shorten(span)} is neither a substring nor a pair (start, end)"
+            )
+        span = span if isinstance(span, str) else (pair[0], pair[1])
+        try:
+            locate(span, self.text)
+        except InputError as error:
+            raise InputError(f"{part} of prompt {self.id!r}: {error}") from None
+        return span
+
+    @property
+    def stripped(self) -> str:
+        """The text as it is attributed: without white space around it."""
+        return self.text.strip()
+
+    def ranges(self, part: Part) -> tuple[Range, ...]:
+        """Return the characters (start, end) of the instruction's or the context's spans in `stripped`."""
+        cut, length = len(self.text) - len(self.text.lstrip()), len(self.stripped)
+        located = (locate(span, self.text) for span in getattr(self, part))
+        return tuple((max(start - cut, 0), min(end - cut, length)) for start, end in located)
+
+    def mask(
+        self, part: Part, offsets: Sequence[Range], *, pieces: Sequence[str] | None = None
+    ) -> Bool[Tensor, " pos"]:
+        """Return which tokens of `stripped` belong to the part (see `token_mask`)."""
+        return token_mask(self.ranges(part), offsets, self.stripped, pieces=pieces)
+
+
+def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise InputError(f'{path}, line {number}: expected an object with a string "text", got {shorten(record)}')
+        name = record.get("id", str(number))
+        if type(name) not in (str, int):
+            raise InputError(f'{path}, line {number}: "id" is {shorten(name)}, expected a string or an integer')
+        spans = {part: record.get(part, ()) for part in ("instruction", "context")}
+        for part, given in spans.items():
+            if not isinstance(given, (str, list, tuple)):
+                raise InputError(f'{path}, line {number}: "{part}" is {shorten(given)}, expected a list of spans')
+        try:
+            yield number, Prompt(record["text"], id=str(name), **spans)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+
+
+def _from_tsv(path: Path) -> Iterator[tuple[int, Prompt]]:
+    for number, row in read_rows(path, PROMPT_COLUMNS):
+        text = unescape(row["Prompt"])
+        instruction, context = (widen_to_sentences(spans, text) for spans in split_spans(row["Instruct&Context"]))
+        try:
+            yield number, Prompt(text, instruction, context, row["ID"])
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+
+
+_READERS = {".jsonl": _from_jsonl, ".tsv": _from_tsv}
+
+
+def load_prompts(path: str | Path) -> list[Prompt]:
+    """Read prompts from a JSONL file or from the paper's `FinalDataset.tsv`.
+
+    JSONL: one object a line with "text", and optionally "id" (else the line's number), "instruction" and "context" (a
+    substring, or a list of substrings and [start, end] pairs); other keys are ignored. TSV: columns ID, Prompt,
+    Response, Instruct&Context with the authors' escapes, annotated spans widened to sentences (see
+    `widen_to_sentences`).
+
+    Raises:
+        InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable
+            (named by its number).
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _READERS:
+        raise InputError(f"{path} is no prompt file, expected a name that ends in {' or '.join(_READERS)}")
+    prompts: dict[str, Prompt] = {}
+    for number, prompt in _READERS[path.suffix.lower()](path):
+        if prompt.id in prompts:
+            raise InputError(f"{path}, line {number}: the id {prompt.id!r} was used before, expected it once")
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise InputError(f"{path} holds no prompts")
+    return list(prompts.values())
