@@ -1,0 +1,7 @@
+"""A checkpoint becomes a HookedTransformer or a TransformerBridge; two become a pair; both are read through one view."""
+
+from lensdiff.models.loading import load_model
+from lensdiff.models.pair import ModelPair, load_pair
+from lensdiff.models.view import Model, ModelInfo, ModelView, view_of
+
+__all__ = ["Model", "ModelInfo", "ModelPair", "ModelView", "load_model", "load_pair", "view_of"]

@@ -1,0 +1,280 @@
+"""Any checkpoint of a supported architecture becomes a HookedTransformer or a TransformerBridge, and proves that it still is itself.
+
+Memory: the wrapper takes over the storage of the `transformers` model, so one copy of the weights stays and a load peaks near it.
+Safety: no remote code, `.bin` files only with `weights_only=True`.
+"""
+
+import gc
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
+from lensdiff.models.sources import Source, read_source
+from lensdiff.models.view import Model, ModelInfo, ModelView, is_hooked, register, view_of
+from lensdiff.models.wrappers import is_bridge, make_view
+from lensdiff.results import InputError
+
+Weights = Literal["raw", "folded"]
+Wrapper = Literal["auto", "hooked", "bridge"]
+
+# largest logit difference against the transformers model, as a share of its largest logit
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+PROBE_LENGTH = 24
+
+
+def load_model(
+    source: Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    base: Any = None,
+    revision: str | None = None,
+    weights: Weights = "raw",
+    wrapper: Wrapper = "auto",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    verify: bool = True,
+) -> Model:
+    """Load a checkpoint as a HookedTransformer where one can hold it, else as a TransformerBridge.
+
+    Args:
+        source: a hub name, a folder, a `.gguf` file, a folder with a LoRA adapter, a `transformers` model, or a model that
+            transformer-lens wraps already (then only `tokenizer` is used).
+        tokenizer: the tokenizer, where `source` brings none.
+        base: the model a LoRA adapter belongs on; by default the one that the adapter names.
+        revision: branch, tag or commit of a hub name.
+        weights: "raw", as the checkpoint has them, or "folded": TransformerLens's folding of norms and centring.
+        wrapper: "auto", or force "hooked" or "bridge".
+        device: "cpu", "cuda", "mps", ...; by default the fastest present.
+        dtype: of the weights and of every computation.
+        verify: compare the logits on a short probe with the `transformers` model, and refuse on disagreement.
+
+    Raises:
+        InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an option is not
+            one of its choices, or the wrapped model disagrees with the `transformers` model.
+    """
+    _check_choice("weights", weights, ("raw", "folded"))
+    _check_choice("wrapper", wrapper, ("auto", "hooked", "bridge"))
+    if is_hooked(source) or is_bridge(source):
+        view = view_of(source)
+        if tokenizer is not None:
+            register(make_view(source, tokenizer, view.info))
+        return source
+    dtype = as_dtype(dtype)
+    device = str(device or default_device())
+    with quiet():
+        found = read_source(source, base=base, revision=revision, dtype=dtype)
+        tokenizer = tokenizer or found.tokenizer
+        return _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
+
+
+def _wrap(
+    found: Source,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    weights: Weights,
+    wrapper: Wrapper,
+    device: str,
+    dtype: torch.dtype,
+    verify: bool,
+) -> Model:
+    source = found.model
+    check_finite(source)
+    architecture = type(source).__name__
+    probe = _probe(source)
+    expected = _logits(source, probe) if verify else None
+    info = _info(found, tokenizer, architecture)
+    reason = why_not_hooked(source.config, architecture)
+    if wrapper == "hooked" and reason:
+        raise InputError(f"{found.id} cannot be a HookedTransformer: {reason}")
+    if wrapper == "bridge" or reason:
+        model = _build_bridge(source, tokenizer, found.id, architecture, device, dtype)
+        info = replace(info, wrapper="bridge")
+    else:
+        model = build_hooked(source, architecture=architecture, device=device, dtype=dtype, name=found.id)
+        _give_tokenizer(model, tokenizer)
+    found.model = None  # the wrapper holds the storage now; nothing else should
+    del source
+    gc.collect()
+    if weights == "folded":
+        _fold(model)
+        info = replace(info, weights="folded")
+    view = make_view(model, tokenizer, info)
+    if expected is not None:
+        _verify(view, probe, expected, folded=weights == "folded")
+    register(view)
+    return model
+
+
+def default_device() -> str:
+    """Return "cuda" or "mps" where present, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a floating dtype given as such or by name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in TOLERANCE:
+        names = ", ".join(str(t).removeprefix("torch.") for t in TOLERANCE)
+        raise InputError(f"dtype {dtype!r} is none of {names}")
+    return found
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """Refuse a model with a NaN or infinite weight, named by its tensor."""
+    for name, tensor in model.named_parameters():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"weight {name} of the checkpoint is not finite (NaN or infinity)")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}={value!r} is none of {', '.join(choices)}")
+
+
+def _probe(model: PreTrainedModel) -> Tensor:
+    size = model.get_input_embeddings().weight.shape[0]
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(size, (1, min(PROBE_LENGTH, limit)), generator=generator)
+
+
+def _logits(model: PreTrainedModel, probe: Tensor) -> Tensor:
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(probe.to(model.device)).logits.float().cpu()
+    model.train(training)
+    return logits
+
+
+def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture: str) -> ModelInfo:
+    config = found.model.config.get_text_config()
+    generation = getattr(found.model, "generation_config", None)
+    stops: list[int] = []
+    for ids in (
+        getattr(generation, "eos_token_id", None),
+        config.eos_token_id,
+        getattr(tokenizer, "eos_token_id", None),
+    ):
+        stops += [ids] if isinstance(ids, int) else list(ids or ())
+    return ModelInfo(
+        id=found.id,
+        architecture=architecture,
+        wrapper="hooked",
+        revision=found.revision,
+        eos_token_ids=tuple(dict.fromkeys(stops)),
+        final_soft_cap=getattr(config, "final_logit_softcapping", None),
+        chat_template=getattr(tokenizer, "chat_template", None),
+    )
+
+
+def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    if tokenizer is None:
+        return
+    try:
+        # for to_tokens and to_string; lensdiff itself always asks the checkpoint's own tokenizer
+        model.set_tokenizer(tokenizer)
+    except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
+        model.tokenizer = tokenizer
+    added = tokenizer.encode("a", add_special_tokens=True)
+    model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
+
+
+def _build_bridge(
+    source: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    name: str,
+    architecture: str,
+    device: str,
+    dtype: torch.dtype,
+) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if architecture not in supported_architectures():
+        raise InputError(
+            f"{name} is a {architecture}, which transformer-lens cannot hold; it can hold {', '.join(supported_architectures())}"
+        )
+    source = source.to(device=device, dtype=dtype).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        source.config.architectures = [architecture]
+        source.config.save_pretrained(folder)  # the bridge reads the config by path, also of a model made in memory
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+            again = AutoTokenizer.from_pretrained(folder)
+        else:
+            again = _no_tokenizer(folder)
+        model = TransformerBridge.boot_transformers(
+            folder, hf_model=source, tokenizer=again, device=device, dtype=dtype
+        )
+    model.cfg.model_name = name
+    if tokenizer is None:
+        model.tokenizer = None
+    return model
+
+
+def _no_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    # the bridge insists on one; it is taken away again
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?"
+    ).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _fold(model: Model) -> None:
+    if is_hooked(model):
+        state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.load_and_process_state_dict(state)
+    else:
+        model.enable_compatibility_mode()
+
+
+def _verify(view: ModelView, probe: Tensor, expected: Tensor, *, folded: bool) -> None:
+    with torch.no_grad():
+        tokens = probe.to(view.device)
+        whole = view.logits(tokens).float().cpu()
+        split = view.unembed(view.unembed_input(tokens)).float().cpu()
+    if folded:  # centring the unembedding moves all logits of a token together
+        whole, split, expected = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, expected))
+    bound = TOLERANCE[view.dtype] * (10.0 if folded else 1.0)
+    size = float(expected.abs().max())
+    for what, got in (("logits", whole), ("logits from the unembedding's input", split)):
+        difference = float((got - expected).abs().max()) / size
+        if not difference <= bound:  # also true for NaN
+            raise InputError(
+                f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what} differ by {difference:.1e} of the "
+                f"largest, at most {bound:.0e} is allowed in {view.dtype}; load_model(..., verify=False) loads it all the same"
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the wrappers' and loaders' notices: what matters of them is checked here and raised."""
+    before = logging.root.manager.disable
+    bars = is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        if bars:
+            enable_progress_bar()

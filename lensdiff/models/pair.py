@@ -1,0 +1,217 @@
+"""A base model and its tuned version, checked to be comparable."""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lensdiff.models.loading import load_model
+from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.results import Diff, InputError
+
+Keep = Literal["both", "one"]
+MINIMUM_SHARED_TOKENS = 0.9  # of the smaller vocabulary; below that the tokenizers are different ones
+
+_SHAPES = ("architecture", "n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one model says of itself, as far as a comparison needs it."""
+
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    dtype: str
+    bos: str
+    eos: str
+    chat_template: str
+    weights: str
+    final_gain: float
+
+    @classmethod
+    def of(cls, view: ModelView) -> "Facts":
+        mlp, gain = view.matrix(0, "W_out"), view.gain("final")
+        assert mlp is not None
+        return cls(
+            architecture=view.info.architecture,
+            n_layers=view.n_layers,
+            n_heads=view.n_heads,
+            n_key_value_heads=view.n_key_value_heads,
+            d_model=view.d_model,
+            d_head=view.d_head,
+            d_mlp=mlp.shape[0],
+            d_vocab=view.d_vocab,
+            dtype=str(view.dtype).removeprefix("torch."),
+            bos=_bos_habit(view),
+            eos=", ".join(map(str, view.info.eos_token_ids)) or "none",
+            chat_template="none" if not view.info.chat_template else f"{len(view.info.chat_template)} characters",
+            weights=view.info.weights,
+            final_gain=float("nan") if gain is None else float(gain.double().mean()),
+        )
+
+
+def _bos_habit(view: ModelView) -> str:
+    if view._tokenizer is None:
+        return "no tokenizer"
+    ids = view.tokenizer.encode("a", add_special_tokens=True)
+    return "prepended" if view.tokenizer.bos_token_id in ids[:1] else "none"
+
+
+class ModelPair:
+    """Base and tuned model; with `keep="one"` only the one in use is in memory.
+
+    Attributes:
+        base, tuned: the models, HookedTransformer or TransformerBridge.
+    """
+
+    def __init__(self, sources: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], keep: Keep):
+        if keep not in ("both", "one"):
+            raise InputError(f"keep={keep!r} is none of both, one")
+        self._sources, self._options, self._keep = sources, options, keep
+        self._loaded: dict[str, Model] = {}
+        self._facts: dict[str, Facts] = {}
+        self._vocabularies: dict[str, dict[str, int] | None] = {}
+        self._templates: dict[str, str | None] = {}
+        self._norms: dict[str, Tensor] = {}
+        for side in ("base", "tuned"):
+            self._side(side)
+        self._check()
+
+    @property
+    def base(self) -> Model:
+        return self._side("base")
+
+    @property
+    def tuned(self) -> Model:
+        return self._side("tuned")
+
+    @property
+    def keep(self) -> str:
+        return self._keep
+
+    def _side(self, side: str) -> Model:
+        if side not in self._loaded:
+            if self._keep == "one":
+                self._loaded.clear()
+                gc.collect()
+            self._loaded[side] = load_model(self._sources[side], **self._options[side])
+            self._remember(side)
+        return self._loaded[side]
+
+    def _remember(self, side: str) -> None:
+        view = view_of(self._loaded[side])
+        self._facts[side] = Facts.of(view)
+        self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
+        self._templates[side] = view.info.chat_template
+        gains = [g for layer in range(view.n_layers) for n in ("attn", "mlp") if (g := view.gain(n, layer)) is not None]
+        self._norms[side] = torch.cat([g.double().cpu() for g in gains]) if gains else torch.zeros(0)
+
+    def _check(self) -> None:
+        base, tuned = self._facts["base"], self._facts["tuned"]
+        for name in _SHAPES:
+            if getattr(base, name) != getattr(tuned, name):
+                raise InputError(
+                    f"the models cannot be compared: {name} is {getattr(base, name)} in the base and {getattr(tuned, name)} in the tuned model"
+                )
+        mine, theirs = self._vocabularies["base"], self._vocabularies["tuned"]
+        if mine is None or theirs is None:
+            return
+        share = len(mine.keys() & theirs.keys()) / min(len(mine), len(theirs))
+        if share < MINIMUM_SHARED_TOKENS:
+            raise InputError(
+                f"the models cannot be compared: their tokenizers share {share:.0%} of the smaller vocabulary, at least 90% is needed"
+            )
+
+    @cached_property
+    def shared_tokens(self) -> tuple[Int[Tensor, " shared"], Int[Tensor, " shared"]]:
+        """Ids, in the base and in the tuned model, of the token strings that both vocabularies and embeddings have."""
+        mine, theirs = self._vocabularies["base"], self._vocabularies["tuned"]
+        if mine is None or theirs is None:
+            ids = torch.arange(min(self._facts["base"].d_vocab, self._facts["tuned"].d_vocab))
+            return ids, ids
+        sizes = self._facts["base"].d_vocab, self._facts["tuned"].d_vocab
+        shared = sorted(
+            (i, theirs[t]) for t, i in mine.items() if t in theirs and i < sizes[0] and theirs[t] < sizes[1]
+        )
+        base, tuned = zip(*shared, strict=True)
+        return torch.tensor(base), torch.tensor(tuned)
+
+    def differences(self) -> pd.DataFrame:
+        """Return what differs between the models beside their weights, one row each: what, base, tuned, meaning."""
+        base, tuned = asdict(self._facts["base"]), asdict(self._facts["tuned"])
+        meaning = {
+            "d_vocab": "compared on the token strings that both have",
+            "bos": "prompts are tokenised differently",
+            "dtype": "differences below the coarser precision mean nothing",
+            "eos": "responses end differently",
+            "weights": "one is folded: weight analyses are not comparable",
+        }
+        rows = [(name, base[name], tuned[name], text) for name, text in meaning.items() if base[name] != tuned[name]]
+        if self._templates["base"] != self._templates["tuned"]:
+            rows.append(
+                ("chat_template", base["chat_template"], tuned["chat_template"], "not applied: raw prompts are used")
+            )
+        mine, theirs = self._vocabularies["base"], self._vocabularies["tuned"]
+        if mine is not None and theirs is not None and mine != theirs:
+            added, lost = len(theirs.keys() - mine.keys()), len(mine.keys() - theirs.keys())
+            rows.append(
+                (
+                    "tokenizer",
+                    f"{lost} tokens of its own",
+                    f"{added} tokens of its own",
+                    "compared on the token strings that both have",
+                )
+            )
+        norms = self._norms
+        if (
+            norms["base"].shape == norms["tuned"].shape
+            and len(norms["base"])
+            and not torch.equal(norms["base"], norms["tuned"])
+        ):
+            change = float((norms["tuned"] - norms["base"]).norm() / norms["base"].norm())
+            rows.append(
+                (
+                    "norm gains",
+                    "",
+                    f"changed by {change:.2e} of their norm",
+                    "weights are compared raw and with gains folded",
+                )
+            )
+        return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
+
+    def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:
+        """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`."""
+        base = analysis(self.base, *arguments, **options)
+        return Diff(base, analysis(self.tuned, *arguments, **options))
+
+
+def load_pair(
+    base: Any,
+    tuned: Any,
+    *,
+    keep: Keep = "both",
+    base_options: Mapping[str, Any] | None = None,
+    tuned_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> ModelPair:
+    """Load a base model and its tuned version; `options` go to `load_model` for both, the two mappings to one of them.
+
+    A LoRA adapter as `tuned` is put on `base` where the adapter names no other model.
+
+    Raises:
+        InputError: a load fails, or the models cannot be compared (another architecture, shape or tokenizer), with the reason.
+    """
+    sides = {"base": dict(options) | dict(base_options or {}), "tuned": dict(options) | dict(tuned_options or {})}
+    return ModelPair({"base": base, "tuned": tuned}, sides, keep)

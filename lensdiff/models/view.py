@@ -1,0 +1,282 @@
+"""A model as the analyses read it, whichever wrapper holds it.
+
+HookedTransformer and TransformerBridge share names, not meanings: the one repeats W_K to all query heads, the other keeps the
+key-value heads; Gemma's norm weight is a gain minus one; OLMo 2 normalises after attention. A `ModelView` gives the weights and
+functions in one meaning:
+
+- `matrix(layer, name)`, `gain(name, layer)`: raw matrices that multiply from the right, and the gain that scales their input;
+- `attention(layer)`, `mlp(layer)`: the same, a layer at a time, keys and values repeated to the query heads;
+- `embed`, `unembed_input`, `unembed`: the function from embeddings to the unembedding's input, and from there to the logits.
+"""
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lensdiff.models.architectures import HookedTransformer
+from lensdiff.results import InputError, Provenance
+
+MatrixName = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
+GainName = Literal["attn", "mlp", "final", "q_norm", "k_norm"]
+MATRICES: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
+Model = Any  # HookedTransformer | TransformerBridge: transformer-lens 4 has no HookedTransformer, so no class can be named here
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known about a loaded model beside its weights."""
+
+    id: str
+    architecture: str
+    wrapper: str  # "hooked" or "bridge"
+    weights: str = "raw"  # "raw", "folded", or "as given" for a model that was wrapped elsewhere
+    revision: str | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    final_soft_cap: float | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionWeights:
+    """One layer's attention: x -> (x * gain) W_Q and so on; `gain` is None where the input is not scaled (post-norm, folded)."""
+
+    gain: Float[Tensor, " d_model"] | None
+    W_Q: Float[Tensor, "head_index d_model d_head"]
+    W_K: Float[Tensor, "head_index d_model d_head"]
+    W_V: Float[Tensor, "head_index d_model d_head"]
+    W_O: Float[Tensor, "head_index d_head d_model"]
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    n_key_value_heads: int = 0
+    soft_cap: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MLPWeights:
+    """One layer's feed-forward weights: keys are the columns of W_in (and W_gate), values the rows of W_out."""
+
+    gain: Float[Tensor, " d_model"] | None
+    W_in: Float[Tensor, "d_model d_mlp"]
+    W_gate: Float[Tensor, "d_model d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"]
+
+
+class _Stop(Exception):
+    """Ends a forward pass once what was asked for is there."""
+
+
+class ModelView(ABC):
+    """The weights and functions of one model; see the module's docstring."""
+
+    def __init__(self, model: Model, tokenizer: PreTrainedTokenizerBase | None, info: ModelInfo):
+        self.model = model
+        self.info = info
+        self._tokenizer = tokenizer
+
+    # sizes
+    @property
+    def n_layers(self) -> int:
+        return self.model.cfg.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.model.cfg.n_heads
+
+    @property
+    def n_key_value_heads(self) -> int:
+        return self.model.cfg.n_key_value_heads or self.model.cfg.n_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.model.cfg.d_model
+
+    @property
+    def d_head(self) -> int:
+        return self.model.cfg.d_head
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.W_E.shape[0])
+
+    @property
+    def n_ctx(self) -> int:
+        return self.model.cfg.n_ctx
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_E.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_E.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's own tokenizer, with its own habit of adding special tokens."""
+        if self._tokenizer is None:
+            raise InputError(f"model {self.info.id!r} has no tokenizer: give one to load_model(..., tokenizer=...)")
+        return self._tokenizer
+
+    def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:
+        """Return where a result of this model comes from."""
+        info = self.info
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Provenance(analysis, info.id, info.revision, info.weights, info.wrapper, dtype, options, seed)
+
+    # weights
+    @property
+    @abstractmethod
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]: ...
+
+    @property
+    @abstractmethod
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
+
+    @abstractmethod
+    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+        """Return one weight as the checkpoint has it, or None where there is no such weight (W_gate of an ungated MLP).
+
+        W_Q [head_index d_model d_head], W_K and W_V the same with the key-value heads, W_O [head_index d_head d_model],
+        W_in and W_gate [d_model d_mlp], W_out [d_mlp d_model].
+        """
+
+    @abstractmethod
+    def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
+        """Return the gain by which a norm scales what is read ("attn", "mlp", "final") or the queries and keys, or None.
+
+        None where nothing is scaled at that place: folded weights, or a norm after the layer (OLMo 2).
+        """
+
+    @property
+    @abstractmethod
+    def attention_soft_cap(self) -> float | None: ...
+
+    def attention(self, layer: int) -> AttentionWeights:
+        """Return one layer's attention weights, keys and values repeated to the query heads."""
+        W_Q, W_K, W_V, W_O = (self.matrix(layer, name) for name in ("W_Q", "W_K", "W_V", "W_O"))
+        assert W_Q is not None and W_K is not None and W_V is not None and W_O is not None
+        repeats = W_Q.shape[0] // W_K.shape[0]
+        return AttentionWeights(
+            self.gain("attn", layer),
+            W_Q,
+            W_K.repeat_interleave(repeats, dim=0),
+            W_V.repeat_interleave(repeats, dim=0),
+            W_O,
+            self.gain("q_norm", layer),
+            self.gain("k_norm", layer),
+            n_key_value_heads=W_K.shape[0],
+            soft_cap=self.attention_soft_cap,
+        )
+
+    def mlp(self, layer: int) -> MLPWeights:
+        """Return one layer's feed-forward weights."""
+        W_in, W_out = self.matrix(layer, "W_in"), self.matrix(layer, "W_out")
+        assert W_in is not None and W_out is not None
+        return MLPWeights(self.gain("mlp", layer), W_in, self.matrix(layer, "W_gate"), W_out)
+
+    # functions
+    @abstractmethod
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Return what enters the first block before positions are added (with Gemma's scale)."""
+
+    @abstractmethod
+    def unembed_input(
+        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Return the unembedding's input (after the final norm and its gain), as a function of the embeddings if they are given."""
+
+    @abstractmethod
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Return the logits for the unembedding's input, soft cap included."""
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits without building a graph."""
+        with torch.no_grad():
+            return self.model(tokens.to(self.device))
+
+    def greedy(self, tokens: Int[Tensor, " pos"], *, max_new_tokens: int) -> Int[Tensor, " new_pos"]:
+        """Return the greedy continuation up to and without the first end-of-sequence token (key-value cache)."""
+        stops = self.info.eos_token_ids
+        with torch.no_grad():
+            out = self.model.generate(
+                tokens[None].to(self.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                stop_at_eos=bool(stops),
+                eos_token_id=list(stops) if stops else None,
+                prepend_bos=False,
+                return_type="tokens",
+                verbose=False,
+            )
+        new = out[0, len(tokens) :].cpu()
+        ends = torch.isin(new, torch.tensor(stops, dtype=new.dtype)).nonzero() if stops else new.new_empty(0)
+        return new[: int(ends[0])] if len(ends) else new
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Switch weight gradients off, so that a backward pass computes none."""
+        switched = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in switched:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in switched:
+                parameter.requires_grad_(True)
+
+    def _capture(self, tokens: Tensor, name: str, replace: Sequence[tuple[str, Callable]] = ()) -> Tensor:
+        # forward hooks, never a cached activation: caches are detached, and a gradient through one is silently wrong
+        caught: list[Tensor] = []
+
+        def catch(value: Tensor, hook: Any) -> None:
+            caught.append(value)
+            raise _Stop
+
+        try:
+            self.model.run_with_hooks(tokens, fwd_hooks=[*replace, (name, catch)])
+        except _Stop:
+            self.model.reset_hooks()
+        if not caught:
+            raise RuntimeError(f"{self.info.id}: the forward pass did not reach {name}")
+        return caught[0]
+
+
+_views: "weakref.WeakKeyDictionary[Any, ModelView]" = weakref.WeakKeyDictionary()
+
+
+def register(view: ModelView) -> None:
+    """Remember a model's view, so that analyses can be given the model alone."""
+    _views[view.model] = view
+
+
+def view_of(model: Model) -> ModelView:
+    """Return the view of a HookedTransformer or TransformerBridge, made here if the model was wrapped elsewhere.
+
+    Raises:
+        InputError: `model` is neither (a `transformers` model has to go through `load_model` first).
+    """
+    if isinstance(model, ModelView):
+        return model
+    try:
+        found = _views.get(model)
+    except TypeError:  # not hashable or not weakly referable: no model
+        found = None
+    if found is None:
+        from lensdiff.models.wrappers import wrap
+
+        found = wrap(model)
+        register(found)
+    return found
+
+
+def is_hooked(model: object) -> bool:
+    """Return whether a model is a HookedTransformer (false on versions that have none)."""
+    return HookedTransformer is not None and isinstance(model, HookedTransformer)
