@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jaxtyping import Bool
 from torch import Tensor
 
-from lensdiff.inputs.spans import Range, Span, locate, shorten, token_mask, widen_to_sentences
+from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, read_text, split_spans, unescape
 from lensdiff.results import InputError
 
@@ -43,20 +43,13 @@ class Prompt:
         for part in ("instruction", "context"):
             given = getattr(self, part)
             spans = (given,) if isinstance(given, str) else tuple(given)
-            object.__setattr__(self, part, tuple(self._checked(part, span) for span in spans))
-
-    def _checked(self, part: str, span: Any) -> Span:
-        pair: tuple[Any, ...] = tuple(span) if isinstance(span, (list, tuple)) else ()
-        if not isinstance(span, str) and not (len(pair) == 2 and all(type(end) is int for end in pair)):
-            raise InputError(
-                f"{part} of prompt {self.id!r}: the span {shorten(span)} is neither a substring nor a pair (start, end)"
-            )
-        span = span if isinstance(span, str) else (pair[0], pair[1])
-        try:
-            locate(span, self.text)
-        except InputError as error:
-            raise InputError(f"{part} of prompt {self.id!r}: {error}") from None
-        return span
+            try:
+                spans = tuple(as_span(span) for span in spans)
+                for span in spans:
+                    locate(span, self.text)
+            except InputError as error:
+                raise InputError(f"{part} of prompt {self.id!r}: {error}") from None
+            object.__setattr__(self, part, spans)
 
     @property
     def stripped(self) -> str:
@@ -89,14 +82,18 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
         name = record.get("id", str(number))
         if type(name) not in (str, int):
             raise InputError(f'{path}, line {number}: "id" is {shorten(name)}, expected a string or an integer')
-        spans = {part: record.get(part, ()) for part in ("instruction", "context")}
-        for part, given in spans.items():
-            if not isinstance(given, (str, list, tuple)):
-                raise InputError(f'{path}, line {number}: "{part}" is {shorten(given)}, expected a list of spans')
         try:
-            yield number, Prompt(record["text"], id=str(name), **spans)
+            instruction, context = (_spans_of(record, part) for part in ("instruction", "context"))
+            yield number, Prompt(record["text"], instruction, context, str(name))
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
+
+
+def _spans_of(record: dict[str, Any], part: Part) -> Sequence[Span]:
+    given = record.get(part, [])
+    if not isinstance(given, (str, list)):
+        raise InputError(f'"{part}" is {shorten(given)}, expected a list of spans')
+    return given if isinstance(given, str) else [as_span(span) for span in given]
 
 
 def _from_tsv(path: Path) -> Iterator[tuple[int, Prompt]]:

@@ -8,6 +8,7 @@ white space at either end of the span do not, since whether they exist depends o
 import re
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -26,6 +27,19 @@ def shorten(value: object, width: int = 60) -> str:
     """Return `repr(value)`, cut in the middle to at most `width` characters."""
     shown = repr(value)
     return shown if len(shown) <= width else f"{shown[: width - 23]}...{shown[-20:]}"
+
+
+def as_span(value: Any) -> Span:
+    """Return a substring as it is, and a list or tuple of two whole numbers as a pair (start, end).
+
+    Raises:
+        InputError: the value is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and [type(end) for end in value] == [int, int]:
+        return value[0], value[1]
+    raise InputError(f"the span {shorten(value)} is neither a substring nor a pair (start, end)")
 
 
 def locate(span: Span, text: str) -> Range:
@@ -50,17 +64,18 @@ def locate(span: Span, text: str) -> Range:
 
 
 def token_mask(
-    ranges: Iterable[Range], offsets: Sequence[Range], text: str, *, pieces: Sequence[str] | None = None
+    ranges: Iterable[Range], offsets: Sequence[Range], text: str | bytes, *, pieces: Sequence[str] | None = None
 ) -> Bool[Tensor, " pos"]:
     """Return which tokens belong to any of the character ranges.
 
-    Tokens that share one character (the bytes of an emoji) all belong; zero-width tokens (special ones) never do; tokens
-    of only white space at the two ends of a range are dropped.
+    Tokens that share one character (the bytes of an emoji) all belong. A zero-width token belongs when it lies inside a
+    range (a space whose offsets the tokenizer trimmed), so a special token at (0, 0) never does. Tokens of only white
+    space at the two ends of a range are dropped.
 
     Args:
         ranges: character ranges (start, end) of `text`.
         offsets: the characters (start, end) of every token, as a fast tokenizer's `return_offsets_mapping` gives them.
-        text: the text that was tokenised; ranges and offsets count its characters.
+        text: the text that was tokenised; ranges and offsets count its characters (or its bytes, if it is bytes).
         pieces: the tokens as the vocabulary spells them. A tokenizer that puts a word boundary before the text gives
             it the first word's characters; only its spelling (`▁` or `Ġ` alone) then tells that it is no word.
     """
@@ -73,7 +88,7 @@ def token_mask(
         return not text[slice(*offsets[i])].strip() or (shared and pieces is not None and pieces[i] in ("▁", "Ġ"))
 
     for start, end in ranges:
-        hit = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and start < b]
+        hit = [i for i, (a, b) in enumerate(offsets) if a < end and start < b]
         hit = list(dropwhile(blank, hit))
         mask[list(dropwhile(blank, reversed(hit)))] = True
     return mask

@@ -4,8 +4,9 @@
 module's quoting does not apply. A text that held a literal `/n` or `/t` cannot be told from an escaped one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lensdiff.results import InputError
 
@@ -57,3 +58,64 @@ def split_spans(field: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(part for part in joined.split("|||") if part.strip())
 
     return parts(instruction), parts(context)
+
+
+class ReleasedWords(NamedTuple):
+    """One line of a released word table: a dimension of a head, or a component of a feed-forward layer."""
+
+    model: str
+    size: str
+    layer: int
+    type: str
+    head_index: int
+    dim: int | None
+    rank: int
+    score: float
+    entries: tuple[str, ...]
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return the entries `key=query` as (key, query) words; one with two `=` is ambiguous and left out."""
+        return tuple((key, query) for key, query in (e.split("=") for e in self.entries if e.count("=") == 1))
+
+
+CONCEPT_COLUMNS = ("Model", "Size", "Layer", "Type", "Head", "Rank", "Score", "TopK")
+PAIR_COLUMNS = ("Model", "Size", "Layer", "Type", "Head", "Dim", "Rank", "Score", "TopK")
+
+
+def _joined_lines(paths: Iterable[Path]) -> Iterator[bytes]:
+    """Yield the lines of files that continue each other, also where one ends within a line."""
+    rest = b""
+    for path in paths:
+        with path.open("rb") as file:
+            for line in file:
+                rest += line
+                if rest.endswith(b"\n"):
+                    yield rest
+                    rest = b""
+    if rest:
+        yield rest
+
+
+def read_words(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[ReleasedWords]:
+    """Yield the lines of a word table that lies in one file or in pieces that continue each other.
+
+    Raises:
+        InputError: a line has another number of fields than `columns`, or no number where one belongs.
+    """
+    header = "\t".join(columns)
+    for number, line in enumerate(_joined_lines(paths), start=1):
+        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        if not text or text == header:  # a run that was continued wrote its header again
+            continue
+        fields = text.split("\t")
+        place = f"{paths[0]}{' and its next pieces' if len(paths) > 1 else ''}, line {number}"
+        if len(fields) != len(columns):
+            raise InputError(f"{place}: {len(fields)} fields, expected {', '.join(columns)}")
+        row = dict(zip(columns, fields, strict=True))
+        entries = tuple(entry for entry in row["TopK"].split("|||") if entry)
+        try:
+            layer, head, rank, score = int(row["Layer"]), int(row["Head"]), int(row["Rank"]), float(row["Score"])
+            dim = int(row["Dim"]) if "Dim" in row else None
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
+        yield ReleasedWords(row["Model"], row["Size"], layer, row["Type"], head, dim, rank, score, entries)
