@@ -1,0 +1,116 @@
+"""Words as a model sees them: the sub-tokens of each word, and their mean embedding.
+
+    E_w = mean over the sub-tokens t of w of matrix[t]          matrix: W_E, or W_U transposed
+
+A word is tokenised as " " + word, without special tokens; a lone leading word-boundary piece ("▁" or "Ġ") is dropped,
+since it says where the word begins, not which word it is. A word that nothing is left of, or that holds a piece the
+tokenizer does not know or the embedding does not have, maps to no token: it is excluded and recorded.
+
+Memory: the sub-tokens of `chunk` words are gathered at once, [tokens of a chunk, d_model].
+Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-long.130.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.models import ModelView
+from lensdiff.results import InputError
+
+WORD_BOUNDARIES = ("▁", "Ġ", " ")
+CHUNK = 4096
+
+
+class HasWords(Protocol):
+    """What a word list is to an analysis: `lensdiff.inputs.Vocabulary`, or anything else with `words`."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+
+WordList = HasWords | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class WordTokens:
+    """The sub-tokens of the words that map to any, one word after the other: word i has `counts[i]` of `ids`."""
+
+    words: tuple[str, ...]
+    ids: Int[Tensor, " token"]
+    counts: Int[Tensor, " word"]
+    excluded: tuple[str, ...] = ()
+
+    def of(self, index: int) -> list[int]:
+        """Return the token ids of one word."""
+        start = int(self.counts[:index].sum())
+        return self.ids[start : start + int(self.counts[index])].tolist()
+
+
+def words_of(vocabulary: WordList) -> tuple[str, ...]:
+    """Return the words of a word list in order.
+
+    Raises:
+        InputError: it is a single string, holds something that is no string, or holds no word at all.
+    """
+    words: Sequence[str] = getattr(vocabulary, "words", vocabulary)
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"expected a Vocabulary or a sequence of words, got {type(vocabulary).__name__}")
+    if not len(words):
+        raise InputError("the word list is empty, expected at least one word")
+    return tuple(str(word) for word in words)
+
+
+def word_tokens(view: ModelView, words: WordList) -> WordTokens:
+    """Return each word's sub-tokens under the model's own tokenizer, in the order of the list.
+
+    Raises:
+        InputError: the model has no tokenizer, or no word of the list maps to a token.
+    """
+    listed = words_of(words)
+    tokenizer = view.tokenizer
+    pieces: list[list[int]] = tokenizer([" " + word for word in listed], add_special_tokens=False)["input_ids"]
+    # some tokenizers know a boundary piece by one string, some by the other: look up what exists
+    known = tokenizer.get_vocab()
+    boundaries = {known[piece] for piece in WORD_BOUNDARIES if piece in known}
+    unknown, size = tokenizer.unk_token_id, view.d_vocab
+    kept: list[str] = []
+    excluded: list[str] = []
+    ids: list[int] = []
+    counts: list[int] = []
+    for word, tokens in zip(listed, pieces, strict=True):
+        own = tokens[1:] if tokens and tokens[0] in boundaries else tokens
+        if not own or any(token == unknown or token >= size for token in own):
+            excluded.append(word)
+            continue
+        kept.append(word)
+        ids.extend(own)
+        counts.append(len(own))
+    if not kept:
+        raise InputError(
+            f"none of the {len(listed)} words maps to a token of {view.info.id}, for example {listed[0]!r}"
+        )
+    return WordTokens(tuple(kept), torch.tensor(ids), torch.tensor(counts), tuple(excluded))
+
+
+def word_embeddings(
+    matrix: Float[Tensor, "d_vocab d_model"],
+    tokens: WordTokens,
+    *,
+    dtype: torch.dtype = torch.float32,
+    chunk: int = CHUNK,
+) -> Float[Tensor, "word d_model"]:
+    """Return E_w, the mean of each word's rows of W_E (or of W_U transposed), in `dtype` on the matrix's device."""
+    means = torch.empty(len(tokens.words), matrix.shape[1], dtype=dtype, device=matrix.device)
+    starts = torch.cat([tokens.counts.new_zeros(1), tokens.counts.cumsum(0)]).tolist()
+    for first in range(0, len(tokens.words), chunk):
+        last = min(first + chunk, len(tokens.words))
+        rows = matrix[tokens.ids[starts[first] : starts[last]].to(matrix.device)].to(dtype)
+        counts = tokens.counts[first:last].to(matrix.device)
+        owner = torch.repeat_interleave(torch.arange(last - first, device=matrix.device), counts)
+        sums = torch.zeros(last - first, matrix.shape[1], dtype=dtype, device=matrix.device).index_add_(0, owner, rows)
+        means[first:last] = sums / counts[:, None]
+    return means
