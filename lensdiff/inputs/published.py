@@ -60,55 +60,53 @@ def set_of(prompt_id: str) -> str | None:
 # ---- pickles -------------------------------------------------------------------------------------------------------
 
 
-def _admitted(path: Path) -> dict[tuple[str, str], Any]:
-    """Return what a pickle may name: stand-ins for numpy's four, made anew so that no file can tamper with the next.
+class _StoredType:
+    """Stands in for a numpy dtype: a checked kind and size of number, and the order of its bytes."""
 
-    A stand-in array keeps its state as it was stored; numpy sees it only as checked (kind, size) and counted bytes.
-    """
+    def __init__(self, code: Any) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?([biu][1248]|f[248])", code)):
+            raise InputError(f"holds an array of type {shorten(code)}, expected numbers")
+        self.code, self.order = code.lstrip("<>|="), "<"
 
-    class StoredType:
-        def __init__(self, code: str = "", *_: Any) -> None:
-            if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[biuf][1248]", code)):
-                raise InputError(f"{path} holds an array of type {shorten(code)}, expected numbers")
-            self.code, self.order = code.lstrip("<>|="), "<"
+    def __setstate__(self, state: Any) -> None:
+        self.order = ">" if state[1] == ">" else "<"
 
-        def __setstate__(self, state: Any) -> None:
-            self.order = ">" if state[1] == ">" else "<"
+    def values(self, data: Any) -> np.ndarray:
+        return np.frombuffer(data, dtype=np.dtype(self.order + self.code))
 
-        def values(self, data: Any) -> np.ndarray:
-            return np.frombuffer(data, dtype=np.dtype(self.order + self.code))
 
-    class StoredArray:
-        def __setstate__(self, state: Any) -> None:
-            _, shape, kind, columns_first, data = state
-            values = kind.values(data)
-            if math.prod(shape) != values.size:
-                raise InputError(f"{path} holds an array of shape {shape} with {values.size} numbers")
-            self.array = values.reshape(shape, order="F" if columns_first else "C")
+class _StoredArray:
+    """Stands in for a numpy array, which it holds as `array` once its state has been read and checked."""
 
-    def reconstruct(*_: Any) -> StoredArray:
-        return StoredArray()
-
-    def scalar(kind: StoredType, data: Any) -> Any:
-        return kind.values(data)[0].item()
-
-    names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): StoredArray, ("numpy", "dtype"): StoredType}
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # as numpy 1 and numpy 2 call it
-        names |= {(module, "_reconstruct"): reconstruct, (module, "scalar"): scalar}
-    return names
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, columns_first, data = state
+        values = kind.values(data)
+        if math.prod(shape) != values.size:
+            raise InputError(f"holds an array of shape {shape} with {values.size} numbers")
+        self.array = values.reshape(shape, order="F" if columns_first else "C")
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file)
-        self._path, self._names = path, _admitted(path)
+    """Knows what the released files name, as bound methods: a pickle could set the attributes of a plain function."""
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in self._names:
-            raise InputError(
-                f"{self._path} asks for {module}.{name}, expected numeric arrays and plain containers only"
-            )
-        return self._names[module, name]
+        known: dict[str, Any] = {}
+        if module == "numpy":
+            known = {"ndarray": "numpy.ndarray", "dtype": self._type}  # the first is only ever passed to _reconstruct
+        elif module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # as numpy 1 and numpy 2 call it
+            known = {"_reconstruct": self._array, "scalar": self._scalar}
+        if name not in known:
+            raise InputError(f"asks for {module}.{name}, expected numeric arrays and plain containers only")
+        return known[name]
+
+    def _type(self, code: Any, *_: Any) -> _StoredType:
+        return _StoredType(code)
+
+    def _array(self, *_: Any) -> _StoredArray:
+        return _StoredArray()
+
+    def _scalar(self, kind: _StoredType, data: Any) -> Any:
+        return kind.values(data)[0].item()
 
 
 def read_pickle(path: Path) -> Any:
@@ -119,9 +117,9 @@ def read_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
-            return _Unpickler(file, path).load()
-        except InputError:
-            raise
+            return _Unpickler(file).load()
+        except InputError as error:
+            raise InputError(f"{path} {error}") from None
         except Exception as error:  # a damaged pickle can raise anything
             raise InputError(f"{path} is not a readable pickle ({type(error).__name__}: {error})") from None
 

@@ -197,7 +197,7 @@ def test_spans_widen_to_the_first_sentence_that_contains_each_piece() -> None:
     assert widen_to_sentences(["synonyms"], text) == ("Come up with synonyms for the word.",)
     assert widen_to_sentences(["Be", "word. Be"], text) == ("Be brief!", "Come up with synonyms for the word.")
     assert widen_to_sentences(["of life"], text) == ("joys of life",)
-    assert widen_to_sentences(["Input:", "absent", " "], text + " Input:") == ("joys of life",)
+    assert widen_to_sentences(["Input:", "absent", " "], text) == ("joys of life",)
     assert widen_to_sentences(["Input:"], "Do it. Input: x") == ()  # only the mark itself
 
 
