@@ -12,7 +12,7 @@ Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +56,7 @@ def words_of(vocabulary: WordList) -> tuple[str, ...]:
     Raises:
         InputError: it is a single string, holds something that is no string, or holds no word at all.
     """
-    words: Sequence[str] = getattr(vocabulary, "words", vocabulary)
+    words: Any = getattr(vocabulary, "words", vocabulary)
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise InputError(f"expected a Vocabulary or a sequence of words, got {type(vocabulary).__name__}")
     if not len(words):
