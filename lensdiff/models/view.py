@@ -103,6 +103,10 @@ class ModelView(ABC):
         return self.model.cfg.d_head
 
     @property
+    def d_mlp(self) -> int:
+        return self.model.cfg.d_mlp or 4 * self.d_model
+
+    @property
     def d_vocab(self) -> int:
         return int(self.W_E.shape[0])
 
@@ -219,6 +223,24 @@ class ModelView(ABC):
         new = out[0, len(tokens) :].cpu()
         ends = torch.isin(new, torch.tensor(stops, dtype=new.dtype)).nonzero() if stops else new.new_empty(0)
         return new[: int(ends[0])] if len(ends) else new
+
+    def attention_patterns(
+        self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28
+    ) -> Iterator[Float[Tensor, "head_index query_pos key_pos"]]:
+        """Yield the attention of each layer (all of them unless given): a head per query head, rows that sum to 1.
+
+        A pass keeps as many layers as fit into `max_bytes`, at least one; what does not fit costs another pass.
+        """
+        names = [f"blocks.{layer}.attn.hook_pattern" for layer in (range(self.n_layers) if layers is None else layers)]
+        bytes_per_layer = self.n_heads * len(tokens) ** 2 * self.dtype.itemsize
+        at_once = max(1, max_bytes // bytes_per_layer)
+        for start in range(0, len(names), at_once):
+            wanted = names[start : start + at_once]
+            with torch.no_grad():
+                _, cache = self.model.run_with_cache(
+                    tokens[None].to(self.device), names_filter=wanted, return_type=None
+                )
+            yield from (cache[name][0] for name in wanted)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The two views: of a HookedTransformer, and of a TransformerBridge."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.models.precision import double_precision
 from lensdiff.models.view import GainName, MatrixName, Model, ModelInfo, ModelView, is_hooked
 from lensdiff.results import InputError
 
@@ -104,13 +106,22 @@ class BridgeView(ModelView):
         return getattr(self.model.blocks[0].attn.original_component, "attn_logit_softcapping", None)
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return self._capture(tokens, "hook_embed")
+        with self._precision():
+            return self._capture(tokens, "hook_embed")
 
     def unembed_input(
         self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         hooks = [] if embedded is None else [("hook_embed", _replace_by(embedded))]
-        return self._capture(tokens, "unembed.hook_in", hooks)
+        with self._precision():
+            return self._capture(tokens, "unembed.hook_in", hooks)
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        with self._precision():
+            return super().logits(tokens)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return double_precision(self.dtype == torch.float64)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         bias = self.model.b_U

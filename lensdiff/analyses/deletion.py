@@ -1,0 +1,78 @@
+"""The trust number of an attribution map: what really happens when its most important tokens are taken away.
+
+    effect(D) = mean over response tokens of target(y_m | prompt) - target(y_m | prompt without D)
+
+D is the set of the k prompt tokens with the highest total score, against random sets of k. A map that says something has an
+effect above the random ones. Deleting tokens moves the later ones, as it would if the prompt had been written without them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lensdiff.models.text import Encoded
+from lensdiff.models.view import ModelView
+
+TOKENS = 3
+
+
+@dataclass(frozen=True)
+class DeletionCheck:
+    """Effect of deleting the k highest-scored prompt tokens, and of deleting k random ones, in units of the target.
+
+    Attributes:
+        k: tokens deleted at a time.
+        effect: of the highest-scored ones; positive where the target falls.
+        random: effect of each random draw.
+    """
+
+    k: int
+    effect: float
+    random: tuple[float, ...]
+
+    @property
+    def beaten(self) -> float:
+        """The share of random deletions with a smaller effect: 1 is the best a map can do, 0.5 is chance."""
+        below = sum(r < self.effect for r in self.random) + 0.5 * sum(r == self.effect for r in self.random)
+        return below / len(self.random)
+
+
+def deletion_check(
+    view: ModelView,
+    encoded: Encoded,
+    target: Callable[[Tensor, Tensor], Tensor],
+    scores: Float[Tensor, "in_pos out_pos"],
+    *,
+    draws: int,
+    k: int = TOKENS,
+    seed: int = 0,
+) -> DeletionCheck | None:
+    """Return the check, or None for a prompt of one token, which cannot be deleted from."""
+    n = encoded.n_prompt
+    k = min(k, n - 1)
+    if k < 1:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    top = scores.sum(dim=1).topk(k).indices.cpu()
+    sets = [top, *(torch.randperm(n, generator=generator)[:k] for _ in range(draws))]
+    whole = _mean_target(view, encoded, target, [torch.zeros(0, dtype=torch.int64)])
+    after = _mean_target(view, encoded, target, sets)
+    effects = (whole - after).tolist()
+    return DeletionCheck(k, effects[0], tuple(effects[1:]))
+
+
+def _mean_target(
+    view: ModelView, encoded: Encoded, target: Callable[[Tensor, Tensor], Tensor], deleted: list[Tensor]
+) -> Float[Tensor, " set"]:
+    ids = torch.tensor(encoded.response_ids, device=view.device)
+    batch = []
+    for gone in deleted:
+        skip = {encoded.n_special + int(i) for i in gone}
+        batch.append([token for i, token in enumerate(encoded.ids[:-1]) if i not in skip])
+    tokens = torch.tensor(batch, device=view.device)
+    with torch.no_grad():
+        hidden = view.unembed_input(tokens)[:, -len(ids) :]
+        return torch.stack([target(view.unembed(h), ids).mean() for h in hidden]).cpu()

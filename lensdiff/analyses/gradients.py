@@ -1,0 +1,135 @@
+"""Exact gradient x input of every response token for every prompt token, at the cost of min(N, M) passes.
+
+    I[n,m] = < d t_m / d E[x_n], E[x_n] >         t_m = target of response token m, a function of the logits at its position
+
+The computation is split at the unembedding's input h. t_m depends on h_m alone, so one backward pass through the unembedding gives
+every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n],
+
+    forward mode    I[n,m] = < g_m, J[m,n] E[x_n] >      one Jacobian-vector product an input token gives all outputs
+    reverse mode    I[n,m] = < J[m,n]^T g_m, E[x_n] >    one vector-Jacobian product an output token gives all inputs
+
+Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Reverse mode computes no weight
+gradients and cuts the sequence at the outputs it computes.
+
+Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.models.linearized import can_linearize, push_tangents
+from lensdiff.models.memory import available_memory
+from lensdiff.models.view import ModelView, is_hooked
+
+Target = Callable[[Float[Tensor, "out_pos d_vocab"], Int[Tensor, " out_pos"]], Float[Tensor, " out_pos"]]
+Mode = Literal["forward", "reverse"]
+MEMORY_SHARE = 0.25  # of what is free, for tangents or a graph
+REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
+REVERSE_COST = (
+    1.6  # of a vector-Jacobian product, in units of a tangent's row; measured by experiments/benchmarks/attribution.py
+)
+
+
+def target_gradients(
+    view: ModelView,
+    hidden: Float[Tensor, "out_pos d_model"],
+    ids: Int[Tensor, " out_pos"],
+    target: Target,
+) -> tuple[Float[Tensor, " out_pos"], Float[Tensor, "out_pos d_model"]]:
+    """Return the targets t_m and g_m = d t_m / d h_m, by one backward pass of their sum through the unembedding."""
+    with torch.enable_grad():
+        hidden = hidden.detach().requires_grad_(True)
+        values = target(view.unembed(hidden), ids)
+        (gradients,) = torch.autograd.grad(values.sum(), hidden)
+    return values.detach(), gradients
+
+
+def forward_scores(
+    view: ModelView,
+    tokens: Int[Tensor, " pos"],
+    inputs: slice,
+    outputs: slice,
+    gradients: Float[Tensor, "out_pos d_model"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "in_pos out_pos"]:
+    """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` the input tokens computed at once."""
+    embedded = view.embed(tokens[None])[0].detach()
+    positions = torch.arange(len(tokens), device=tokens.device)[inputs]
+    fast = is_hooked(view.model) and can_linearize(view.model)
+    chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=fast)
+    parts = []
+    for at in positions.split(chunk):
+        directions = embedded[at]
+        if fast:
+            tangents = push_tangents(view.model, tokens, directions, at, outputs)
+        else:
+            tangents = _generic_tangents(view, tokens, embedded, directions, at, outputs)
+        parts.append(torch.einsum("nmd,md->nm", tangents, gradients))
+    return torch.cat(parts)
+
+
+def _generic_tangents(
+    view: ModelView, tokens: Tensor, embedded: Tensor, directions: Tensor, positions: Tensor, outputs: slice
+) -> Tensor:
+    # any architecture: the tangents of one pass, through a forward hook that puts the embedding in
+    last = outputs.stop
+
+    def hidden(x: Tensor) -> Tensor:
+        return view.unembed_input(tokens[None, :last], x[None])[0, outputs]
+
+    def along(direction: Tensor, position: Tensor) -> Tensor:
+        here = torch.arange(last, device=tokens.device) == position
+        return torch.func.jvp(hidden, (embedded[:last],), (here[:, None] * direction,))[1]
+
+    with torch.no_grad():
+        return torch.func.vmap(along)(directions, positions)
+
+
+def reverse_scores(
+    view: ModelView,
+    tokens: Int[Tensor, " pos"],
+    inputs: slice,
+    outputs: slice,
+    gradients: Float[Tensor, "out_pos d_model"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "in_pos out_pos"]:
+    """Return I by reverse mode; `chunk` is the number of output tokens that share one forward pass."""
+    embedded = view.embed(tokens[None])[0].detach()
+    columns = []
+    with view.frozen():
+        for group in torch.arange(outputs.start, outputs.stop).split(chunk or REVERSE_GROUP):
+            end = int(group[-1]) + 1
+            with torch.enable_grad():
+                x = embedded[:end].clone().requires_grad_(True)
+                hidden = view.unembed_input(tokens[None, :end], x[None])[0]
+            for m in group.tolist():
+                last = m == end - 1
+                (grad,) = torch.autograd.grad(hidden[m], x, gradients[m - outputs.start], retain_graph=not last)
+                columns.append((grad[inputs] * embedded[inputs]).sum(dim=-1))
+    return torch.stack(columns, dim=1)
+
+
+def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:
+    """Return the mode with fewer rows to compute: forward N (T - N/2), reverse M (N + M/2) and its forward passes."""
+    length = n_inputs + n_outputs
+    linear = is_hooked(view.model) and can_linearize(view.model)
+    forward = n_inputs * (length - n_inputs / 2) if linear else 1.5 * n_inputs * length
+    mean = n_inputs + n_outputs / 2
+    reverse = n_outputs * mean * REVERSE_COST + -(-n_outputs // REVERSE_GROUP) * mean
+    return "forward" if forward <= reverse else "reverse"
+
+
+def forward_chunk(view: ModelView, n_inputs: int, length: int, *, fast: bool) -> int:
+    """Return how many input tokens fit at once in a quarter of the free memory."""
+    size = torch.finfo(view.dtype).bits // 8
+    heads = view.n_heads * length
+    # tangents kept for the whole sequence, and what a block needs of them at a time
+    widths = view.d_model if fast else 6 * view.d_model + 4 * heads + 4 * view.d_mlp
+    each = length * widths * size
+    return max(1, min(n_inputs, int(MEMORY_SHARE * available_memory(view.device) / each)))

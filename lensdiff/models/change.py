@@ -1,0 +1,199 @@
+"""How large the real change from base to tuned is, weight by weight, and meaningless changes of the same size.
+
+The unit is a weight of the checkpoint as a matrix: all heads of W_Q side by side [d_model, n_heads * d_head], W_K and W_V with the
+key-value heads, W_O with the heads stacked [n_heads * d_head, d_model]; embeddings as they are; a vector (norm gain, bias) is
+a matrix of one row. With D = tuned - base of one weight and S its singular values:
+
+    spectrum-matched   U' S V'^T with random orthonormal U', V' (Haar): every singular value of D, in random directions
+    norm-matched       G ||D||_F / ||G||_F with Gaussian G
+
+S is cut at the numerical rank: the smallest singular values whose joint norm is below what rounding `tuned` to its dtype can put into D
+(eps / 2 ||tuned||_F), and at most 1e-3 of ||D||_F, are dropped. So a low-rank change stays low-rank, and cheap.
+
+Everything is computed in float64 on the CPU, so that a seed means the same change on every device. Memory: a few copies of one
+weight. Where vocabularies differ, an embedding's change is that of the shared rows.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.models.view import MATRICES, GainName, MatrixName, ModelView
+
+Kind = Literal["spectrum", "norm", "self"]
+KINDS: tuple[str, ...] = get_args(Kind)
+GAINS: tuple[GainName, ...] = ("attn", "mlp", "q_norm", "k_norm")  # those of a layer
+DROPPED = 1e-3  # at most this share of a change's norm is taken for rounding
+PARAMETER = "parameter "  # prefix of what only the wrapper has a name for
+TALL = 2  # times as many rows as columns, and a Gaussian matrix is well conditioned
+
+SharedTokens = tuple[Int[Tensor, " shared"], Int[Tensor, " shared"]]
+
+
+class Weight(NamedTuple):
+    """The name of one weight: a matrix, "W_E", "W_U", or a gain ("attn_gain", ..., "final_gain")."""
+
+    name: str
+    layer: int | None = None
+
+
+def weights_of(view: ModelView) -> Iterator[Weight]:
+    """Yield the weights that a model has: embedding and unembedding, the final gain, then layer by layer."""
+    yield from (Weight("W_E"), Weight("W_U"))
+    if view.gain("final") is not None:
+        yield Weight("final_gain")
+    for layer in range(view.n_layers):
+        yield from (Weight(name, layer) for name in MATRICES if view.matrix(layer, name) is not None)
+        yield from (Weight(f"{name}_gain", layer) for name in GAINS if view.gain(name, layer) is not None)
+
+
+def read(view: ModelView, weight: Weight) -> Tensor | None:
+    """Return a weight of a model in the shape that `ModelView` gives it, or None where the model has none."""
+    name, layer = weight
+    if name in ("W_E", "W_U"):
+        return getattr(view, name)
+    if name.endswith("_gain"):
+        gain: GainName = name.removesuffix("_gain")  # pyright: ignore[reportAssignmentType]
+        return view.gain(gain, layer or 0)
+    matrix: MatrixName = name  # pyright: ignore[reportAssignmentType]
+    assert layer is not None
+    return view.matrix(layer, matrix)
+
+
+def flatten(value: Tensor, name: str) -> Float[Tensor, "row col"]:
+    """Return a weight as one matrix; a vector, or a bias that is kept per head, becomes one row."""
+    leaf = name.rsplit(".", 1)[-1].lstrip("_")
+    if value.ndim == 1 or leaf.startswith("b"):
+        return rearrange(value, "... -> 1 (...)")
+    if name in ("W_Q", "W_K", "W_V"):
+        return rearrange(value, "head_index d_model d_head -> d_model (head_index d_head)")
+    if name == "W_O":
+        return rearrange(value, "head_index d_head d_model -> (head_index d_head) d_model")
+    return rearrange(value, "row ... -> row (...)")
+
+
+def unflatten(matrix: Float[Tensor, "row col"], like: Tensor, name: str) -> Tensor:
+    """Return the inverse of `flatten`, in the shape of `like`."""
+    if name in ("W_Q", "W_K", "W_V"):
+        return rearrange(matrix, "d_model (head_index d_head) -> head_index d_model d_head", head_index=like.shape[0])
+    return matrix.reshape(like.shape)
+
+
+def singular_values(change: Float[Tensor, "row col"], *, rounding: float = 0.0) -> Float[Tensor, " rank"]:
+    """Return the singular values of a change down to its numerical rank, largest first; none for no change.
+
+    Args:
+        rounding: the Frobenius norm that rounding can have put into the change; so much of the tail is dropped, and at most
+            1e-3 of the whole.
+    """
+    if not change.any():
+        return change.new_zeros(0, dtype=torch.float64)
+    values = torch.linalg.svdvals(change.double())
+    tails = values.square().flip(0).cumsum(0).flip(0).sqrt()  # the norm of all from here on
+    return values[tails > min(rounding, DROPPED * float(tails[0]))]
+
+
+def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "row col"]:
+    """Return `columns` random orthonormal columns, uniform over all such (Haar measure)."""
+    gaussian = torch.randn(rows, columns, dtype=torch.float64, generator=generator)
+    if rows >= TALL * columns:  # twice as fast as a QR decomposition, and as exact where the matrix is well conditioned
+        lower = torch.linalg.cholesky(gaussian.T @ gaussian)
+        return torch.linalg.solve_triangular(lower, gaussian.T, upper=False).T
+    q, r = torch.linalg.qr(gaussian)
+    return q * r.diagonal().sign()  # without the signs, q would depend on how the decomposition is computed
+
+
+def meaningless_change(
+    kind: Kind, values: Float[Tensor, " rank"], shape: tuple[int, int], generator: torch.Generator
+) -> Float[Tensor, "row col"]:
+    """Return a random change with the given singular values ("spectrum") or only with their norm ("norm")."""
+    if kind == "norm":
+        gaussian = torch.randn(shape, dtype=torch.float64, generator=generator)
+        return gaussian * (values.norm() / gaussian.norm())
+    left, right = (orthonormal(size, len(values), generator) for size in shape)
+    return (left * values) @ right.T
+
+
+def generator_for(seed: int, weight: Weight) -> torch.Generator:
+    """Return a generator that depends on the seed and on the weight's name and layer alone."""
+    digest = hashlib.blake2b(repr((seed, *weight)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def rows_to_compare(base_size: int, tuned_size: int, shared: SharedTokens) -> SharedTokens | None:
+    """Return the vocabulary entries to compare, in the base and in the tuned model; None for all of both.
+
+    Equally large embeddings with the same ids are compared whole, with the rows that pad them.
+    """
+    same = base_size == tuned_size and torch.equal(*shared)
+    return None if same else shared
+
+
+def vocabulary_axis(name: str, value: Tensor, d_vocab: int) -> int | None:
+    """Return the axis of a weight that counts the vocabulary, or None."""
+    if name == "W_U":
+        return 1
+    counted = name.startswith(PARAMETER) and value.shape[0] == d_vocab  # an unembedding's bias
+    return 0 if name == "W_E" or counted else None
+
+
+class RealChange:
+    """The change from base to tuned: the singular values of every weight's, computed when first asked for and kept.
+
+    Attributes:
+        rows: the shared vocabulary entries in the base and in the tuned model, or None where that is all of them.
+    """
+
+    def __init__(self, base: ModelView, tuned: ModelView, shared: SharedTokens):
+        self.base, self.tuned = base, tuned
+        self.rows = rows_to_compare(base.d_vocab, tuned.d_vocab, shared)
+        self._values: dict[Weight, Tensor] = {}
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the base's unembedding is its embedding."""
+        return torch.equal(self.base.W_U, self.base.W_E.T)
+
+    def singular_values(self, weight: Weight) -> Float[Tensor, " rank"]:
+        """Return S of one weight, to its numerical rank."""
+        if weight not in self._values:
+            base, tuned = read(self.base, weight), read(self.tuned, weight)
+            assert base is not None and tuned is not None
+            self._values[weight] = self.values_of(weight.name, base, tuned)
+        return self._values[weight]
+
+    def values_of(self, name: str, base: Tensor, tuned: Tensor) -> Float[Tensor, " rank"]:
+        """Return the same of any two tensors that are one weight of the two models."""
+        base, tuned = self.shared(name, base, 0), self.shared(name, tuned, 1)
+        eps = max(torch.finfo(base.dtype).eps, torch.finfo(tuned.dtype).eps)
+        base, tuned = (flatten(x, name).cpu().double() for x in (base, tuned))
+        return singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
+
+    def shared(self, name: str, value: Tensor, side: int) -> Tensor:
+        """Return the part of a weight that both models have; `side` is 0 for the base, 1 for the tuned model."""
+        axis = vocabulary_axis(name, value, (self.base, self.tuned)[side].d_vocab)
+        if self.rows is None or axis is None:
+            return value
+        return value.index_select(axis, self.rows[side].to(value.device))
+
+    def apply(self, kind: Kind, seed: int, weight: Weight, base: Tensor, values: Tensor) -> Tensor:
+        """Return base + meaningless change of one weight; the base's own tensor where nothing changed."""
+        if kind == "self" or not len(values):
+            return base
+        part = flatten(self.shared(weight.name, base, 0), weight.name)
+        change = meaningless_change(kind, values, (part.shape[0], part.shape[1]), generator_for(seed, weight))
+        changed = (part.double().cpu() + change).to(part)
+        axis = vocabulary_axis(weight.name, base, self.base.d_vocab)
+        if self.rows is None or axis is None:
+            return unflatten(changed, base, weight.name)
+        return base.index_copy(axis, self.rows[0].to(base.device), changed.reshape(self._part_shape(base, axis)))
+
+    def _part_shape(self, base: Tensor, axis: int) -> tuple[int, ...]:
+        assert self.rows is not None
+        return (*base.shape[:axis], len(self.rows[0]), *base.shape[axis + 1 :])

@@ -1,0 +1,260 @@
+"""The derivative of a HookedTransformer's blocks along many directions at once, without automatic differentiation.
+
+A block is a smooth function of its input, and every quantity its derivative needs stands at a TransformerLens hook point: normalised
+input and scale of the norms, rotated queries and keys, values, pattern, the MLP's pre-activations. With those captured from one
+forward pass, the tangents of N directions follow by matrix products alone:
+
+    norm      dy = (w / s) (dx - x^ mean(x^ dx))                     x^ = normalised input, s = scale (dx centred for LayerNorm)
+    scores    dS = (dq k^T + q dk^T) / attn_scale                    rotary embedding is linear, so it acts on dq and dk as on q and k
+    pattern   dA = A (dS - sum_key A dS)
+    MLP       d post = act'(pre) (linear) d pre + act(pre) d linear
+
+Causality saves work: a perturbation of position n leaves every earlier position untouched, so directions come in chunks and each
+chunk computes only from its first perturbed position on. The primal pass is computed once and not once a chunk.
+
+Memory: the tangents of the residual stream [direction, pos, d_model] and one layer's activations times the chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from lensdiff.models.view import Model
+
+ROWS = 400  # direction-position rows of a chunk: enough for full matrix-multiply speed, few enough to stay in cache
+_NORMS = ("RMS", "RMSPre", "LN", "LNPre")
+
+
+def can_linearize(model: Model) -> bool:
+    """Return whether every block of a HookedTransformer is of the kinds that this module differentiates."""
+    cfg = model.cfg
+    return (
+        cfg.normalization_type in _NORMS
+        and cfg.positional_embedding_type in ("standard", "rotary")
+        and not cfg.use_normalization_before_and_after
+        and not cfg.attn_only
+        and not cfg.num_experts
+        and not cfg.use_attn_in
+        and not cfg.use_split_qkv_input
+        and not cfg.use_hook_mlp_in
+        and not cfg.use_attn_result
+        and not cfg.use_logn_attn
+        and not cfg.use_attention_sinks
+        and not cfg.ungroup_grouped_query_attention
+        and cfg.clip_qkv is None
+        and cfg.attn_scores_soft_cap <= 0
+        and not cfg.is_layer_norm_activation()
+        and cfg.original_architecture not in ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    )
+
+
+def push_tangents(
+    model: Model,
+    tokens: Int[Tensor, " pos"],
+    directions: Float[Tensor, "direction d_model"],
+    positions: Int[Tensor, " direction"],
+    out: slice,
+    *,
+    rows: int = ROWS,
+) -> Float[Tensor, "direction out_pos d_model"]:
+    """Return d h / d E[position] . direction at the output positions, h the unembedding's input, one row a direction.
+
+    Args:
+        directions: direction i perturbs the embedding at `positions[i]`; positions must not decrease.
+        out: output positions, a slice of the sequence.
+        rows: about how many direction-position rows are computed at once.
+    """
+    length = len(tokens)
+    chunks = _chunks(positions.tolist(), length, rows)
+    tangents = [_start(directions[a:b], positions[a:b], s, length) for a, b, s in chunks]
+    saved: dict[str, Tensor] = {}
+
+    def save(value: Tensor, hook: Any) -> None:
+        saved[hook.name.split(".", 2)[2] if hook.name.startswith("blocks") else hook.name] = (
+            value if value.ndim == 2 else value[0]
+        )
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(_needed, save)]):
+        resid, *_ = model.input_to_embed(tokens[None])
+        for block in model.blocks:
+            saved.clear()
+            resid = block(resid)
+            step = _BlockTangent(block, saved)
+            tangents = [step(tangent, s) for tangent, (_, _, s) in zip(tangents, chunks, strict=True)]
+        saved.clear()
+        model.ln_final(resid)
+        norm = _NormTangent(model.ln_final, saved["ln_final.hook_scale"], saved["ln_final.hook_normalized"])
+        start, stop, _ = out.indices(length)
+        result = directions.new_zeros(len(directions), stop - start, directions.shape[1])
+        for tangent, (a, b, s) in zip(tangents, chunks, strict=True):
+            first = max(start, s)
+            result[a:b, first - start :] = norm(tangent[:, first - s : stop - s], slice(first, stop))
+    return result
+
+
+_SAVED = (
+    "scale",
+    "normalized",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "hook_rot_q",
+    "hook_rot_k",
+    "hook_pattern",
+    "hook_pre",
+    "hook_pre_linear",
+)
+
+
+def _needed(name: str) -> bool:
+    return name.endswith(_SAVED)
+
+
+def _chunks(positions: list[int], length: int, rows: int) -> list[tuple[int, int, int]]:
+    # (first direction, after the last, first perturbed position), so that every chunk has about `rows` rows
+    chunks, a = [], 0
+    while a < len(positions):
+        b = min(len(positions), a + max(1, round(rows / (length - positions[a]))))
+        chunks.append((a, b, positions[a]))
+        a = b
+    return chunks
+
+
+def _start(directions: Tensor, positions: Tensor, start: int, length: int) -> Tensor:
+    tangent = directions.new_zeros(len(directions), length - start, directions.shape[1])
+    tangent[torch.arange(len(directions)), positions - start] = directions
+    return tangent
+
+
+class _NormTangent:
+    """dy = (w / s) (dx - x^ mean(x^ dx)), dx centred for LayerNorm (x^ has mean 0, so its projection needs no centring)."""
+
+    def __init__(self, norm: Any, scale: Tensor, normalized: Tensor):
+        weight = getattr(norm, "w", None)
+        self.normalized = normalized
+        self.factor = (1.0 if weight is None else weight) / scale
+        self.centred = type(norm).__name__.startswith("LayerNorm")
+
+    def __call__(self, tangent: Tensor, where: slice) -> Tensor:
+        normalized = self.normalized[where]
+        along = torch.linalg.vecdot(tangent, normalized).unsqueeze(-1).div_(tangent.shape[-1])
+        out = torch.addcmul(tangent, along, normalized, value=-1)
+        if self.centred:
+            out.sub_(tangent.mean(dim=-1, keepdim=True))
+        return out.mul_(self.factor[where])
+
+
+class _BlockTangent:
+    """The derivative of one block at the point where `saved` was captured, for chunks of directions."""
+
+    def __init__(self, block: Any, saved: dict[str, Tensor]):
+        cfg = block.cfg
+        self.parallel = cfg.parallel_attn_mlp
+        self.ln1 = _NormTangent(block.ln1, saved["ln1.hook_scale"], saved["ln1.hook_normalized"])
+        self.ln2 = _NormTangent(block.ln2, saved["ln2.hook_scale"], saved["ln2.hook_normalized"])
+        self.attention = _AttentionTangent(block.attn, saved, rotary=cfg.positional_embedding_type == "rotary")
+        self.mlp = _MLPTangent(block.mlp, saved)
+
+    def __call__(self, tangent: Tensor, start: int) -> Tensor:
+        where = slice(start, None)
+        attended = self.attention(self.ln1(tangent, where), start)
+        if self.parallel:
+            return attended.add_(tangent).add_(self.mlp(self.ln2(tangent, where), where))
+        mid = attended.add_(tangent)
+        return self.mlp(self.ln2(mid, where), where).add_(mid)
+
+
+class _AttentionTangent:
+    """dz = dA v + A dv with dA = A (dS - sum_key A dS) and dS = (dq k^T + q dk^T) / attn_scale."""
+
+    def __init__(self, attn: Any, saved: dict[str, Tensor], *, rotary: bool):
+        W_K, W_V = (getattr(attn, f"_{name}", getattr(attn, name)) for name in ("W_K", "W_V"))
+        self.W_Q, self.W_K, self.W_V = (
+            rearrange(W, "head_index d_model d_head -> (head_index d_head) d_model") for W in (attn.W_Q, W_K, W_V)
+        )
+        self.W_O = rearrange(attn.W_O, "head_index d_head d_model -> d_model (head_index d_head)")
+        self.n_kv, self.groups = W_K.shape[0], attn.W_Q.shape[0] // W_K.shape[0]
+        self.rotate = attn.apply_rotary if rotary else None
+        self.q_norm, self.k_norm = (
+            _head_norm(attn, name, saved, heads)
+            for name, heads in (("q_norm", attn.W_Q.shape[0]), ("k_norm", self.n_kv))
+        )
+        q, k = (saved[f"attn.hook_rot_{n}" if rotary else f"attn.hook_{n}"] for n in ("q", "k"))
+        scale = float(attn.attn_scale)
+        # key-value head first: every product is then one batched matrix multiplication over it
+        self.q = rearrange(q / scale, "pos (kv group) d_head -> kv (group pos) d_head", kv=self.n_kv)
+        self.k = rearrange(k / scale, "pos kv d_head -> kv d_head pos")
+        self.v = rearrange(saved["attn.hook_v"], "pos kv d_head -> kv pos d_head")
+        self.pattern = rearrange(saved["attn.hook_pattern"], "(kv group) query key -> kv group query key", kv=self.n_kv)
+
+    def _project(self, tangent: Tensor, W: Tensor, norm: "_NormTangent | None", start: int) -> Tensor:
+        heads = rearrange(F.linear(tangent, W), "n pos (head d_head) -> n pos head d_head", d_head=self.v.shape[-1])
+        if norm is not None:
+            heads = norm(heads, slice(start, None))
+        return heads if self.rotate is None else self.rotate(heads, start)
+
+    def __call__(self, tangent: Tensor, start: int) -> Tensor:
+        n, pos = tangent.shape[:2]
+        kv, group = self.n_kv, self.groups
+        dq = self._project(tangent, self.W_Q, self.q_norm, start)
+        dk = self._project(tangent, self.W_K, self.k_norm, start)
+        dv = rearrange(F.linear(tangent, self.W_V), "n pos (kv d_head) -> kv pos (n d_head)", kv=kv)
+        # d scores at the perturbed queries: through the query at all keys, through the key at the perturbed ones
+        dq = rearrange(dq, "n pos (kv group) d_head -> kv (n group pos) d_head", kv=kv)
+        scores = rearrange(torch.bmm(dq, self.k), "kv (n group q) k -> kv n group q k", n=n, group=group)
+        q = rearrange(self.q, "kv (group pos) d_head -> kv group pos d_head", group=group)[:, :, start:]
+        through_key = torch.bmm(
+            rearrange(dk, "n pos kv d_head -> kv (n pos) d_head"),
+            rearrange(q, "kv group pos d_head -> kv d_head (group pos)"),
+        )
+        scores[..., start:].add_(rearrange(through_key, "kv (n k) (group q) -> kv n group q k", n=n, group=group))
+        # d pattern; a masked key has pattern 0 and stays so
+        pattern = self.pattern[:, None, :, start:]
+        scores.mul_(pattern).addcmul_(pattern, scores.sum(dim=-1, keepdim=True), value=-1)
+        dz = torch.bmm(rearrange(scores, "kv n group q k -> kv (n group q) k"), self.v)
+        through_value = torch.bmm(rearrange(pattern[:, 0, ..., start:], "kv group q k -> kv (group q) k"), dv)
+        dz = rearrange(dz, "kv (n group q) d_head -> n q kv group d_head", n=n, group=group)
+        dz = dz + rearrange(through_value, "kv (group q) (n d_head) -> n q kv group d_head", n=n, group=group)
+        return F.linear(dz.reshape(n, pos, -1), self.W_O)
+
+
+class _MLPTangent:
+    """d post = act'(pre) d pre, and for gated layers act'(pre) linear d pre + act(pre) d linear."""
+
+    def __init__(self, mlp: Any, saved: dict[str, Tensor]):
+        gate = getattr(mlp, "W_gate", None)
+        self.gate, self.W_in, self.W_out = None if gate is None else gate.T, mlp.W_in.T, mlp.W_out.T
+        self.value, self.slope = _value_and_slope(mlp.act_fn, saved["mlp.hook_pre"])
+        if gate is not None:
+            self.slope = self.slope * saved["mlp.hook_pre_linear"]
+
+    def __call__(self, tangent: Tensor, where: slice) -> Tensor:
+        inner = F.linear(tangent, self.W_in)
+        if self.gate is None:
+            return F.linear(inner.mul_(self.slope[where]), self.W_out)
+        inner.mul_(self.value[where]).addcmul_(F.linear(tangent, self.gate), self.slope[where])
+        return F.linear(inner, self.W_out)
+
+
+def _head_norm(attn: Any, name: str, saved: dict[str, Tensor], heads: int) -> _NormTangent | None:
+    norm = getattr(attn, name, None)
+    if norm is None:
+        return None
+    scale, normalized = (
+        rearrange(saved[f"attn.{name}.hook_{what}"], "(pos head) length -> pos head length", head=heads)
+        for what in ("scale", "normalized")
+    )
+    return _NormTangent(norm, scale, normalized)
+
+
+def _value_and_slope(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        at = at.detach().requires_grad_(True)
+        value = function(at)
+        (slope,) = torch.autograd.grad(value.sum(), at)
+    return value.detach(), slope

@@ -1,0 +1,159 @@
+"""From a prompt and a response to token ids, as the checkpoint's own tokenizer has them.
+
+A model's own response keeps the ids it was generated with. A response given as text is joined the paper's way: prompt + " " +
+response, both stripped, tokenised as one; the response's tokens are those after as many as the prompt alone has. Where the
+tokenizer merges across the boundary, the sequence no longer begins with the prompt's tokens; that is reported, not mended.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.results import InputError
+
+MAX_NEW_TOKENS = 300
+
+
+@dataclass(frozen=True)
+class Response:
+    """A continuation as it was generated: its token ids and their text."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and its response as token ids.
+
+    Attributes:
+        ids: special tokens, prompt and response.
+        n_special: how many special tokens (BOS) precede the prompt; they get no score and are not counted in `n_prompt`.
+        n_prompt: the prompt's tokens.
+        offsets: characters (start, end) of each prompt token in the stripped prompt.
+        response_kind: "none", "generated" (ids as generated) or "text" (tokenised with the prompt).
+        merged: the tokenizer merged across the boundary of prompt and response.
+    """
+
+    ids: tuple[int, ...]
+    n_special: int
+    n_prompt: int
+    offsets: tuple[tuple[int, int], ...]
+    response_kind: str
+    merged: bool
+
+    @property
+    def n_response(self) -> int:
+        return len(self.ids) - self.n_special - self.n_prompt
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.ids[self.n_special : self.n_special + self.n_prompt]
+
+    @property
+    def response_ids(self) -> tuple[int, ...]:
+        return self.ids[self.n_special + self.n_prompt :]
+
+
+def as_prompt(prompt: Prompt | str) -> Prompt:
+    """Return a prompt given as such or as a bare text."""
+    if not isinstance(prompt, Prompt | str):
+        raise InputError(f"expected a Prompt or a text, got {type(prompt).__name__}")
+    return Prompt(prompt) if isinstance(prompt, str) else prompt
+
+
+def encode(
+    view: ModelView, prompt: Prompt, response: str | Response | None = None, *, prepend_bos: bool | None = None
+) -> Encoded:
+    """Return the token ids of a prompt and its response.
+
+    Args:
+        prepend_bos: None for the checkpoint's own habit; True or False to force it.
+
+    Raises:
+        InputError: the response text is empty or adds no token, the sequence is longer than the model's context, or a
+            BOS is asked of a tokenizer that has none.
+    """
+    text = prompt.stripped
+    special = _special_ids(view, prepend_bos)
+    ids, offsets = _tokenize(view, text)
+    merged, kind, out = False, "none", ()
+    if isinstance(response, Response):
+        kind, out = "generated", response.token_ids
+    elif response is not None:
+        if not response.strip():
+            raise InputError("the response is an empty text: leave it out for the model's own response")
+        whole, _ = _tokenize(view, f"{text} {response.strip()}")
+        kind, merged = "text", whole[: len(ids)] != ids
+        ids, out = whole[: len(ids)], whole[len(ids) :]
+        if not out:
+            raise InputError(
+                f"the response {response.strip()!r} adds no token to the prompt {prompt.id or text[:40]!r}"
+            )
+    found = Encoded((*special, *ids, *out), len(special), len(ids), offsets, kind, merged)
+    if len(found.ids) > view.n_ctx:
+        raise InputError(
+            f"prompt {prompt.id or text[:40]!r} and response have {len(found.ids)} tokens, the model's context holds {view.n_ctx}"
+        )
+    return found
+
+
+def token_strings(view: ModelView, ids: tuple[int, ...]) -> tuple[str, ...]:
+    """Return each token as text; a token that is only part of a character is shown as the vocabulary spells it."""
+    texts = [view.tokenizer.decode([i]) for i in ids]
+    pieces = view.tokenizer.convert_ids_to_tokens(list(ids))
+    return tuple(piece if "\ufffd" in text or not text else text for text, piece in zip(texts, pieces, strict=True))
+
+
+def generate(
+    model: Model,
+    prompt: Prompt | str,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    prepend_bos: bool | None = None,
+) -> Response:
+    """Return the model's own greedy continuation of the raw prompt (no chat template), without its end-of-sequence token.
+
+    Raises:
+        InputError: `max_new_tokens` is not positive, or the prompt leaves no room in the context.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} is not positive")
+    view = view_of(model)
+    prompt = as_prompt(prompt)
+    encoded = encode(view, prompt, prepend_bos=prepend_bos)
+    room = view.n_ctx - len(encoded.ids)
+    if room < 1:
+        raise InputError(f"prompt {prompt.id or prompt.stripped[:40]!r} fills the context of {view.n_ctx} tokens")
+    new = view.greedy(torch.tensor(encoded.ids), max_new_tokens=min(max_new_tokens, room))
+    ids = tuple(new.tolist())
+    return Response(view.tokenizer.decode(list(ids)), ids, view.info.id)
+
+
+def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    tokenizer = view.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"the tokenizer of {view.info.id!r} is not a fast one: it cannot tell which characters a token covers"
+        )
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tuple(encoding["input_ids"]), tuple((int(a), int(b)) for a, b in encoding["offset_mapping"])
+
+
+def _special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:
+    tokenizer = view.tokenizer
+    if prepend_bos is None:
+        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+        habit = tokenizer("a", add_special_tokens=True)["input_ids"]
+        for start in range(len(habit) - len(plain) + 1):
+            if habit[start : start + len(plain)] == plain:
+                return tuple(habit[:start])
+        raise InputError(
+            f"the tokenizer of {view.info.id!r} changes a text when it adds special tokens: give prepend_bos"
+        )
+    if prepend_bos and tokenizer.bos_token_id is None:
+        raise InputError(f"prepend_bos=True, but the tokenizer of {view.info.id!r} has no BOS token")
+    return (tokenizer.bos_token_id,) if prepend_bos else ()
