@@ -33,7 +33,7 @@ def write_clone(root: Path, ratings: dict[str, int], spans: str = "it") -> Path:
         "\n".join(["ID\tPrompt\tResponse\tInstruct&Context", *rows, "", ""]), encoding="utf-8"
     )
     rated = [f"{key}.pkl\tvicuna_7B\tp\tr\ti\tSo/n{key}\t{rating}" for key, rating in ratings.items()]
-    other = [f"{key}.pkl\talpaca_7B\tp\tr\ti\tx\t-1" for key in ratings]
+    other = [f"{key}.pkl\talpaca_7B\tp\tr\ti\tx\t1" for key in ratings]
     header = "File\tModel\tPrompt\tReference\tInstruct\tResponse\tRating"
     (root / "datasets" / "AnnotatedDataset.tsv").write_text("\n".join([header, *other, *rated, ""]), encoding="utf-8")
     return root

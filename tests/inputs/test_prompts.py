@@ -58,6 +58,7 @@ def test_spans_are_kept_as_tuples_and_located_at_the_first_hit() -> None:
 def test_ranges_count_the_stripped_text() -> None:
     prompt = Prompt(" \n Translate: chat \n", ["Translate:", (0, 7), " chat \n"])
     assert prompt.stripped == "Translate: chat"
+    assert prompt.ranges("instruction") == ((0, 10), (0, 4), (10, 15))
     assert [prompt.stripped[slice(*r)] for r in prompt.ranges("instruction")] == ["Translate:", "Tran", " chat"]
 
 
@@ -253,7 +254,7 @@ def test_a_bad_line_is_named(tmp_path, line: str, message: str) -> None:
 def test_tsv(tmp_path) -> None:
     path = tmp_path / "FinalDataset.tsv"
     row = 'q\tRewrite ""it"" now./n/nInput: a/tb. c\tR\tRewrite&&&b\r\n'
-    path.write_bytes((TSV_HEADER + row + "\n").encode())
+    path.write_bytes((TSV_HEADER.replace("\n", "\r\n") + row + "\n").encode())
     assert load_prompts(path) == [Prompt('Rewrite "it" now.\n\nInput: a\tb. c', ['Rewrite "it" now.'], ["a\tb."], "q")]
 
 
