@@ -1,0 +1,85 @@
+"""The attribution explorer: prompt words coloured by their importance for a chosen response token, base beside tuned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lensdiff.analyses.attribution import Attribution
+from lensdiff.results import Diff
+from lensdiff.views.show import register_diff, show
+from lensdiff.views.widget import Widget
+
+LABEL_LENGTH = 90
+
+
+@show.register
+def show_attribution(result: Attribution) -> Widget:
+    """Return the explorer of one map."""
+    return _widget([_prompt([("model", result.provenance.model, result)])], f"Attribution: {result.provenance.model}")
+
+
+@register_diff(Attribution)
+def show_attributions(result: Diff) -> Widget:
+    """Return the explorer of both models' maps, of one prompt or of those prompts that both lists have."""
+    base, tuned = (_by_prompt(side) for side in (result.base, result.tuned))
+    names = [name for name in base if name in tuned]
+    prompts = [
+        _prompt([("base", "base", base[name]), ("tuned", "tuned", tuned[name])], with_model=True) for name in names
+    ]
+    return _widget(prompts, "Attribution: base and tuned")
+
+
+def _by_prompt(side: Attribution | Sequence[Attribution]) -> dict[str, Attribution]:
+    results = [side] if isinstance(side, Attribution) else side
+    return {result.prompt_id or str(number): result for number, result in enumerate(results)}
+
+
+def _widget(prompts: list[dict[str, Any]], title: str) -> Widget:
+    return Widget("attribution", {"prompts": prompts}, title, circuitsvis=True, height=620)
+
+
+def _prompt(sides: list[tuple[str, str, Attribution]], *, with_model: bool = False) -> dict[str, Any]:
+    first = sides[0][2]
+    text = " ".join(first.prompt.split())
+    label = f"{first.prompt_id}: {text}" if first.prompt_id else text
+    return {
+        "label": label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…",
+        "sides": [
+            _side(role, f"{name}: {result.provenance.model}" if with_model else name, result) for role, name, result in sides
+        ],
+    }
+
+
+def _side(role: str, name: str, result: Attribution) -> dict[str, Any]:
+    parts = [
+        "instruction" if i else "context" if c else ""
+        for i, c in zip(result.instruction.tolist(), result.context.tolist(), strict=True)
+    ]
+    return {
+        "role": role,
+        "name": name,
+        "facts": facts(result),
+        "in_tokens": list(result.in_tokens),
+        "out_tokens": list(result.out_tokens),
+        "parts": parts,
+        # four digits: more than a colour shows, and a third of the bytes
+        "scores": [[float(f"{v:.4g}") for v in row] for row in result.scores.tolist()],
+        "density": [float(f"{v:.4g}") for v in result.density().tolist()],
+        "probabilities": [float(f"{v:.4g}") for v in result.probabilities.tolist()],
+    }
+
+
+def facts(result: Attribution) -> str:
+    """Return what belongs beside a map in one line: the instruction's score and the deletion check."""
+    parts = []
+    if bool(result.instruction.any()):
+        parts.append(f"instruction score {result.instruction_score():.3f} over {int(result.instruction.sum())} tokens")
+    if result.deletion is not None:
+        check = result.deletion
+        parts.append(
+            f"deleting the {check.k} highest-scored tokens lowers the mean target by {check.effect:.3g}, more than "
+            f"{check.beaten:.0%} of {len(check.random)} random deletions"
+        )
+    if result.merged:
+        parts.append("the tokenizer merged prompt and response at their boundary")
+    parts.append(f"response {'as generated' if result.response_kind == 'generated' else 'given as text'}; raw prompt, no chat template")
+    return "; ".join(parts)

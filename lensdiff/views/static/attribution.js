@@ -1,0 +1,62 @@
+"use strict";
+// Choose a response token; the prompt's words take its colours. "whole response" shows the importance density.
+LensDiff.views.attribution = (root, data) => {
+  const { make } = LensDiff;
+  const body = make("div", {});
+  const draw = (index) => body.replaceChildren(...data.prompts[index].sides.length ? [sides(data.prompts[index])] : []);
+  if (data.prompts.length > 1) {
+    const select = make("select", { onchange: (event) => draw(Number(event.target.value)) },
+      data.prompts.map((prompt, i) => make("option", { value: i }, prompt.label)));
+    root.append(make("label", {}, "Prompt: ", select));
+  }
+  root.append(
+    make("p", { class: "ld-legend ld-note" },
+      make("span", {}, make("span", { class: "ld-key", style: "color:#6f42c1" }), "instruction"),
+      make("span", {}, make("span", { class: "ld-key", style: "color:#1a7f5a;border-bottom-style:dashed" }), "context"),
+      make("span", {}, "coloured: supports the chosen response token; grey: speaks against it")),
+    body);
+  draw(0);
+
+  function sides(prompt) {
+    return make("div", { class: "ld-sides" }, prompt.sides.map((side) => one(side)));
+  }
+
+  function one(side) {
+    const painted = make("div", { class: "ld-prompt", tabindex: 0, role: "region", "aria-label": "prompt of " + side.name });
+    const caption = make("p", { class: "ld-note", "aria-live": "polite" });
+    const choose = (index) => {
+      const whole = index === 0;
+      const column = whole ? side.density : side.scores.map((row) => row[index - 1]);
+      const top = Math.max(...column.map(Math.abs), 0);
+      paint(painted, side, column.map((v) => (top > 0 ? v / top : 0)));
+      caption.textContent = whole
+        ? "Importance density over the whole response; largest " + LensDiff.number(top)
+        : "Response token " + (index - 1) + " “" + LensDiff.visible(side.out_tokens[index - 1]) + "”, probability " +
+          LensDiff.number(side.probabilities[index - 1]) + "; largest score " + LensDiff.number(top);
+    };
+    const row = LensDiff.choices(["whole response", ...side.out_tokens.map(LensDiff.visible)], choose, "response tokens of " + side.name);
+    const panel = make("section", { class: "ld-side " + side.role },
+      make("h3", {}, side.name),
+      make("p", { class: "ld-note" }, side.facts),
+      painted, caption,
+      make("h3", {}, side.out_tokens.length ? "Response" : "Response: empty"), row);
+    row.choose(0);
+    return panel;
+  }
+
+  function paint(area, side, values) {
+    area.replaceChildren();
+    const colour = LensDiff.colour(side.role === "base" ? "--base" : side.role === "tuned" ? "--tuned" : "--base");
+    for (let start = 0; start < values.length; ) {
+      let end = start + 1;
+      while (end < values.length && side.parts[end] === side.parts[start]) end++;
+      const part = make("span", { class: "ld-part " + side.parts[start] });
+      area.append(part);
+      LensDiff.circuitsvis(part, "ColoredTokens", {
+        tokens: side.in_tokens.slice(start, end), values: values.slice(start, end),
+        minValue: -1, maxValue: 1, negativeColor: "#8c959f", positiveColor: colour,
+      });
+      start = end;
+    }
+  }
+};

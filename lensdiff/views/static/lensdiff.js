@@ -1,0 +1,77 @@
+"use strict";
+// What the views share. Text always goes in as text nodes, never as HTML.
+const LensDiff = {
+  views: {},
+
+  // make("p", {class: "note"}, "text", child): an element with attributes, text and children
+  make(tag, attributes, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (value === true) element.setAttribute(name, "");
+      else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+    }
+    for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+    return element;
+  },
+
+  colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  },
+
+  // a token as it is shown: line breaks and tabs made visible
+  visible(token) {
+    return token.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  },
+
+  // significant digits for people
+  number(value, digits = 3) {
+    if (value === null || value === undefined) return "–";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    return size >= 1e-3 && size < 1e5 ? Number(value.toPrecision(digits)).toString() : value.toExponential(digits - 1);
+  },
+
+  // a row of buttons of which one is pressed; arrow keys move, onchoose(index) is called
+  choices(labels, onchoose, label) {
+    const buttons = labels.map((text, index) =>
+      LensDiff.make("button", { type: "button", class: "ld-choice", "aria-pressed": "false", tabindex: -1, onclick: () => choose(index) }, text)
+    );
+    const choose = (index, focus) => {
+      buttons.forEach((b, i) => {
+        b.setAttribute("aria-pressed", String(i === index));
+        b.tabIndex = i === index ? 0 : -1;
+      });
+      if (focus) buttons[index].focus();
+      onchoose(index);
+    };
+    const row = LensDiff.make("div", { class: "ld-choices", role: "group", "aria-label": label }, buttons);
+    row.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const at = buttons.indexOf(document.activeElement);
+      if (!step || at < 0) return;
+      event.preventDefault();
+      choose((at + step + buttons.length) % buttons.length, true);
+    });
+    row.choose = choose;
+    return row;
+  },
+
+  // circuitsvis draws into an element of its own, new each time (it keeps a root per element)
+  circuitsvis(parent, component, props) {
+    const id = "cv-" + LensDiff.count++;
+    parent.append(LensDiff.make("span", { id, class: "ld-cv" }));
+    // it looks its element up in the document, which the caller may not have entered yet
+    queueMicrotask(() => { if (document.getElementById(id)) CircuitsVis.render(id, CircuitsVis[component], props); });
+  },
+  count: 1,
+
+  start() {
+    for (const element of document.querySelectorAll(".ld-widget:not([data-ready])")) {
+      element.setAttribute("data-ready", "");
+      const data = JSON.parse(element.querySelector("script[type='application/json']").textContent);
+      LensDiff.views[element.dataset.view](element, data);
+    }
+  },
+};
+document.addEventListener("DOMContentLoaded", LensDiff.start);

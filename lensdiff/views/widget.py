@@ -1,0 +1,105 @@
+"""A widget is a piece of a page: escaped HTML, and JSON that a script of the page brings to life.
+
+Safety: HTML comes from templates that escape; JSON is escaped so that no token can end its script element (circuitsvis inlines its
+props unescaped). The page forbids every request by its content-security policy, so it is the same with and without a network.
+"""
+
+import html
+import itertools
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_ids = itertools.count(1)
+_JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+templates = Environment(
+    loader=PackageLoader("lensdiff.views", "static"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that is safe inside a script element; NaN and infinity are refused."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escape in _JSON_ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
+
+
+@dataclass(frozen=True, eq=False)
+class Widget:
+    """One view, to be shown inline, saved as a page of its own, or placed in a larger page.
+
+    Attributes:
+        view: name of the function in the page's script that draws it (`LensDiff.views[view](element, data)`).
+        data: what that function is given; plain JSON types.
+        title: heading of a page of its own.
+        circuitsvis: whether it needs the circuitsvis bundle.
+        height: of the inline frame, in pixels.
+        fallback: escaped HTML for readers without scripts; tables say what pictures show.
+    """
+
+    view: str
+    data: Any
+    title: str = ""
+    circuitsvis: bool = False
+    height: int = 480
+    fallback: str = field(default="")
+
+    def fragment(self) -> str:
+        """Return the widget as a piece of a page that holds lensdiff's scripts."""
+        return (
+            f'<div class="ld-widget" id="ld-{next(_ids)}" data-view="{html.escape(self.view)}">'
+            f'<script type="application/json">{script_json(self.data)}</script>'
+            f"<noscript>{self.fallback}</noscript></div>"
+        )
+
+    def html(self) -> str:
+        """Return a self-contained page."""
+        return page(self.title, self.fragment(), circuitsvis=self.circuitsvis)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the self-contained page and return its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.html(), encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        # a frame keeps the notebook's styles out and the page's content-security policy in
+        return (
+            f'<iframe srcdoc="{html.escape(self.html())}" sandbox="allow-scripts allow-downloads" '
+            f'style="width:100%;height:{self.height}px;border:0" title="{html.escape(self.title)}"></iframe>'
+        )
+
+
+def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
+    """Return a whole page around escaped HTML, with every script and style in it once and no request allowed."""
+    scripts = [bundle()] if circuitsvis else []
+    scripts.append(_static_scripts())
+    return templates.get_template("page.html.j2").render(title=title, body=body, style=_read("lensdiff.css"), scripts=scripts)
+
+
+@cache
+def bundle() -> str:
+    """Return circuitsvis's script, made safe to inline (its own source is used, never a remote one)."""
+    source = files("circuitsvis").joinpath("dist", "cdn", "iife.js").read_text(encoding="utf-8")
+    return source.replace("</script>", "<\\/script>").replace("//# sourceMappingURL=iife.js.map", "")
+
+
+@cache
+def _static_scripts() -> str:
+    static = files("lensdiff.views").joinpath("static")
+    names = sorted(item.name for item in static.iterdir() if item.name.endswith(".js"))
+    # lensdiff.js defines what the views' own scripts add to, and starts them once the page is there
+    names.sort(key=lambda name: name != "lensdiff.js")
+    return "\n".join(_read(name) for name in names)
+
+
+def _read(name: str) -> str:
+    return files("lensdiff.views").joinpath("static", name).read_text(encoding="utf-8")
