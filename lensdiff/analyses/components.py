@@ -1,0 +1,198 @@
+"""Principal components of what feed-forward layers hold: the value vectors, and the key vectors of each neuron.
+
+    C = V - mean over the d_mlp vectors V;  v_r = r-th principal component of C, with its share of the variance
+
+    value   rows of W_out: what a neuron writes
+    key     columns of W_in: what a neuron answers to
+    gate    columns of W_gate, where the layer is gated
+
+Key and gate vectors are multiplied by the gain of the norm before the layer (`fold_gain`), because that is what a
+neuron reads; values are read as the paper reads them, as they are. The sign of a component is arbitrary, and
+components with nearly equal variance are defined only up to a rotation among themselves.
+
+Ignored: biases, the norm's per-input scale and centring, and for keys and gates each other (a gated neuron multiplies
+the two).
+Memory: one layer's vectors in float64.
+Reference: Wu et al., NAACL 2024, section 6 (values); doi 10.18653/v1/2024.naacl-long.130. Keys and gates are
+lensdiff's own.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from lensdiff.models import Model, ModelView, view_of
+from lensdiff.results import InputError, Provenance, Result
+
+Side = Literal["value", "key", "gate"]
+SIDES: tuple[Side, ...] = get_args(Side)
+COMPONENTS = 300
+MATRIX: dict[Side, Literal["W_out", "W_in", "W_gate"]] = {"value": "W_out", "key": "W_in", "gate": "W_gate"}
+
+
+class PrincipalComponents(NamedTuple):
+    """Orthonormal rows, most variance first, and their shares of the total variance."""
+
+    components: Float[Tensor, "component d_model"]
+    explained_variance_ratio: Float[Tensor, " component"]
+
+
+def principal_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
+    """Return the k leading principal components in float64 on the vectors' device, k < vectors, k <= d_model.
+
+    On the CPU by scikit-learn, elsewhere the same by torch: eigenvectors of the covariance. Vectors that do not vary
+    explain nothing: every ratio is 0.
+    """
+    if vectors.device.type != "cpu":
+        return covariance_components(vectors, k=k)
+    with np.errstate(invalid="ignore"):  # 0/0 of vectors that do not vary
+        fitted = PCA(n_components=k, svd_solver="covariance_eigh").fit(vectors.double().numpy())
+    ratio = np.nan_to_num(fitted.explained_variance_ratio_)
+    return PrincipalComponents(torch.from_numpy(fitted.components_), torch.from_numpy(ratio))
+
+
+def covariance_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
+    """Return what `principal_components` does by torch, on any device."""
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    values, rows = torch.linalg.eigh(centred.T @ centred / (len(centred) - 1))
+    values, total = values.clamp_min(0.0).flip(0), float(values.clamp_min(0.0).sum())
+    ratio = values[:k] / total if total else torch.zeros_like(values[:k])
+    return PrincipalComponents(rearrange(rows, "d_model component -> component d_model").flip(0)[:k], ratio)
+
+
+def concept_vectors(
+    view: ModelView, layer: int, side: Side, *, fold_gain: bool = True
+) -> Float[Tensor, "d_mlp d_model"]:
+    """Return a layer's value, key or gate vectors, one per neuron, in float64.
+
+    Raises:
+        InputError: the layer has no such weight (a gate, where it is not gated), with the sides it has.
+    """
+    matrix = view.matrix(layer, MATRIX[side])
+    if matrix is None:
+        available = ", ".join(s for s in SIDES if view.matrix(layer, MATRIX[s]) is not None) or "none"
+        raise InputError(f"layer {layer} of {view.info.id} has no side {side!r}, available: {available}")
+    if side == "value":
+        return matrix.double()
+    gain = view.gain("mlp", layer) if fold_gain else None
+    keys = rearrange(matrix.double(), "d_model d_mlp -> d_mlp d_model")
+    return keys if gain is None else keys * gain.double()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a model is analysed: checked layers and sides, components wanted and components that can be had."""
+
+    layers: tuple[int, ...]
+    sides: tuple[Side, ...]
+    n_components: int
+    components_used: int
+    fold_gain: bool
+
+    @classmethod
+    def of(
+        cls,
+        view: ModelView,
+        layers: Sequence[int] | None,
+        sides: Sequence[Side],
+        n_components: int,
+        fold_gain: bool,
+    ) -> Self:
+        """Return the selection, components clipped to d_model and d_mlp - 1.
+
+        Raises:
+            InputError: a layer or side does not exist, none is given, or the number of components is below 1.
+        """
+        chosen = tuple(range(view.n_layers)) if layers is None else tuple(dict.fromkeys(layers))
+        if not chosen or not all(0 <= layer < view.n_layers for layer in chosen):
+            raise InputError(f"layers={list(chosen)} given, expected some of 0 to {view.n_layers - 1}")
+        if isinstance(sides, str) or not sides or not set(sides) <= set(SIDES):
+            raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(SIDES)}")
+        if n_components < 1:
+            raise InputError(f"n_components={n_components} given, expected at least 1")
+        used = min(n_components, view.d_model, view.d_mlp - 1)
+        return cls(chosen, tuple(dict.fromkeys(sides)), n_components, used, fold_gain)
+
+    def options(self) -> dict[str, Any]:
+        """Return the selection as it is recorded."""
+        return asdict(self) | {"layers": list(self.layers), "sides": list(self.sides)}
+
+    def components(self, view: ModelView) -> Iterator[tuple[Side, PrincipalComponents]]:
+        """Yield the components of each side of each layer, in order, one at a time."""
+        for layer in self.layers:
+            for side in self.sides:
+                vectors = concept_vectors(view, layer, side, fold_gain=self.fold_gain)
+                yield side, principal_components(vectors, k=self.components_used)
+
+    def stack(self, found: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+        """Return what was found per component set, one list of arrays each, as arrays with axes layer and side."""
+        n = len(self.sides)
+        return [
+            rearrange(torch.stack(list(arrays)), "(layer side) ... -> layer side ...", side=n)
+            for arrays in zip(*found, strict=True)
+        ]
+
+
+class Directions(Protocol):
+    """What `rotation` needs of a model: `MLPConcepts` and `ConceptDirections` both have it."""
+
+    @property
+    def provenance(self) -> Provenance: ...
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+    @property
+    def sides(self) -> tuple[Side, ...]: ...
+    @property
+    def components(self) -> Float[Tensor, "layer side component d_model"]: ...
+    @property
+    def explained_variance_ratio(self) -> Float[Tensor, "layer side component"]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptDirections(Result):
+    """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`."""
+
+    layers: tuple[int, ...]
+    sides: tuple[Side, ...]
+    components: Float[Tensor, "layer side component d_model"]
+    explained_variance_ratio: Float[Tensor, "layer side component"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return one row per component: layer, side, component, explained_variance_ratio."""
+        keys = pd.MultiIndex.from_product(
+            [self.layers, self.sides, range(self.components.shape[2])], names=["layer", "side", "component"]
+        )
+        return keys.to_frame(index=False).assign(
+            explained_variance_ratio=self.explained_variance_ratio.flatten().numpy()
+        )
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k components that explain most of their layer's variance."""
+        return self.to_df().nlargest(k, "explained_variance_ratio").reset_index(drop=True)
+
+
+def concept_directions(
+    model: Model,
+    *,
+    layers: Sequence[int] | None = None,
+    sides: Sequence[Side] = ("value",),
+    n_components: int = COMPONENTS,
+    fold_gain: bool = True,
+) -> ConceptDirections:
+    """Return the principal components alone; arguments and errors as `mlp_concepts`."""
+    view = view_of(model)
+    selection = Selection.of(view, layers, sides, n_components, fold_gain)
+    found = [
+        (fitted.components.float().cpu(), fitted.explained_variance_ratio.cpu())
+        for _, fitted in selection.components(view)
+    ]
+    provenance = view.provenance("concept_directions", selection.options())
+    return ConceptDirections(provenance, selection.layers, selection.sides, *selection.stack(found))
