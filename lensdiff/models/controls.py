@@ -217,9 +217,11 @@ def materialise(control: ControlView) -> ModelView:
     if not hooked and base.info.weights == "folded":
         raise InputError("a control's forward pass needs weights='raw' where the models are TransformerBridges")
     model = copy.deepcopy(base.model)
-    made = HookedView(model, base._tokenizer, control.info) if hooked else BridgeView(model, base._tokenizer, control.info)
+    made = (
+        HookedView(model, base._tokenizer, control.info) if hooked else BridgeView(model, base._tokenizer, control.info)
+    )
     source, target = (base, made) if hooked else (_RawGains(v.model, None, v.info) for v in (base, made))
-    written: list[tuple[int, int]] = []
+    written: list[Tensor] = []
     with torch.no_grad():
         _share_again(base.model, model)
         for weight in weights_of(base):
@@ -230,7 +232,7 @@ def materialise(control: ControlView) -> ModelView:
             into.copy_(new)
             if not torch.equal(into, _required(target, weight)):
                 raise RuntimeError(f"{weight} of the model cannot be written through its view")
-            written.append(_span(old))
+            written.append(old)
         _write_the_rest(control, model, written)
     register(made)
     return made
@@ -242,16 +244,17 @@ def _required(view: ModelView, weight: Weight) -> Tensor:
     return value
 
 
-def _write_the_rest(control: ControlView, model: Model, written: list[tuple[int, int]]) -> None:
+def _write_the_rest(control: ControlView, model: Model, written: list[Tensor]) -> None:
     change = control._change
     copies, tuned = dict(model.named_parameters()), dict(change.tuned.model.named_parameters())
-    for name, parameter in change.base.model.named_parameters():
-        if name not in tuned or any(_overlap(_span(parameter), span) for span in written):
+    # parts first: a fused parameter of which a part is written is written with it
+    for name, parameter in sorted(change.base.model.named_parameters(), key=lambda item: item[1].numel()):
+        if name not in tuned or any(_covers(parameter, other) for other in written):
             continue
         weight = Weight(PARAMETER + name)
         values = change.values_of(weight.name, parameter.detach(), tuned[name].detach())
         copies[name].copy_(change.apply(control.kind, control.seed, weight, parameter.detach(), values))
-        written.append(_span(parameter))
+        written.append(parameter)
 
 
 def _share_again(base: Model, model: Model) -> None:
@@ -259,17 +262,19 @@ def _share_again(base: Model, model: Model) -> None:
     copies, parameters = dict(model.named_parameters()), list(base.named_parameters())
     for name, part in parameters:
         for other, whole in parameters:
-            inside, outside = _span(part), _span(whole)
-            larger = outside[0] <= inside[0] and inside[1] <= outside[1] and whole.numel() > part.numel()
-            if larger:
-                offset = (inside[0] - outside[0]) // part.itemsize
+            if whole.numel() > part.numel() and _covers(whole, part):
+                offset = (part.data_ptr() - whole.data_ptr()) // part.itemsize
                 copies[name].data = copies[other].data.as_strided(part.shape, part.stride(), offset)
+
+
+def _covers(parameter: Tensor, other: Tensor) -> bool:
+    # one tensor seen twice, or a fused one and its part; queries, keys and values that lie interleaved are neither
+    if parameter.data_ptr() == other.data_ptr():
+        return True
+    (start, end), (first, last) = _span(parameter), _span(other)
+    return parameter.numel() > other.numel() and start <= first and last <= end
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.itemsize
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]

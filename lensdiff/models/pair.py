@@ -2,18 +2,20 @@
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from lensdiff.models.change import Kind, RealChange, SharedTokens
+from lensdiff.models.controls import ControlView, forget
 from lensdiff.models.loading import load_model
 from lensdiff.models.view import Model, ModelView, view_of
-from lensdiff.results import Diff, InputError
+from lensdiff.results import Diff, InputError, Provenance
 
 Keep = Literal["both", "one"]
 MINIMUM_SHARED_TOKENS = 0.9  # of the smaller vocabulary; below that the tokenizers are different ones
@@ -85,6 +87,12 @@ class ModelPair:
         self._vocabularies: dict[str, dict[str, int] | None] = {}
         self._templates: dict[str, str | None] = {}
         self._norms: dict[str, Tensor] = {}
+        self._provenance: dict[str, Provenance] = {}
+        for side in ("base", "tuned"):
+            if keep == "one" and not isinstance(sources[side], str | Path):
+                raise InputError(
+                    f'keep="one" loads a model again and again: {side} must be a name or a path, got {type(sources[side]).__name__}'
+                )
         for side in ("base", "tuned"):
             self._side(side)
         self._check()
@@ -104,17 +112,23 @@ class ModelPair:
     def _side(self, side: str) -> Model:
         if side not in self._loaded:
             if self._keep == "one":
-                self._loaded.clear()
-                gc.collect()
-            self._loaded[side] = load_model(self._sources[side], **self._options[side])
+                self._release()
+            source = self._sources[side]
+            self._loaded[side] = source if isinstance(source, ModelView) else load_model(source, **self._options[side])
             self._remember(side)
         return self._loaded[side]
+
+    def _release(self) -> None:
+        while self._loaded:
+            forget(self._loaded.popitem()[1])
+        gc.collect()  # a model is full of reference cycles
 
     def _remember(self, side: str) -> None:
         view = view_of(self._loaded[side])
         self._facts[side] = Facts.of(view)
         self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
         self._templates[side] = view.info.chat_template
+        self._provenance[side] = view.provenance("", {})
         gains = [g for layer in range(view.n_layers) for n in ("attn", "mlp") if (g := view.gain(n, layer)) is not None]
         self._norms[side] = torch.cat([g.double().cpu() for g in gains]) if gains else torch.zeros(0)
 
@@ -135,7 +149,7 @@ class ModelPair:
             )
 
     @cached_property
-    def shared_tokens(self) -> tuple[Int[Tensor, " shared"], Int[Tensor, " shared"]]:
+    def shared_tokens(self) -> SharedTokens:
         """Ids, in the base and in the tuned model, of the token strings that both vocabularies and embeddings have."""
         mine, theirs = self._vocabularies["base"], self._vocabularies["tuned"]
         if mine is None or theirs is None:
@@ -147,6 +161,49 @@ class ModelPair:
         )
         base, tuned = zip(*shared, strict=True)
         return torch.tensor(base), torch.tensor(tuned)
+
+    def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:
+        """Return where a result of both models comes from: the tuned model's, with the base in its name and options."""
+        found = self._provenance["tuned"]
+        ids = self._provenance["base"].model, found.model
+        return replace(found, analysis=analysis, model=" -> ".join(ids), options=options | {"base": ids[0]}, seed=seed)
+
+    def control(self, kind: Kind = "spectrum", seed: int = 0) -> ControlView:
+        """Return a model made from the base by a meaningless change of the size of the real one, weight by weight.
+
+        Args:
+            kind: "spectrum" (base + U' S V'^T with the real change's singular values S and random orthonormal U', V'), "norm"
+                (base + Gaussian noise of the real change's Frobenius norm) or "self" (the base: no change).
+            seed: of U' and V', or of the noise; a weight depends on the kind, the seed, its name and its layer alone.
+
+        Matrices are the checkpoint's: all heads of W_Q as one, keys and values with their key-value heads. Embeddings are
+        matrices too: tied ones stay tied, and where the vocabularies differ only shared tokens' rows change. Norm gains and
+        biases move by their real distance in a random direction. What the tuned model left alone stays exactly as it is.
+        Weights are computed when they are read; a forward pass makes a whole model (`free` lets go of it).
+
+        Raises:
+            InputError: `kind` is none of the three, the pair keeps one model, or one model is folded and the other is not.
+        """
+        if self._keep == "one":
+            raise InputError('a control reads both models at once: load the pair with keep="both"')
+        self.check_weights()
+        return ControlView(self._change, kind, seed)
+
+    def check_weights(self) -> None:
+        """Refuse to compare the weights of a folded model with those of another.
+
+        Raises:
+            InputError: the two are not in the same view ("raw", "folded", "as given").
+        """
+        base, tuned = self._facts["base"].weights, self._facts["tuned"].weights
+        if "folded" in (base, tuned) and base != tuned:
+            raise InputError(
+                f"weights cannot be compared: those of the base are {base}, those of the tuned model {tuned}"
+            )
+
+    @cached_property
+    def _change(self) -> RealChange:
+        return RealChange(view_of(self.base), view_of(self.tuned), self.shared_tokens)
 
     def differences(self) -> pd.DataFrame:
         """Return what differs between the models beside their weights, one row each: what, base, tuned, meaning."""
