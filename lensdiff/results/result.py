@@ -88,4 +88,6 @@ class Result(ABC):
             raise InputError(f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}")
         values = json.loads(header["values"])
         hints = get_type_hints(cls)
-        return cls(**arrays, **{name: TypeAdapter(hints[name]).validate_python(value) for name, value in values.items()})
+        return cls(
+            **arrays, **{name: TypeAdapter(hints[name]).validate_python(value) for name, value in values.items()}
+        )
