@@ -1,0 +1,45 @@
+"""Every p-value and every interval of lensdiff is computed here, on plain numbers; no other module computes one.
+
+    welch, paired, one_sample             t tests of a difference of means, with its interval
+    paired_bootstrap, paired_interval     intervals without a test, for one number and for many
+    permutation, sign_flip                the same questions without assuming a distribution
+    equivalence                           "did not change": two one-sided tests against a stated bound
+    control_rank, control_t, control_band an effect beside the same effect of meaningless changes
+    covariate                             a group's effect at equal response length (or any other covariate)
+    adjust                                false-discovery control over one displayed table
+
+Differences are always tuned - base, and "greater" means that tuned is larger. Every interval is two-sided, also
+beside a one-sided p. Data without any variation have no t statistic: a difference of zero is "no change" (p = 1),
+another one is refused. Values are computed in float64; resampling works in batches of about 32 MB. Observations are
+taken as independent: several annotations of the same component are one observation, to be averaged or resampled by
+component before they come here.
+
+Reference: Welch, Biometrika 34, 1947; Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987 (two one-sided tests); Phipson
+and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010 (the + 1 in rank and resampling p-values); Efron, JASA 82, 1987 (BCa
+intervals); MacKinnon and White, J. Econometrics 29, 1985 (HC3); Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
+"""
+
+from lensdiff.analyses.stats.controls import control_band, control_rank, control_t
+from lensdiff.analyses.stats.regression import covariate
+from lensdiff.analyses.stats.resampling import paired_bootstrap, permutation, sign_flip
+from lensdiff.analyses.stats.result import Band, Test, adjust, format_p
+from lensdiff.analyses.stats.t_tests import equivalence, one_sample, paired, paired_interval, welch
+
+__all__ = [
+    "Band",
+    "Test",
+    "adjust",
+    "control_band",
+    "control_rank",
+    "control_t",
+    "covariate",
+    "equivalence",
+    "format_p",
+    "one_sample",
+    "paired",
+    "paired_bootstrap",
+    "paired_interval",
+    "permutation",
+    "sign_flip",
+    "welch",
+]

@@ -1,0 +1,178 @@
+"""t tests of tuned against base: Welch, paired, one sample, equivalence, and paired intervals for many numbers at once.
+
+Welch        t = (mean tuned - mean base) / sqrt(s_t^2 / n_t + s_b^2 / n_b)      Satterthwaite's degrees of freedom
+paired       t = mean d / (s_d / sqrt(n)),  d = tuned - base                     n - 1 degrees of freedom
+equivalence  p = max( p[difference > -bound], p[difference < bound] )            small where the two are alike
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from lensdiff.analyses.stats.result import Band, Test, no_change
+from lensdiff.analyses.stats.samples import (
+    ROUNDING,
+    check_alternative,
+    check_level,
+    is_constant,
+    magnitude,
+    numbers,
+    observations,
+    pairs,
+)
+from lensdiff.results.errors import InputError
+
+
+def welch(tuned: ArrayLike, base: ArrayLike, *, alternative: str = "two-sided", level: float = 0.95) -> Test:
+    """Test the difference of two independent means, tuned - base, without assuming equal variances.
+
+    Args:
+        tuned, base: samples of shape [n_tuned] and [n_base], in the same units as the estimate and its interval.
+
+    Raises:
+        InputError: a sample is unusable, or both are constant and differ.
+    """
+    check_alternative(alternative)
+    check_level(level)
+    t, b = observations(tuned, "tuned"), observations(base, "base")
+    scale, estimate, n = magnitude(t, b), float(t.mean() - b.mean()), (len(t), len(b))
+    if is_constant(t, scale) and is_constant(b, scale):
+        return _no_variation("Welch", estimate, scale, level, n, alternative)
+    with _one_constant_sample():
+        test: Any = stats.ttest_ind(t, b, equal_var=False, alternative=alternative)
+        two_sided: Any = stats.ttest_ind(t, b, equal_var=False)
+    return _t_test("Welch", estimate, test, two_sided.confidence_interval(level), level, n, alternative)
+
+
+def paired(tuned: ArrayLike, base: ArrayLike, *, alternative: str = "two-sided", level: float = 0.95) -> Test:
+    """Test the mean of paired differences, tuned[i] - base[i], for example of the same prompt in both models.
+
+    Raises:
+        InputError: a sample is unusable, the lengths differ, or every difference is the same and not zero.
+    """
+    check_alternative(alternative)
+    check_level(level)
+    differences, scale = pairs(tuned, base)
+    return _mean_against_zero("paired t", differences, scale, level, alternative)
+
+
+def one_sample(values: ArrayLike, *, alternative: str = "two-sided", level: float = 0.95) -> Test:
+    """Test the mean of one sample against zero, for example whether the effects of controls are centred on zero.
+
+    Raises:
+        InputError: the sample is unusable, or constant and not zero.
+    """
+    check_alternative(alternative)
+    check_level(level)
+    sample = observations(values, "values")
+    return _mean_against_zero("one-sample t", sample, magnitude(sample), level, alternative)
+
+
+def paired_interval(tuned: ArrayLike, base: ArrayLike, *, level: float = 0.95) -> Band:
+    """Return t intervals of mean paired differences, observations on axis 0, one interval per entry of the other axes.
+
+    They go beside per-layer or per-head differences, which have no p-value of their own.
+
+    Raises:
+        InputError: the shapes differ, there are fewer than two observations, or a value is not finite.
+    """
+    check_level(level)
+    t, b = numbers(tuned, "tuned"), numbers(base, "base")
+    if t.shape != b.shape:
+        raise InputError(f"paired data need equal shapes, given {t.shape} tuned and {b.shape} base")
+    if t.ndim == 0 or len(t) < 2:
+        raise InputError(f"an interval needs at least 2 observations on axis 0, given shape {t.shape}")
+    differences = t - b
+    centre = differences.mean(axis=0)
+    half = stats.t.ppf((1 + level) / 2, len(t) - 1) * differences.std(axis=0, ddof=1) / np.sqrt(len(t))
+    return Band(np.asarray(centre - half), np.asarray(centre + half))
+
+
+def equivalence(
+    tuned: ArrayLike, base: ArrayLike, bound: float | int, *, paired: bool = False, level: float = 0.90
+) -> Test:
+    """Test that the mean difference lies in (-bound, bound) by two one-sided tests: a small p says "did not change".
+
+    p is the larger of the two, and the statistic is its t, (bound - |difference|) / standard error. At the default
+    level of 0.90 the interval lies within the bounds exactly when p < 0.05. Without any variation the difference is
+    known: p = 0 inside the bounds, 1 elsewhere.
+
+    Raises:
+        InputError: the bound is not a positive number, or the samples are unusable.
+    """
+    check_level(level)
+    if not (np.isfinite(bound) and bound > 0):
+        raise InputError(f"bound is {bound}, expected the largest difference that counts as no change, above 0")
+    note = f"bound {bound:g}"
+    if paired:
+        d, scale = pairs(tuned, base)
+        name, estimate, n, df = "equivalence, paired t", float(d.mean()), (len(d),), len(d) - 1.0
+        flat, error = is_constant(d, scale), float(d.std(ddof=1)) / np.sqrt(len(d))
+    else:
+        t, b = observations(tuned, "tuned"), observations(base, "base")
+        scale, name, estimate = magnitude(t, b), "equivalence, Welch", float(t.mean() - b.mean())
+        variances = t.var(ddof=1) / len(t), b.var(ddof=1) / len(b)
+        flat, error, n = (
+            is_constant(t, scale) and is_constant(b, scale),
+            float(np.sqrt(sum(variances))),
+            (len(t), len(b)),
+        )
+        df = 0.0 if flat else sum(variances) ** 2 / sum(v**2 / (k - 1) for v, k in zip(variances, n, strict=True))
+    if flat:
+        p = 0.0 if abs(estimate) < bound - ROUNDING * scale else 1.0
+        note += ", no variation"
+        return Test(name, estimate, estimate, estimate, level, None, n, p, alternative="equivalence", note=note)
+    low, high = stats.t.interval(level, df, loc=estimate, scale=error)
+    t_value = (bound - abs(estimate)) / error  # the side on which the estimate lies has the larger p
+    p = float(stats.t.sf(t_value, df))
+    return Test(
+        name, estimate, float(low), float(high), level, float(t_value), n, p, alternative="equivalence", note=note
+    )
+
+
+def _mean_against_zero(
+    name: str, sample: Float[np.ndarray, " n"], scale: float, level: float, alternative: str
+) -> Test:
+    estimate, n = float(sample.mean()), (len(sample),)
+    if is_constant(sample, scale):
+        return _no_variation(name, estimate, scale, level, n, alternative)
+    test: Any = stats.ttest_1samp(sample, 0.0, alternative=alternative)
+    two_sided: Any = stats.ttest_1samp(sample, 0.0)
+    return _t_test(name, estimate, test, two_sided.confidence_interval(level), level, n, alternative)
+
+
+def _t_test(
+    name: str,
+    estimate: float,
+    test: Any,
+    interval: tuple[float, float],  # of the two-sided test: scipy's interval is one-sided when the test is
+    level: float,
+    n: tuple[int, ...],
+    alternative: str,
+) -> Test:
+    low, high = (float(limit) for limit in interval)
+    t, p = float(test.statistic), float(test.pvalue)
+    return Test(name, estimate, low, high, level, t, n, p, alternative=alternative)
+
+
+def _no_variation(name: str, estimate: float, scale: float, level: float, n: tuple[int, ...], alternative: str) -> Test:
+    if abs(estimate) > ROUNDING * scale:
+        raise InputError(
+            f"{name}: the data do not vary and differ by {estimate:g}, "
+            "which has no t statistic: use sign_flip for pairs, permutation for two groups"
+        )
+    return no_change(name, estimate, level=level, n=n, alternative=alternative)
+
+
+@contextmanager
+def _one_constant_sample() -> Iterator[None]:
+    """Silence scipy's precision warning, which a single constant sample raises although Welch's test is exact there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Precision loss", category=RuntimeWarning)
+        yield

@@ -1,0 +1,251 @@
+"""Every test holds its level under the null and finds a planted effect; seeds are fixed, bounds binomial."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from lensdiff.analyses.stats import (
+    Test,
+    adjust,
+    control_band,
+    control_rank,
+    control_t,
+    covariate,
+    equivalence,
+    one_sample,
+    paired,
+    paired_bootstrap,
+    paired_interval,
+    permutation,
+    sign_flip,
+    welch,
+)
+
+ALPHA = 0.05
+Draw = Callable[[np.random.Generator, float], Test]  # one experiment with a planted effect
+
+
+def rejections(draw: Draw, effect: float, runs: int) -> int:
+    rng = np.random.default_rng(7)
+    values = [draw(rng, effect).p for _ in range(runs)]
+    return sum(p is not None and p <= ALPHA + 1e-12 for p in values)
+
+
+def assert_level(rejected: int, runs: int, nominal: float = ALPHA) -> None:
+    """Assert that a true rate of `nominal` is compatible with the count (a wrong alarm in 1 of 10,000 seeds)."""
+    low, high = scipy_stats.binom.interval(0.9999, runs, nominal)
+    assert low <= rejected <= high, f"{rejected} of {runs}, expected {low:.0f} to {high:.0f}"
+
+
+def normal_welch(rng: np.random.Generator, effect: float) -> Test:
+    return welch(rng.normal(effect, 3.0, 10), rng.normal(0.0, 1.0, 40))  # the small sample is the wide one
+
+
+def normal_one_sided(rng: np.random.Generator, effect: float) -> Test:
+    return welch(rng.normal(effect, 1.0, 15), rng.normal(0.0, 1.0, 15), alternative="greater")
+
+
+def prompts(rng: np.random.Generator, effect: float, n: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Return paired scores: prompts vary ten times more than the two models differ on one."""
+    difficulty = rng.normal(0.0, 10.0, n)
+    return difficulty + rng.normal(effect, 1.0, n), difficulty + rng.normal(0.0, 1.0, n)
+
+
+def normal_paired(rng: np.random.Generator, effect: float) -> Test:
+    return paired(*prompts(rng, effect))
+
+
+def centred_controls(rng: np.random.Generator, effect: float) -> Test:
+    return one_sample(rng.normal(effect, 1.0, 10))
+
+
+def skewed_permutation(rng: np.random.Generator, effect: float) -> Test:
+    return permutation(rng.exponential(size=12) + effect, rng.exponential(size=18), n_resamples=199, seed=0)
+
+
+def random_sign_flip(rng: np.random.Generator, effect: float) -> Test:
+    return sign_flip(rng.laplace(effect, 1.0, 25), n_resamples=199, seed=0)
+
+
+def equivalence_at_the_bound(rng: np.random.Generator, effect: float) -> Test:
+    # no effect here is a difference as large as the bound; the planted effect takes it away
+    return equivalence(rng.normal(1.0 - effect, 1.0, 50), rng.normal(0.0, 1.0, 50), 1.0)
+
+
+def paired_equivalence_at_the_bound(rng: np.random.Generator, effect: float) -> Test:
+    tuned, base = prompts(rng, -1.0 + effect, 50)
+    return equivalence(tuned, base, 1.0, paired=True)
+
+
+def five_controls(rng: np.random.Generator, effect: float) -> Test:
+    return control_t(rng.normal(3.0, 2.0) + effect, rng.normal(3.0, 2.0, 5))
+
+
+def skewed_rank_99(rng: np.random.Generator, effect: float) -> Test:
+    return control_rank(rng.exponential() + effect, rng.exponential(size=99))
+
+
+def one_sided_rank_99(rng: np.random.Generator, effect: float) -> Test:
+    return control_rank(rng.exponential() + effect, rng.exponential(size=99), alternative="greater")
+
+
+def rank_19(rng: np.random.Generator, effect: float) -> Test:
+    return control_rank(rng.normal() + effect, rng.normal(size=19))
+
+
+def at_equal_length(rng: np.random.Generator, effect: float, errors: str = "classical") -> Test:
+    group = np.arange(40) < 15
+    length = rng.normal(100.0, 20.0, 40) + 30 * group  # the groups differ in length, and length in the outcome
+    return covariate(effect * group + 0.05 * length + rng.normal(size=40), group, length, errors=errors)
+
+
+def unequal_noise(rng: np.random.Generator, effect: float, errors: str = "HC3") -> Test:
+    group = np.arange(60) < 12
+    length = rng.normal(100.0, 20.0, 60)
+    noise = rng.normal(size=60) * np.where(group, 3.0, 1.0)
+    return covariate(effect * group + 0.05 * length + noise, group, length, errors=errors)
+
+
+@pytest.mark.parametrize(
+    ("draw", "effect", "runs"),
+    [
+        (normal_welch, 4.0, 400),
+        (normal_one_sided, 1.5, 400),
+        (normal_paired, 2.0, 400),
+        (centred_controls, 1.5, 400),
+        (skewed_permutation, 1.5, 500),
+        (random_sign_flip, 1.5, 500),
+        (equivalence_at_the_bound, 1.0, 400),
+        (paired_equivalence_at_the_bound, 1.0, 400),
+        (five_controls, 15.0, 500),
+        (skewed_rank_99, 8.0, 1000),
+        (one_sided_rank_99, 8.0, 1000),
+        (rank_19, 5.0, 1000),
+        (at_equal_length, 1.5, 500),
+        (unequal_noise, 4.0, 500),
+    ],
+)
+def test_level_is_held_and_a_planted_effect_found(draw: Draw, effect: float, runs: int) -> None:
+    assert_level(rejections(draw, 0.0, runs), runs)
+    assert rejections(draw, effect, 100) >= 90
+
+
+def test_exact_sign_flip_holds_its_attainable_level() -> None:
+    def draw(rng: np.random.Generator, effect: float) -> Test:
+        return sign_flip(rng.standard_cauchy(8) + effect)
+
+    assert_level(rejections(draw, 0.0, 500), 500, nominal=12 / 256)  # the largest two-sided p up to 0.05
+    assert rejections(draw, 20.0, 50) >= 45
+
+
+@pytest.mark.parametrize("method", ["BCa", "percentile", "basic"])
+def test_bootstrap_interval_covers_the_mean_and_leaves_out_zero_for_a_planted_effect(method: str) -> None:
+    rng = np.random.default_rng(11)
+    runs, effect, covered, zero_out = 300, 1.0, 0, 0
+    for i in range(runs):
+        tuned, base = prompts(rng, effect, 40)
+        test = paired_bootstrap(tuned, base, seed=i, n_resamples=499, method=method)
+        assert test.low is not None
+        assert test.high is not None
+        covered += test.low <= effect <= test.high
+        zero_out += test.low > 0
+    # a bootstrap of 40 pairs is known to fall a little short of 95 %
+    low, _ = scipy_stats.binom.interval(0.9999, runs, 0.93)
+    _, high = scipy_stats.binom.interval(0.9999, runs, 0.95)
+    assert low <= covered <= high
+    assert zero_out >= 0.9 * runs
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(3)
+    runs = 2000
+    tuned, base = rng.normal(0.7, 2.0, (6, runs)), rng.normal(0.0, 1.0, (6, runs))
+    for level in (0.95, 0.8):
+        band = paired_interval(tuned, base, level=level)
+        assert_level(int(((band.low > 0.7) | (band.high < 0.7)).sum()), runs, nominal=1 - level)
+
+
+def test_intervals_of_control_tests_cover_the_planted_effect() -> None:
+    rng, runs, effect = np.random.default_rng(4), 500, 2.0
+    tests: Sequence[Draw] = (five_controls, skewed_rank_99, rank_19)
+    for draw in tests:
+        missed = 0
+        for _ in range(runs):
+            test = draw(rng, effect)
+            assert test.low is not None
+            assert test.high is not None
+            missed += not test.low <= effect <= test.high
+        assert_level(missed, runs)
+
+
+def test_a_z_score_against_five_controls_finds_what_is_not_there() -> None:
+    """15 % false positives per layer, a discovery in 30 layers in 76 % of models; control_t keeps both at 5 %."""
+    rng = np.random.default_rng(5)
+    families, layers = 1000, 30
+    controls, effects = rng.normal(size=(5, families, layers)), rng.normal(size=(families, layers))
+    z = (effects - controls.mean(axis=0)) / controls.std(axis=0, ddof=1)
+    p_z = 2 * scipy_stats.norm.sf(np.abs(z))
+    assert_level(int((p_z < ALPHA).sum()), families * layers, nominal=0.148)  # P(|t_4| > 1.96 / sqrt(1.2))
+    found = (scipy_stats.false_discovery_control(p_z, axis=1) < ALPHA).any(axis=1)
+    assert found.mean() == pytest.approx(0.76, abs=0.05)
+
+    band = control_band(controls)
+    outside = (effects < band.low) | (effects > band.high)
+    assert_level(int(outside.sum()), families * layers)
+
+    discoveries = 0
+    for family in range(60):
+        tests = [control_t(effects[family, i], controls[:, family, i]) for i in range(layers)]
+        adjusted = [t.p_adjusted for t in adjust(tests, family="layers")]
+        discoveries += any(p is not None and p < ALPHA for p in adjusted)
+    assert_level(discoveries, 60)
+
+
+def test_a_band_of_five_controls_leaves_out_a_planted_effect() -> None:
+    rng = np.random.default_rng(6)
+    band = control_band(rng.normal(size=(5, 24, 12)))
+    effects = rng.normal(size=(24, 12)) + 10
+    assert (effects > band.high).mean() > 0.9
+
+
+@pytest.mark.parametrize("method", ["bh", "by"])
+def test_adjust_holds_the_share_of_false_discoveries_and_finds_the_planted_ones(method: str) -> None:
+    rng = np.random.default_rng(8)
+    planted, shares, power = 10, [], []
+    empty = Test("example", 0.0, None, None, 0.95, None, (2,), None)
+    for _ in range(200):
+        z = rng.normal(size=60)
+        z[:planted] += 5
+        p = 2 * scipy_stats.norm.sf(np.abs(z))
+        tests = [replace(empty, p=float(value)) for value in p]
+        adjusted = adjust(tests, family="heads", method=method)
+        found = np.array([t.p_adjusted is not None and t.p_adjusted <= ALPHA for t in adjusted])
+        shares.append(found[planted:].sum() / max(1, found.sum()))
+        power.append(found[:planted].mean())
+    assert np.mean(shares) <= ALPHA  # in expectation 0.05 * 50 / 60
+    assert (np.mean(shares) > 0.02) == (method == "bh")
+    assert np.mean(power) > 0.9
+
+
+def test_length_explains_what_a_plain_comparison_takes_for_an_effect() -> None:
+    def plain(rng: np.random.Generator, effect: float) -> Test:
+        group = np.arange(40) < 15
+        outcome = effect * group + 0.05 * (rng.normal(100.0, 20.0, 40) + 30 * group) + rng.normal(size=40)
+        return welch(outcome[group], outcome[~group])
+
+    assert rejections(plain, 0.0, 100) >= 80
+
+
+def test_unequal_noise_needs_hc3_and_unequal_variances_need_welch() -> None:
+    assert rejections(lambda rng, effect: unequal_noise(rng, effect, "classical"), 0.0, 400) > 0.1 * 400
+
+    def pooled(rng: np.random.Generator, effect: float) -> float:
+        test: Any = scipy_stats.ttest_ind(rng.normal(effect, 3.0, 10), rng.normal(0.0, 1.0, 40))
+        return test.pvalue
+
+    rng = np.random.default_rng(7)
+    assert sum(pooled(rng, 0.0) < ALPHA for _ in range(400)) > 0.1 * 400
