@@ -1,0 +1,117 @@
+"""Word lists with frequencies: read from a file, shipped as a default, case variants merged.
+
+A word whose lower-case, upper-case or capitalised form came before it in the list is merged into that form: its
+frequency is added there and its own place is given up. "Python" after "python" becomes "python"; "PyTorch" stays unless
+"pytorch", "PYTORCH" or "Pytorch" came before.
+
+Reference: Wu et al., NAACL 2024, section 5 (the word list of the heads' pairs); doi 10.18653/v1/2024.naacl-long.130.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+
+from lensdiff.inputs.tables import read_text
+from lensdiff.results import InputError
+
+DATA = files("lensdiff.inputs") / "data"
+DEFAULT_SOURCE = "lensdiff default: words of WordNet 3.0 by their tagged frequency"
+
+
+def merge_case(words: Sequence[str], frequencies: Sequence[float]) -> tuple[tuple[str, ...], list[float]]:
+    """Return the words, in order of their first form, with the frequencies of later case variants added."""
+    merged: dict[str, float] = {}
+    for word, frequency in zip(words, frequencies, strict=True):
+        earlier = (form for form in (word, word.lower(), word.upper(), word.capitalize()) if form in merged)
+        form = next(earlier, word)
+        merged[form] = merged.get(form, 0.0) + frequency
+    return tuple(merged), list(merged.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Distinct words, the most frequent first, with their frequencies (counts or shares).
+
+    The order matters: the first words of the list are the background against which a word's cosines are judged.
+
+    Raises:
+        InputError: there is no word, one is empty or comes twice, or the frequencies are not one number >= 0 per word.
+    """
+
+    words: tuple[str, ...]
+    frequencies: Float[np.ndarray, " word"]
+    source: str = "given words"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))
+        object.__setattr__(self, "frequencies", np.asarray(self.frequencies, dtype=np.float64))
+        if not self.words:
+            raise InputError("a vocabulary needs at least one word, given none")
+        if self.frequencies.shape != (len(self.words),):
+            raise InputError(f"{len(self.words)} words need as many frequencies, given shape {self.frequencies.shape}")
+        if not (np.isfinite(self.frequencies).all() and (self.frequencies >= 0).all()):
+            raise InputError("every frequency must be a finite number of at least 0")
+        seen: set[str] = set()
+        for word in self.words:
+            if not word.strip():
+                raise InputError(f"{word!r} is no word: expected something beside white space")
+            if word in seen:
+                raise InputError(f"the word {word!r} comes twice, expected distinct words (merge_case adds them up)")
+            seen.add(word)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def of(cls, words: Iterable[str]) -> Self:
+        """Return a vocabulary of words whose frequencies are unknown (all 1), as they are."""
+        listed = tuple(words)
+        return cls(listed, np.ones(len(listed)))
+
+    @classmethod
+    def read(cls, path: str | Path, *, merge: bool = True) -> Self:
+        """Read lines `word<TAB>frequency`, in order; empty lines, and comments (# without a tab), are skipped.
+
+        Args:
+            merge: merge case variants and repeated words as the module describes; False keeps the list as it is.
+
+        Raises:
+            InputError: the file is missing or empty, or a line is no word with a frequency (named by its number).
+        """
+        path = Path(path)
+        return cls._parse(read_text(path), str(path), path.name, merge)
+
+    @classmethod
+    def default(cls) -> Self:
+        """Return the shipped list: lower-case single words of WordNet 3.0, those tagged most often in its texts first.
+
+        A word's frequency is the number of its tagged occurrences, all senses and parts of speech together. Function
+        words (the, of, and) are not in WordNet and so not in the list.
+        """
+        return cls._parse((DATA / "words.tsv").read_text(encoding="utf-8"), "words.tsv", DEFAULT_SOURCE, merge=False)
+
+    @classmethod
+    def _parse(cls, text: str, place: str, source: str, merge: bool) -> Self:
+        words: list[str] = []
+        frequencies: list[float] = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip() or (line.startswith("#") and "\t" not in line):
+                continue
+            word, tab, frequency = line.removesuffix("\r").rpartition("\t")
+            try:
+                value = float(frequency)
+            except ValueError:
+                value = float("nan")
+            if not (tab and word.strip() and np.isfinite(value) and value >= 0):
+                raise InputError(f"{place}, line {number}: expected word<TAB>frequency, got {line[:40]!r}")
+            words.append(word)
+            frequencies.append(value)
+        if not words:
+            raise InputError(f"{place} holds no words")
+        kept, values = merge_case(words, frequencies) if merge else (tuple(words), frequencies)
+        return cls(kept, np.array(values), source=source)

@@ -1,0 +1,180 @@
+"""Static word vectors: from arrays, GloVe and word2vec text files, sentence-transformers, or a model's own embeddings.
+
+They say which words occur in one local context: two words are related where the cosine of their vectors is high. A word
+without a vector has no cosine with any word; `lookup` returns zeros for it and says so.
+
+Memory: a file is read line by line, and only the words asked for are kept (GloVe 840B has 2.2 million).
+Reference: Wu et al., NAACL 2024, section 5; Pennington et al., EMNLP 2014 (GloVe).
+"""
+
+import gzip
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.results import InputError
+
+GLOVE = "average_word_embeddings_glove.840B.300d"  # the paper's
+WORD_BOUNDARIES = ("▁", "Ġ", " ")
+LOOK_AHEAD = 16  # lines that settle a file's number of dimensions: a word may itself contain spaces
+
+
+class HasEmbeddings(Protocol):
+    """A model, as far as its words' input embeddings need it."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def W_E(self) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class WordVectors:
+    """Distinct words and one vector each.
+
+    Raises:
+        InputError: the array is not one finite row per word, or a word comes twice.
+    """
+
+    words: tuple[str, ...]
+    vectors: Float[np.ndarray, "word dim"]
+    source: str = "given vectors"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))
+        object.__setattr__(self, "vectors", np.asarray(self.vectors, dtype=np.float32))
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.words) or not self.vectors.size:
+            raise InputError(f"{len(self.words)} words need as many vectors, given shape {self.vectors.shape}")
+        bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+        if len(bad):
+            raise InputError(f"the vector of {self.words[bad[0]]!r} holds a value that is not finite")
+        if len(self._index) < len(self.words):
+            repeated = next(word for i, word in enumerate(self.words) if self._index[word] != i)
+            raise InputError(f"the word {repeated!r} has two vectors, expected one")
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def lookup(self, words: Sequence[str]) -> tuple[Float[np.ndarray, "word dim"], Bool[np.ndarray, " word"]]:
+        """Return each word's vector, else that of its lower-case form, else zeros; and which words have one."""
+        index = self._index
+        rows = np.array([index.get(word, index.get(word.lower(), -1)) for word in words], dtype=np.int64)
+        found = rows >= 0
+        return np.where(found[:, None], self.vectors[rows], np.float32(0)), found
+
+    @classmethod
+    def read(cls, path: str | Path, *, words: Iterable[str] | None = None) -> Self:
+        """Read GloVe or word2vec text, plain or gzip (`.gz`): lines `word value value ...`, word2vec's header or none.
+
+        A word that comes again keeps its first vector; a word may contain spaces.
+
+        Args:
+            words: keep only these words and their lower-case forms; None keeps all.
+
+        Raises:
+            InputError: the file is missing, not text, holds none of the words, or a line has another number of values.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no file at {path}")
+        wanted = None if words is None else {form for word in words for form in (word, word.lower())}
+        kept: dict[str, Float[np.ndarray, " dim"]] = {}
+        try:
+            for number, word, values in _lines(path):
+                if word in kept or (wanted is not None and word not in wanted):
+                    continue
+                try:
+                    kept[word] = np.array(values, dtype=np.float32)
+                except ValueError:
+                    raise InputError(f"{path}, line {number}: the vector of {word!r} holds no number") from None
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise InputError(f"{path} is no GloVe or word2vec text ({error})") from None
+        if not kept:
+            raise InputError(f"{path} holds {'no vectors' if wanted is None else 'a vector of none of the words'}")
+        return cls(tuple(kept), np.stack(list(kept.values())), source=path.name)
+
+    @classmethod
+    def from_sentence_transformers(cls, words: Iterable[str], name: str = GLOVE) -> Self:
+        """Return the vectors that a sentence-transformers model of word embeddings gives to each word alone.
+
+        Words that the model maps to zeros have no vector.
+
+        Raises:
+            InputError: sentence-transformers is not installed, or none of the words has a vector.
+        """
+        try:
+            from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] (an extra)
+        except ImportError as error:
+            raise InputError(f"{name} needs sentence-transformers: pip install 'lensdiff[glove]'") from error
+        listed = tuple(words)
+        vectors = np.asarray(SentenceTransformer(name, device="cpu").encode(list(listed), show_progress_bar=False))
+        found = np.abs(vectors).sum(axis=1) > 0
+        if not found.any():
+            raise InputError(f"{name} has a vector of none of the {len(listed)} words")
+        kept = tuple(word for word, has in zip(listed, found, strict=True) if has)
+        return cls(kept, vectors[found], source=name)
+
+    @classmethod
+    def from_model(cls, model: HasEmbeddings, words: Iterable[str] | None = None) -> Self:
+        """Return the words' mean sub-token input embeddings, less their mean over the words.
+
+            v_w = E_w - mean over words of E_w        E_w = mean over the sub-tokens t of " " + w of W_E[t]
+
+        For when no other vectors are at hand: such cosines come from the model itself, not from independent text. Words
+        that map to no token are left out.
+
+        Args:
+            words: the words, by default those of the default vocabulary.
+
+        Raises:
+            InputError: the model has no tokenizer, or no word maps to a token.
+        """
+        listed = Vocabulary.default().words if words is None else tuple(words)
+        tokenizer = model.tokenizer
+        if tokenizer is None:
+            raise InputError("the model has no tokenizer, expected one to read the words' embeddings")
+        known, matrix = tokenizer.get_vocab(), model.W_E.detach()
+        boundaries = {known[piece] for piece in WORD_BOUNDARIES if piece in known}
+        pieces = tokenizer([" " + word for word in listed], add_special_tokens=False)["input_ids"]
+        own = [ids[1:] if ids and ids[0] in boundaries else ids for ids in pieces]
+        unusable = {tokenizer.unk_token_id}
+        usable = [bool(ids) and not unusable & set(ids) and max(ids) < len(matrix) for ids in own]
+        if not any(usable):
+            raise InputError(f"none of the {len(listed)} words maps to a token of the model")
+        kept = [ids for ids, use in zip(own, usable, strict=True) if use]
+        flat = torch.tensor(list(chain.from_iterable(kept)), device=matrix.device)
+        starts = torch.tensor([0, *(len(ids) for ids in kept[:-1])], device=matrix.device).cumsum(0)
+        means = torch.nn.functional.embedding_bag(flat, matrix.float(), starts, mode="mean").cpu().double()
+        centred = (means - means.mean(dim=0)).float().numpy()
+        named = tuple(word for word, use in zip(listed, usable, strict=True) if use)
+        return cls(named, centred, source="mean-centred input embeddings of the model")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield (line number, word, values) of a file of vectors."""
+    with closing(gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")) as f:
+        lines = ((n, line.rstrip()) for n, line in enumerate(f, start=1))
+        lines = ((n, line) for n, line in lines if line)
+        first = list(islice(lines, LOOK_AHEAD))
+        header = first[0][1].split(" ") if first else []
+        if len(header) == 2 and all(field.isdigit() for field in header):
+            size, first = int(header[1]), first[1:]
+        else:
+            size = Counter(line.count(" ") for _, line in first).most_common(1)[0][0] if first else 0
+        for number, line in chain(first, lines):
+            word, *values = line.rsplit(" ", size)
+            if size < 1 or len(values) != size or not word:
+                raise InputError(f"{path}, line {number}: expected a word and {max(size, 1)} values")
+            yield number, word, values
