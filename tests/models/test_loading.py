@@ -1,0 +1,338 @@
+"""Every family in every wrapper that holds it, by its config and not by its name; and every refusal."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensdiff.models import load_model, view_of
+from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.loading import as_dtype
+from lensdiff.models.view import MATRICES
+from lensdiff.results import InputError
+from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
+
+CASES = [(family, "bridge") for family in BRIDGED] + [
+    pytest.param(
+        family,
+        "hooked",
+        marks=pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer"),
+    )
+    for family in HOOKED
+]
+
+
+def tokens() -> torch.Tensor:
+    return torch.tensor([tokenizer_of()(TEXT[0])["input_ids"][:24]])
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+@pytest.mark.parametrize("name", ["llama-7b", "gemma-2-phi"])
+def test_loads_by_config_whatever_the_folder_is_called(family, wrapper, name, tmp_path):
+    folder = save_checkpoint(family, tmp_path / name, bos=True, shard="20KB")
+    model = load_model(folder, wrapper=wrapper, device="cpu")
+    view = view_of(model)
+    with torch.no_grad():
+        expected = hf_model(family)(tokens()).logits
+        got = view.logits(tokens())
+        split = view.unembed(view.unembed_input(tokens(), view.embed(tokens())))
+    size = float(expected.abs().max())
+    assert float((got - expected).abs().max()) < 1e-5 * size
+    assert float((split - expected).abs().max()) < 1e-5 * size
+    assert view.info.wrapper == wrapper
+    assert view.info.id == name
+    assert len(list(folder.glob("*.safetensors"))) > 1, "the checkpoint was meant to be sharded"
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_weights_read_the_same_in_both_wrappers_and_in_the_checkpoint(family, wrapper):
+    # oracle: the function of the first block rebuilt from the weights as an analysis reads them
+    source = hf_model(family, dtype=torch.float64)
+    model = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, dtype="float64", device="cpu")
+    view = view_of(model)
+    attention, mlp = view.attention(0), view.mlp(0)
+    x = torch.randn(5, view.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    reference = _reference_projections(family, hf_model(family, dtype=torch.float64), x)
+    heads = {"q": attention.W_Q, "k": attention.W_K, "v": attention.W_V}
+    scaled = x if attention.gain is None else x * attention.gain
+    for name, weight in heads.items():
+        got = torch.einsum("pd,hde->phe", scaled, weight)
+        expected = reference[name].reshape(5, -1, view.d_head)
+        repeats = view.n_heads // expected.shape[1]
+        torch.testing.assert_close(got, expected.repeat_interleave(repeats, dim=1))
+    scaled = x if mlp.gain is None else x * mlp.gain
+    torch.testing.assert_close(scaled @ mlp.W_in, reference["in"])
+    assert (mlp.W_gate is None) == ("gate" not in reference)
+    if mlp.W_gate is not None:
+        torch.testing.assert_close(scaled @ mlp.W_gate, reference["gate"])
+    z = torch.randn(5, mlp.W_out.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(z @ mlp.W_out, _reference_out(family, hf_model(family, dtype=torch.float64), z))
+
+
+def _reference_projections(family: str, model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        if family == "gpt2":
+            block = model.transformer.h[0]
+            q, k, v = (x * block.ln_1.weight @ block.attn.c_attn.weight).split(x.shape[1], dim=1)
+            return {"q": q, "k": k, "v": v, "in": x * block.ln_2.weight @ block.mlp.c_fc.weight}
+        if family == "gpt_neox":
+            block = model.gpt_neox.layers[0]
+            qkv = x * block.input_layernorm.weight @ block.attention.query_key_value.weight.T
+            q, k, v = qkv.reshape(len(x), 4, 3, -1).unbind(dim=2)
+            scaled = x * block.post_attention_layernorm.weight
+            return {"q": q.flatten(1), "k": k.flatten(1), "v": v.flatten(1), "in": scaled @ block.mlp.dense_h_to_4h.weight.T}
+        block = model.model.layers[0]
+        gain = 1.0 if family.startswith("gemma") else 0.0
+        first, second = x, x
+        if family != "olmo2":
+            first = x * (block.input_layernorm.weight + gain)
+            norm = block.pre_feedforward_layernorm if family == "gemma2" else block.post_attention_layernorm
+            second = x * (norm.weight + gain)
+        if family == "phi3":
+            q, k, v = (first @ block.self_attn.qkv_proj.weight.T).split([32, 16, 16], dim=1)
+            gate, up = (second @ block.mlp.gate_up_proj.weight.T).chunk(2, dim=1)
+            return {"q": q, "k": k, "v": v, "gate": gate, "in": up}
+        attn, mlp = block.self_attn, block.mlp
+        return {
+            **{n: first @ getattr(attn, f"{n}_proj").weight.T for n in "qkv"},
+            "gate": second @ mlp.gate_proj.weight.T,
+            "in": second @ mlp.up_proj.weight.T,
+        }
+
+
+def _reference_out(family: str, model: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        if family == "gpt2":
+            return z @ model.transformer.h[0].mlp.c_proj.weight
+        if family == "gpt_neox":
+            return z @ model.gpt_neox.layers[0].mlp.dense_4h_to_h.weight.T
+        return z @ model.model.layers[0].mlp.down_proj.weight.T
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+def test_query_and_key_norms_are_told(family):
+    source = hf_model(family)
+    expected = source.model.layers[1].self_attn.q_norm.weight.detach().clone()
+    view = view_of(load_model(source, tokenizer=tokenizer_of(), device="cpu"))
+    torch.testing.assert_close(view.attention(1).q_norm, expected)
+
+
+def test_soft_caps_are_told():
+    view = view_of(load_model(hf_model("gemma2"), tokenizer=tokenizer_of(), device="cpu"))
+    assert view.attention(0).soft_cap == 2.0
+    assert view.info.final_soft_cap == 3.0
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+def test_folded_weights_on_request_and_recorded():
+    raw = load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")
+    folded = load_model(hf_model("llama"), tokenizer=tokenizer_of(), weights="folded", device="cpu")
+    assert view_of(raw).info.weights == "raw"
+    assert view_of(folded).info.weights == "folded"
+    assert view_of(folded).attention(0).gain is None
+    assert view_of(raw).attention(0).gain is not None
+    difference = view_of(raw).logits(tokens()).log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
+    assert float(difference.abs().max()) < 1e-4
+
+
+def test_the_checkpoint_is_held_once():
+    source = hf_model("llama")
+    pointers = {p.data_ptr() for p in source.parameters()}
+    size = sum(p.numel() for p in source.parameters())
+    model = load_model(source, tokenizer=tokenizer_of(), device="cpu")
+    own = [p for p in model.parameters() if p.data_ptr() not in pointers]
+    assert sum(p.numel() for p in own) < 0.1 * size, "only biases that the checkpoint does not have may be new"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_dtype_is_an_argument(dtype):
+    model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype=dtype, device="cpu")
+    assert view_of(model).dtype == as_dtype(dtype)
+    assert bool(torch.isfinite(view_of(model).logits(tokens())).all())
+
+
+def test_lora_folder_is_merged_onto_its_base(tmp_path):
+    peft = pytest.importorskip("peft")
+    base = save_checkpoint("llama", tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(hf_model("llama"), config)
+    with torch.no_grad():
+        expected = tuned(tokens()).logits
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(tmp_path / "adapter")
+    for given in (None, base, hf_model("llama")):
+        model = load_model(tmp_path / "adapter", base=given, device="cpu")
+        torch.testing.assert_close(view_of(model).logits(tokens()), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gguf_file_loads(smollm2):
+    view = view_of(smollm2)
+    assert view.d_model == 576
+    assert view.n_key_value_heads == 3
+    assert view.tokenizer("Hello")["input_ids"] == view.tokenizer("Hello", add_special_tokens=False)["input_ids"], "SmolLM2 has no BOS"
+
+
+def test_bin_files_load_without_unpickling_code(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    state = hf_model("llama").state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    view = view_of(load_model(folder, device="cpu"))
+    torch.testing.assert_close(view.W_E, state["model.embed_tokens.weight"])
+
+
+class _Touch:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_malicious_bin_file_is_refused_and_runs_nothing(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": _Touch(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(Exception, match=r"(?i)weights.?only|unpickl|unsupported"):
+        load_model(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_existing_wrapped_model_is_taken_as_it_is():
+    model = load_model(hf_model("gpt2"), tokenizer=tokenizer_of(), device="cpu")
+    assert load_model(model) is model
+
+
+def test_eos_ids_of_model_and_generation_config_are_all_kept():
+    source = hf_model("llama")
+    source.generation_config.eos_token_id = [2, 7]
+    view = view_of(load_model(source, tokenizer=tokenizer_of(), device="cpu"))
+    assert set(view.info.eos_token_ids) == {2, 7}
+
+
+# refusals
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no model folder"):
+        load_model(tmp_path / "nothing")
+
+
+def test_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_model(tmp_path)
+
+
+def test_missing_gguf_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no GGUF file"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_unknown_hub_name_is_refused():
+    with pytest.raises(InputError, match="cannot load no-such/model"):
+        load_model("no-such/model")
+
+
+def test_nan_is_refused_by_tensor_name():
+    source = hf_model("llama")
+    with torch.no_grad():
+        source.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(source, tokenizer=tokenizer_of())
+
+
+def test_unknown_architecture_is_refused_with_the_list(tmp_path):
+    import transformers
+
+    config = transformers.CTRLConfig(vocab_size=50, n_embd=16, dff=16, n_layer=1, n_head=2, n_positions=16)
+    with pytest.raises(InputError, match=r"CTRLLMHeadModel.*LlamaForCausalLM"):
+        load_model(transformers.CTRLLMHeadModel(config), tokenizer=tokenizer_of())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "centred"}, "weights='centred' is none of raw, folded"),
+        ({"wrapper": "nnsight"}, "wrapper='nnsight' is none of"),
+        ({"dtype": "int8"}, "dtype 'int8' is none of"),
+    ],
+)
+def test_unknown_options_are_refused_with_the_choices(options, message):
+    with pytest.raises(InputError, match=message):
+        load_model(hf_model("llama"), **options)
+
+
+def test_forced_wrapper_that_cannot_hold_the_model_is_refused():
+    with pytest.raises(InputError, match="cannot be a HookedTransformer"):
+        load_model(hf_model("phi3"), tokenizer=tokenizer_of(), wrapper="hooked")
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+        ("llama", {"attention_bias": True}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}),
+    ],
+)
+def test_what_the_table_cannot_express_comes_as_a_bridge(family, change):
+    view = view_of(load_model(hf_model(family, **change), tokenizer=tokenizer_of(), device="cpu"))
+    assert view.info.wrapper == "bridge"
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+def test_llama3_rotary_scaling_is_carried_over():
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    view = view_of(load_model(hf_model("llama", rope_parameters=rope), tokenizer=tokenizer_of(), device="cpu"))
+    assert view.info.wrapper == "hooked"
+
+
+def test_a_model_that_disagrees_is_refused_and_can_be_loaded_all_the_same(monkeypatch):
+    from lensdiff.models import loading
+
+    honest = loading._logits
+    monkeypatch.setattr(loading, "_logits", lambda model, probe: honest(model, probe) * 1.01)
+    with pytest.raises(InputError, match=r"disagrees with transformers: logits differ by 9\.9e-03"):
+        load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")
+    assert load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu", verify=False) is not None
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(InputError, match="expected a HookedTransformer or a TransformerBridge, got Linear"):
+        view_of(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="got int"):
+        load_model(3)
+    with pytest.raises(InputError, match="a Linear is no transformers model"):
+        load_model(torch.nn.Linear(2, 2))
+
+
+def test_adapter_without_a_base_is_refused(tmp_path):
+    pytest.importorskip("peft")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": ""}))
+    with pytest.raises(InputError, match="names no base model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("module", "file", "extra"), [("gguf", "a.gguf", "gguf"), ("peft", "adapter_config.json", "lora")])
+def test_a_missing_extra_is_named(module, file, extra, tmp_path, monkeypatch):
+    (tmp_path / file).write_text("{}")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"pip install 'lensdiff\[{extra}\]'"):
+        load_model(tmp_path / file if file.endswith("gguf") else tmp_path)
+
+
+def test_every_matrix_name_is_known_to_both_wrappers():
+    for family in ("gpt2", "llama"):
+        view = view_of(load_model(hf_model(family), tokenizer=tokenizer_of(), device="cpu"))
+        missing = {name for name in MATRICES if view.matrix(0, name) is None}
+        assert missing == ({"W_gate"} if family == "gpt2" else set())
