@@ -27,8 +27,8 @@ PACKAGE_FOLDER = Path(__file__).parents[2] / "lensdiff" / "inputs" / "data" / "t
 def main(
     folder: Annotated[Path, typer.Option("--wordnet", help="Debian: package wordnet-base.")] = wordnet.DEFAULT_FOLDER,
     out: Annotated[Path, typer.Option(help="Where the pair goes.")] = PACKAGE_FOLDER,
-    steps_base: Annotated[int, typer.Option(help="Batches of plain text, 2048 tokens each.")] = 500,
-    steps_tuned: Annotated[int, typer.Option(help="Batches of instruction examples, 2048 tokens each.")] = 1500,
+    steps_base: Annotated[int, typer.Option(help="Batches of plain text, 2048 tokens each.")] = 1000,
+    steps_tuned: Annotated[int, typer.Option(help="Batches of instruction examples, 2048 tokens each.")] = 6000,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="A few steps on a tiny model: a test of the script.")] = False,
