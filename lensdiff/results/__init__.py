@@ -1,8 +1,10 @@
-"""What every result is: a frozen value with its provenance, kept on disk without pickle. Knows no model and no picture."""
+"""What every result is: a frozen value with its provenance, kept on disk without pickle. No model, no picture."""
 
 from lensdiff.results.diff import Diff
 from lensdiff.results.errors import InputError
+from lensdiff.results.manifest import Manifest, StepState
 from lensdiff.results.provenance import Provenance
 from lensdiff.results.result import Result
+from lensdiff.results.store import ResultStore
 
-__all__ = ["Diff", "InputError", "Provenance", "Result"]
+__all__ = ["Diff", "InputError", "Manifest", "Provenance", "Result", "ResultStore", "StepState"]
