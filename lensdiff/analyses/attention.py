@@ -143,7 +143,7 @@ def attention(
     response=None,
     *,
     layers: Sequence[int] | None = None,
-    sink: Sink = "apart",
+    sink: str = "apart",  # the choices are in the overloads: any other is refused in words
     keep_patterns: bool = True,
     prepend_bos: bool | None = None,
 ) -> AttentionPatterns | list[AttentionPatterns]:
@@ -197,7 +197,7 @@ def _attend(
     prompt: Prompt,
     response: str | Response | None,
     layers: tuple[int, ...],
-    sink: Sink,
+    sink: str,
     keep_patterns: bool,
     prepend_bos: bool | None,
 ) -> AttentionPatterns:
@@ -237,7 +237,7 @@ def _attend(
     )
 
 
-def _parts_of(view: ModelView, prompt: Prompt, encoded: Encoded, sink: Sink) -> Bool[Tensor, "part pos"]:
+def _parts_of(view: ModelView, prompt: Prompt, encoded: Encoded, sink: str) -> Bool[Tensor, "part pos"]:
     """Return which keys are instruction, context and the rest."""
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
     of_prompt = slice(encoded.n_special, encoded.n_special + encoded.n_prompt)
