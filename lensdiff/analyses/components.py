@@ -19,7 +19,7 @@ lensdiff's own.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -102,10 +102,10 @@ class Selection:
         cls,
         view: ModelView,
         layers: Sequence[int] | None,
-        sides: Sequence[Side],
+        sides: Sequence[str],
         n_components: int,
         fold_gain: bool,
-    ) -> Self:
+    ) -> "Selection":
         """Return the selection, components clipped to d_model and d_mlp - 1.
 
         Raises:
@@ -119,7 +119,7 @@ class Selection:
         if n_components < 1:
             raise InputError(f"n_components={n_components} given, expected at least 1")
         used = min(n_components, view.d_model, view.d_mlp - 1)
-        return cls(chosen, tuple(dict.fromkeys(sides)), n_components, used, fold_gain)
+        return cls(chosen, tuple(dict.fromkeys(cast(Sequence[Side], sides))), n_components, used, fold_gain)
 
     def options(self) -> dict[str, Any]:
         """Return the selection as it is recorded."""
@@ -141,6 +141,7 @@ class Selection:
         ]
 
 
+@runtime_checkable
 class Directions(Protocol):
     """What `rotation` needs of a model: `MLPConcepts` and `ConceptDirections` both have it."""
 
@@ -183,7 +184,7 @@ def concept_directions(
     model: Model,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[Side] = ("value",),
+    sides: Sequence[str] = ("value",),
     n_components: int = COMPONENTS,
     fold_gain: bool = True,
 ) -> ConceptDirections:

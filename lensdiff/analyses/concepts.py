@@ -16,7 +16,7 @@ own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -114,18 +114,19 @@ class MLPConcepts(Result):
         frame["words"] = [", ".join(row) for row in names]
         return frame.nlargest(k, "explained_variance_ratio").reset_index(drop=True)
 
-    def words_of(self, layer: int, side: Side, component: int, k: int = 15) -> list[str]:
+    def words_of(self, layer: SupportsInt, side: str, component: SupportsInt, k: int = 15) -> list[str]:
         """Return the k first words of one component.
 
         Raises:
             InputError: the layer, side or component was not analysed.
         """
+        layer, component = int(layer), int(component)
         if layer not in self.layers or side not in self.sides or not 0 <= component < self.index.shape[2]:
             raise InputError(
                 f"no component {component} of layer {layer}, side {side!r}: this result has layers "
                 f"{list(self.layers)}, sides {list(self.sides)} and {self.index.shape[2]} components"
             )
-        row = self.index[self.layers.index(layer), self.sides.index(side), component]
+        row = self.index[self.layers.index(layer), [*self.sides].index(side), component]
         return [self.words[i] for i in row[:k].tolist()]
 
     def _frame(self, axes: dict[str, Sequence]) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def mlp_concepts(
     vocabulary: WordList,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[Side] = ("value",),
+    sides: Sequence[str] = ("value",),
     n_components: int = COMPONENTS,
     top_words: int = TOP_WORDS,
     fold_gain: bool = True,
