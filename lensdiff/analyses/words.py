@@ -2,9 +2,7 @@
 
     E_w = mean over the sub-tokens t of w of matrix[t]          matrix: W_E, or W_U transposed
 
-A word is tokenised as " " + word, without special tokens; a lone leading word-boundary piece ("▁" or "Ġ") is dropped,
-since it says where the word begins, not which word it is. A word that nothing is left of, or that holds a piece the
-tokenizer does not know or the embedding does not have, maps to no token: it is excluded and recorded.
+A word is tokenised as `inputs.word_pieces` says; one that maps to no token is excluded and recorded.
 
 Memory: the sub-tokens of `chunk` words are gathered at once, [tokens of a chunk, d_model].
 Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-long.130.
@@ -12,19 +10,20 @@ Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.models import ModelView
 from lensdiff.results import InputError
 
-WORD_BOUNDARIES = ("▁", "Ġ", " ")
 CHUNK = 4096
 
 
+@runtime_checkable
 class HasWords(Protocol):
     """What a word list is to an analysis: `lensdiff.inputs.Vocabulary`, or anything else with `words`."""
 
@@ -71,19 +70,13 @@ def word_tokens(view: ModelView, words: WordList) -> WordTokens:
         InputError: the model has no tokenizer, or no word of the list maps to a token.
     """
     listed = words_of(words)
-    tokenizer = view.tokenizer
-    pieces: list[list[int]] = tokenizer([" " + word for word in listed], add_special_tokens=False)["input_ids"]
-    # some tokenizers know a boundary piece by one string, some by the other: look up what exists
-    known = tokenizer.get_vocab()
-    boundaries = {known[piece] for piece in WORD_BOUNDARIES if piece in known}
-    unknown, size = tokenizer.unk_token_id, view.d_vocab
+    pieces = word_pieces(view.tokenizer, listed, view.d_vocab)
     kept: list[str] = []
     excluded: list[str] = []
     ids: list[int] = []
     counts: list[int] = []
-    for word, tokens in zip(listed, pieces, strict=True):
-        own = tokens[1:] if tokens and tokens[0] in boundaries else tokens
-        if not own or any(token == unknown or token >= size for token in own):
+    for word, own in zip(listed, pieces, strict=True):
+        if not own:
             excluded.append(word)
             continue
         kept.append(word)

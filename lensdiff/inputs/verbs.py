@@ -11,13 +11,14 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
 from functools import cache
 
 from lensdiff.inputs.vocabulary import DATA, Vocabulary
+from lensdiff.results import InputError
 
 # fmt: off
 INSTRUCTION_VERBS = (
-    "act", "analyze", "clarify", "classify", "compose", "correct", "create", "demonstrate", "describe", "design", "detect",
-    "develop", "edit", "estimate", "evaluate", "explain", "find", "follow", "format", "generate", "give", "have", "help",
-    "identify", "interpret", "make", "output", "predict", "recommend", "repeat", "retrieve", "revise", "say", "solve",
-    "summarize", "tell", "translate", "write",
+    "act", "analyze", "clarify", "classify", "compose", "correct", "create", "demonstrate", "describe", "design",
+    "detect", "develop", "edit", "estimate", "evaluate", "explain", "find", "follow", "format", "generate",
+    "give", "have", "help", "identify", "interpret", "make", "output", "predict", "recommend", "repeat",
+    "retrieve", "revise", "say", "solve", "summarize", "tell", "translate", "write",
 )
 
 # auxiliaries, and verbs too general for any task; "have" is one of the paper's instruction verbs
@@ -29,7 +30,13 @@ STOP_WORDS = (
 
 @cache
 def general_verbs(n: int = 3000) -> tuple[str, ...]:
-    """Return the n most frequent general verbs, or all where there are fewer."""
+    """Return the n most frequent general verbs, or all where there are fewer.
+
+    Raises:
+        InputError: n is below 1.
+    """
+    if n < 1:
+        raise InputError(f"n is {n}, expected at least 1 verb")
     listed = Vocabulary._parse((DATA / "verbs.tsv").read_text(encoding="utf-8"), "verbs.tsv", "verbs.tsv", merge=False)
     excluded = {*INSTRUCTION_VERBS, *STOP_WORDS}
     return tuple(verb for verb in listed.words if verb not in excluded)[:n]

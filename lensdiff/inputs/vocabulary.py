@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -68,13 +67,13 @@ class Vocabulary:
         return len(self.words)
 
     @classmethod
-    def of(cls, words: Iterable[str]) -> Self:
+    def of(cls, words: Iterable[str]) -> "Vocabulary":
         """Return a vocabulary of words whose frequencies are unknown (all 1), as they are."""
         listed = tuple(words)
         return cls(listed, np.ones(len(listed)))
 
     @classmethod
-    def read(cls, path: str | Path, *, merge: bool = True) -> Self:
+    def read(cls, path: str | Path, *, merge: bool = True) -> "Vocabulary":
         """Read lines `word<TAB>frequency`, in order; empty lines, and comments (# without a tab), are skipped.
 
         Args:
@@ -87,7 +86,7 @@ class Vocabulary:
         return cls._parse(read_text(path), str(path), path.name, merge)
 
     @classmethod
-    def default(cls) -> Self:
+    def default(cls) -> "Vocabulary":
         """Return the shipped list: lower-case single words of WordNet 3.0, those tagged most often in its texts first.
 
         A word's frequency is the number of its tagged occurrences, all senses and parts of speech together. Function
@@ -96,7 +95,7 @@ class Vocabulary:
         return cls._parse((DATA / "words.tsv").read_text(encoding="utf-8"), "words.tsv", DEFAULT_SOURCE, merge=False)
 
     @classmethod
-    def _parse(cls, text: str, place: str, source: str, merge: bool) -> Self:
+    def _parse(cls, text: str, place: str, source: str, merge: bool) -> "Vocabulary":
         words: list[str] = []
         frequencies: list[float] = []
         for number, line in enumerate(text.split("\n"), start=1):

@@ -15,28 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
 from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.results import InputError
 
 GLOVE = "average_word_embeddings_glove.840B.300d"  # the paper's
-WORD_BOUNDARIES = ("▁", "Ġ", " ")
 LOOK_AHEAD = 16  # lines that settle a file's number of dimensions: a word may itself contain spaces
-
-
-class HasEmbeddings(Protocol):
-    """A model, as far as its words' input embeddings need it."""
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-    @property
-    def W_E(self) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +65,7 @@ class WordVectors:
         return np.where(found[:, None], self.vectors[rows], np.float32(0)), found
 
     @classmethod
-    def read(cls, path: str | Path, *, words: Iterable[str] | None = None) -> Self:
+    def read(cls, path: str | Path, *, words: Iterable[str] | None = None) -> "WordVectors":
         """Read GloVe or word2vec text, plain or gzip (`.gz`): lines `word value value ...`, word2vec's header or none.
 
         A word that comes again keeps its first vector; a word may contain spaces.
@@ -106,20 +96,27 @@ class WordVectors:
         return cls(tuple(kept), np.stack(list(kept.values())), source=path.name)
 
     @classmethod
-    def from_sentence_transformers(cls, words: Iterable[str], name: str = GLOVE) -> Self:
+    def from_sentence_transformers(cls, words: Iterable[str], name: str = GLOVE) -> "WordVectors":
         """Return the vectors that a sentence-transformers model of word embeddings gives to each word alone.
 
         Words that the model maps to zeros have no vector.
 
         Raises:
-            InputError: sentence-transformers is not installed, or none of the words has a vector.
+            InputError: sentence-transformers is not installed, there is no such model, or it has a vector of none of
+                the words.
         """
         try:
             from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] (an extra)
         except ImportError as error:
             raise InputError(f"{name} needs sentence-transformers: pip install 'lensdiff[glove]'") from error
         listed = tuple(words)
-        vectors = np.asarray(SentenceTransformer(name, device="cpu").encode(list(listed), show_progress_bar=False))
+        try:
+            model = SentenceTransformer(name, device="cpu")
+        except OSError as error:
+            raise InputError(f"{name} cannot be loaded by sentence-transformers ({error})") from error
+        if not listed:
+            raise InputError(f"vectors of {name} need at least one word, given none")
+        vectors = np.asarray(model.encode(list(listed), show_progress_bar=False))
         found = np.abs(vectors).sum(axis=1) > 0
         if not found.any():
             raise InputError(f"{name} has a vector of none of the {len(listed)} words")
@@ -127,7 +124,7 @@ class WordVectors:
         return cls(kept, vectors[found], source=name)
 
     @classmethod
-    def from_model(cls, model: HasEmbeddings, words: Iterable[str] | None = None) -> Self:
+    def from_model(cls, model: Any, words: Iterable[str] | None = None) -> "WordVectors":
         """Return the words' mean sub-token input embeddings, less their mean over the words.
 
             v_w = E_w - mean over words of E_w        E_w = mean over the sub-tokens t of " " + w of W_E[t]
@@ -136,6 +133,7 @@ class WordVectors:
         that map to no token are left out.
 
         Args:
+            model: a model or the view of one, of which `tokenizer` and `W_E` are read.
             words: the words, by default those of the default vocabulary.
 
         Raises:
@@ -145,26 +143,24 @@ class WordVectors:
         tokenizer = model.tokenizer
         if tokenizer is None:
             raise InputError("the model has no tokenizer, expected one to read the words' embeddings")
-        known, matrix = tokenizer.get_vocab(), model.W_E.detach()
-        boundaries = {known[piece] for piece in WORD_BOUNDARIES if piece in known}
-        pieces = tokenizer([" " + word for word in listed], add_special_tokens=False)["input_ids"]
-        own = [ids[1:] if ids and ids[0] in boundaries else ids for ids in pieces]
-        unusable = {tokenizer.unk_token_id}
-        usable = [bool(ids) and not unusable & set(ids) and max(ids) < len(matrix) for ids in own]
-        if not any(usable):
+        matrix = model.W_E.detach()
+        pieces = word_pieces(tokenizer, listed, len(matrix))
+        kept = [ids for ids in pieces if ids]
+        if not kept:
             raise InputError(f"none of the {len(listed)} words maps to a token of the model")
-        kept = [ids for ids, use in zip(own, usable, strict=True) if use]
-        flat = torch.tensor(list(chain.from_iterable(kept)), device=matrix.device)
-        starts = torch.tensor([0, *(len(ids) for ids in kept[:-1])], device=matrix.device).cumsum(0)
-        means = torch.nn.functional.embedding_bag(flat, matrix.float(), starts, mode="mean").cpu().double()
+        counts = torch.tensor([len(ids) for ids in kept])
+        used, place = torch.tensor(list(chain.from_iterable(kept))).unique(return_inverse=True)
+        rows = matrix[used.to(matrix.device)].float().cpu()  # those in use alone: a copy of all can be large
+        means = torch.nn.functional.embedding_bag(place, rows, counts.cumsum(0) - counts, mode="mean").double()
         centred = (means - means.mean(dim=0)).float().numpy()
-        named = tuple(word for word, use in zip(listed, usable, strict=True) if use)
+        named = tuple(word for word, ids in zip(listed, pieces, strict=True) if ids)
         return cls(named, centred, source="mean-centred input embeddings of the model")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     """Yield (line number, word, values) of a file of vectors."""
-    with closing(gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")) as f:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with closing(opened(path, "rt", encoding="utf-8", newline="\n")) as f:  # a word may hold a carriage return
         lines = ((n, line.rstrip()) for n, line in enumerate(f, start=1))
         lines = ((n, line) for n, line in lines if line)
         first = list(islice(lines, LOOK_AHEAD))

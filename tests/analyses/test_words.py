@@ -10,14 +10,28 @@ from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.words import WordTokens, word_embeddings, word_tokens, words_of
 from lensdiff.models import ModelView
+from lensdiff.models.view import ModelInfo
+from lensdiff.models.wrappers import HookedView
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, tokenizer_of
 
 WORDS = ("sea", "moon", "Translate", "bridge", "unheard-of", "日本")
 
 
+class TinyView(HookedView):
+    """A view of which only the tokenizer and the size of the embedding are read."""
+
+    def __init__(self, tokenizer: Any, d_vocab: int):
+        super().__init__(None, tokenizer, ModelInfo("tiny", "", "hooked"))
+        self._size = d_vocab
+
+    @property
+    def d_vocab(self) -> int:
+        return self._size
+
+
 def view_with(tokenizer: Any, d_vocab: int = VOCABULARY) -> ModelView:
-    return cast(ModelView, SimpleNamespace(tokenizer=tokenizer, d_vocab=d_vocab, info=SimpleNamespace(id="tiny")))
+    return TinyView(tokenizer, d_vocab)
 
 
 def unigram(vocabulary: list[str]) -> PreTrainedTokenizerFast:
@@ -83,7 +97,11 @@ def test_a_word_list_is_a_sequence_or_has_words() -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("abc", "sequence of words, got str"), ([1, 2], "sequence of words, got list"), ([], "word list is empty")],
+    [
+        ("abc", "sequence of words, got str"),
+        (SimpleNamespace(words=(1, 2)), "sequence of words, got SimpleNamespace"),
+        ([], "word list is empty"),
+    ],
 )
 def test_unusable_word_lists_are_refused(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -1,0 +1,24 @@
+"""The sub-tokens of a word standing alone, as a model's own tokenizer has them.
+
+A word is tokenised as " " + word, without special tokens; a lone leading word-boundary piece ("▁" or "Ġ") is dropped,
+since it says where the word begins, not which word it is. A word that nothing is left of, or that holds a piece the
+tokenizer does not know or the embedding does not have, maps to no token.
+
+Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-long.130.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+WORD_BOUNDARIES = ("▁", "Ġ", " ")
+
+
+def word_pieces(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list[int]]:
+    """Return each word's token ids; an empty list for a word that maps to no token below `d_vocab`."""
+    pieces: list[list[int]] = tokenizer([" " + word for word in words], add_special_tokens=False)["input_ids"]
+    # some tokenizers know a boundary piece by one string, some by the other: look up what exists
+    known = tokenizer.get_vocab()
+    boundaries = {known[piece] for piece in WORD_BOUNDARIES if piece in known}
+    own = [ids[1:] if ids and ids[0] in boundaries else ids for ids in pieces]
+    unknown = tokenizer.unk_token_id
+    return [[] if any(token == unknown or token >= d_vocab for token in ids) else ids for ids in own]
