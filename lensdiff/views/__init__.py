@@ -1,7 +1,7 @@
 """How results are seen: circuitsvis widgets and figures, inline in a notebook, as a file and in the report.
 
-`show` knows every result by its class. A view turns a result into a `Widget`: escaped HTML, and data for a script that the page
-holds once, however many widgets it shows.
+`show` knows every result by its class. A view turns a result into a `Widget`: escaped HTML, and data for a script that
+the page holds once, however many widgets it shows.
 """
 
 from lensdiff.views import attribution as _attribution  # noqa: F401 (registers itself with show)

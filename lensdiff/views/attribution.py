@@ -1,12 +1,15 @@
-"""The attribution explorer: prompt words coloured by their importance for a chosen response token, base beside tuned."""
+"""The attribution explorer: prompt words coloured by importance for a chosen response token, base beside tuned."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lensdiff.analyses.attribution import Attribution
 from lensdiff.results import Diff
 from lensdiff.views.show import register_diff, show
-from lensdiff.views.widget import Widget
+from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
 
@@ -44,7 +47,8 @@ def _prompt(sides: list[tuple[str, str, Attribution]], *, with_model: bool = Fal
     return {
         "label": label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…",
         "sides": [
-            _side(role, f"{name}: {result.provenance.model}" if with_model else name, result) for role, name, result in sides
+            _side(role, f"{name}: {result.provenance.model}" if with_model else name, result)
+            for role, name, result in sides
         ],
     }
 
@@ -54,6 +58,7 @@ def _side(role: str, name: str, result: Attribution) -> dict[str, Any]:
         "instruction" if i else "context" if c else ""
         for i, c in zip(result.instruction.tolist(), result.context.tolist(), strict=True)
     ]
+    tops = result.scores.abs().amax(dim=0) if len(result.scores) else torch.zeros(0)
     return {
         "role": role,
         "name": name,
@@ -61,11 +66,15 @@ def _side(role: str, name: str, result: Attribution) -> dict[str, Any]:
         "in_tokens": list(result.in_tokens),
         "out_tokens": list(result.out_tokens),
         "parts": parts,
-        # four digits: more than a colour shows, and a third of the bytes
-        "scores": [[float(f"{v:.4g}") for v in row] for row in result.scores.tolist()],
-        "density": [float(f"{v:.4g}") for v in result.density().tolist()],
-        "probabilities": [float(f"{v:.4g}") for v in result.probabilities.tolist()],
+        "scores": packed(result.scores / tops.clamp(min=torch.finfo(tops.dtype).tiny)),
+        "tops": _short(tops),
+        "density": _short(result.density()),
+        "probabilities": _short(result.probabilities),
     }
+
+
+def _short(values: Tensor) -> list[float]:
+    return [float(f"{v:.4g}") for v in values.tolist()]
 
 
 def facts(result: Attribution) -> str:
@@ -75,11 +84,13 @@ def facts(result: Attribution) -> str:
         parts.append(f"instruction score {result.instruction_score():.3f} over {int(result.instruction.sum())} tokens")
     if result.deletion is not None:
         check = result.deletion
+        change = f"{'lowers' if check.effect >= 0 else 'raises'} the mean target by {abs(check.effect):.3g}"
         parts.append(
-            f"deleting the {check.k} highest-scored tokens lowers the mean target by {check.effect:.3g}, more than "
-            f"{check.beaten:.0%} of {len(check.random)} random deletions"
+            f"deleting the {check.k} highest-scored tokens {change}; its effect is above that of {check.beaten:.0%} of "
+            f"{len(check.random)} random deletions"
         )
     if result.merged:
         parts.append("the tokenizer merged prompt and response at their boundary")
-    parts.append(f"response {'as generated' if result.response_kind == 'generated' else 'given as text'}; raw prompt, no chat template")
+    parts.append(f"response {'as generated' if result.response_kind == 'generated' else 'given as text'}")
+    parts.append("raw prompt, no chat template")
     return "; ".join(parts)

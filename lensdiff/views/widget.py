@@ -1,9 +1,11 @@
 """A widget is a piece of a page: escaped HTML, and JSON that a script of the page brings to life.
 
-Safety: HTML comes from templates that escape; JSON is escaped so that no token can end its script element (circuitsvis inlines its
-props unescaped). The page forbids every request by its content-security policy, so it is the same with and without a network.
+Safety: HTML comes from templates that escape; JSON is escaped so that no token can end its script element (circuitsvis
+inlines its props unescaped, and writes tokens as HTML: `inert` of the page's script keeps them text). The page forbids
+every request by its content-security policy, so it is the same with and without a network.
 """
 
+import base64
 import html
 import itertools
 import json
@@ -13,13 +15,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
 
 _ids = itertools.count(1)
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 templates = Environment(
-    loader=PackageLoader("lensdiff.views", "static"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("lensdiff.views", "static"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 
@@ -29,6 +37,11 @@ def script_json(value: Any) -> str:
     for character, escape in _JSON_ESCAPES.items():
         text = text.replace(character, escape)
     return text
+
+
+def packed(values: Tensor) -> str:
+    """Return numbers from -1 to 1 as base64 of signed bytes, row after row: all that a colour can show of them."""
+    return base64.b64encode((values.clamp(-1, 1) * 127).round().to(torch.int8).numpy().tobytes()).decode("ascii")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +95,9 @@ def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
     """Return a whole page around escaped HTML, with every script and style in it once and no request allowed."""
     scripts = [bundle()] if circuitsvis else []
     scripts.append(_static_scripts())
-    return templates.get_template("page.html.j2").render(title=title, body=body, style=_read("lensdiff.css"), scripts=scripts)
+    return templates.get_template("page.html.j2").render(
+        title=title, body=body, style=_read("lensdiff.css"), scripts=scripts
+    )
 
 
 @cache

@@ -22,13 +22,14 @@ LensDiff.views.attribution = (root, data) => {
   }
 
   function one(side) {
+    const scores = LensDiff.unpack(side.scores), width = side.out_tokens.length; // each column relative to its largest
     const painted = make("div", { class: "ld-prompt", tabindex: 0, role: "region", "aria-label": "prompt of " + side.name });
     const caption = make("p", { class: "ld-note", "aria-live": "polite" });
     const choose = (index) => {
       const whole = index === 0;
-      const column = whole ? side.density : side.scores.map((row) => row[index - 1]);
-      const top = Math.max(...column.map(Math.abs), 0);
-      paint(painted, side, column.map((v) => (top > 0 ? v / top : 0)));
+      const top = whole ? Math.max(...side.density, 0) : side.tops[index - 1];
+      paint(painted, side, side.in_tokens.map((_, n) =>
+        whole ? (top > 0 ? Math.round(100 * side.density[n] / top) / 100 : 0) : Math.round(100 * scores[n * width + index - 1]) / 100));
       caption.textContent = whole
         ? "Importance density over the whole response; largest " + LensDiff.number(top)
         : "Response token " + (index - 1) + " “" + LensDiff.visible(side.out_tokens[index - 1]) + "”, probability " +

@@ -62,9 +62,23 @@ const LensDiff = {
     const id = "cv-" + LensDiff.count++;
     parent.append(LensDiff.make("span", { id, class: "ld-cv" }));
     // it looks its element up in the document, which the caller may not have entered yet
-    queueMicrotask(() => { if (document.getElementById(id)) CircuitsVis.render(id, CircuitsVis[component], props); });
+    queueMicrotask(() => { if (document.getElementById(id)) CircuitsVis.render(id, CircuitsVis[component], LensDiff.inert(props)); });
+  },
+
+  // circuitsvis writes tokens as HTML (ColoredTokens, the attention patterns). A word joiner after "<" and "&" is invisible and
+  // keeps either from beginning a tag or a character reference, in HTML and in its tooltips, which are text
+  inert(value) {
+    if (typeof value === "string") return value.replace(/[<&]/g, "$&\u2060");
+    if (Array.isArray(value)) return value.map(LensDiff.inert);
+    if (value === null || value === undefined || Object.getPrototypeOf(value) !== Object.prototype) return value;
+    return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, LensDiff.inert(inner)]));
   },
   count: 1,
+
+  // numbers from -1 to 1, packed by `packed` of the widget's module
+  unpack(text) {
+    return Float32Array.from(atob(text), (character) => ((character.charCodeAt(0) << 24) >> 24) / 127);
+  },
 
   start() {
     for (const element of document.querySelectorAll(".ld-widget:not([data-ready])")) {

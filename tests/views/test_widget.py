@@ -1,0 +1,83 @@
+"""Widgets and pages as text: escaping, one bundle, no other host. What a browser makes of them: tests/browser."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from lensdiff.results import Diff, InputError
+from lensdiff.views import Widget, page, show
+from lensdiff.views.widget import bundle, packed, script_json
+from tests.views.attributions import HOSTILE, attribution
+
+TEXTS = [*HOSTILE, "plain", "\x00\x1f", "]]>", "</SCRIPT\n>", "😀"]
+
+
+def embedded(html):
+    return [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:20]))
+def test_json_in_a_script_reads_back_and_cannot_end_it(text):
+    found = script_json({text: [text, 1.5, None]})
+    assert json.loads(found) == {text: [text, 1.5, None]}
+    assert not set(found) & set("<>&\u2028\u2029")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused(value):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        script_json([value])
+
+
+def test_packed_numbers_are_near_and_clipped():
+    import base64
+
+    values = torch.tensor([[-1.0, -0.5, 0.0], [0.25, 1.0, 3.0]])
+    signed = torch.frombuffer(bytearray(base64.b64decode(packed(values))), dtype=torch.int8).reshape(2, 3) / 127
+    torch.testing.assert_close(signed, values.clamp(-1, 1), atol=0.5 / 127, rtol=0)
+
+
+def test_a_fragment_keeps_its_data_and_escapes_the_rest():
+    data = {"texts": TEXTS}
+    found = Widget('"><script>', data, fallback="<p>x</p>").fragment()
+    assert embedded(found) == [data]
+    assert found.count("<script") == 1
+    assert 'data-view="&quot;&gt;&lt;script&gt;"' in found
+
+
+def test_fragments_have_different_ids():
+    widget = Widget("attribution", {})
+    assert widget.fragment() != widget.fragment()
+
+
+def test_a_page_is_escaped_and_holds_the_bundle_once():
+    html = page("<b>&", "<p>body</p>" * 2)
+    assert "<title>&lt;b&gt;&amp;</title>" in html
+    assert html.count(bundle()) == 1
+    assert bundle() not in page("t", "", circuitsvis=False)
+    assert "</script>" not in bundle()
+
+
+def test_a_page_names_no_other_host_to_load_from():
+    html = page("t", Widget("attribution", {"prompts": []}).fragment())
+    assert not re.findall(r"<(?:link|iframe|img|object|embed)\b|<script[^>]+src", html.replace(bundle(), ""))
+    assert "default-src 'none'" in html
+    assert "://" not in html.replace(bundle(), "")
+
+
+def test_saved_and_inline_are_the_same_page(tmp_path):
+    import html as escapes
+
+    widget = attribution(HOSTILE, HOSTILE).show()
+    saved = widget.save(tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    inline = escapes.unescape(re.search(r'srcdoc="([^"]*)"', widget._repr_html_()).group(1))
+    assert embedded(inline) == embedded(saved) == [widget.data]
+    assert 'sandbox="allow-scripts allow-downloads"' in widget._repr_html_()
+
+
+@pytest.mark.parametrize("thing", [3, Diff(3, 4), Diff([], [])], ids=["number", "diff", "empty"])
+def test_what_has_no_view_is_named(thing):
+    with pytest.raises(InputError, match=r"there is no view of a (int|Diff of int|Diff of list)"):
+        show(thing)
