@@ -14,13 +14,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -100,13 +102,14 @@ class ResultStore:
             raise InputError(f"{self.root} has no result {name!r}{self._available('arrays')}")
         return cls.load(path)
 
-    def save_table(self, name: str, frame: pd.DataFrame) -> Path:
-        """Write a table as Parquet and return its path.
+    def save_table(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> Path:
+        """Write a table as Parquet, given whole or in parts of equal columns, and return its path.
 
         Raises:
             OSError: as `save_result`.
         """
-        return self._write(self._path("tables", name), lambda path: frame.to_parquet(path, index=False))
+        parts = [frame] if isinstance(frame, pd.DataFrame) else frame
+        return self._write(self._path("tables", name), lambda path: _write_parquet(path, parts))
 
     def load_table(self, name: str) -> pd.DataFrame:
         """Read a table.
@@ -118,6 +121,10 @@ class ResultStore:
         if not path.is_file():
             raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
         return pd.read_parquet(path)
+
+    def remove(self, name: str) -> None:
+        """Remove a result, if it is there."""
+        self._path("arrays", name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file (a report) into the directory and return its path.
@@ -241,6 +248,18 @@ class ResultStore:
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+
+def _write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for part in parts:
+            if writer is None:
+                table = pa.Table.from_pandas(part, preserve_index=False)
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
+            else:
+                table = pa.Table.from_pandas(part, schema=writer.schema, preserve_index=False)
+            writer.write_table(table)
 
 
 def _encode(part: str) -> str:

@@ -65,6 +65,19 @@ def test_results_and_tables_come_back(tmp_path):
     assert files(tmp_path / "out") == {"arrays/attribution/base/1.safetensors", "tables/scores.parquet"}
 
 
+def test_a_table_in_parts_is_one_table(tmp_path):
+    store = ResultStore(tmp_path)
+    parts = [pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}), pd.DataFrame({"a": [3], "b": [None]})]
+    store.save_table("whole", iter(parts))
+    found = store.load_table("whole")
+    assert found.a.tolist() == [1.0, 2.0, 3.0]
+    assert found.b.isna().tolist() == [False, True, True]
+    store.save_result("a", numbers(1.0))
+    store.remove("a")
+    store.remove("a")
+    assert not store.has("a")
+
+
 HOSTILE = [
     "../../up",
     "..",
@@ -186,7 +199,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, fails):
 
     if fails == "write":
         monkeypatch.setattr("lensdiff.results.result.save_file", full)
-        monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+        monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
     else:
         monkeypatch.setattr(os, {"flush": "fsync", "rename": "replace"}[fails], full)
     with pytest.raises(OSError, match=r"cannot write .*a.safetensors: .*No space left"):

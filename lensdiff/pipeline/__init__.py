@@ -1,0 +1,1 @@
+"""A config becomes every analysis, a results directory and a report."""

@@ -1,0 +1,192 @@
+"""What a run will take, said before the work begins: memory from the checkpoints' configs, time from two short probes.
+
+    memory    parameters * bytes * (models held + one control)
+    time      operations of a step / the machine's measured rate + generated tokens * the time of one
+
+An estimate is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and good to a
+factor of about two; the progress bar's own estimate replaces it once units are done.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.loading import as_dtype, default_device, quiet
+from lensdiff.models.memory import available_memory
+from lensdiff.models.text import encode
+from lensdiff.models.view import ModelView, view_of
+from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.listener import Listener
+from lensdiff.pipeline.step import Step
+from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.results import InputError
+
+BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
+PROBED_TOKENS = 8
+PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
+GIB = 2**30
+
+
+# memory
+def choose_keep(config: RunConfig, listener: Listener) -> Literal["both", "one"]:
+    """Return how many models to hold, and tell what memory that takes; "auto" holds one where two do not fit."""
+    sizes = [size for side in SIDES if (size := n_parameters(config.source(side)))]
+    if not sizes:
+        return "one" if config.keep == "one" else "both"
+    device = torch.device(default_device() if config.device == "auto" else config.device)
+    one = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
+    made = config.chosen("attribution", "attention") and config.controls.prompts > 0
+    need = {"both": int(one * (2 + made + BEYOND_WEIGHTS)), "one": int(one * (1 + BEYOND_WEIGHTS))}
+    free = available_memory(device)
+    keep = config.keep if config.keep != "auto" else "both" if need["both"] <= free else "one"
+    said = f"memory: about {need[keep] / GIB:.2g} GiB of {free / GIB:.2g} GiB free"
+    if keep == "one" and config.keep == "auto":
+        said += f"; both models need {need['both'] / GIB:.2g} GiB, so one is held at a time and no controls are made"
+    listener.say(said)
+    return keep
+
+
+def n_parameters(source: str) -> int | None:
+    """Return how many parameters a checkpoint has, without loading it; None where that cannot be told."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
+    try:
+        with quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    except (OSError, ValueError, KeyError):  # loading says what is wrong; an adapter is told by its base
+        return None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# time
+@dataclass(frozen=True)
+class Probe:
+    """What the estimate knows of the machine and of the work.
+
+    Attributes:
+        rate: floating-point operations a second of a matrix product.
+        forward: seconds of a forward pass, per token of it; step: seconds of a generated token.
+        n_prompt, n_response: mean tokens of a prompt, most tokens of a response.
+    """
+
+    view: ModelView
+    rate: float
+    forward: float
+    step: float
+    n_prompt: float
+    n_response: int
+    n_words: int
+
+
+def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
+    """Tell how long the steps that are not done will take."""
+    left = {step.name: units for step in steps if (units := _left(step, workspace))}
+    if not left:
+        return
+    probe = measure(workspace)
+    seconds = {name: seconds_of(name, len(units), workspace, probe) for name, units in left.items()}
+    parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
+    total = duration(sum(seconds.values()))
+    workspace.listener.say(f"time: at most about {total}{f' ({parts})' if parts else ''}")
+
+
+def _left(step: Step, workspace: Workspace) -> list[str]:
+    state = workspace.store.step(step.name)
+    return [unit for unit in step.units(workspace) if unit not in state.done]
+
+
+def measure(workspace: Workspace) -> Probe:
+    """Time a matrix product, a forward pass and a few generated tokens of the base model."""
+    view, config = view_of(workspace.pair.base), workspace.config
+    lengths = [10]
+    needs_prompts = config.chosen("attribution", "outputs", "attention")
+    if needs_prompts:
+        lengths = [length for prompt in workspace.prompts.values() if (length := _length(view, prompt))] or lengths
+    mean = sum(lengths) / len(lengths)
+    tokens = torch.arange(min(max(2, int(mean)), view.n_ctx - PROBED_TOKENS - 1), device=view.device) % view.d_vocab
+    with torch.no_grad():
+        forward = _seconds(lambda: view.logits(tokens[None])) / len(tokens)
+        step = (
+            _seconds(lambda: view.greedy(tokens.cpu(), max_new_tokens=PROBED_TOKENS)) / PROBED_TOKENS
+            if needs_prompts
+            else 0.0
+        )
+    square = torch.randn(512, 512, device=view.device)
+    rate = 2 * 512**3 / _seconds(lambda: square @ square)
+    words = len(workspace.vocabulary) if config.chosen("heads", "mlp") else 0
+    return Probe(view, rate, forward, step, mean, config.max_new_tokens, words)
+
+
+def _length(view: ModelView, prompt: Prompt) -> int:
+    try:
+        return len(encode(view, prompt).ids)
+    except InputError:  # its own unit says why
+        return 0
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    work()  # the first time allocates
+    start = time.perf_counter()
+    result = work()
+    if isinstance(result, torch.Tensor) and result.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> float:
+    """Return about how long so many units of a step take."""
+    text = probe.n_prompt + probe.n_response
+    respond = probe.step * probe.n_response + probe.forward * probe.n_prompt
+    attribute = 2.5 * min(probe.n_prompt, 1.6 * probe.n_response) * text * probe.forward
+    attend = 4 * text * probe.forward
+    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
+    config, controls = workspace.config, max(1, len(workspace.controls("prompts")))
+    per_prompt = respond + attribute * config.chosen("attribution") + attend * config.chosen("attention")
+    costs = {
+        "responses": respond,
+        "attribution": attribute,
+        "attention": attend,
+        "outputs": 2 * text * probe.forward,
+        "controls": per_prompt + make * controls / units,
+        "weights": 10 * _width(probe.view) * _size(probe.view) / probe.rate,
+        "heads": _heads(workspace, probe),
+        "concepts": _concepts(workspace, probe),
+    }
+    return units * costs.get(step, 0.0)
+
+
+def _size(view: ModelView) -> int:
+    return sum(parameter.numel() for parameter in view.model.parameters())
+
+
+def _width(view: ModelView) -> int:
+    return view.d_model
+
+
+def _heads(workspace: Workspace, probe: Probe) -> float:
+    view, options = probe.view, workspace.config.heads
+    layers = min(options.layers_per_group, view.n_layers)
+    products = 4 * probe.n_words * view.d_model * view.d_head * view.n_heads * layers / probe.rate
+    return products + PAIR_SECONDS * layers * view.n_heads * view.d_head * (2 * options.top_k) ** 2
+
+
+def _concepts(workspace: Workspace, probe: Probe) -> float:
+    view, options = probe.view, workspace.config.mlp
+    components = min(options.n_components, view.d_model)
+    per_layer = 20 * view.d_model**3 + 2 * view.d_model**2 * view.d_mlp + 4 * components * view.d_model * probe.n_words
+    return view.n_layers * len(options.sides) * per_layer / probe.rate
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,131 @@
+"""A config file becomes a `RunConfig`; what is wrong in it is named with its line."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from lensdiff.pipeline.config import RunConfig
+from lensdiff.results.errors import InputError
+
+_EXPECTED = {
+    "string_type": "a text in quotes",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "string_too_short": "a text that is not empty",
+    "too_short": "a list that is not empty",
+}
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read and check a config file.
+
+    Raises:
+        InputError: the file is missing or no TOML, a key is unknown or missing, a value is of another type or out of
+            range, or choices contradict each other; with the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no config file at {path}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    return check_config(values, str(path), text).at(path.parent)
+
+
+def check_config(values: Mapping[str, Any], place: str = "config", text: str | None = None) -> RunConfig:
+    """Return the config that a mapping describes; `text`, if given, is where line numbers come from.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        found = [_sentence(dict(e), place, text) for e in error.errors(include_url=False)]
+        more = f" (and {len(found) - 1} more: {'; '.join(found[1:])})" if len(found) > 1 else ""
+        raise InputError(found[0] + more) from None
+
+
+def line_of(text: str, keys: tuple[str | int, ...]) -> int | None:
+    """Return the line (from 1) on which the value at a path of keys begins, or None where the text does not have it."""
+    lines = text.split("\n")
+    before = 0
+    for number in range(1, len(lines) + 1):
+        try:
+            values: Any = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:  # within a value of several lines
+            continue
+        if _has(values, keys):
+            return before + 1
+        before = number
+    return None
+
+
+def _has(values: Any, keys: tuple[str | int, ...]) -> bool:
+    for key in keys:
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def _sentence(error: dict[str, Any], place: str, text: str | None) -> str:
+    kind, keys = error["type"], tuple(error["loc"])
+    if kind == "contradiction":
+        keys = tuple(error["ctx"]["key"].split("."))
+        return f"{_where(place, text, keys)}: {error['ctx']['message']}"
+    name = _dotted(keys)
+    if kind == "missing":
+        return f"{place}: {name} is missing, a config needs it"
+    if kind == "extra_forbidden":
+        return f"{_where(place, text, keys)}: unknown key {name!r}, available: {', '.join(_available(keys[:-1]))}"
+    given = error["input"]
+    if kind == "literal_error":
+        expected = f"one of {error['ctx']['expected']}"
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        expected = "a table of keys"
+    else:
+        expected = _EXPECTED.get(kind) or error["msg"].removeprefix("Input should be ").lower()
+    return f"{_where(place, text, keys)}: {name} is {_shown(given)}, expected {expected}"
+
+
+def _where(place: str, text: str | None, keys: tuple[str | int, ...]) -> str:
+    while text is not None and keys:
+        if line := line_of(text, keys):
+            return f"{place}, line {line}"
+        keys = keys[:-1]  # a default contradicts what is written: the table it belongs to, or no line at all
+    return place
+
+
+def _dotted(keys: tuple[str | int, ...]) -> str:
+    name = ""
+    for key in keys:
+        name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
+    return name
+
+
+def _available(keys: tuple[str | int, ...]) -> list[str]:
+    section: Any = RunConfig
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        annotation = section.model_fields[key].annotation
+        section = next(
+            c for c in (annotation, *get_args(annotation)) if isinstance(c, type) and issubclass(c, BaseModel)
+        )
+    return list(section.model_fields)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:40] + "..."

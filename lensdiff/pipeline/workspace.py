@@ -1,0 +1,209 @@
+"""What the steps of a run share: the pair, its controls, prompts, words, and the results directory.
+
+Everything is had when first asked for, so that a run which was finished loads no model to be shown again. Of the
+controls one is in memory at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
+
+from lensdiff.inputs.prompts import Prompt, load_prompts
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.inputs.word_vectors import WordVectors
+from lensdiff.models.controls import ControlView
+from lensdiff.models.pair import ModelPair, load_pair
+from lensdiff.models.text import Response
+from lensdiff.models.view import Model, view_of
+from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.listener import Listener
+from lensdiff.results import InputError, Result, ResultStore
+
+SIDES = ("base", "tuned")
+R = TypeVar("R", bound=Result)
+
+
+class Stored(Sequence[R], Generic[R]):
+    """Results on disk as a sequence: each is read when it is asked for and not kept."""
+
+    def __init__(self, store: ResultStore, names: Sequence[str], kind: type[R]):
+        self._store, self._names, self._kind = store, names, kind
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Stored(self._store, self._names[index], self._kind)
+        return self._store.load_result(self._names[index], self._kind)
+
+
+class Workspace:
+    """See the module.
+
+    Attributes:
+        keep: "both" models in memory or "one".
+        controls: whether controls are made (they need both).
+    """
+
+    def __init__(self, config: RunConfig, store: ResultStore, listener: Listener, keep: Literal["both", "one"]):
+        self.config, self.store, self.listener, self.keep = config, store, listener, keep
+        self._control: tuple[str, ControlView] | None = None
+
+    # models
+    @cached_property
+    def pair(self) -> ModelPair:
+        config = self.config
+        common = {"dtype": config.dtype, "weights": config.weights, "wrapper": config.wrapper}
+        if config.device != "auto":
+            common["device"] = config.device
+        pair = load_pair(
+            config.source("base"),
+            config.source("tuned"),
+            keep=self.keep,
+            base_options={"revision": config.base_revision} if config.base_revision else {},
+            tuned_options={"revision": config.tuned_revision} if config.tuned_revision else {},
+            **common,
+        )
+        self.store.save_table("differences", pair.differences().astype(str))
+        self.store.describe_pair(pair_facts(pair, self.keep))
+        return pair
+
+    def model(self, name: str) -> Model:
+        """Return "base", "tuned" or a control by its name ("spectrum-0"); the control before it is let go."""
+        if name in SIDES:
+            return getattr(self.pair, name)
+        if self._control is None or self._control[0] != name:
+            self.free()
+            kind, _, seed = name.rpartition("-")
+            self._control = name, self.pair.control(kind, self.config.seed + int(seed))  # type: ignore[arg-type]
+        return self._control[1]
+
+    def free(self) -> None:
+        """Let go of the control in memory."""
+        if self._control is not None:
+            self._control[1].free()
+            self._control = None
+
+    def controls(self, what: Literal["prompts", "heads", "rotation"]) -> list[str]:
+        """Return the names of the control models of an analysis; none where only one model fits into memory."""
+        options = self.config.controls
+        return [] if self.keep == "one" else [f"{options.kind}-{i}" for i in range(getattr(options, what))]
+
+    # prompts and responses
+    @cached_property
+    def prompts(self) -> dict[str, Prompt]:
+        return {prompt.id: prompt for prompt in prompts_of(self.config)}
+
+    def given_response(self, prompt_id: str) -> str | None:
+        """Return the response that the config gives a prompt, or None for the model's own."""
+        for number, entry in enumerate(self.config.prompt, start=1):
+            if (entry.id or str(number)) == prompt_id:
+                return entry.response
+        return None
+
+    def response(self, model: str, prompt_id: str) -> Response | str:
+        """Return a model's response to a prompt: as it was generated, or the text that the config gives.
+
+        Raises:
+            InputError: it could not be generated, with the reason.
+        """
+        name = f"responses/{model}/{prompt_id}"
+        if not self.store.has_table(name):
+            failures = self.store.step("responses").failures | self.store.step("controls").failures
+            reason = failures.get(f"{model}/{prompt_id}", "it was not generated")
+            raise InputError(f"there is no response of {model} to prompt {prompt_id!r}: {reason}")
+        row = self.store.load_table(name).iloc[0]
+        if row["source"] == "given":
+            return str(row["text"])
+        return Response(str(row["text"]), tuple(int(i) for i in row["token_ids"]), str(row["model_id"]))
+
+    def shared_response(self, prompt_id: str) -> Response | str | None:
+        """Return the text that all models are read on: the tuned model's response, else the base's, or None if empty.
+
+        Token ids that mean another token in the base are given as text.
+        """
+        for side in ("tuned", "base"):
+            response = self.response(side, prompt_id)
+            if isinstance(response, str):
+                return response
+            if response.token_ids:
+                return response if self._same_ids(response.token_ids) else response.text
+        return None
+
+    def _same_ids(self, ids: tuple[int, ...]) -> bool:
+        base, tuned = self.pair.shared_tokens
+        same = set(base[base == tuned].tolist()) if len(base) else set()
+        return same.issuperset(ids)
+
+    # words
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.config)
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        given = self.config.vectors
+        if given == "base":
+            return WordVectors.from_model(view_of(self.pair.base), self.vocabulary.words)
+        if given == "glove":
+            return WordVectors.from_sentence_transformers(self.vocabulary.words)
+        return WordVectors.read(self.config.path(given), words=self.vocabulary.words)
+
+    # results
+    def stored(self, names: Sequence[str], kind: type[R]) -> Stored[R]:
+        """Return results on disk as a sequence that reads them one at a time."""
+        return Stored(self.store, names, kind)
+
+    def prompts_with(self, *prefixes: str) -> list[str]:
+        """Return the ids, in order, of the prompts that have a result under every prefix."""
+        return [name for name in self.prompts if all(self.store.has(f"{prefix}/{name}") for prefix in prefixes)]
+
+
+def prompts_of(config: RunConfig) -> list[Prompt]:
+    """Return the prompts of a config, from its file or its own.
+
+    Raises:
+        InputError: a prompt is unusable.
+    """
+    if config.prompts:
+        prompts = load_prompts(config.path(config.prompts))
+    else:
+        entries = enumerate(config.prompt, start=1)
+        prompts = [Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i)) for i, e in entries]
+    return prompts[: config.max_prompts]
+
+
+def vocabulary_of(config: RunConfig) -> Vocabulary:
+    """Return the word list of a config."""
+    default = config.vocabulary == "default"
+    return Vocabulary.default() if default else Vocabulary.read(config.path(config.vocabulary))
+
+
+def pair_facts(pair: ModelPair, keep: str) -> dict[str, Any]:
+    """Return what a manifest says of the two models."""
+    facts: dict[str, Any] = {"keep": keep, "comparable": True}
+    for side in SIDES:
+        view = view_of(getattr(pair, side))
+        facts[side] = {
+            "model": view.info.id,
+            "revision": view.info.revision,
+            "architecture": view.info.architecture,
+            "wrapper": view.info.wrapper,
+            "weights": view.info.weights,
+            "dtype": str(view.dtype).removeprefix("torch."),
+            "device": str(view.device),
+            "n_layers": view.n_layers,
+            "n_heads": view.n_heads,
+            "d_model": view.d_model,
+            "d_vocab": view.d_vocab,
+            "parameters": sum(p.numel() for p in view.model.parameters()),
+        }
+    return facts
+
+
+def layer_groups(layers: Sequence[int] | None, n_layers: int, size: int) -> Iterator[tuple[int, ...]]:
+    """Yield the layers in groups of `size`, all of the model's where none are named."""
+    chosen = tuple(range(n_layers)) if layers is None else tuple(layers)
+    for start in range(0, len(chosen), size):
+        yield chosen[start : start + size]
