@@ -14,8 +14,8 @@ candidate but forms no pair. q k > 0 means that the dimension raises the attenti
 word w_k.
 
 Read: weights alone, with the gain of the norm in front (RMSNorm or LayerNorm). Ignored: biases, LayerNorm's centring,
-the norm's scale per input, rotary and learned positions, query-key norms and their gains, the soft cap, and whatever
-earlier layers do to a word. `qk_reading` respects them for chosen pairs.
+the norm's scale per input, the embedding's scale (Gemma), rotary and learned positions, query-key norms and their
+gains, the soft cap, and whatever earlier layers do to a word. `qk_reading` respects all but the last for chosen pairs.
 
 Memory: word embeddings and vectors, then `chunk` heads at a time (about 50 MB each for 26,000 words and 64 dimensions);
 the result takes 12 bytes per pair (270 MB for the 22.7 million pairs of SmolLM2-135M).
@@ -23,6 +23,7 @@ the result takes 12 bytes per pair (270 MB for the 22.7 million pairs of SmolLM2
 Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.naacl-long.130.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.head_weights import chosen_indices, scaled
 from lensdiff.analyses.word_pairs import Candidates, Pairs, candidates, cosine_thresholds, related_pairs, unit_vectors
 from lensdiff.analyses.words import WordList, word_embeddings, word_tokens
 from lensdiff.inputs.word_vectors import WordVectors
@@ -150,25 +152,6 @@ def _place(available: tuple[int, ...], wanted: int, what: str) -> int:
     return available.index(wanted)
 
 
-def chosen_indices(wanted: Sequence[int] | None, size: int, what: str) -> tuple[int, ...]:
-    """Return the layers or heads asked for, all of them for None.
-
-    Raises:
-        InputError: none is asked for, one twice, or one that the model does not have.
-    """
-    chosen = tuple(range(size)) if wanted is None else tuple(wanted)
-    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= x < size for x in chosen):
-        raise InputError(f"{what} {list(chosen)} cannot be read, expected distinct ones from 0 to {size - 1}")
-    return chosen
-
-
-def scaled(view: ModelView, layer: int, name: str) -> Float[Tensor, "head_index d_model d_head"]:
-    """Return W_Q, W_K or W_V in float32 with the attention norm's gain on its input side."""
-    W, gain = view.matrix(layer, name), view.gain("attn", layer)  # type: ignore[arg-type]
-    assert W is not None
-    return W.float() if gain is None else W.float() * gain.float()[:, None]
-
-
 def _layer_pairs(
     view: ModelView,
     layer: int,
@@ -235,6 +218,8 @@ def head_word_pairs(
     for name, value in (("top_k", top_k), ("threshold_words", threshold_words), ("chunk", chunk)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
+    if not math.isfinite(threshold_std):
+        raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
     chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
     tokens = word_tokens(view, vocabulary)
     if len(set(tokens.words)) < len(tokens.words):
@@ -256,7 +241,7 @@ def head_word_pairs(
     options = {
         "layers": list(chosen[0]),
         "heads": list(chosen[1]),
-        "top_k": top_k,
+        "top_k": min(top_k, len(tokens.words)),
         "threshold_words": threshold_words,
         "threshold_std": threshold_std,
         "vocabulary": getattr(vocabulary, "source", "given words"),

@@ -77,7 +77,7 @@ def related_pairs(
     cosine = torch.bmm(unit[k_words], unit[q_words].mT)  # only K x K cosines per dimension matter
     least = torch.maximum(thresholds[k_words][:, :, None], thresholds[q_words][:, None, :]).clamp_min_(0)
     keep = cosine > least
-    keep &= (k_values > 0)[:, :, None] == (q_values > 0)[:, None, :]
+    keep &= k_values.sign()[:, :, None] * q_values.sign()[:, None, :] > 0  # of the signs, so that none underflows
     keep &= k_words[:, :, None] != q_words[:, None, :]
     dims, i, j = keep.nonzero(as_tuple=True)
     kept = cosine[dims, i, j]
