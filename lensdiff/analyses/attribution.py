@@ -199,7 +199,7 @@ def attribute(  # type: ignore[no-redef]
     response: str | Response | None | Sequence[str | Response | None] = None,
     *,
     target: str | Target = "probability",
-    method: Method = "auto",
+    method: Method | str = "auto",
     max_new_tokens: int = MAX_NEW_TOKENS,
     retokenise: bool = False,
     prepend_bos: bool | None = None,

@@ -172,7 +172,7 @@ def supported_architectures() -> list[str]:
 
 
 def build_hooked(source: PreTrainedModel, *, architecture: str, device: str, dtype: torch.dtype, name: str) -> Any:
-    """Return a HookedTransformer that holds the storage of `source`'s weights (nothing is copied), raw."""
+    """Return a HookedTransformer that holds the storage of `source`'s weights (nothing of that dtype is copied), raw."""
     from accelerate import init_empty_weights
 
     family = FAMILIES[architecture]
@@ -191,7 +191,7 @@ def build_hooked(source: PreTrainedModel, *, architecture: str, device: str, dty
     module, function = family.conversion.split(".")
     convert = getattr(import_module(f"transformer_lens.pretrained.weight_conversions.{module}"), function)
     with torch.no_grad():
-        state = {key: value.detach() for key, value in convert(source, config).items()}
+        state = {key: value.detach().to(dtype) for key, value in convert(source, config).items()}
     _, unexpected = model.load_state_dict(state, strict=False, assign=True)
     if unexpected:
         raise RuntimeError(f"transformer-lens converted weights that its model does not have: {unexpected}")

@@ -10,7 +10,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import pandas as pd
 from pydantic import TypeAdapter
@@ -22,6 +22,7 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.provenance import Provenance
 
 SCHEMA = 1
+R = TypeVar("R", bound="Result")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Result(ABC):
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[R], path: str | Path) -> R:  # a type variable: shape checking does not know Self
         """Read what `save` wrote.
 
         Raises:
