@@ -29,7 +29,6 @@ from lensdiff.results import InputError
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
 PROBED_TOKENS = 8
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
-GIB = 2**30
 
 
 # memory
@@ -44,9 +43,9 @@ def choose_keep(config: RunConfig, listener: Listener) -> Literal["both", "one"]
     need = {"both": int(one * (2 + made + BEYOND_WEIGHTS)), "one": int(one * (1 + BEYOND_WEIGHTS))}
     free = available_memory(device)
     keep = config.keep if config.keep != "auto" else "both" if need["both"] <= free else "one"
-    said = f"memory: about {need[keep] / GIB:.2g} GiB of {free / GIB:.2g} GiB free"
+    said = f"memory: about {amount(need[keep])} of {amount(free)} free"
     if keep == "one" and config.keep == "auto":
-        said += f"; both models need {need['both'] / GIB:.2g} GiB, so one is held at a time and no controls are made"
+        said += f"; both models need {amount(need['both'])}, so one is held at a time and no controls are made"
     listener.say(said)
     return keep
 
@@ -183,6 +182,11 @@ def _concepts(workspace: Workspace, probe: Probe) -> float:
     components = min(options.n_components, view.d_model)
     per_layer = 20 * view.d_model**3 + 2 * view.d_model**2 * view.d_mlp + 4 * components * view.d_model * probe.n_words
     return view.n_layers * len(options.sides) * per_layer / probe.rate
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes as people say it."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
 
 
 def duration(seconds: float) -> str:

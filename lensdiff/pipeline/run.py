@@ -1,136 +1,35 @@
-"""From a config to every analysis, a results directory and a report.
+"""The whole way: a config becomes a results directory and its report."""
 
-A run is a list of steps (`STEPS`), each of units that are recorded once they are on disk: stopped at any point, the
-next run repeats at most the unit it was in. Two runs on one directory at once: the second refuses.
-"""
-
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import announce, choose_keep
-from lensdiff.pipeline.listener import Listener, Silent
-from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
-from lensdiff.pipeline.step import ALWAYS, Step, run_step
-from lensdiff.pipeline.toml import check_config, load_config
-from lensdiff.pipeline.workspace import SIDES, Workspace, prompts_of, vocabulary_of
-from lensdiff.results import InputError, ResultStore
-
-STEPS: tuple[Step, ...] = (*PROMPT_STEPS,)
-MODEL_FILES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt")
-SAMPLE = 2**20  # bytes at the beginning, middle and end of a large file by which it is known again
+from lensdiff.pipeline.execute import execute
+from lensdiff.pipeline.listener import Listener
+from lensdiff.results import ResultStore
+from lensdiff.views.report import Report
 
 
-def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> Path:
-    """Do every chosen analysis that the results directory does not have yet, and return the directory.
+def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> Report:
+    """Do every analysis that a config asks for, and return the report, which is also written to `report.html`.
 
     Args:
         config: a config, a mapping with its keys, or the path of a TOML file.
         listener: is told what happens; by default nobody.
 
     Raises:
-        InputError: the config or an input is unusable, the directory holds the results of another config, or another
-            run is writing to it.
-        OSError: something could not be written (a full disk); run again to go on.
+        InputError, OSError: as `execute`.
     """
-    config = read_config(config)
-    listener = listener or Silent()
-    prepare(config)
-    store = ResultStore(config.path(config.out))
-    identity = identify(config)
-    with store.writing(identity, free=free_keys(store, identity, STEPS)):
-        keep = choose_keep(config, listener)
-        workspace = Workspace(config, store, listener, keep)
-        steps = [step for step in STEPS if config.chosen(*step.analyses)]
-        announce(workspace, steps)
-        try:
-            for step in steps:
-                run_step(step, workspace)
-        finally:
-            workspace.free()
-    return store.root
+    store = execute(config, listener=listener)
+    report(store)
+    return Report(store)
 
 
-def read_config(given: RunConfig | dict[str, Any] | str | Path) -> RunConfig:
-    """Return a config given as such, as a mapping or as a file."""
-    if isinstance(given, RunConfig):
-        return given
-    if isinstance(given, dict):
-        return check_config(given)
-    return load_config(given)
-
-
-def prepare(config: RunConfig) -> None:
-    """Refuse unusable inputs before anything large is loaded.
-
-    Raises:
-        InputError: a prompt, a word list or a file of vectors is unusable.
-    """
-    check_device(config.device)
-    if config.prompts or config.prompt:
-        prompts_of(config)
-    for number, entry in enumerate(config.prompt, start=1):
-        if entry.response is not None and not entry.response.strip():
-            name = repr(entry.id or str(number))
-            raise InputError(
-                f"the response of prompt {name} is an empty text: leave it out for the model's own response"
-            )
-    if config.chosen("heads", "mlp"):
-        vocabulary_of(config)
-        if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
-            raise InputError(f"no file of word vectors at {config.path(config.vectors)}")
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that torch does not know or this machine does not have."""
-    if name == "auto":
-        return
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not there ({str(error).splitlines()[0]})") from None
-
-
-def identify(config: RunConfig) -> dict[str, Any]:
-    """Return what a results directory is known by: the config, and fingerprints of the files it names."""
-    found = config.model_dump(mode="json", exclude={"out", "keep"})
-    files = {
-        name: config.path(given) for name in ("prompts", "vocabulary", "vectors") if (given := getattr(config, name))
-    }
-    files |= {side: Path(config.source(side)) for side in SIDES}
-    return found | {f"{name} file": fingerprint(path) for name, path in files.items()}
-
-
-def free_keys(store: ResultStore, identity: dict[str, Any], steps: Iterable[Step]) -> tuple[str, ...]:
-    """Return the keys of a config that no finished unit depends on: those may change between runs."""
-    bound: set[str] = set()
-    for step in steps:
-        if store.step(step.name).done:
-            bound |= {*ALWAYS, *step.keys}
-    return tuple(key for key in {*identity, *store.manifest.config} if key.removesuffix(" file") not in bound)
-
-
-def fingerprint(path: Path) -> str | None:
-    """Return a hash of a file, or of a folder's files, by which it is known again; None where there is none.
-
-    Of a file above 3 MB its size and three parts of it count.
-    """
-    if path.is_dir():
-        files = sorted(item for item in path.iterdir() if item.is_file() and item.suffix in MODEL_FILES)
-    elif path.is_file():
-        files = [path]
-    else:
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name if path.is_dir() else ''}\0{size}\0".encode())
-        with file.open("rb") as opened:
-            for start in (0, size // 2, size - SAMPLE) if size > 3 * SAMPLE else (0,):
-                opened.seek(start)
-                digest.update(opened.read(SAMPLE if size > 3 * SAMPLE else -1))
-    return digest.hexdigest()
+def report(store: ResultStore, path: Path | None = None) -> Path:
+    """Write the report of a results directory to a file, by default `report.html` in it, and return its path."""
+    text = Report(store).html()
+    if path is None:
+        return store.write_text("report.html", text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -122,6 +122,11 @@ class ResultStore:
             raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
         return pd.read_parquet(path)
 
+    def publish(self, name: str) -> Path:
+        """Give a table a second name at the top of the directory, and return that."""
+        shown = self.root / f"{_encode(name)}.parquet"
+        return self._write(shown, lambda path: shutil.copyfile(self._path("tables", name), path))
+
     def remove(self, name: str) -> None:
         """Remove a result, if it is there."""
         self._path("arrays", name).unlink(missing_ok=True)
@@ -136,12 +141,15 @@ class ResultStore:
 
     # the manifest
     @contextmanager
-    def writing(self, config: dict[str, Any], *, free: tuple[str, ...] = ()) -> Iterator["ResultStore"]:
+    def writing(
+        self, config: dict[str, Any], *, free: tuple[str, ...] = (), replace: bool = False
+    ) -> Iterator["ResultStore"]:
         """Hold the directory for one run: lock it, clear what a stopped run left half-written, check the config.
 
         Args:
             config: JSON values; the manifest keeps them.
             free: the keys that may differ from an earlier run's (those that no number depends on).
+            replace: remove the results of another config instead of refusing them.
 
         Raises:
             InputError: another run holds the directory, or it has the results of another config or schema.
@@ -156,7 +164,7 @@ class ResultStore:
             ) from None
         try:
             self._manifest = self._read_manifest()
-            self._begin(config, free)
+            self._begin(config, free, replace)
             yield self
         finally:
             lock.release()
@@ -180,18 +188,27 @@ class ResultStore:
         """Record what the two models are (JSON values)."""
         self._write_manifest(self.manifest.model_copy(update={"pair": facts}))
 
-    def _begin(self, config: dict[str, Any], free: tuple[str, ...]) -> None:
+    def _begin(self, config: dict[str, Any], free: tuple[str, ...], replace: bool) -> None:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         config = json.loads(json.dumps(config))
         if self.exists():
             there, here = ({k: v for k, v in c.items() if k not in free} for c in (self.manifest.config, config))
-            if difference := first_difference(there, here):
+            difference = first_difference(there, here)
+            if difference and replace:
+                self._clear()
+            elif difference:
                 key, old, new = difference
                 raise InputError(
                     f"{self.root} holds the results of another config ({key} is {old} there, {new} here): "
                     "choose another directory"
                 )
         self._write_manifest(self.manifest.model_copy(update={"config": config, "versions": package_versions()}))
+
+    def _clear(self) -> None:
+        (self.root / MANIFEST).unlink()  # first: what is left of a stopped removal is no results directory
+        for room in ("arrays", "tables"):
+            shutil.rmtree(self.root / room, ignore_errors=True)
+        self._manifest = Manifest()
 
     def _read_manifest(self) -> Manifest:
         path = self.root / MANIFEST

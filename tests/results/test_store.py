@@ -156,6 +156,20 @@ def test_another_config_is_refused_with_what_differs(tmp_path):
         assert store.manifest.config["device"] == "cuda"
 
 
+def test_another_config_can_be_replaced_where_that_is_asked_for(tmp_path):
+    with ResultStore(tmp_path).writing(CONFIG) as store:
+        store.save_result("a/b", numbers(1.0))
+        store.save_table("a", pd.DataFrame({"x": [1]}))
+        store.update_step("work", state="done")
+    (tmp_path / "notes.txt").write_text("mine")
+    with ResultStore(tmp_path).writing(CONFIG, replace=True) as store:
+        assert store.has("a/b")  # the same config: nothing to replace
+    with ResultStore(tmp_path).writing(CONFIG | {"base": "c"}, replace=True) as store:
+        assert store.names() == store.table_names() == []
+        assert store.step("work") == StepState()
+    assert files(tmp_path) == {MANIFEST, "notes.txt"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,0 +1,68 @@
+"""The arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
+Tuned = Annotated[
+    str, typer.Argument(metavar="TUNED", help="Of its tuned version, or a folder with a LoRA adapter on the base.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Results go here; made if missing, continued if stopped.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest present.")]
+DType = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(help="Of controls and resampling.")]
+Prompt = Annotated[str | None, typer.Option(help="One prompt.")]
+Instruction = Annotated[list[str] | None, typer.Option(help="A part of --prompt that instructs; may be given again.")]
+Context = Annotated[list[str] | None, typer.Option(help="A part of --prompt that gives context; may be given again.")]
+Response = Annotated[str | None, typer.Option(help="Response to --prompt; by default each model's own.")]
+Prompts = Annotated[Path | None, typer.Option(help="Many prompts: a .jsonl file, or the paper's FinalDataset.tsv.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an own response.")]
+Vocabulary = Annotated[str, typer.Option(help="Word list: a file of lines word<TAB>frequency, or default.")]
+Vectors = Annotated[
+    str, typer.Option(help="Word vectors: GloVe or word2vec text (.gz), glove, or base (the model's embeddings).")
+]
+Controls = Annotated[int, typer.Option(help="Meaningless changes of the same size to compare with; 0 or at least 3.")]
+Layers = Annotated[str | None, typer.Option(help="Layers to read, for example 0,1,5-8; by default all.")]
+
+
+def layer_list(given: str | None) -> list[int] | None:
+    """Return the layers that a text like `0,1,5-8` names.
+
+    Raises:
+        typer.BadParameter: it names none.
+    """
+    if given is None:
+        return None
+    found: list[int] = []
+    for part in given.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise typer.BadParameter(f"--layers {given!r} is no list of layers like 0,1,5-8")
+        found.extend(range(int(first), int(last if dash else first) + 1))
+    return found
+
+
+def prompt_keys(
+    prompt: str | None,
+    instruction: list[str] | None,
+    context: list[str] | None,
+    response: str | None,
+    prompts: Path | None,
+) -> dict[str, object]:
+    """Return the keys of a config that say where prompts come from.
+
+    Raises:
+        typer.BadParameter: neither or both of --prompt and --prompts are given, or spans without a prompt.
+    """
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give either --prompt TEXT or --prompts FILE")
+    if prompt is None:
+        for name, value in (("--instruction", instruction), ("--context", context), ("--response", response)):
+            if value:
+                raise typer.BadParameter(f"{name} belongs to --prompt; a file of prompts brings its own")
+        return {"prompts": str(prompts)}
+    entry = {"text": prompt, "instruction": instruction or [], "context": context or []}
+    return {"prompt": [entry if response is None else entry | {"response": response}]}

@@ -1,0 +1,118 @@
+"""Everything about a pair: the demo, a run from a config, its report again, the paper's tables, annotation."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lensdiff.cli import options as o
+from lensdiff.cli.output import Terminal, complain, print_frame, write
+
+EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
+TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
+DEMO = {
+    "max_new_tokens": 24,  # the pair's answers are words; a base model that does not stop is cut here
+    "controls": {"prompts": 3, "heads": 5, "rotation": 99},
+    "heads": {"layers_per_group": 1},
+    "mlp": {"n_components": 64},
+}
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("lensdiff.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented example of a config for `lensdiff run`."""
+    if path.exists() and not force:
+        raise typer.BadParameter(f"{path} is there already; --force writes over it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    write(str(path))
+
+
+def run(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="What to do; `lensdiff init` writes an example.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Results go here instead of the config's out.")] = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Every analysis that a config asks for, on any pair, and a report; goes on where it was stopped."""
+    from lensdiff.pipeline.toml import load_config
+
+    found = load_config(config)
+    _whole(found if out is None else found.model_copy(update={"out": str(out.absolute())}), quiet)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Results and report go here.")] = Path("lensdiff-demo"),
+    quiet: o.Quiet = False,
+) -> None:
+    """Every analysis of the shipped toy pair and a report: no network, under two minutes on a laptop."""
+    from lensdiff.pipeline.toml import check_config
+
+    models = {"base": str(TOY_PAIR / "base"), "tuned": str(TOY_PAIR / "tuned")}
+    _whole(check_config(models | {"prompts": str(TOY_PAIR / "prompts.jsonl"), "out": str(out)} | DEMO), quiet)
+
+
+def _whole(config: Any, quiet: bool) -> None:
+    from lensdiff.pipeline.execute import execute
+    from lensdiff.pipeline.run import report
+
+    terminal = Terminal(quiet=quiet)
+    with terminal.watching():
+        store = execute(config, listener=terminal)
+        path = report(store)
+    write(str(path))
+    failed = {name: state.note for name, state in store.manifest.steps.items() if state.state == "failed"}
+    for name, note in failed.items():
+        complain(f"{name} could not be done: {note}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results directory.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; by default DIR/report.html.")] = None,
+) -> None:
+    """The report again, from a results directory."""
+    from lensdiff.pipeline.run import report as write_report
+
+    write(str(write_report(_existing(directory), out)))
+
+
+def _existing(directory: Path) -> Any:
+    from lensdiff.results import InputError, ResultStore
+
+    store = ResultStore(directory)
+    if not store.exists():
+        raise InputError(f"{directory} is no results directory of lensdiff: it has no manifest.json")
+    return store
+
+
+def published(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A clone of the authors' repository.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    robustness: Annotated[bool, typer.Option("--robustness", help="Also Table 2 under other choices.")] = False,
+) -> None:
+    """Tables 1 and 2 of the paper from the attributions that its authors released."""
+    import json
+
+    from lensdiff.analyses.published import published_tables
+    from lensdiff.analyses.published import robustness as variants
+    from lensdiff.inputs.published import load_published
+
+    released = load_published(directory)
+    tables = published_tables(released)
+    other = variants(released) if robustness else None
+    if as_json:
+        found = json.loads(tables.to_json())
+        if other is not None:
+            found["robustness"] = json.loads(other.to_json(orient="records"))
+        write(json.dumps(found, indent=2))
+        return
+    print_frame("Tables 1 and 2", tables.to_df(), rows=100)
+    if other is not None:
+        print_frame("Table 2 under other choices", other, rows=100)
+    if tables.not_found:
+        complain(f"{tables.not_found} instruction spans were not found in their prompt's tokens")
