@@ -1,0 +1,110 @@
+"""A result survives its file; a file that is not one is refused; provenance says what ran."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensdiff.results import Diff, InputError, Provenance, Result
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths(Result):
+    names: tuple[str, ...]
+    limit: float | None
+    values: Float[Tensor, " name"]
+
+    def to_df(self) -> pd.DataFrame:
+        return pd.DataFrame({"name": self.names, "value": self.values.numpy()})
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        return self.to_df().nlargest(k, "value")
+
+
+@dataclass(frozen=True, eq=False)
+class Other(Lengths):
+    pass
+
+
+def lengths(*values: float) -> Lengths:
+    options = {"k": 3, "layers": [0, 1], "target": None}
+    provenance = Provenance("lengths", "model ünicode", revision="main", options=options, seed=7)
+    return Lengths(provenance, tuple(f"</script>{i}" for i in range(len(values))), None, torch.tensor(values))
+
+
+def test_saves_and_loads_every_field(tmp_path):
+    result = lengths(0.1, float("inf"), -2.0)
+    path = result.save(tmp_path / "deep" / "lengths.safetensors")
+    again = Lengths.load(path)
+    assert again.provenance == result.provenance
+    assert again.names == result.names
+    assert again.limit is None
+    assert torch.equal(again.values, result.values)
+    assert [p.name for p in path.parent.iterdir()] == ["lengths.safetensors"], "no temporary file may stay"
+
+
+def test_saves_a_view_of_an_array(tmp_path):
+    result = Lengths(Provenance("lengths", "m"), ("a", "b"), 1.5, torch.arange(4.0)[::2])
+    assert Lengths.load(result.save(tmp_path / "r")).values.tolist() == [0.0, 2.0]
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = lengths(1.0).save(tmp_path / "r")
+    monkeypatch.setattr("lensdiff.results.result.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        lengths(2.0).save(path)
+    assert Lengths.load(path).values.tolist() == [1.0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refuses_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="no result file at"):
+        Lengths.load(tmp_path / "none")
+
+
+def test_refuses_another_class(tmp_path):
+    path = lengths(1.0).save(tmp_path / "r")
+    with pytest.raises(InputError, match="holds 'Lengths', expected 'Other'"):
+        Other.load(path)
+
+
+def test_refuses_what_is_no_result(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(InputError, match="is not a saved result"):
+        Lengths.load(tmp_path / "text")
+    save_file({"a": torch.zeros(1)}, tmp_path / "tensors")
+    with pytest.raises(InputError, match="holds 'no result'"):
+        Lengths.load(tmp_path / "tensors")
+
+
+def test_refuses_another_schema(tmp_path, monkeypatch):
+    path = lengths(1.0).save(tmp_path / "r")
+    monkeypatch.setattr("lensdiff.results.result.SCHEMA", 99)
+    with pytest.raises(InputError, match="has schema 1, this version reads 99"):
+        Lengths.load(path)
+
+
+def test_diff_is_both_tables_with_a_column_model():
+    frame = Diff(lengths(1.0), lengths(2.0)).to_df()
+    assert list(frame.columns) == ["model", "name", "value"]
+    assert frame["model"].tolist() == ["base", "tuned"]
+    assert frame["value"].tolist() == [1.0, 2.0]
+    many = Diff([lengths(1.0), lengths(3.0)], [lengths(2.0)]).to_df()
+    assert many["value"].tolist() == [1.0, 3.0, 2.0]
+
+
+def test_there_is_no_view_of_an_unknown_result():
+    with pytest.raises(InputError, match="no view of a Lengths"):
+        lengths(1.0).show()
+    with pytest.raises(InputError, match="no view of a Diff of Lengths"):
+        Diff(lengths(1.0), lengths(1.0)).show()
+
+
+def test_provenance_names_the_versions():
+    versions = lengths(1.0).provenance.versions
+    assert versions["torch"] == torch.__version__
+    assert set(versions) == {"python", "lensdiff", "torch", "transformer-lens", "transformers"}
