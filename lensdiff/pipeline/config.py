@@ -5,7 +5,7 @@ each other are refused. Paths are relative to the folder that the config lies in
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
@@ -126,7 +126,7 @@ class RunConfig(Section):
 
     _folder: Path = PrivateAttr(default_factory=Path)
 
-    def at(self, folder: Path) -> Self:
+    def at(self, folder: Path) -> "RunConfig":
         """Return the config with relative paths meant from `folder`."""
         self._folder = folder
         return self
@@ -146,7 +146,7 @@ class RunConfig(Section):
         return any(analysis in self.analyses for analysis in analyses)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "RunConfig":
         for key, message in contradictions(self):
             raise PydanticCustomError("contradiction", "{message}", {"message": message, "key": key})
         return self

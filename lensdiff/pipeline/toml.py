@@ -50,9 +50,10 @@ def check_config(values: Mapping[str, Any], place: str = "config", text: str | N
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        found = [_sentence(dict(e), place, text) for e in error.errors(include_url=False)]
-        more = f" (and {len(found) - 1} more: {'; '.join(found[1:])})" if len(found) > 1 else ""
-        raise InputError(found[0] + more) from None
+        found = sorted((_fault(dict(e), text) for e in error.errors(include_url=False)), key=lambda fault: fault[0])
+        first, *rest = [f"line {line}: {what}" if line else what for line, what in found]
+        more = f" (and {len(rest)} more: {'; '.join(rest)})" if rest else ""
+        raise InputError(f"{place}{', ' if found[0][0] else ': '}{first}{more}") from None
 
 
 def line_of(text: str, keys: tuple[str | int, ...]) -> int | None:
@@ -79,16 +80,17 @@ def _has(values: Any, keys: tuple[str | int, ...]) -> bool:
     return True
 
 
-def _sentence(error: dict[str, Any], place: str, text: str | None) -> str:
+def _fault(error: dict[str, Any], text: str | None) -> tuple[int, str]:
+    """Return the line, 0 where it is on none, and what is wrong there."""
     kind, keys = error["type"], tuple(error["loc"])
     if kind == "contradiction":
         keys = tuple(error["ctx"]["key"].split("."))
-        return f"{_where(place, text, keys)}: {error['ctx']['message']}"
+        return _where(text, keys), error["ctx"]["message"]
     name = _dotted(keys)
     if kind == "missing":
-        return f"{place}: {name} is missing, a config needs it"
+        return 0, f"{name} is missing, a config needs it"
     if kind == "extra_forbidden":
-        return f"{_where(place, text, keys)}: unknown key {name!r}, available: {', '.join(_available(keys[:-1]))}"
+        return _where(text, keys), f"unknown key {name!r}, available: {', '.join(_available(keys[:-1]))}"
     given = error["input"]
     if kind == "literal_error":
         expected = f"one of {error['ctx']['expected']}"
@@ -96,15 +98,15 @@ def _sentence(error: dict[str, Any], place: str, text: str | None) -> str:
         expected = "a table of keys"
     else:
         expected = _EXPECTED.get(kind) or error["msg"].removeprefix("Input should be ").lower()
-    return f"{_where(place, text, keys)}: {name} is {_shown(given)}, expected {expected}"
+    return _where(text, keys), f"{name} is {_shown(given)}, expected {expected}"
 
 
-def _where(place: str, text: str | None, keys: tuple[str | int, ...]) -> str:
+def _where(text: str | None, keys: tuple[str | int, ...]) -> int:
     while text is not None and keys:
         if line := line_of(text, keys):
-            return f"{place}, line {line}"
+            return line
         keys = keys[:-1]  # a default contradicts what is written: the table it belongs to, or no line at all
-    return place
+    return 0
 
 
 def _dotted(keys: tuple[str | int, ...]) -> str:
