@@ -1,17 +1,18 @@
 """How large the real change from base to tuned is, weight by weight, and meaningless changes of the same size.
 
-The unit is a weight of the checkpoint as a matrix: all heads of W_Q side by side [d_model, n_heads * d_head], W_K and W_V with the
-key-value heads, W_O with the heads stacked [n_heads * d_head, d_model]; embeddings as they are; a vector (norm gain, bias) is
-a matrix of one row. With D = tuned - base of one weight and S its singular values:
+The unit is a weight of the checkpoint as a matrix: all heads of W_Q side by side [d_model, n_heads * d_head], W_K and
+W_V with the key-value heads, W_O with the heads stacked [n_heads * d_head, d_model]; embeddings as they are; a vector
+(norm gain, bias) is a matrix of one row. With D = tuned - base of one weight and S its singular values:
 
     spectrum-matched   U' S V'^T with random orthonormal U', V' (Haar): every singular value of D, in random directions
     norm-matched       G ||D||_F / ||G||_F with Gaussian G
 
-S is cut at the numerical rank: the smallest singular values whose joint norm is below what rounding `tuned` to its dtype can put into D
-(eps / 2 ||tuned||_F), and at most 1e-3 of ||D||_F, are dropped. So a low-rank change stays low-rank, and cheap.
+S is cut at the numerical rank: the smallest singular values whose joint norm is below what rounding `tuned` to its
+dtype can put into D (eps / 2 ||tuned||_F), and at most 1e-3 of ||D||_F, are dropped. So a low-rank change stays
+low-rank, and cheap.
 
-Everything is computed in float64 on the CPU, so that a seed means the same change on every device. Memory: a few copies of one
-weight. Where vocabularies differ, an embedding's change is that of the shared rows.
+Everything is computed in float64 on the CPU, so that a seed means the same change on every device. Memory: a few copies
+of one weight. Where vocabularies differ, an embedding's change is that of the shared rows.
 """
 
 import hashlib
@@ -89,8 +90,8 @@ def singular_values(change: Float[Tensor, "row col"], *, rounding: float = 0.0) 
     """Return the singular values of a change down to its numerical rank, largest first; none for no change.
 
     Args:
-        rounding: the Frobenius norm that rounding can have put into the change; so much of the tail is dropped, and at most
-            1e-3 of the whole.
+        rounding: the Frobenius norm that rounding can have put into the change; so much of the tail is dropped, and at
+            most 1e-3 of the whole.
     """
     if not change.any():
         return change.new_zeros(0, dtype=torch.float64)
@@ -148,11 +149,13 @@ class RealChange:
 
     Attributes:
         rows: the shared vocabulary entries in the base and in the tuned model, or None where that is all of them.
+        last: the weight of a control that was read last: kind, seed and name, and its value.
     """
 
     def __init__(self, base: ModelView, tuned: ModelView, shared: SharedTokens):
         self.base, self.tuned = base, tuned
         self.rows = rows_to_compare(base.d_vocab, tuned.d_vocab, shared)
+        self.last: tuple[tuple[str, int, Weight], Tensor | None] | None = None
         self._values: dict[Weight, Tensor] = {}
 
     @cached_property
@@ -164,7 +167,8 @@ class RealChange:
         """Return S of one weight, to its numerical rank."""
         if weight not in self._values:
             base, tuned = read(self.base, weight), read(self.tuned, weight)
-            assert base is not None and tuned is not None
+            assert base is not None
+            assert tuned is not None
             self._values[weight] = self.values_of(weight.name, base, tuned)
         return self._values[weight]
 

@@ -9,13 +9,14 @@ A difference means little until a meaningless change of the same size has been s
 What is treated how (`change` has the formulas):
 - matrices: each of the checkpoint's own, all heads of W_Q as one, keys and values with their key-value heads;
 - vectors (norm gains, biases): a random direction with the norm of the real change, which is the same for both kinds;
-- embeddings: as matrices; where the base ties its unembedding to its embedding, so does the control; where the vocabularies differ only
-  the rows of shared tokens change;
+- embeddings: as matrices; where the base ties its unembedding to its embedding, so does the control; where the
+  vocabularies differ only the rows of shared tokens change;
 - what did not change in the tuned model stays exactly as it is in the base.
 The change is added in float64 and rounded to the base's dtype: in half precision that rounding comes on top of it.
 
-A control is lazy: a weight is computed when it is read and only the last one is kept, so 99 controls of a weights-only analysis cost
-the memory of one weight. A forward pass needs a whole model: it is made on first use, and `free` lets go of it.
+A control is lazy: a weight is computed when it is read and only the last one, of all controls of a pair, is kept, so 99
+of them cost a weights-only analysis the memory of one weight. A forward pass needs a whole model: it is made on first
+use, and `free` lets go of it.
 """
 
 import copy
@@ -41,15 +42,15 @@ class ControlView(ModelView):
     Deterministic: a weight depends on the kind, the seed, its name and its layer, not on what was read before it.
     """
 
-    def __init__(self, change: RealChange, kind: Kind = "spectrum", seed: int = 0):
+    def __init__(self, change: RealChange, kind: Kind | str = "spectrum", seed: int = 0):
         if kind not in KINDS:
             raise InputError(f"kind={kind!r} is none of {', '.join(KINDS)}")
-        self.kind, self.seed = kind, seed
-        self.info = control_info(change.base.info, kind, seed)
+        self.kind: Kind = kind  # pyright: ignore[reportAttributeAccessIssue] (checked)
+        self.seed = seed
+        self.info = control_info(change.base.info, self.kind, seed)
         self._change = change
         self._tokenizer = change.base._tokenizer
         self._made: ModelView | None = None
-        self._last: tuple[Weight, Tensor | None] | None = None
 
     # sizes: the base's, without making a model
     @property
@@ -121,10 +122,11 @@ class ControlView(ModelView):
             return read(self._made, weight)
         if weight.name == "W_U" and self._change.tied and self.kind != "self":
             return self._required(Weight("W_E")).T
-        if self._last is None or self._last[0] != weight:
-            self._last = None  # never two at a time
-            self._last = weight, self._changed(weight, read(self._change.base, weight))
-        return self._last[1]
+        change, key = self._change, (self.kind, self.seed, weight)
+        if change.last is None or change.last[0] != key:
+            change.last = None  # never two at a time
+            change.last = key, self._changed(weight, read(change.base, weight))
+        return change.last[1]
 
     def _changed(self, weight: Weight, base: Tensor | None) -> Tensor | None:
         if base is None or self.kind == "self":
@@ -147,7 +149,7 @@ class ControlView(ModelView):
         """Let go of the whole model and of the last weight; either is made again when it is needed."""
         if self._made is not None:
             forget(self._made.model)
-        self._made = self._last = None
+        self._made = self._change.last = None
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         return self._whole().embed(tokens)
@@ -176,7 +178,7 @@ class ControlView(ModelView):
             return self._change.base
         if self._made is None:
             self._made = materialise(self)
-            self._last = None
+            self._change.last = None
         return self._made
 
 
@@ -200,10 +202,10 @@ class _RawGains(BridgeView):
 
 
 def materialise(control: ControlView) -> ModelView:
-    """Return the view of a whole model with a control's weights: a copy of the base with the changed parameters written in.
+    """Return the view of a whole model with a control's weights: a copy of the base, the changed parameters written in.
 
-    Parameters that no weight of a view covers (biases, position embeddings, norms after a layer) change by the same rule, named as in
-    the wrapper.
+    Parameters that no weight of a view covers (biases, position embeddings, norms after a layer) change by the same
+    rule, named as in the wrapper.
 
     Raises:
         InputError: the pair holds one model as a HookedTransformer and the other as a TransformerBridge, or a folded
@@ -226,7 +228,8 @@ def materialise(control: ControlView) -> ModelView:
         _share_again(base.model, model)
         for weight in weights_of(base):
             into, old = read(target, weight), read(source, weight)
-            assert into is not None and old is not None
+            assert into is not None
+            assert old is not None
             new = control._changed(weight, old) if weight.name.endswith("_gain") else control._read(weight)
             assert new is not None
             into.copy_(new)

@@ -14,7 +14,9 @@ from torch import Tensor
 from lensdiff.models.change import Kind, RealChange, SharedTokens
 from lensdiff.models.controls import ControlView, forget
 from lensdiff.models.loading import load_model
-from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.models.sources import is_adapter
+from lensdiff.models.view import Model, ModelView, is_hooked, view_of
+from lensdiff.models.wrappers import is_bridge
 from lensdiff.results import Diff, InputError, Provenance
 
 Keep = Literal["both", "one"]
@@ -78,7 +80,7 @@ class ModelPair:
         base, tuned: the models, HookedTransformer or TransformerBridge.
     """
 
-    def __init__(self, sources: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], keep: Keep):
+    def __init__(self, sources: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], keep: Keep | str):
         if keep not in ("both", "one"):
             raise InputError(f"keep={keep!r} is none of both, one")
         self._sources, self._options, self._keep = sources, options, keep
@@ -91,9 +93,10 @@ class ModelPair:
         for side in ("base", "tuned"):
             if keep == "one" and not isinstance(sources[side], str | Path):
                 raise InputError(
-                    f'keep="one" loads a model again and again: {side} must be a name or a path, got {type(sources[side]).__name__}'
+                    f'keep="one" loads a model again and again: {side} must be a name or a path, '
+                    f"got {type(sources[side]).__name__}"
                 )
-        for side in ("base", "tuned"):
+        for side in ("tuned", "base"):  # an adapter copies a base in memory before a wrapper takes it over
             self._side(side)
         self._check()
 
@@ -137,7 +140,8 @@ class ModelPair:
         for name in _SHAPES:
             if getattr(base, name) != getattr(tuned, name):
                 raise InputError(
-                    f"the models cannot be compared: {name} is {getattr(base, name)} in the base and {getattr(tuned, name)} in the tuned model"
+                    f"the models cannot be compared: {name} is {getattr(base, name)} in the base "
+                    f"and {getattr(tuned, name)} in the tuned model"
                 )
         mine, theirs = self._vocabularies["base"], self._vocabularies["tuned"]
         if mine is None or theirs is None:
@@ -145,7 +149,8 @@ class ModelPair:
         share = len(mine.keys() & theirs.keys()) / min(len(mine), len(theirs))
         if share < MINIMUM_SHARED_TOKENS:
             raise InputError(
-                f"the models cannot be compared: their tokenizers share {share:.0%} of the smaller vocabulary, at least 90% is needed"
+                f"the models cannot be compared: their tokenizers share {share:.0%} of the smaller vocabulary, "
+                f"at least {MINIMUM_SHARED_TOKENS:.0%} is needed"
             )
 
     @cached_property
@@ -168,21 +173,22 @@ class ModelPair:
         ids = self._provenance["base"].model, found.model
         return replace(found, analysis=analysis, model=" -> ".join(ids), options=options | {"base": ids[0]}, seed=seed)
 
-    def control(self, kind: Kind = "spectrum", seed: int = 0) -> ControlView:
+    def control(self, kind: Kind | str = "spectrum", seed: int = 0) -> ControlView:
         """Return a model made from the base by a meaningless change of the size of the real one, weight by weight.
 
         Args:
-            kind: "spectrum" (base + U' S V'^T with the real change's singular values S and random orthonormal U', V'), "norm"
-                (base + Gaussian noise of the real change's Frobenius norm) or "self" (the base: no change).
+            kind: "spectrum" (base + U' S V'^T with the real change's singular values S and random orthonormal U', V'),
+                "norm" (base + Gaussian noise of the real change's Frobenius norm) or "self" (the base: no change).
             seed: of U' and V', or of the noise; a weight depends on the kind, the seed, its name and its layer alone.
 
-        Matrices are the checkpoint's: all heads of W_Q as one, keys and values with their key-value heads. Embeddings are
-        matrices too: tied ones stay tied, and where the vocabularies differ only shared tokens' rows change. Norm gains and
-        biases move by their real distance in a random direction. What the tuned model left alone stays exactly as it is.
-        Weights are computed when they are read; a forward pass makes a whole model (`free` lets go of it).
+        Matrices are the checkpoint's: all heads of W_Q as one, keys and values with their key-value heads. Embeddings
+        are matrices too: tied ones stay tied, and where the vocabularies differ only shared tokens' rows change. Norm
+        gains and biases move by their real distance in a random direction. What the tuned model left alone stays
+        exactly as it is. Weights are computed when they are read; a forward pass makes a whole model (`free` lets go
+        of it).
 
         Raises:
-            InputError: `kind` is none of the three, the pair keeps one model, or one model is folded and the other is not.
+            InputError: `kind` is none of the three, the pair keeps one model, or one model is folded and the other not.
         """
         if self._keep == "one":
             raise InputError('a control reads both models at once: load the pair with keep="both"')
@@ -258,17 +264,23 @@ def load_pair(
     base: Any,
     tuned: Any,
     *,
-    keep: Keep = "both",
+    keep: Keep | str = "both",
     base_options: Mapping[str, Any] | None = None,
     tuned_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ModelPair:
     """Load a base model and its tuned version; `options` go to `load_model` for both, the two mappings to one of them.
 
-    A LoRA adapter as `tuned` is put on `base` where the adapter names no other model.
+    A folder with a LoRA adapter as `tuned` is put on `base`, whatever model it names itself: the change is then the
+    adapter's alone. `tuned_options={"base": ...}` puts it on another model; where `base` is wrapped already, it goes on
+    the one it names.
 
     Raises:
-        InputError: a load fails, or the models cannot be compared (another architecture, shape or tokenizer), with the reason.
+        InputError: a load fails, or the models cannot be compared (another architecture, shape or tokenizer), with the
+            reason.
     """
     sides = {"base": dict(options) | dict(base_options or {}), "tuned": dict(options) | dict(tuned_options or {})}
+    if is_adapter(tuned) and not (isinstance(base, ModelView) or is_hooked(base) or is_bridge(base)):
+        inherited = {"base": base, "revision": sides["base"].get("revision")}
+        sides["tuned"] = inherited | sides["tuned"]
     return ModelPair({"base": base, "tuned": tuned}, sides, keep)

@@ -1,5 +1,6 @@
 """Where a checkpoint comes from: hub name, folder, GGUF file, LoRA adapter, or a `transformers` model in memory."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
             raise InputError(f"no GGUF file at {path}")
         return _from_gguf(path, dtype)
     if path.is_dir():
-        if (path / "adapter_config.json").is_file():
+        if is_adapter(path):
             return _from_adapter(path, base=base, revision=revision, dtype=dtype)
         if (path / "config.json").is_file():
             return _from_name(str(path), path.name, revision=None, dtype=dtype)
@@ -42,6 +43,11 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1 or path.exists():
         raise InputError(f"no model folder at {path}")
     return _from_name(str(source), str(source), revision=revision, dtype=dtype)
+
+
+def is_adapter(source: Any) -> bool:
+    """Return whether `source` is a folder with a LoRA adapter."""
+    return isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file()
 
 
 def _from_object(model: torch.nn.Module) -> Source:
@@ -92,6 +98,8 @@ def _from_adapter(path: Path, *, base: Any, revision: str | None, dtype: torch.d
     named = base if base is not None else PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if not named:
         raise InputError(f"the adapter in {path} names no base model: give it with base=...")
+    if isinstance(named, torch.nn.Module):
+        named = copy.deepcopy(named)  # merging writes into the weights
     under = read_source(named, base=None, revision=revision, dtype=dtype)
     merged = PeftModel.from_pretrained(under.model, str(path)).merge_and_unload()
     tokenizer = (
