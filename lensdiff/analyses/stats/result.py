@@ -60,9 +60,12 @@ class Test:
         """Return the fields as JSON values."""
         return asdict(self) | {"n": list(self.n)}
 
+    def numbers(self) -> str:
+        """Return estimate and interval alone, for example `+0.29 [0.22, 0.36]`."""
+        return _estimate_and_interval(self.estimate, self.low, self.high, self.level)
+
     def __str__(self) -> str:
         """Return for example `+0.29 [0.22, 0.36], p = 2e-14 (Welch, n = 300 + 300)`."""
-        numbers = _estimate_and_interval(self.estimate, self.low, self.high, self.level)
         p = "" if self.p is None else f", {format_p(self.p)}"
         if self.p_adjusted is not None:
             p += f", adjusted {format_p(self.p_adjusted)}"
@@ -72,7 +75,7 @@ class Test:
         if self.p_adjusted is not None:
             notes.append(f"{self.adjustment} in {self.family}")
         how = "; ".join([", ".join([self.name, *sided, sizes]), *notes])
-        return f"{numbers}{p} ({how})"
+        return f"{self.numbers()}{p} ({how})"
 
 
 def from_standard_error(
