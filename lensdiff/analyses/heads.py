@@ -44,6 +44,7 @@ from lensdiff.results import InputError, Result
 TOP_K = 100
 THRESHOLD_WORDS = 3000
 THRESHOLD_STD = 1.96
+COMPARED_OPTIONS = ("top_k", "threshold_words", "threshold_std", "word_vectors", "words_without_vector")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +151,20 @@ def _place(available: tuple[int, ...], wanted: int, what: str) -> int:
     if wanted not in available:
         raise InputError(f"{what} {wanted} was not read, available: {', '.join(map(str, available))}")
     return available.index(wanted)
+
+
+def check_comparable(base: HeadWordPairs, other: HeadWordPairs, name: str) -> None:
+    """Raise InputError unless two results hold the same heads and words, found with the same options."""
+    for what, mine, theirs in (
+        ("layers", base.layers, other.layers),
+        ("heads", base.heads, other.heads),
+        ("dimensions per head", base.dims.shape[-1], other.dims.shape[-1]),
+        ("words", base.words, other.words),
+        *((x, base.provenance.options.get(x), other.provenance.options.get(x)) for x in COMPARED_OPTIONS),
+    ):
+        if mine != theirs:
+            given = f"{len(theirs)} {what}, base {len(mine)}" if what == "words" else f"{what} {theirs}, base {mine}"
+            raise InputError(f"{name} has {given}: expected word pairs made with the same arguments")
 
 
 def _layer_pairs(

@@ -112,25 +112,25 @@ def pairs_by_loop(
     return LoopPairs(order, energy[order], found)
 
 
-def planted(
-    plants: dict[tuple[int, int, int], tuple[int, int, float]], words: list[str], *, seed: int = 0
-) -> PreTrainedModel:
-    """Return a tiny Llama whose (layer, head, dim) has its largest key and query word and their common activation.
+Plant = tuple[int, int, int, int, int, float]
 
-    A plant is (key word, query word, activation); a negative activation is one of both sides. Keys are shared by two
-    query heads. Dimensions without a plant are zero. Words (at most 32) have orthonormal embeddings.
+
+def planted(plants: list[Plant], words: list[str], *, seed: int = 0) -> PreTrainedModel:
+    """Return a tiny Llama whose heads hold only what is planted.
+
+    A plant is (layer, head, dim, key word, query word, activation); a negative activation is one of both sides. Plants
+    of a dimension add up; keys are shared by two query heads. Words (at most 32) have orthonormal embeddings.
     """
     hf: Any = hf_model("llama", seed=seed)
-    basis = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(seed)))[0]
+    basis = torch.eye(32)[torch.randperm(32, generator=torch.Generator().manual_seed(seed))]  # exact zeros elsewhere
     with torch.no_grad():
         hf.model.embed_tokens.weight.zero_()
         hf.model.embed_tokens.weight[ids_of(words)] = basis[: len(words)]
-        for layer, block in enumerate(hf.model.layers):
-            attention, gain = block.self_attn, block.input_layernorm.weight
-            attention.q_proj.weight.zero_()
-            attention.k_proj.weight.zero_()
-            for (at, head, dim), (key, query, value) in plants.items():
-                if at == layer:
-                    attention.q_proj.weight[head * 8 + dim] = value * basis[query] / gain
-                    attention.k_proj.weight[head // 2 * 8 + dim] = value * basis[key] / gain
+        for block in hf.model.layers:
+            block.self_attn.q_proj.weight.zero_()
+            block.self_attn.k_proj.weight.zero_()
+        for layer, head, dim, key, query, value in plants:
+            attention, gain = hf.model.layers[layer].self_attn, hf.model.layers[layer].input_layernorm.weight
+            attention.q_proj.weight[head * 8 + dim] += value * basis[query] / gain
+            attention.k_proj.weight[head // 2 * 8 + dim] += value * basis[key] / gain
     return hf

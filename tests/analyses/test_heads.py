@@ -144,15 +144,15 @@ def test_every_family_against_a_loop(family: str, wrapper: Any, words: list[str]
 
 def test_planted_pairs_are_recovered_exactly(words: list[str]) -> None:
     some = words[:24]  # words 2i and 2i + 1 are related
-    plants = {
-        (0, 0, 3): (0, 1, 2.0),
-        (0, 1, 3): (0, 1, 1.5),  # the key of head 0 and 1 is one
-        (0, 2, 5): (7, 6, -1.0),  # both activations negative
-        (1, 3, 0): (8, 9, 1.0),
-        (1, 3, 7): (11, 10, 3.0),
-        (1, 0, 2): (2, 5, 4.0),  # unrelated words: no pair
-        (1, 1, 4): (12, 12, 4.0),  # a word with itself: no pair
-    }
+    plants = [
+        (0, 0, 3, 0, 1, 2.0),
+        (0, 1, 3, 0, 1, 1.5),  # the key of head 0 and 1 is one
+        (0, 2, 5, 7, 6, -1.0),  # both activations negative
+        (1, 3, 0, 8, 9, 1.0),
+        (1, 3, 7, 11, 10, 3.0),
+        (1, 0, 2, 2, 5, 4.0),  # unrelated words: no pair
+        (1, 1, 4, 12, 12, 4.0),  # a word with itself: no pair
+    ]
     result = head_word_pairs(wrapped(planted(plants, some)), some, paired_vectors(some), top_k=1)
     frame = result.to_df()
     got = {
@@ -172,7 +172,7 @@ def test_planted_pairs_are_recovered_exactly(words: list[str]) -> None:
 
 def test_opposite_activations_are_no_pair(words: list[str]) -> None:
     some = words[:24]
-    hf: Any = planted({(0, 0, 3): (0, 1, 2.0)}, some)
+    hf: Any = planted([(0, 0, 3, 0, 1, 2.0)], some)
     with torch.no_grad():
         hf.model.layers[0].self_attn.q_proj.weight.neg_()
     assert len(head_word_pairs(wrapped(hf), some, paired_vectors(some), top_k=1).key) == 0

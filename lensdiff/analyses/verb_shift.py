@@ -1,0 +1,256 @@
+"""Do tuned heads relate more words to instruction verbs? The paper's Table 3, and what it takes to believe it.
+
+    knowledge   of a head: its unordered lower-case word pairs, seen at least twice over its dimensions (both orders)
+    c_v(head)   occurrences of verb v in that set
+    share_v     heads with c_tuned > c_base / heads with c_tuned != c_base, within a group of layers    0.5: no drift
+
+The paper's numbers: mean and standard deviation (population) of share_v over the instruction verbs and over general
+verbs, each verb with a differing head, and Welch's test between them, two-sided. Their weakness: a verb with a base
+count of zero can only rise, so its share is 1 by construction, and rare verbs have few differing heads. Beside them:
+
+    coverage    share of the instruction verbs with at least `min_heads` differing heads; only such verbs count below
+    matched     each instruction verb against up to `matches` control verbs of about its base count (`verb_counts`)
+    difference  mean over matched verbs of share_v - mean share of its controls                     in [-1, 1]
+    test        paired t over the matched verbs; "not testable" with fewer than `min_verbs` of them
+    head test   sign flips over heads of d = mean over matched verbs of sign(c_tuned - c_base) less that of the controls
+    band        the same difference of control models (meaningless changes of the base): holds one more with `level`
+    claim       the whole model's difference against that of the control models, two-sided: the only p to quote
+
+Verbs share heads, so a test over verbs takes related observations for independent ones; the head test and the control
+models do not. Memory: one model's pairs at a time, if `controls` is a generator.
+
+Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naacl-long.130; the rest is ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.analyses import stats
+from lensdiff.analyses.heads import HeadWordPairs, check_comparable
+from lensdiff.analyses.verb_counts import counts_of_heads, shares
+from lensdiff.analyses.verb_groups import (
+    FEWEST_FOR_BAND,
+    GroupShift,
+    Options,
+    difference,
+    group_shift,
+    matched_verbs,
+    with_band,
+)
+from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
+from lensdiff.results import InputError, Result
+
+ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
+WHOLE = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class VerbShift(Result):
+    """The shares of every verb and layer group, and what they add up to; see the module.
+
+    Attributes:
+        verbs: the instruction verbs, then the control verbs; `n_instruction` of them are the former.
+        groups: the groups of layers, in order.
+        whole: all layers as one group.
+        heads_up, heads_down: heads whose count rose and fell, per group and verb.
+        base_count, tuned_count: each verb's count over a group's heads.
+        control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
+        claim: the whole model's difference among those of the controls; None without controls, or not testable.
+    """
+
+    verbs: tuple[str, ...]
+    n_instruction: int
+    groups: tuple[GroupShift, ...]
+    whole: GroupShift
+    heads_up: Int[Tensor, "group verb"]
+    heads_down: Int[Tensor, "group verb"]
+    base_count: Int[Tensor, "group verb"]
+    tuned_count: Int[Tensor, "group verb"]
+    control_differences: Float[Tensor, "control group_and_whole"]
+    claim: stats.Test | None
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per verb and group: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count."""
+        n_groups, n_verbs = self.heads_up.shape
+        up, down = self.heads_up.flatten().numpy(), self.heads_down.flatten().numpy()
+        return pd.DataFrame(
+            {
+                "group": [group.group for group in self.groups for _ in range(n_verbs)],
+                "verb": list(self.verbs) * n_groups,
+                "kind": self._kinds() * n_groups,
+                "heads_up": up,
+                "heads_down": down,
+                "share": shares(up, down),
+                "base_count": self.base_count.flatten().numpy(),
+                "tuned_count": self.tuned_count.flatten().numpy(),
+            }
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.
+
+        Columns `paper_test`, `test` and `head_test` hold sentences, and the same names with `_p` their p-values.
+        """
+        rows = []
+        for group in (*self.groups, self.whole):
+            row = asdict(group)
+            for name in ("paper_test", "test", "head_test"):
+                found: stats.Test | None = getattr(group, name)
+                row[name] = None if found is None else str(found)
+                row[f"{name}_p"] = np.nan if found is None else found.p
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k instruction verbs that rose in most heads more than they fell, over the whole model."""
+        up, down = (x.sum(dim=0)[: self.n_instruction].numpy() for x in (self.heads_up, self.heads_down))
+        frame = pd.DataFrame({"verb": self.verbs[: self.n_instruction], "heads_up": up, "heads_down": down})
+        order = np.argsort(down - up, kind="stable")[:k]
+        return frame.assign(share=shares(up, down)).iloc[order].reset_index(drop=True)
+
+    def _kinds(self) -> list[str]:
+        return ["instruction"] * self.n_instruction + ["control"] * (len(self.verbs) - self.n_instruction)
+
+
+def verb_shift(
+    base: HeadWordPairs,
+    tuned: HeadWordPairs,
+    *,
+    verbs: Sequence[str] = INSTRUCTION_VERBS,
+    control_verbs: Sequence[str] | None = None,
+    layers_per_group: int = 8,
+    controls: Iterable[HeadWordPairs] = (),
+    min_seen: int = 2,
+    min_heads: int = 5,
+    min_verbs: int = 5,
+    matches: int = 5,
+    level: float = 0.95,
+    seed: int = 0,
+) -> VerbShift:
+    """Return in how many heads each verb's count rose, by groups of layers, tuned - base.
+
+    Args:
+        base, tuned, controls: word pairs found with the same words, vectors and options; controls are those of
+            `pair.control(kind, seed)`: none, or at least 3, and 99 for a rank.
+        verbs, control_verbs: by default the paper's instruction verbs, and the shipped general verbs without `verbs`.
+        layers_per_group: layers 0 to 7 are the first group of 8.
+        min_seen: how often a pair is seen before it counts as a head's knowledge.
+        min_heads, min_verbs, matches: differing heads per verb, matched verbs per test, controls per verb.
+        level: of the controls' band; seed: of the sign flips.
+
+    Raises:
+        InputError: the results are not comparable, a verb is listed twice, an option is out of range, or there are one
+            or two controls.
+    """
+    listed = _listed(verbs, control_verbs)
+    numbers = {
+        "layers_per_group": layers_per_group,
+        "min_seen": min_seen,
+        "min_heads": min_heads,
+        "min_verbs": min_verbs,
+        "matches": matches,
+    }
+    _check(numbers)
+    check_comparable(base, tuned, "tuned")
+    before, after = (counts_of_heads(x, listed, min_seen=min_seen).numpy() for x in (base, tuned))
+    options = Options(len(verbs), min_heads, min_verbs, matches, seed)
+    groups = _layer_groups(base.layers, layers_per_group)
+    found = [group_shift(name, _heads(before[rows]), _heads(after[rows]), options) for name, rows in groups.items()]
+    names, beside = _control_differences(base, before, controls, listed, groups, min_seen, options)
+    found = [with_band(group, beside[:, i], level) for i, group in enumerate(found)]
+    recorded = _recorded(base, names, listed, len(verbs)) | numbers | {"level": level}
+    of_groups = list(groups.values())[:-1]
+    sums = (
+        np.stack([x[p].sum(axis=(0, 1)) for p in of_groups]) for x in (after > before, after < before, before, after)
+    )
+    return VerbShift(
+        replace(tuned.provenance, analysis="verb_shift", options=recorded, seed=seed),
+        listed,
+        len(verbs),
+        tuple(found[:-1]),
+        found[-1],
+        *(torch.from_numpy(x.astype(np.int64)) for x in sums),
+        torch.from_numpy(beside),
+        _claim(found[-1].difference, beside[:, -1], level),
+    )
+
+
+def _control_differences(
+    base: HeadWordPairs,
+    before: Int[np.ndarray, "layer head_index verb"],
+    controls: Iterable[HeadWordPairs],
+    listed: tuple[str, ...],
+    groups: dict[str, Int[np.ndarray, " row"]],
+    min_seen: int,
+    options: Options,
+) -> tuple[list[str], Float[np.ndarray, "control group"]]:
+    """Return the control models' names, and each one's difference in every group."""
+    names, differences = [], []
+    for i, control in enumerate(controls):
+        check_comparable(base, control, f"control {i}")
+        changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
+        sides = [(_heads(before[rows]), _heads(changed[rows])) for rows in groups.values()]
+        differences.append([difference(matched_verbs(*both, options), options) for both in sides])
+        names.append(control.provenance.model)
+    if 0 < len(names) < FEWEST_FOR_BAND:
+        raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
+    return names, np.array(differences, dtype=np.float64).reshape(len(names), len(groups))
+
+
+def _heads(counts: Int[np.ndarray, "layer head_index verb"]) -> Int[np.ndarray, "heads verb"]:
+    return rearrange(counts, "layer head verb -> (layer head) verb")
+
+
+def _layer_groups(layers: tuple[int, ...], layers_per_group: int) -> dict[str, Int[np.ndarray, " row"]]:
+    """Return the rows of each group of layers by its name, and last those of all."""
+    group = np.array(layers) // layers_per_group
+    rows = [np.flatnonzero(group == g) for g in dict.fromkeys(group.tolist())]
+    named = {f"{min(layers[r] for r in own)}-{max(layers[r] for r in own)}": own for own in rows}
+    return named | {WHOLE: np.arange(len(layers))}
+
+
+def _claim(effect: float | None, controls: Float[np.ndarray, " control"], level: float) -> stats.Test | None:
+    testable = controls[~np.isnan(controls)]
+    if effect is None or len(testable) < FEWEST_FOR_BAND:
+        return None
+    test = stats.control_rank if len(testable) >= ENOUGH_FOR_RANK else stats.control_t
+    claim = test(effect, testable, level=level)
+    note = "difference of matched verbs over all heads"
+    return replace(claim, note="; ".join(filter(None, [claim.note, note])))
+
+
+def _listed(verbs: Sequence[str], control_verbs: Sequence[str] | None) -> tuple[str, ...]:
+    own = tuple(verb.lower() for verb in verbs)
+    given = [verb for verb in general_verbs() if verb not in own] if control_verbs is None else control_verbs
+    listed = (*own, *(verb.lower() for verb in given))
+    if not (own and given):
+        raise InputError(f"{len(own)} verbs and {len(given)} control verbs were given, expected some of both")
+    if len(set(listed)) < len(listed):
+        twice = next(verb for i, verb in enumerate(listed) if verb in listed[:i])
+        raise InputError(f"the verb {twice!r} is listed twice, expected distinct verbs and control verbs")
+    return listed
+
+
+def _check(numbers: dict[str, int]) -> None:
+    for name, value in numbers.items():
+        least = 2 if name == "min_verbs" else 1  # a test needs two observations
+        if value < least:
+            raise InputError(f"{name} is {value}, expected at least {least}")
+
+
+def _recorded(base: HeadWordPairs, controls: list[str], listed: tuple[str, ...], n_verbs: int) -> dict[str, object]:
+    known = {word.lower() for word in base.words}
+    return {
+        "base": base.provenance.model,
+        "controls": controls,
+        "heads": base.provenance.options,
+        "verbs_not_in_word_list": [verb for verb in listed[:n_verbs] if verb not in known],
+        "control_verbs_not_in_word_list": sum(verb not in known for verb in listed[n_verbs:]),
+    }
