@@ -57,7 +57,7 @@ def demo(
 
 def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline.execute import execute
-    from lensdiff.pipeline.run import report
+    from lensdiff.pipeline.whole import report
 
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
@@ -76,9 +76,10 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; by default DIR/report.html.")] = None,
 ) -> None:
     """The report again, from a results directory."""
-    from lensdiff.pipeline.run import report as write_report
+    store = _existing(directory)
+    from lensdiff.pipeline.whole import report as write_report
 
-    write(str(write_report(_existing(directory), out)))
+    write(str(write_report(store, out)))
 
 
 def _existing(directory: Path) -> Any:

@@ -184,12 +184,12 @@ def _concepts(workspace: Workspace, probe: Probe) -> float:
     return view.n_layers * len(options.sides) * per_layer / probe.rate
 
 
-def amount(size: float) -> str:
+def amount(size: int | float) -> str:
     """Return a number of bytes as people say it."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Return a time as people say it."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

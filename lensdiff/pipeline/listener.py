@@ -1,8 +1,9 @@
 """How a run tells what it does: the library prints nothing, the caller gives a listener."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Listener(Protocol):
     """What is told while a run works; any of it may be ignored."""
 

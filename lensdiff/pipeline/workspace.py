@@ -69,6 +69,11 @@ class Workspace:
         self.store.describe_pair(pair_facts(pair, self.keep))
         return pair
 
+    @cached_property
+    def n_layers(self) -> int:
+        facts = self.store.manifest.pair  # known of a run that goes on, without loading a model
+        return int(facts["base"]["n_layers"]) if facts else view_of(self.pair.base).n_layers
+
     def model(self, name: str) -> Model:
         """Return "base", "tuned" or a control by its name ("spectrum-0"); the control before it is let go."""
         if name in SIDES:

@@ -1,0 +1,131 @@
+"""`lensdiff attribute`: its table, its files, and one sentence for everything that cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lensdiff.analyses.attribution import attribute
+from lensdiff.models import load_model
+from lensdiff.results import ResultStore
+from tests.cli.conftest import Command, refused
+
+PROMPT = "Write a short poem about the sea."
+FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--quiet", "--device", "cpu")
+
+
+def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    pair = (models / "base", models / "tuned")
+    ran = lensdiff("attribute", *pair, "--prompt", PROMPT, "--instruction", "Write a short poem", "--out", out, *FAST)
+    assert (ran.err, ran.code) == ("", 0)
+    assert "instruction score" in ran.out
+    assert str(out / "attribution.parquet") in ran.out.replace("\n", "")
+    frame = pd.read_parquet(out / "attribution.parquet")
+    expected = attribute(load_model(models / "tuned", device="cpu"), PROMPT, max_new_tokens=4, deletion_draws=0)
+    tuned = frame[frame.model == "tuned"]
+    assert list(frame.columns) == ["model", *expected.to_df().columns]
+    pd.testing.assert_series_equal(tuned.score.reset_index(drop=True), expected.to_df().score)
+    page = (out / "attribution.html").read_text()
+    assert "<title>Attribution: base and tuned</title>" in page
+    assert "poem" in page
+
+
+def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_path: Path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text((models / "prompts.jsonl").read_text() + json.dumps({"id": "long", "text": "moon " * 500}))
+    out = tmp_path / "out"
+    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST)
+    assert ran.code == 0
+    assert "lensdiff: responses: base/long failed: prompt 'long'" in ran.err
+    assert "the model's context holds 128" in ran.err
+    assert list(pd.read_parquet(out / "attribution.parquet").prompt_id.unique()) == ["sea", "fruit", "a/b .."]
+
+
+def test_a_response_given_as_text_and_another_target(lensdiff: Command, models: Path, tmp_path: Path):
+    options = ("--prompt", PROMPT, "--response", "good apples", "--target", "logit", "--method", "reverse")
+    out = tmp_path / "out"
+    ran = lensdiff("attribute", models / "base", models / "tuned", *options, "--out", out, *FAST)
+    assert ran.code == 0, ran.err
+    found = pd.read_parquet(out / "attribution.parquet")
+    expected = attribute(
+        load_model(models / "base", device="cpu"), PROMPT, "good apples", target="logit", method="reverse"
+    )
+    base = found[found.model == "base"]
+    pd.testing.assert_series_equal(base.score.reset_index(drop=True), expected.to_df().score)
+
+
+def test_the_same_again_repeats_nothing_and_other_options_replace(lensdiff: Command, models: Path, tmp_path: Path):
+    arguments = ("attribute", models / "base", models / "tuned", "--out", tmp_path / "out", *FAST)
+    assert lensdiff(*arguments, "--prompt", PROMPT).code == 0
+    first = ResultStore(tmp_path / "out").manifest.steps["attribution"]
+    assert lensdiff(*arguments, "--prompt", PROMPT).code == 0
+    assert ResultStore(tmp_path / "out").manifest.steps["attribution"] == first
+    assert lensdiff(*arguments, "--prompt", "Repeat: moon").code == 0
+    assert "moon" in "".join(pd.read_parquet(tmp_path / "out" / "attribution.parquet").in_token.unique())
+
+
+def test_the_models_own_names_are_kept_out_of_the_way_of_a_run(lensdiff: Command, models: Path, tmp_path: Path):
+    config = {"base": "a", "command": "run"}
+    with ResultStore(tmp_path / "out").writing(config) as store:
+        store.update_step("attribution", state="running", done=["base/1"])
+    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
+    refused(ran, "holds the results of another config (base is 'a' there")
+
+
+BAD = {
+    "an empty prompt": (("--prompt", "  "), "prompt '1' has the empty text"),
+    "an empty response": (("--prompt", PROMPT, "--response", " "), "the response of prompt '1' is an empty text"),
+    "a prompt beyond the context": (("--prompt", "moon " * 500), "the model's context holds 128"),
+    "a span that is not there": (("--prompt", PROMPT, "--instruction", "limerick"), "'limerick'"),
+    "an unknown target": (("--prompt", PROMPT, "--target", "odds"), "attribution.target is 'odds', expected one of"),
+    "an unknown method": (("--prompt", PROMPT, "--method", "both"), "attribution.method is 'both', expected one of"),
+    "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribution needs float32 or float64"),
+    "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
+    "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' is not there"),
+    "two controls": (("--prompt", PROMPT, "--controls", "2"), "2 controls allow no band"),
+    "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),
+    "a file of another kind": (("--prompts", "none.csv"), "is no prompt file"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_unusable_input_is_one_sentence(lensdiff: Command, models: Path, tmp_path: Path, arguments, message):
+    pair = (models / "base", models / "tuned")
+    given = (*arguments, *(() if "--device" in arguments else ("--device", "cpu")))
+    refused(lensdiff("attribute", *pair, "--out", tmp_path / "out", "--quiet", *given), message)
+
+
+def test_models_that_cannot_be_loaded(lensdiff: Command, models: Path, tmp_path: Path):
+    def with_tuned(path: object) -> object:
+        return lensdiff("attribute", models / "base", path, "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
+
+    refused(with_tuned(tmp_path / "missing"), "no model folder at")
+    (tmp_path / "empty").mkdir()
+    refused(with_tuned(tmp_path / "empty"), "has no config.json")
+    refused(with_tuned("lensdiff-test/no-such-model"), "cannot load lensdiff-test/no-such-model")
+    broken = shutil.copytree(models / "tuned", tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    refused(with_tuned(broken), "weight model.layers.1.mlp.up_proj.weight of the checkpoint is not finite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give either --prompt TEXT or --prompts FILE"),
+        (("--prompt", "a", "--prompts", "b"), "give either --prompt TEXT or --prompts FILE"),
+        (("--prompts", "b", "--instruction", "c"), "--instruction belongs to --prompt"),
+        (("--prompts", "b", "--response", "c"), "--response belongs to --prompt"),
+        (("--prompt", "a", "--deletion-draws", "-1"), "--deletion-draws"),
+        (("--prompt", "a", "--wrong"), "--wrong"),
+    ],
+)
+def test_wrong_usage(lensdiff: Command, arguments, message):
+    ran = lensdiff("attribute", "base", "tuned", *arguments)
+    assert ran.code == 2
+    assert message in ran.err

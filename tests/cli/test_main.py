@@ -1,0 +1,145 @@
+"""The command as a whole: help without torch, exit codes, --debug, init, published."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import lensdiff.cli as cli
+from lensdiff.cli import output
+from lensdiff.pipeline.toml import load_config
+from lensdiff.results import InputError
+from tests.cli.conftest import Command, refused
+from tests.conftest import PAPER
+
+COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+
+
+def test_help_imports_nothing_large():
+    code = (
+        "import sys; from lensdiff.cli import main; main(['--help'])\n"
+        "large = {'torch', 'transformers', 'transformer_lens', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {large}' if large else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert all(name in ran.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(lensdiff: Command, command):
+    ran = lensdiff(command, "--help")
+    assert ran.code == 0
+    assert "Usage: lensdiff" in ran.out
+
+
+def test_without_a_command_and_with_a_wrong_one(lensdiff: Command):
+    assert lensdiff().code == 2
+    ran = lensdiff("atribute")
+    assert ran.code == 2
+    assert "No such command" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("no such thing"), 2, "lensdiff: no such thing"),
+        (OSError(28, "No space left on device"), 1, "lensdiff: [Errno 28] No space left on device"),
+        (ZeroDivisionError("oh\nno"), 1, "lensdiff: ZeroDivisionError: oh (--debug shows where)"),
+        (KeyboardInterrupt(), 1, "lensdiff: stopped; the same command goes on from here"),
+        (InputError("token \x1b[31m"), 2, "lensdiff: token \\x1b[31m"),
+    ],
+)
+def test_exit_codes_and_one_sentence(monkeypatch, capsys, error, code, message):
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.main(["run"]) == code
+    assert capsys.readouterr().err.strip() == message
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    def fail(args: list[str], **_: object) -> None:
+        assert args == ["report", "x"]
+        raise InputError("no such thing")
+
+    monkeypatch.setattr(cli, "app", fail)
+    for arguments in (["report", "x", "--debug"], ["--debug", "report", "x"]):
+        with pytest.raises(InputError):
+            cli.main(arguments)
+
+
+def test_init_writes_a_config_that_loads(lensdiff: Command, tmp_path: Path):
+    path = tmp_path / "new" / "lensdiff.toml"
+    ran = lensdiff("init", path)
+    assert (ran.code, ran.out.strip()) == (0, str(path))
+    assert load_config(path).tuned == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    path.write_text("mine")
+    ran = lensdiff("init", path)
+    assert ran.code == 2
+    assert "is there already" in ran.err
+    assert path.read_text() == "mine"
+    assert lensdiff("init", path, "--force").code == 0
+    assert path.read_text() != "mine"
+
+
+def test_published_tables_as_json_equal_the_method(lensdiff: Command):
+    if not PAPER.is_dir():
+        pytest.skip("the authors' released files are not beside the project")
+    ran = lensdiff("published", PAPER, "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    first, second = found["table1"]["LIMA"], found["table2"]["LIMA"]
+    rounded = [round(first[g][k], 4) for g in ("followed", "unfollowed") for k in ("mean", "std")]
+    assert rounded == [1.6173, 0.4715, 1.2799, 0.4416]
+    assert (first["followed"]["n"], first["unfollowed"]["n"], f"{first['p']:.3e}") == (249, 50, "3.644e-06")
+    rounded = [round(second[g][k], 4) for g in ("base", "tuned") for k in ("mean", "std")]
+    assert rounded == [1.2683, 0.4310, 1.5579, 0.4851]
+    assert (second["n"], f"{second['p']:.3e}") == (300, "2.526e-14")
+    ran = lensdiff("published", PAPER)
+    assert all(number in ran.out for number in ("1.6173", "1.2799", "3.644e-06", "1.2683", "1.5579", "2.526e-14"))
+
+
+def test_published_robustness(lensdiff: Command):
+    if not PAPER.is_dir():
+        pytest.skip("the authors' released files are not beside the project")
+    ran = lensdiff("published", PAPER, "--json", "--robustness")
+    rows = {row["variant"]: row for row in json.loads(ran.out)["robustness"]}
+    assert f"{rows['b = 0']['p']:.0e}" == "3e-03"
+    assert rows["no max-normalisation"]["difference"] < 0
+    ran = lensdiff("published", PAPER, "--robustness")
+    assert "no max-normalisation" in ran.out
+
+
+def test_published_needs_the_authors_files(lensdiff: Command, tmp_path: Path):
+    refused(lensdiff("published", tmp_path), str(tmp_path))
+    refused(lensdiff("report", tmp_path), "is no results directory of lensdiff")
+
+
+def test_control_characters_are_shown_not_obeyed(capsys):
+    output.print_table("title", ["a"], [["\x1b[2J[red]x[/red]\n\u202e"], [float("nan")], [0.12345], [1e-9]])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[2J[red]x[/red]\\n\\x202e" in out
+    assert "0.1235" in out
+    assert "1.000e-09" in out
+
+
+def test_bars_are_for_terminals(monkeypatch):
+    for terminal, quiet, shown in ((True, False, True), (True, True, False), (False, False, False)):
+        monkeypatch.setattr(Console, "is_terminal", property(lambda self, value=terminal: value))
+        assert output.Terminal(quiet=quiet)._bars.disable is not shown
+
+
+def test_a_closed_pipe_is_no_error(models):
+    code = "import sys; from lensdiff.cli import main; sys.exit(main(['--help']))"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as out:
+        ran = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "Traceback" not in ran.stderr
