@@ -190,10 +190,18 @@ class ModelPair:
         Raises:
             InputError: `kind` is none of the three, the pair keeps one model, or one model is folded and the other not.
         """
+        return ControlView(self.change(), kind, seed)
+
+    def change(self) -> RealChange:
+        """Return the change of the weights from base to tuned, with their singular values once they are computed.
+
+        Raises:
+            InputError: the pair keeps one model, or one model is folded and the other is not.
+        """
         if self._keep == "one":
-            raise InputError('a control reads both models at once: load the pair with keep="both"')
+            raise InputError('comparing weights takes both models at once: load the pair with keep="both"')
         self.check_weights()
-        return ControlView(self._change, kind, seed)
+        return self._change
 
     def check_weights(self) -> None:
         """Refuse to compare the weights of a folded model with those of another.

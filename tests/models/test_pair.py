@@ -118,9 +118,9 @@ def test_an_adapter_goes_on_the_pairs_base(given, wrapper, tmp_path):
     with torch.no_grad():
         untouched = hf_model("llama")(tokens()).logits
     torch.testing.assert_close(view_of(found.base).logits(tokens()), untouched, rtol=1e-4, atol=1e-4)
-    changed = {w.name for w in weights_of(view_of(found.base)) if len(found.control()._change.singular_values(w))}
+    changed = {w.name for w in weights_of(view_of(found.base)) if len(found.change().singular_values(w))}
     assert changed == {"W_Q", "W_out"}
-    assert all(len(v) <= 2 for v in found.control()._change._values.values()), "a merged adapter has its rank"
+    assert all(len(v) <= 2 for v in found.change()._values.values()), "a merged adapter has its rank"
 
 
 def test_an_adapters_own_base_can_be_asked_for(tmp_path):
@@ -245,7 +245,7 @@ def test_unusable_ways_to_keep_models_are_refused(folders):
         load_pair(*folders, keep="none")
     with pytest.raises(InputError, match=r'keep="one" .*: tuned must be a name or a path, got LlamaForCausalLM'):
         load_pair(folders[0], hf_model("llama"), keep="one")
-    with pytest.raises(InputError, match="a control reads both models at once"):
+    with pytest.raises(InputError, match="comparing weights takes both models at once"):
         load_pair(*folders, keep="one", **OPTIONS).control()
 
 

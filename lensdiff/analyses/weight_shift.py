@@ -1,0 +1,192 @@
+"""How far tuning moved every weight: per matrix and per head, without a forward pass.
+
+With W the base's weight, D = tuned - base, ||.|| the Frobenius norm, s the singular values of D and p_i = s_i / sum(s):
+
+    relative norm    ||D|| / ||W||                           0 for no change
+    cosine           <base, tuned> / (||base|| ||tuned||)    in [-1, 1]; 1 for no change and for a mere rescaling
+    effective rank   exp( - sum_i p_i ln p_i )               1 .. rank of D; a rank-r change of equal directions has r
+    top share        sum_{i <= k} s_i^2 / sum_i s_i^2        share of the change's energy in its k largest directions
+
+Each is given twice: of the weight as the checkpoint has it, and with the gain of the norm that scales its input
+multiplied into it (folded), in each model with its own gain. A gain that doubles while the matrix behind it halves is
+a change of two raw weights and of no folded one. Where no gain stands in front (W_O, W_out, W_E, norms after a layer)
+the two are the same.
+
+A weight is the checkpoint's: W_K and W_V count key-value heads, so head_index does too in their rows. Norm gains
+have rows of their own, as vectors. 0/0 is "no change": relative norm, effective rank and top share 0, cosine 1.
+Singular values that rounding to the weights' dtype can have made are dropped (see `models.change`), so rounding has no
+rank. Where the vocabularies differ, embeddings are compared on the rows of shared tokens.
+
+Ignored: biases, position embeddings, norms after a layer, the gains of query-key norms in the folded view; and that a
+head's queries and keys can be turned together without any effect.
+
+Memory: both models, and a few float64 copies of one weight. Reference: effective rank of Roy and Vetterli, EUSIPCO 2007.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.models.change import RealChange, Weight, flatten, read, singular_values, weights_of
+from lensdiff.models.pair import ModelPair
+from lensdiff.models.view import GainName, ModelView
+from lensdiff.results import InputError, Result
+
+MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")
+DIRECTIONS = 8
+NONE = -1  # layer of an embedding, head_index of a whole weight
+HEADED = ("W_Q", "W_K", "W_V", "W_O")
+GAIN_BEFORE: dict[str, GainName] = {
+    "W_Q": "attn",
+    "W_K": "attn",
+    "W_V": "attn",
+    "W_in": "mlp",
+    "W_gate": "mlp",
+    "W_U": "final",
+}
+
+
+def relative_norm(base: Float[Tensor, "..."], tuned: Float[Tensor, "..."]) -> float:
+    """Return ||tuned - base|| / ||base||: 0 where nothing changed, infinite where a zero weight did."""
+    change, size = float((tuned - base).norm()), float(base.norm())
+    return 0.0 if change == 0 else change / size if size else math.inf
+
+
+def cosine(base: Float[Tensor, "..."], tuned: Float[Tensor, "..."]) -> float:
+    """Return the cosine of the two as vectors, in [-1, 1]: exactly 1 for no change, 0 where one alone is zero."""
+    if torch.equal(base, tuned):
+        return 1.0
+    size = float(base.norm() * tuned.norm())
+    return max(-1.0, min(1.0, float((base * tuned).sum()) / size)) if size else 0.0
+
+
+def effective_rank(values: Float[Tensor, " rank"]) -> float:
+    """Return exp of the entropy (nats) of the singular values' shares of their sum; 0 for no change."""
+    if not bool(values.any()):
+        return 0.0
+    return float(torch.special.entr(values / values.sum()).sum().exp())
+
+
+def top_share(values: Float[Tensor, " rank"], *, directions: int) -> float:
+    """Return the share of sum s^2 that the largest `directions` singular values have, in [0, 1]; 0 for no change."""
+    energy = values.square()
+    return float(energy[:directions].sum() / energy.sum()) if bool(values.any()) else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class WeightShift(Result):
+    """How far every weight moved, tuned against base; see the module for the measures.
+
+    Attributes:
+        matrix, layer, head_index: what a row is about; layer -1 has no layer, head_index -1 is the weight as a whole.
+        raw, folded: the measures (axis `measure` as `MEASURES`), without and with the norm's gain multiplied in.
+        directions: how many directions `top_share` counts.
+    """
+
+    matrix: tuple[str, ...]
+    directions: int
+    layer: Int[Tensor, " row"]
+    head_index: Int[Tensor, " row"]
+    raw: Float[Tensor, "row measure"]
+    folded: Float[Tensor, "row measure"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per weight, and per head where it has heads.
+
+        Columns: layer and head_index (missing where there is none), matrix; relative_norm, cosine, effective_rank,
+        top_share; the same with the prefix folded_.
+        """
+
+        def index(values: Tensor) -> pd.Series:
+            column = pd.Series(values.numpy(), dtype="Int64")
+            return column.mask(column == NONE)
+
+        columns = {"layer": index(self.layer), "matrix": self.matrix, "head_index": index(self.head_index)}
+        for prefix, measures in (("", self.raw), ("folded_", self.folded)):
+            columns |= {prefix + name: measures[:, i].numpy() for i, name in enumerate(MEASURES)}
+        return pd.DataFrame(columns)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k weights or heads with the largest relative norm, as the checkpoint has them."""
+        return self.to_df().nlargest(k, "relative_norm").reset_index(drop=True)
+
+
+def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShift:
+    """Return how far each weight of a pair moved from base to tuned.
+
+    Args:
+        pair: both models; `load_pair(pair.base, pair.control(...))` is a pair too, which gives a control's numbers.
+        directions: how many of a change's largest directions `top_share` counts.
+
+    Raises:
+        InputError: `directions` is not positive, the pair keeps one model, or one model is folded and the other not.
+    """
+    if directions < 1:
+        raise InputError(f"directions={directions} is not positive")
+    change = pair.change()
+    rows = [row for weight in weights_of(change.base) for row in _rows(change, weight, directions)]
+    return WeightShift(
+        pair.provenance("weight_shift", {"directions": directions}),
+        tuple(row.matrix for row in rows),
+        directions,
+        torch.tensor([row.layer for row in rows]),
+        torch.tensor([row.head_index for row in rows]),
+        torch.tensor([row.raw for row in rows], dtype=torch.float64),
+        torch.tensor([row.folded for row in rows], dtype=torch.float64),
+    )
+
+
+class _Row(NamedTuple):
+    layer: int
+    matrix: str
+    head_index: int
+    raw: tuple[float, ...]
+    folded: tuple[float, ...]
+
+
+def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]:
+    """Yield the rows of one weight: the whole, then its heads."""
+    layer = NONE if weight.layer is None else weight.layer
+    raw = [_double(change, weight, side) for side in (0, 1)]
+    gains = [_gain_before(view, weight) for view in (change.base, change.tuned)]
+    folded = None
+    if gains[0] is not None or gains[1] is not None:
+        folded = [x if gain is None else x * gain[:, None] for x, gain in zip(raw, gains, strict=True)]
+    eps = max(torch.finfo(view.dtype).eps for view in (change.base, change.tuned))
+
+    def measures(sides: list[Tensor], values: Tensor | None = None) -> tuple[float, ...]:
+        base, tuned = (flatten(x, weight.name) if x.ndim != 2 else x for x in sides)
+        if values is None:
+            values = singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
+        return (
+            relative_norm(base, tuned),
+            cosine(base, tuned),
+            effective_rank(values),
+            top_share(values, directions=directions),
+        )
+
+    # the whole weight's singular values are kept by the pair: its controls need the same
+    whole = measures(raw, change.singular_values(weight))
+    yield _Row(layer, weight.name, NONE, whole, whole if folded is None else measures(folded))
+    if weight.name in HEADED:
+        for head in range(len(raw[0])):
+            one = measures([x[head] for x in raw])
+            yield _Row(layer, weight.name, head, one, one if folded is None else measures([x[head] for x in folded]))
+
+
+def _double(change: RealChange, weight: Weight, side: int) -> Tensor:
+    value = read((change.base, change.tuned)[side], weight)
+    assert value is not None
+    return change.shared(weight.name, value, side).cpu().double()
+
+
+def _gain_before(view: ModelView, weight: Weight) -> Float[Tensor, " d_model"] | None:
+    name = GAIN_BEFORE.get(weight.name)
+    gain = None if name is None else view.gain(name, weight.layer or 0)
+    return None if gain is None else gain.cpu().double()
