@@ -68,7 +68,7 @@ class Evidence:
     Attributes:
         test: of the effect; positive supports the claim.
         control: the effect of control models, or None without any.
-        effect: what is compared with the control's band, where it is not the test's estimate.
+        effect: what stands beside the control's numbers, where it is not the test's estimate.
         against_controls: the test compares with the controls already, so that their band asks nothing more.
         words: (what happened if the effect is positive, if it is negative, what has not been shown).
         unit: of the effect, as it follows a number.
@@ -95,7 +95,7 @@ class Claim:
         verdict: the answer in a word; statement: in a sentence.
         test: effect, interval, p and adjusted p; None where it is not testable.
         control: the same number of controls.
-        facts, also: as in `Evidence`.
+        unit, effect, against_controls, facts, also: as in `Evidence`.
     """
 
     name: str
@@ -104,6 +104,9 @@ class Claim:
     statement: str
     test: stats.Test | None = None
     control: ControlNumbers | None = None
+    unit: str = ""
+    effect: float | None = None
+    against_controls: bool = False
     facts: tuple[str, ...] = ()
     also: tuple[stats.Test, ...] = ()
 
@@ -179,7 +182,19 @@ def answer(name: Name, evidence: Evidence) -> Claim:
     else:
         beside = f"a meaningless change of the same size gives {control}{unit}"
     statement = f"{beginning}: {numbers}; {beside}."
-    return Claim(name, PAPER[name], verdict, statement, test, control, evidence.facts, evidence.also)
+    return Claim(
+        name,
+        PAPER[name],
+        verdict,
+        statement,
+        test,
+        control,
+        unit,
+        evidence.effect,
+        evidence.against_controls,
+        evidence.facts,
+        evidence.also,
+    )
 
 
 def _p(test: stats.Test) -> str:

@@ -14,15 +14,33 @@ from dataclasses import replace
 import pandas as pd
 
 from lensdiff.analyses import stats
-from lensdiff.analyses.claims import ControlNumbers, Evidence
+from lensdiff.analyses.claims import Claims, ControlNumbers, Evidence, Name, claims
 from lensdiff.analyses.rotation import HEADLINE, Rotation, statistic
 from lensdiff.analyses.verb_shift import VerbShift
 from lensdiff.models.controls import NAMES as CONTROL_NAMES
-from lensdiff.results import InputError
+from lensdiff.results import InputError, Provenance, ResultStore
 
 FEWEST_FOR_BAND = 3
+STEPS: dict[Name, str] = {"instruction": "instruction_scores", "heads": "verb_shift", "rotation": "rotation"}
 BEYOND = ", beyond what a meaningless change does"
 KINDS = ("spectrum", "norm")  # of controls, the headline first
+
+
+def claims_of(store: ResultStore) -> Claims:
+    """Answer the claims from a results directory (`instruction_scores`, `verb_shift`, `rotation`)."""
+    found: dict[Name, Evidence | str] = {}
+    if store.has_table("instruction_scores"):
+        found["instruction"] = instruction_evidence(store.load_table("instruction_scores"))
+    if store.has("verb_shift"):
+        found["heads"] = heads_evidence(store.load_result("verb_shift", VerbShift))
+    if store.has("rotation"):
+        found["rotation"] = rotation_evidence(store.load_result("rotation", Rotation))
+    for name, step in STEPS.items():
+        state = store.step(step)
+        if name not in found and state.note:
+            found[name] = state.note.rstrip(".")
+    names = [str(store.manifest.pair.get(side, {}).get("model", side)) for side in ("base", "tuned")]
+    return claims(Provenance("claims", " -> ".join(names)), found)
 
 
 def instruction_evidence(scores: pd.DataFrame) -> Evidence | str:
@@ -125,6 +143,7 @@ def rotation_evidence(rotation: Rotation) -> Evidence | str:
             "It could not be shown that feed-forward concepts turned further than a meaningless change turns them",
         ),
         control,
+        effect=angle,
         unit=" degrees",
         against_controls=True,
         facts=(f"mean principal angle {angle:.3g} degrees at ranks {ranks}", f"{len(rotation.layers)} layers"),
@@ -158,6 +177,7 @@ def heads_evidence(shift: VerbShift) -> Evidence | str:
             "It could not be shown that heads took up pairs with instruction verbs rather than with control verbs",
         ),
         control,
+        effect=whole.difference,
         against_controls=control is not None,
         facts=facts,
         also=tuple(t for t in (whole.paper_test, whole.test, whole.head_test) if t is not None and t is not test),

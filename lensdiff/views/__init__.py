@@ -5,6 +5,7 @@ the page holds once, however many widgets it shows.
 """
 
 from lensdiff.views import attribution as _attribution  # noqa: F401 (registers itself with show)
+from lensdiff.views import claims as _claims  # noqa: F401
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget, page
 

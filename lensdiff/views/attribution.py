@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from lensdiff.analyses.attribution import Attribution
-from lensdiff.results import Diff
+from lensdiff.results import Diff, ResultStore
+from lensdiff.views.section import Section, Table, register_section
 from lensdiff.views.show import register_diff, show
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
+SIDES = ("base", "tuned")
+SCORES_CAPTION = "A row per model and prompt; n_in and n_out count the prompt's and the response's tokens."
+ATTRIBUTION_CAPTION = "A row per prompt token and response token; score is gradient x input, level its share in tenths."
 
 
 @show.register
@@ -45,9 +50,14 @@ def _prompt(sides: list[tuple[str, str, Attribution]], *, with_model: bool = Fal
     text = " ".join(first.prompt.split())
     label = f"{first.prompt_id}: {text}" if first.prompt_id else text
     return {
+        "id": first.prompt_id,
         "label": label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…",
         "sides": [
-            _side(role, f"{name}: {result.provenance.model}" if with_model else name, result)
+            _side(
+                role,
+                name if not with_model or result.provenance.model == name else f"{name}: {result.provenance.model}",
+                result,
+            )
             for role, name, result in sides
         ],
     }
@@ -94,3 +104,40 @@ def facts(result: Attribution) -> str:
     parts.append(f"response {'as generated' if result.response_kind == 'generated' else 'given as text'}")
     parts.append("raw prompt, no chat template")
     return "; ".join(parts)
+
+
+def scores_widget(scores: pd.DataFrame) -> Widget:
+    """Return the instruction score of every prompt in both models, a point each (table `instruction_scores`)."""
+    sides = {side: scores[scores["model"] == side].set_index("prompt_id")["instruction_score"] for side in SIDES}
+    shared = sides["base"].index.intersection(sides["tuned"].index)
+    points = [{"id": str(name)} | {side: float(f"{sides[side][name]:.4g}") for side in SIDES} for name in shared]
+    return Widget("scores", {"points": points}, "Instruction score, prompt by prompt")
+
+
+def attribution_section(store: ResultStore) -> list[Widget | Table | str]:
+    """Return the explorer of all prompts that both models have, the scores, and the tables."""
+    runs = {side: store.names(f"attribution/{side}/") for side in SIDES}
+    results = {side: [store.load_result(name, Attribution) for name in names] for side, names in runs.items()}
+    parts: list[Widget | Table | str] = []
+    if all(results.values()):
+        parts.append(show(Diff(results["base"], results["tuned"])))
+    if store.has_table("instruction_scores"):
+        scores = store.load_table("instruction_scores")
+        parts += [scores_widget(scores), Table("instruction_scores", scores, SCORES_CAPTION)]
+    if store.has_table("attribution"):
+        parts.append(Table("attribution", store.load_table("attribution"), ATTRIBUTION_CAPTION))
+    return parts
+
+
+register_section(
+    Section(
+        "attribution",
+        "Which prompt words drive the response",
+        "Choose a token of a response: the prompt's words take its colours, strongest where the word supported the "
+        "token most; “whole response” shows how densely each word matters over all of them. The instruction score sums "
+        "that over the instruction's words, so it is higher where the response follows from the instruction.",
+        10,
+        ("responses", "attribution", "instruction_scores"),
+        attribution_section,
+    )
+)

@@ -8,6 +8,14 @@ LensDiff.views.attribution = (root, data) => {
     const select = make("select", { onchange: (event) => draw(Number(event.target.value)) },
       data.prompts.map((prompt, i) => make("option", { value: i }, prompt.label)));
     root.append(make("label", {}, "Prompt: ", select));
+    document.addEventListener("ld-prompt", (event) => { // another view of the page asks for a prompt
+      const index = data.prompts.findIndex((prompt) => prompt.id === event.detail);
+      if (index < 0) return;
+      select.value = index;
+      draw(index);
+      root.scrollIntoView({ block: "start" });
+      select.focus({ preventScroll: true });
+    });
   }
   root.append(
     make("p", { class: "ld-legend ld-note" },
@@ -37,10 +45,10 @@ LensDiff.views.attribution = (root, data) => {
     };
     const row = LensDiff.choices(["whole response", ...side.out_tokens.map(LensDiff.visible)], choose, "response tokens of " + side.name);
     const panel = make("section", { class: "ld-side " + side.role },
-      make("h3", {}, side.name),
+      make("h4", {}, side.name),
       make("p", { class: "ld-note" }, side.facts),
       painted, caption,
-      make("h3", {}, side.out_tokens.length ? "Response" : "Response: empty"), row);
+      make("h4", {}, side.out_tokens.length ? "Response" : "Response: empty"), row);
     row.choose(0);
     return panel;
   }

@@ -5,13 +5,21 @@ const LensDiff = {
 
   // make("p", {class: "note"}, "text", child): an element with attributes, text and children
   make(tag, attributes, ...children) {
-    const element = document.createElement(tag);
+    return LensDiff.fill(document.createElement(tag), attributes, children);
+  },
+
+  // the same for a drawing
+  svg(tag, attributes, ...children) {
+    return LensDiff.fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+  },
+
+  fill(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes || {})) {
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (value === true) element.setAttribute(name, "");
       else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
     }
-    for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+    for (const child of children.flat(2)) if (child !== null && child !== undefined) element.append(child);
     return element;
   },
 
@@ -80,7 +88,17 @@ const LensDiff = {
     return Float32Array.from(atob(text), (character) => ((character.charCodeAt(0) << 24) >> 24) / 127);
   },
 
+  // a table of the page, gzipped, becomes a file
+  async download(button) {
+    const bytes = Uint8Array.from(atob(button.dataset.csv), (character) => character.charCodeAt(0));
+    const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const url = URL.createObjectURL(new Blob([await new Response(unpacked).blob()], { type: "text/csv" }));
+    LensDiff.make("a", { href: url, download: button.dataset.name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  },
+
   start() {
+    for (const button of document.querySelectorAll(".ld-download")) button.addEventListener("click", () => LensDiff.download(button));
     for (const element of document.querySelectorAll(".ld-widget:not([data-ready])")) {
       element.setAttribute("data-ready", "");
       const data = JSON.parse(element.querySelector("script[type='application/json']").textContent);
@@ -89,3 +107,5 @@ const LensDiff = {
   },
 };
 document.addEventListener("DOMContentLoaded", LensDiff.start);
+// paper cannot be unfolded
+addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.ld-keep-folded)")) part.open = true; });

@@ -1,0 +1,110 @@
+"""Sections of the report: an analysis registers its own, and the page's frame knows none of them.
+
+A section says how to read it in two sentences, and builds its content from a results directory: widgets, tables and
+paragraphs. Nothing to show: no content, and the report says that the analysis was not run.
+"""
+
+import base64
+import gzip
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lensdiff.results import ResultStore
+from lensdiff.views.widget import Widget, templates
+
+LARGEST_DOWNLOAD = 700_000  # characters of a compressed table within the page
+ROWS = 30  # of a table that are written out
+LONGEST_CELL = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table for download as CSV, its first rows folded below.
+
+    Attributes:
+        name: of the file, and of the table in the results directory.
+        frame: all rows.
+        caption: what a row is, and what the columns mean.
+        rows: how many are written out, the first ones.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    caption: str
+    rows: int = ROWS
+
+    def html(self) -> str:
+        """Return the table and its download as escaped HTML."""
+        text = compressed_csv(self.frame)
+        shown = self.frame.head(self.rows)
+        return templates.get_template("table.html.j2").render(
+            name=self.name.replace("/", "-"),
+            stored=self.name,
+            caption=self.caption,
+            csv=text if len(text) <= LARGEST_DOWNLOAD else None,
+            n_rows=len(self.frame),
+            columns=[(str(name), _is_number(shown[name])) for name in shown.columns],
+            rows=[[cell(value) for value in row] for row in shown.itertuples(index=False)],
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the report.
+
+    Attributes:
+        name: its anchor.
+        title: its heading.
+        how: two sentences: how to read it.
+        order: sections come by rising order.
+        steps: the steps of a run behind it, whose failures it tells.
+        build: its content, from a results directory; a text is a paragraph. Empty where there is nothing.
+    """
+
+    name: str
+    title: str
+    how: str
+    order: int
+    steps: tuple[str, ...]
+    build: Callable[[ResultStore], list[Widget | Table | str]]
+
+
+_sections: dict[str, Section] = {}
+
+
+def register_section(section: Section) -> Section:
+    """Add a section to every report."""
+    _sections[section.name] = section
+    return section
+
+
+def sections() -> list[Section]:
+    """Return all sections in their order."""
+    return sorted(_sections.values(), key=lambda section: section.order)
+
+
+def compressed_csv(frame: pd.DataFrame) -> str:
+    """Return a table as base64 of a gzipped CSV file, which the page's script unpacks."""
+    return base64.b64encode(
+        gzip.compress(frame.to_csv(index=False, float_format="%.6g").encode("utf-8", "replace"), mtime=0)
+    ).decode("ascii")
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it: four digits, a dash for what is not there, line breaks visible."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value).replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
