@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from lensdiff.analyses.heads import HeadWordPairs
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import load_model
+from lensdiff.results import Provenance
 from tests.checkpoints import hf_model, tokenizer_of
 
 N_LAYERS, N_HEADS = 2, 4  # of every tiny family
@@ -134,3 +136,27 @@ def planted(plants: list[Plant], words: list[str], *, seed: int = 0) -> PreTrain
             attention.q_proj.weight[head * 8 + dim] += value * basis[query] / gain
             attention.k_proj.weight[head // 2 * 8 + dim] += value * basis[key] / gain
     return hf
+
+
+Named = list[tuple[str, str]]  # (key, query) pairs of one dimension
+
+
+def made(dims: list[list[list[Named]]], words: tuple[str, ...], **options: Any) -> HeadWordPairs:
+    """Build a result from named pairs: [layer][head][dim]; every head has as many dimensions."""
+    shape = len(dims), len(dims[0]), len(dims[0][0])
+    flat = [dim for layer in dims for head in layer for dim in head]
+    pairs = [pair for dim in flat for pair in dim]
+    starts = torch.tensor([0, *(len(dim) for dim in flat)]).cumsum(0)
+    key, query = (torch.tensor([words.index(p[i]) for p in pairs], dtype=torch.int32) for i in (0, 1))
+    return HeadWordPairs(
+        Provenance("head_word_pairs", "made", options={"top_k": 9} | options),
+        tuple(range(shape[0])),
+        tuple(range(shape[1])),
+        words,
+        torch.arange(shape[2], dtype=torch.int32).expand(shape).clone(),
+        torch.ones(shape),
+        starts,
+        key,
+        query,
+        torch.ones(len(pairs)),
+    )

@@ -17,36 +17,14 @@ from lensdiff.analyses.verb_shift import VerbShift, verb_shift
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import load_pair
-from lensdiff.results import InputError, Provenance
-from tests.analyses.head_models import known_words, paired_vectors, planted, random_vectors, wrapped
+from lensdiff.results import InputError
+from tests.analyses.head_models import Named, known_words, made, paired_vectors, planted, random_vectors, wrapped
 from tests.checkpoints import hf_model
 
 VERBS = tuple(f"do{i}" for i in range(8))
 CONTROLS = tuple(f"be{i}" for i in range(24))
 WORDS = (*VERBS, *CONTROLS, *(f"thing{i}" for i in range(40)))
 COLUMNS = ["group", "verb", "kind", "heads_up", "heads_down", "share", "base_count", "tuned_count"]
-Named = list[tuple[str, str]]  # (key, query) pairs of one dimension
-
-
-def made(dims: list[list[list[Named]]], words: tuple[str, ...] = WORDS, **options: Any) -> HeadWordPairs:
-    """Build a result from named pairs: [layer][head][dim]; every head has as many dimensions."""
-    shape = len(dims), len(dims[0]), len(dims[0][0])
-    flat = [dim for layer in dims for head in layer for dim in head]
-    pairs = [pair for dim in flat for pair in dim]
-    starts = torch.tensor([0, *(len(dim) for dim in flat)]).cumsum(0)
-    key, query = (torch.tensor([words.index(p[i]) for p in pairs], dtype=torch.int32) for i in (0, 1))
-    return HeadWordPairs(
-        Provenance("head_word_pairs", "made", options={"top_k": 9} | options),
-        tuple(range(shape[0])),
-        tuple(range(shape[1])),
-        words,
-        torch.arange(shape[2], dtype=torch.int32).expand(shape).clone(),
-        torch.ones(shape),
-        starts,
-        key,
-        query,
-        torch.ones(len(pairs)),
-    )
 
 
 def with_counts(counts: np.ndarray) -> HeadWordPairs:
@@ -57,7 +35,7 @@ def with_counts(counts: np.ndarray) -> HeadWordPairs:
         [[[(verbs[v], things[i]) for v, n in enumerate(head) for i in range(n)]] * 2 for head in layer]
         for layer in counts.tolist()
     ]
-    return made(dims)
+    return made(dims, WORDS)
 
 
 def drawn(seed: int, *, n_layers: int = 3, n_heads: int = 6, mean: float = 3.0) -> np.ndarray:
@@ -362,7 +340,7 @@ def test_results_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(InputError, match="control 0 has 3 words, base 72"):
         verb_shift(base, base, controls=[made([[[[], []]] * 6] * 3, ("a", "b", "c"))], **lists)
     with pytest.raises(InputError, match="tuned has top_k 8, base 9"):
-        verb_shift(base, made([[[[], []]] * 6] * 3, top_k=8), **lists)
+        verb_shift(base, made([[[[], []]] * 6] * 3, WORDS, top_k=8), **lists)
     with pytest.raises(InputError, match="2 controls were given, expected none or at least 3"):
         verb_shift(base, base, controls=[base, base], **lists)
 
