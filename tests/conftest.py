@@ -1,4 +1,5 @@
-"""Shapes are checked in tests only: jaxtyping and beartype are put on every module of lensdiff before it is imported."""
+"""Shapes are checked in tests only: jaxtyping and beartype are put on every module of lensdiff before it is
+imported."""
 
 import importlib.util
 import os

@@ -1,1 +1,2 @@
-"""The analyses: kernels on tensors, one result class and one entry point each. None of them asks which wrapper holds a model."""
+"""The analyses: kernels on tensors, one result class and one entry point each. None of them asks which wrapper holds
+a model."""

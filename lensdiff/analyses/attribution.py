@@ -2,11 +2,13 @@
 
     I[n,m] = < d f(y_m | x, y_1..y_{m-1}) / d E[x_n],  E[x_n] >
 
-f is the target (in the paper the probability of the token), E[x_n] the input embedding. Positive: the token supports the response
-token. It is the first-order form of what removing the token would change; `DeletionCheck` says how far that holds for a map.
+f is the target (in the paper the probability of the token), E[x_n] the input embedding. Positive: the token supports
+the response token. It is the first-order form of what removing the token would change; `DeletionCheck` says how far
+that holds for a map.
 
 One teacher-forced pass over prompt and response. Only prompt tokens get scores; BOS gets none. Memory: see `gradients`.
-Raw prompts are used, no chat template. Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130.
+Raw prompts are used, no chat template. Reference: Wu et al., NAACL 2024, section 4; doi
+10.18653/v1/2024.naacl-long.130.
 """
 
 import warnings
@@ -86,7 +88,7 @@ class Attribution(Result):
     def levels(
         self, *, levels: int = importance.LEVELS, b: int = 0, eps: float = importance.EPS
     ) -> Int[Tensor, "in_pos out_pos"]:
-        """Return each response token's scores as levels 0..L, those of at most b as 0 (0 for pictures, 7 for numbers)."""
+        """Return each response token's scores as levels 0..L, those of at most b as 0 (b: pictures 0, numbers 7)."""
         return importance.sparsify(importance.importance_levels(self.scores, levels=levels, eps=eps), b=b)
 
     def density(
@@ -115,7 +117,7 @@ class Attribution(Result):
         return importance.instruction_score(found, self.instruction, eps=eps, normalise=normalise)
 
     def vanished_columns(self, *, b: int = importance.SPARSITY, eps: float = importance.EPS) -> int:
-        """Return how many response tokens have positive importance but no level above b (largest score below about 2e-7)."""
+        """Return how many response tokens have importance but no level above b (largest score below about 2e-7)."""
         return importance.vanished_columns(self.scores, b=b, eps=eps)
 
     def words(self) -> "Attribution":
@@ -145,7 +147,7 @@ class Attribution(Result):
         )
 
     def to_df(self) -> pd.DataFrame:
-        """Return one row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""
+        """Return a row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""
         n, m = self.scores.shape
         index = pd.MultiIndex.from_product([range(n), range(m)], names=["in_pos", "out_pos"]).to_frame(index=False)
         return pd.DataFrame(
@@ -196,7 +198,7 @@ def attribute(
 def attribute(  # type: ignore[no-redef]
     model: Model,
     prompt: Prompt | str | Sequence[Prompt | str],
-    response: str | Response | None | Sequence[str | Response | None] = None,
+    response: str | Response | Sequence[str | Response | None] | None = None,
     *,
     target: str | Target = "probability",
     method: Method | str = "auto",
@@ -212,9 +214,10 @@ def attribute(  # type: ignore[no-redef]
     Args:
         model: a model of `load_model`, or any HookedTransformer or TransformerBridge, in float32 or float64.
         prompt: a prompt, or a list of them (then a list of results; a failing prompt is warned of and the rest go on).
-        response: None for the model's own greedy response; a text, joined to the prompt as prompt + " " + response; or a
-            `Response` of `generate`. For a list of prompts None or a list of the same length.
-        target: "probability", "log_probability", "logit", or a function (logits [out_pos, d_vocab], ids [out_pos]) -> [out_pos].
+        response: None for the model's own greedy response; a text, joined to the prompt as prompt + " " + response;
+            or a `Response` of `generate`. For a list of prompts None or a list of the same length.
+        target: "probability", "log_probability", "logit", or a function (logits [out_pos, d_vocab], ids [out_pos]) ->
+            [out_pos].
             The contrast of two tokens a and b is `lambda logits, ids: logits[:, a] - logits[:, b]`.
         method: "forward" (a pass per prompt token), "reverse" (a pass per response token) or "auto", the cheaper.
         max_new_tokens: of the own response.
@@ -225,8 +228,8 @@ def attribute(  # type: ignore[no-redef]
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: an unknown target or method, a model in half precision, an empty response given as text, a prompt that does
-            not fit the context.
+        InputError: an unknown target or method, a model in half precision, an empty response given as text, a prompt
+            that does not fit the context.
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """

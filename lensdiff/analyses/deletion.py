@@ -2,8 +2,9 @@
 
     effect(D) = mean over response tokens of target(y_m | prompt) - target(y_m | prompt without D)
 
-D is the set of the k prompt tokens with the highest total score, against random sets of k. A map that says something has an
-effect above the random ones. Deleting tokens moves the later ones, as it would if the prompt had been written without them.
+D is the set of the k prompt tokens with the highest total score, against random sets of k. A map that says something
+has an effect above the random ones. Deleting tokens moves the later ones, as it would if the prompt had been written
+without them.
 """
 
 from collections.abc import Callable

@@ -8,8 +8,9 @@ With I[n,m] the importance of prompt token n for response token m, e = `eps`:
     per prompt  a^[n]  = a[n] / (max_n a[n] + e)
     score       s      = sum over n in the instruction of a^[n] / log2(2 + number of instruction tokens)
 
-At equal total, a[n] grows as the importance of token n spreads over more response tokens. Because of e, a response token whose
-largest score is below about L * e / (L - b) has no level above b: such columns vanish, and `vanished_columns` counts them.
+At equal total, a[n] grows as the importance of token n spreads over more response tokens. Because of e, a response
+token whose largest score is below about L * e / (L - b) has no level above b: such columns vanish, and
+`vanished_columns` counts them.
 
 Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130.
 """
@@ -59,7 +60,7 @@ def normalised_density(density: Float[Tensor, " in_pos"], *, eps: float = EPS) -
 def instruction_score(
     density: Float[Tensor, " in_pos"], instruction: Bool[Tensor, " in_pos"], *, eps: float = EPS, normalise: bool = True
 ) -> float:
-    """Return s = sum over instruction tokens of a^[n] / log2(2 + their number); 0 for an empty response or instruction."""
+    """Return s = sum over instruction tokens of a^[n] / log2(2 + their number); 0 where either side is empty."""
     weights = normalised_density(density, eps=eps) if normalise else density
     return float(weights[instruction].sum()) / math.log2(2 + int(instruction.sum()))
 

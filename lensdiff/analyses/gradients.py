@@ -1,15 +1,15 @@
 """Exact gradient x input of every response token for every prompt token, at the cost of min(N, M) passes.
 
-    I[n,m] = < d t_m / d E[x_n], E[x_n] >         t_m = target of response token m, a function of the logits at its position
+    I[n,m] = < d t_m / d E[x_n], E[x_n] >         t_m = target of response token m, of the logits there
 
-The computation is split at the unembedding's input h. t_m depends on h_m alone, so one backward pass through the unembedding gives
-every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n],
+The computation is split at the unembedding's input h. t_m depends on h_m alone, so one backward pass through the
+unembedding gives every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n],
 
     forward mode    I[n,m] = < g_m, J[m,n] E[x_n] >      one Jacobian-vector product an input token gives all outputs
     reverse mode    I[n,m] = < J[m,n]^T g_m, E[x_n] >    one vector-Jacobian product an output token gives all inputs
 
-Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Reverse mode computes no weight
-gradients and cuts the sequence at the outputs it computes.
+Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Reverse mode
+computes no weight gradients and cuts the sequence at the outputs it computes.
 
 Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
 """
@@ -57,7 +57,7 @@ def forward_scores(
     *,
     chunk: int | None = None,
 ) -> Float[Tensor, "in_pos out_pos"]:
-    """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` the input tokens computed at once."""
+    """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once."""
     embedded = view.embed(tokens[None])[0].detach()
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
     fast = is_hooked(view.model) and can_linearize(view.model)

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a HookedTransformer or a TransformerBridge; two become a pair; both are read through one view."""
+"""A checkpoint becomes a HookedTransformer or a TransformerBridge, two become a pair; one view reads both."""
 
 from lensdiff.models.loading import load_model
 from lensdiff.models.pair import ModelPair, load_pair

@@ -1,8 +1,8 @@
-"""From a checkpoint's own config to a HookedTransformer: one short table, by architecture and never by the checkpoint's name.
+"""From a checkpoint's own config to a HookedTransformer: one short table, by architecture and never by name.
 
-TransformerLens derives its config from the name of a model, which fails on most local folders. Its weight conversions only read the
-modules, so they are used as they are. What the table cannot express (another rotary scaling, biases where a family has none) is
-named by `why_not_hooked`, and such a checkpoint comes as a TransformerBridge instead.
+TransformerLens derives its config from the name of a model, which fails on most local folders. Its weight conversions
+only read the modules, so they are used as they are. What the table cannot express (another rotary scaling, biases
+where a family has none) is named by `why_not_hooked`, and such a checkpoint comes as a TransformerBridge instead.
 """
 
 from collections.abc import Callable
@@ -172,7 +172,7 @@ def supported_architectures() -> list[str]:
 
 
 def build_hooked(source: PreTrainedModel, *, architecture: str, device: str, dtype: torch.dtype, name: str) -> Any:
-    """Return a HookedTransformer that holds the storage of `source`'s weights (nothing of that dtype is copied), raw."""
+    """Return a HookedTransformer around the storage of `source`'s raw weights (nothing of that dtype is copied)."""
     from accelerate import init_empty_weights
 
     family = FAMILIES[architecture]

@@ -1,16 +1,17 @@
 """The derivative of a HookedTransformer's blocks along many directions at once, without automatic differentiation.
 
-A block is a smooth function of its input, and every quantity its derivative needs stands at a TransformerLens hook point: normalised
-input and scale of the norms, rotated queries and keys, values, pattern, the MLP's pre-activations. With those captured from one
-forward pass, the tangents of N directions follow by matrix products alone:
+A block is a smooth function of its input, and every quantity its derivative needs stands at a TransformerLens hook
+point: normalised input and scale of the norms, rotated queries and keys, values, pattern, the MLP's pre-activations.
+With those captured from one forward pass, the tangents of N directions follow by matrix products alone:
 
-    norm      dy = (w / s) (dx - x^ mean(x^ dx))                     x^ = normalised input, s = scale (dx centred for LayerNorm)
-    scores    dS = (dq k^T + q dk^T) / attn_scale                    rotary embedding is linear, so it acts on dq and dk as on q and k
+    norm      dy = (w / s) (dx - x^ mean(x^ dx))       x^ = normalised input, s = scale; dx centred for LayerNorm
+    scores    dS = (dq k^T + q dk^T) / attn_scale      rotary embedding is linear: it acts on dq and dk as on q and k
     pattern   dA = A (dS - sum_key A dS)
     MLP       d post = act'(pre) (linear) d pre + act(pre) d linear
 
-Causality saves work: a perturbation of position n leaves every earlier position untouched, so directions come in chunks and each
-chunk computes only from its first perturbed position on. The primal pass is computed once and not once a chunk.
+Causality saves work: a perturbation of position n leaves every earlier position untouched, so directions come in
+chunks and each chunk computes only from its first perturbed position on. The primal pass is computed once and not
+once a chunk.
 
 Memory: the tangents of the residual stream [direction, pos, d_model] and one layer's activations times the chunk.
 """
@@ -132,7 +133,7 @@ def _start(directions: Tensor, positions: Tensor, start: int, length: int) -> Te
 
 
 class _NormTangent:
-    """dy = (w / s) (dx - x^ mean(x^ dx)), dx centred for LayerNorm (x^ has mean 0, so its projection needs no centring)."""
+    """dy = (w / s) (dx - x^ mean(x^ dx)); dx is centred for LayerNorm, whose x^ has mean 0 already."""
 
     def __init__(self, norm: Any, scale: Tensor, normalized: Tensor):
         weight = getattr(norm, "w", None)

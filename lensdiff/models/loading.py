@@ -1,6 +1,7 @@
-"""Any checkpoint of a supported architecture becomes a HookedTransformer or a TransformerBridge, and proves that it still is itself.
+"""Any checkpoint of a supported architecture becomes a HookedTransformer or a TransformerBridge that checks itself.
 
-Memory: the wrapper takes over the storage of the `transformers` model, so one copy of the weights stays and a load peaks near it.
+Memory: the wrapper takes over the storage of the `transformers` model, so one copy of the weights stays and a load
+peaks near it.
 Safety: no remote code, `.bin` files only with `weights_only=True`.
 """
 
@@ -47,8 +48,8 @@ def load_model(
     """Load a checkpoint as a HookedTransformer where one can hold it, else as a TransformerBridge.
 
     Args:
-        source: a hub name, a folder, a `.gguf` file, a folder with a LoRA adapter, a `transformers` model, or a model that
-            transformer-lens wraps already (then only `tokenizer` is used).
+        source: a hub name, a folder, a `.gguf` file, a folder with a LoRA adapter, a `transformers` model, or a model
+            that transformer-lens wraps already (then only `tokenizer` is used).
         tokenizer: the tokenizer, where `source` brings none.
         base: the model a LoRA adapter belongs on; by default the one that the adapter names.
         revision: branch, tag or commit of a hub name.
@@ -59,8 +60,8 @@ def load_model(
         verify: compare the logits on a short probe with the `transformers` model, and refuse on disagreement.
 
     Raises:
-        InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an option is not
-            one of its choices, or the wrapped model disagrees with the `transformers` model.
+        InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
+            option is not one of its choices, or the wrapped model disagrees with the `transformers` model.
     """
     _check_choice("weights", weights, ("raw", "folded"))
     _check_choice("wrapper", wrapper, ("auto", "hooked", "bridge"))
@@ -205,7 +206,8 @@ def _build_bridge(
 
     if architecture not in supported_architectures():
         raise InputError(
-            f"{name} is a {architecture}, which transformer-lens cannot hold; it can hold {', '.join(supported_architectures())}"
+            f"{name} is a {architecture}, which transformer-lens cannot hold; "
+            f"it can hold {', '.join(supported_architectures())}"
         )
     source = source.to(device=device, dtype=dtype).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -258,8 +260,9 @@ def _verify(view: ModelView, probe: Tensor, expected: Tensor, *, folded: bool) -
         difference = float((got - expected).abs().max()) / size
         if not difference <= bound:  # also true for NaN
             raise InputError(
-                f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what} differ by {difference:.1e} of the "
-                f"largest, at most {bound:.0e} is allowed in {view.dtype}; load_model(..., verify=False) loads it all the same"
+                f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what} differ by "
+                f"{difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}; "
+                "load_model(..., verify=False) loads it all the same"
             )
 
 

@@ -1,7 +1,8 @@
 """True double precision through modules that cast to float32.
 
-`transformers` computes norms and rotary angles in float32 whatever the weights' type. That is right for half precision and wrong
-for double: a float64 model would carry float32 noise of 1e-8, where exactness is what float64 was asked for.
+`transformers` computes norms and rotary angles in float32 whatever the weights' type. That is right for half
+precision and wrong for double: a float64 model would carry float32 noise of 1e-8, where exactness is what float64 was
+asked for.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,9 @@
 """From a prompt and a response to token ids, as the checkpoint's own tokenizer has them.
 
-A model's own response keeps the ids it was generated with. A response given as text is joined the paper's way: prompt + " " +
-response, both stripped, tokenised as one; the response's tokens are those after as many as the prompt alone has. Where the
-tokenizer merges across the boundary, the sequence no longer begins with the prompt's tokens; that is reported, not mended.
+A model's own response keeps the ids it was generated with. A response given as text is joined the paper's way: prompt
++ " " + response, both stripped, tokenised as one; the response's tokens are those after as many as the prompt alone
+has. Where the tokenizer merges across the boundary, the sequence no longer begins with the prompt's tokens; that is
+reported, not mended.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Encoded:
 
     Attributes:
         ids: special tokens, prompt and response.
-        n_special: how many special tokens (BOS) precede the prompt; they get no score and are not counted in `n_prompt`.
+        n_special: how many special tokens (BOS) precede the prompt; they get no score and are not counted in
+            `n_prompt`.
         n_prompt: the prompt's tokens.
         offsets: characters (start, end) of each prompt token in the stripped prompt.
         response_kind: "none", "generated" (ids as generated) or "text" (tokenised with the prompt).
@@ -96,7 +98,8 @@ def encode(
     found = Encoded((*special, *ids, *out), len(special), len(ids), offsets, kind, merged)
     if len(found.ids) > view.n_ctx:
         raise InputError(
-            f"prompt {prompt.id or text[:40]!r} and response have {len(found.ids)} tokens, the model's context holds {view.n_ctx}"
+            f"prompt {prompt.id or text[:40]!r} and response have {len(found.ids)} tokens, "
+            f"the model's context holds {view.n_ctx}"
         )
     return found
 
@@ -115,7 +118,7 @@ def generate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
 ) -> Response:
-    """Return the model's own greedy continuation of the raw prompt (no chat template), without its end-of-sequence token.
+    """Return the model's own greedy continuation of the raw prompt (no chat template), without the end token.
 
     Raises:
         InputError: `max_new_tokens` is not positive, or the prompt leaves no room in the context.

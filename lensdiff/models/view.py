@@ -1,12 +1,12 @@
 """A model as the analyses read it, whichever wrapper holds it.
 
-HookedTransformer and TransformerBridge share names, not meanings: the one repeats W_K to all query heads, the other keeps the
-key-value heads; Gemma's norm weight is a gain minus one; OLMo 2 normalises after attention. A `ModelView` gives the weights and
-functions in one meaning:
+HookedTransformer and TransformerBridge share names, not meanings: the one repeats W_K to all query heads, the other
+keeps the key-value heads; Gemma's norm weight is a gain minus one; OLMo 2 normalises after attention. A `ModelView`
+gives the weights and functions in one meaning:
 
-- `matrix(layer, name)`, `gain(name, layer)`: raw matrices that multiply from the right, and the gain that scales their input;
+- `matrix(layer, name)`, `gain(name, layer)`: raw matrices that multiply from the right, and their input's gain;
 - `attention(layer)`, `mlp(layer)`: the same, a layer at a time, keys and values repeated to the query heads;
-- `embed`, `unembed_input`, `unembed`: the function from embeddings to the unembedding's input, and from there to the logits.
+- `embed`, `unembed_input`, `unembed`: from tokens to embeddings, to the unembedding's input, to logits.
 """
 
 import weakref
@@ -27,7 +27,7 @@ from lensdiff.results import InputError, Provenance
 MatrixName = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
 GainName = Literal["attn", "mlp", "final", "q_norm", "k_norm"]
 MATRICES: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
-Model = Any  # HookedTransformer | TransformerBridge: transformer-lens 4 has no HookedTransformer, so no class can be named here
+Model = Any  # HookedTransformer | TransformerBridge: version 4 has no HookedTransformer, so no class can be named here
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False)
 class AttentionWeights:
-    """One layer's attention: x -> (x * gain) W_Q and so on; `gain` is None where the input is not scaled (post-norm, folded)."""
+    """One layer's attention: x -> (x * gain) W_Q and so on; `gain` is None where the input is not scaled."""
 
     gain: Float[Tensor, " d_model"] | None
     W_Q: Float[Tensor, "head_index d_model d_head"]
@@ -154,7 +154,7 @@ class ModelView(ABC):
 
     @abstractmethod
     def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
-        """Return the gain by which a norm scales what is read ("attn", "mlp", "final") or the queries and keys, or None.
+        """Return the gain by which a norm scales what is read ("attn", "mlp", "final"), or queries and keys; or None.
 
         None where nothing is scaled at that place: folded weights, or a norm after the layer (OLMo 2).
         """
@@ -166,7 +166,10 @@ class ModelView(ABC):
     def attention(self, layer: int) -> AttentionWeights:
         """Return one layer's attention weights, keys and values repeated to the query heads."""
         W_Q, W_K, W_V, W_O = (self.matrix(layer, name) for name in ("W_Q", "W_K", "W_V", "W_O"))
-        assert W_Q is not None and W_K is not None and W_V is not None and W_O is not None
+        assert W_Q is not None
+        assert W_K is not None
+        assert W_V is not None
+        assert W_O is not None
         repeats = W_Q.shape[0] // W_K.shape[0]
         return AttentionWeights(
             self.gain("attn", layer),
@@ -183,7 +186,8 @@ class ModelView(ABC):
     def mlp(self, layer: int) -> MLPWeights:
         """Return one layer's feed-forward weights."""
         W_in, W_out = self.matrix(layer, "W_in"), self.matrix(layer, "W_out")
-        assert W_in is not None and W_out is not None
+        assert W_in is not None
+        assert W_out is not None
         return MLPWeights(self.gain("mlp", layer), W_in, self.matrix(layer, "W_gate"), W_out)
 
     # functions
@@ -195,7 +199,7 @@ class ModelView(ABC):
     def unembed_input(
         self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Return the unembedding's input (after the final norm and its gain), as a function of the embeddings if they are given."""
+        """Return the unembedding's input (after the final norm and its gain), from the embeddings if they are given."""
 
     @abstractmethod
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:

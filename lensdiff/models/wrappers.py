@@ -13,7 +13,6 @@ from lensdiff.models.precision import double_precision
 from lensdiff.models.view import GainName, MatrixName, Model, ModelInfo, ModelView, is_hooked
 from lensdiff.results import InputError
 
-
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 
 
@@ -153,7 +152,8 @@ def wrap(model: Model) -> ModelView:
     """Return the view of a model that somebody else wrapped; its tokenizer and weights are taken as they are."""
     if not (is_hooked(model) or is_bridge(model)):
         raise InputError(
-            f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; load_model makes one of any other model"
+            f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
+            "load_model makes one of any other model"
         )
     hooked = is_hooked(model)
     config = model.cfg

@@ -23,7 +23,8 @@ def package_versions() -> dict[str, str]:
 class Provenance:
     """Model, view of its weights, options and versions behind a result.
 
-    `options` holds every keyword of the analysis as it was used, also those left at their default; values are JSON types.
+    `options` holds every keyword of the analysis as it was used, also those left at their default; values are JSON
+    types.
     """
 
     analysis: str

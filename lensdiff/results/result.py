@@ -1,7 +1,7 @@
 """The base of every result: a frozen dataclass of CPU arrays and JSON values, saved as one safetensors file.
 
-Arrays (torch tensors) become the file's tensors; every other field becomes JSON in the file's metadata. Nothing is pickled, so a
-result from a stranger can be opened safely.
+Arrays (torch tensors) become the file's tensors; every other field becomes JSON in the file's metadata. Nothing is
+pickled, so a result from a stranger can be opened safely.
 """
 
 import dataclasses

@@ -82,7 +82,12 @@ def _reference_projections(family: str, model: torch.nn.Module, x: torch.Tensor)
             qkv = x * block.input_layernorm.weight @ block.attention.query_key_value.weight.T
             q, k, v = qkv.reshape(len(x), 4, 3, -1).unbind(dim=2)
             scaled = x * block.post_attention_layernorm.weight
-            return {"q": q.flatten(1), "k": k.flatten(1), "v": v.flatten(1), "in": scaled @ block.mlp.dense_h_to_4h.weight.T}
+            return {
+                "q": q.flatten(1),
+                "k": k.flatten(1),
+                "v": v.flatten(1),
+                "in": scaled @ block.mlp.dense_h_to_4h.weight.T,
+            }
         block = model.model.layers[0]
         gain = 1.0 if family.startswith("gemma") else 0.0
         first, second = x, x
@@ -171,7 +176,9 @@ def test_gguf_file_loads(smollm2):
     view = view_of(smollm2)
     assert view.d_model == 576
     assert view.n_key_value_heads == 3
-    assert view.tokenizer("Hello")["input_ids"] == view.tokenizer("Hello", add_special_tokens=False)["input_ids"], "SmolLM2 has no BOS"
+    assert view.tokenizer("Hello")["input_ids"] == view.tokenizer("Hello", add_special_tokens=False)["input_ids"], (
+        "SmolLM2 has no BOS"
+    )
 
 
 def test_bin_files_load_without_unpickling_code(tmp_path):
@@ -323,7 +330,9 @@ def test_adapter_without_a_base_is_refused(tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize(("module", "file", "extra"), [("gguf", "a.gguf", "gguf"), ("peft", "adapter_config.json", "lora")])
+@pytest.mark.parametrize(
+    ("module", "file", "extra"), [("gguf", "a.gguf", "gguf"), ("peft", "adapter_config.json", "lora")]
+)
 def test_a_missing_extra_is_named(module, file, extra, tmp_path, monkeypatch):
     (tmp_path / file).write_text("{}")
     monkeypatch.setitem(sys.modules, module, None)

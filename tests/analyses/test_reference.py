@@ -1,0 +1,84 @@
+"""The authors' way on SmolLM2-135M-Instruct: stored scores of their implementation, and transformers' own gradients.
+
+The stored scores are float32 and carry the rounding of the machine that made them: transformers' own float32
+gradients on another processor were seen 7e-5 of the largest score away from them, and those were nearer to float64.
+So the bound to the stored scores is 5e-5, or what transformers itself leaves here; the bound to transformers on the
+same machine is 5e-5, and 1e-9 in float64.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lensdiff.analyses.attribution import attribute
+from lensdiff.models import load_model, view_of
+from lensdiff.models.precision import double_precision
+
+CASES = ("list", "sea", "summary", "translate")
+BOUND = 5e-5  # of the largest score
+SLACK = 1.1  # times what transformers leaves: two roundings of one machine differ too
+
+
+@pytest.fixture(scope="module")
+def transformers_model(smollm2_gguf: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+def plain_gradients(model: PreTrainedModel, ids: torch.Tensor, n: int) -> torch.Tensor:
+    """Gradient x input of the probability by one backward pass per response token."""
+    embedded = model.get_input_embeddings()(ids[None]).detach().requires_grad_()
+    logits = model(inputs_embeds=embedded).logits[0, n - 1 : -1]
+    values = logits.softmax(-1).gather(-1, ids[n:, None])[:, 0]
+    columns = [torch.autograd.grad(v, embedded, retain_graph=True)[0][0, :n] for v in values]
+    return torch.stack([(c * embedded[0, :n]).sum(-1) for c in columns], dim=1).detach()
+
+
+def token_ids(model: object, case: dict) -> tuple[torch.Tensor, int]:
+    tokenizer = view_of(model).tokenizer
+    whole = tokenizer(f"{case['prompt']} {case['response']}")["input_ids"]
+    return torch.tensor(whole), len(tokenizer(case["prompt"])["input_ids"])
+
+
+def case_of(reference: Path, name: str) -> dict:
+    return next(c for c in json.loads((reference / "attribution_cases.json").read_text()) if c["id"] == name)
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other.double()).abs().max() / other.double().abs().max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_meets_the_reference(name, reference, smollm2, transformers_model):
+    case = case_of(reference, name)
+    stored = np.load(reference / f"attr_{name}.npz", allow_pickle=False)
+    scores = torch.from_numpy(stored["scores"])
+    found = attribute(smollm2, case["prompt"], case["response"], deletion_draws=0)
+    theirs = plain_gradients(transformers_model, *token_ids(smollm2, case))
+    assert found.scores.shape == scores.shape
+    assert distance(found.scores, theirs) <= BOUND
+    assert distance(found.scores, scores) <= max(BOUND, SLACK * distance(theirs, scores))
+    np.testing.assert_allclose(found.density().numpy(), stored["density"], atol=1e-3)
+    np.testing.assert_allclose(found.probabilities.numpy(), stored["probs"], atol=1e-4)
+
+
+def test_equals_transformers_in_float64_on_a_real_model(reference, smollm2, transformers_model):
+    case = case_of(reference, "sea")
+    ids, n = token_ids(smollm2, case)
+    ids, tokenizer = ids[: n + 4], view_of(smollm2).tokenizer
+    source = copy.deepcopy(transformers_model).double()
+    rotary = source.model.rotary_emb  # whose frequencies transformers rounds to float32
+    half = rotary.inv_freq.shape[0]
+    rotary.inv_freq = source.config.rope_parameters["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+    with double_precision():
+        theirs = plain_gradients(source, ids, n)
+    exact = load_model(source, tokenizer=tokenizer, dtype="float64", device="cpu", verify=False)
+    found = attribute(exact, case["prompt"], tokenizer.decode(ids[n:]), deletion_draws=0)
+    assert len(found.out_tokens) == 4
+    assert distance(found.scores, theirs) <= 1e-9
