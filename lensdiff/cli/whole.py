@@ -57,12 +57,12 @@ def demo(
 
 def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline.execute import execute
-    from lensdiff.pipeline.whole import report
+    from lensdiff.views.report import Report
 
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal)
-        path = report(store)
+        path = Report(store).save()
     write(str(path))
     failed = {name: state.note for name, state in store.manifest.steps.items() if state.state == "failed"}
     for name, note in failed.items():
@@ -77,9 +77,9 @@ def report(
 ) -> None:
     """The report again, from a results directory."""
     store = _existing(directory)
-    from lensdiff.pipeline.whole import report as write_report
+    from lensdiff.views.report import Report
 
-    write(str(write_report(store, out)))
+    write(str(Report(store).save(out)))
 
 
 def _existing(directory: Path) -> Any:

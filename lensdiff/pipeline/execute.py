@@ -10,16 +10,19 @@ from typing import Any
 
 import torch
 
+from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import announce, choose_keep
+from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
 from lensdiff.pipeline.toml import check_config, load_config
+from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
 from lensdiff.pipeline.workspace import SIDES, Workspace, prompts_of, vocabulary_of
 from lensdiff.results import InputError, ResultStore
 
-STEPS: tuple[Step, ...] = (*PROMPT_STEPS,)
+STEPS: tuple[Step, ...] = (*WEIGHT_STEPS, *PROMPT_STEPS, *HEAD_STEPS, *CONCEPT_STEPS)
 MODEL_FILES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt")
 SAMPLE = 2**20  # bytes at the beginning, middle and end of a large file by which it is known again
 

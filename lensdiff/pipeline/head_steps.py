@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.pair_overlap import pair_overlap
+from lensdiff.analyses.verb_shift import verb_shift
 from lensdiff.pipeline.joining import join_pairs
 from lensdiff.pipeline.step import Step
-from lensdiff.pipeline.workspace import SIDES, Workspace, layer_groups
+from lensdiff.pipeline.workspace import SIDES, Stored, Workspace, layer_groups
 
 HEAD_KEYS = ("heads", "vocabulary", "vectors")
 LAYERS_AT_ONCE = 8
@@ -68,4 +70,42 @@ def _join(workspace: Workspace) -> None:
     store.save_table("heads", parts())
 
 
-STEPS = (Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, (*HEAD_KEYS, "controls", "seed")),)
+def _all(workspace: Workspace) -> list[str]:
+    return ["all"]
+
+
+def _pairs_of(workspace: Workspace) -> tuple[HeadWordPairs, HeadWordPairs, Stored[HeadWordPairs]]:
+    base, tuned = (workspace.store.load_result(f"heads/{side}", HeadWordPairs) for side in SIDES)
+    return base, tuned, workspace.stored([f"heads/{name}" for name in workspace.controls("heads")], HeadWordPairs)
+
+
+def shift_verbs(workspace: Workspace, unit: str) -> None:
+    """Compare how many word pairs of instruction verbs the heads of both models hold."""
+    base, tuned, controls = _pairs_of(workspace)
+    config = workspace.config
+    groups = config.heads.layers_per_group
+    found = verb_shift(base, tuned, layers_per_group=groups, controls=controls, seed=config.seed)
+    workspace.store.save_result("verb_shift", found)
+    workspace.store.save_table("verb_shift", found.to_df())
+
+
+def overlap_pairs(workspace: Workspace, unit: str) -> None:
+    """Compare the word pairs of every head before and after."""
+    base, tuned, controls = _pairs_of(workspace)
+    found = pair_overlap(base, tuned, controls=controls)
+    workspace.store.save_result("pair_overlap", found)
+    workspace.store.save_table("pair_overlap", found.to_df())
+
+
+def _drop_controls(workspace: Workspace) -> None:
+    """Remove the controls' word pairs: they are large, and what they were for is done."""
+    for name in workspace.controls("heads"):
+        workspace.store.remove(f"heads/{name}")
+
+
+PAIR_KEYS = (*HEAD_KEYS, "controls", "seed")
+STEPS = (
+    Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, PAIR_KEYS),
+    Step("verb_shift", "verbs of heads", ("heads",), _all, shift_verbs, keys=PAIR_KEYS),
+    Step("pair_overlap", "overlap of word pairs", ("heads",), _all, overlap_pairs, _drop_controls, PAIR_KEYS),
+)

@@ -6,7 +6,6 @@ from typing import Any
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.listener import Listener
-from lensdiff.results import ResultStore
 from lensdiff.views.report import Report
 
 
@@ -20,16 +19,6 @@ def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener |
     Raises:
         InputError, OSError: as `execute`.
     """
-    store = execute(config, listener=listener)
-    report(store)
-    return Report(store)
-
-
-def report(store: ResultStore, path: Path | None = None) -> Path:
-    """Write the report of a results directory to a file, by default `report.html` in it, and return its path."""
-    text = Report(store).html()
-    if path is None:
-        return store.write_text("report.html", text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    report = Report(execute(config, listener=listener))
+    report.save()
+    return report

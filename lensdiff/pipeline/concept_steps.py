@@ -1,0 +1,95 @@
+"""The steps that read feed-forward layers from weights alone: concepts of both models, and how far they turned."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from lensdiff.analyses.components import ConceptDirections, concept_directions
+from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
+from lensdiff.analyses.rotation import rotation
+from lensdiff.pipeline.head_steps import layer_units, split_layers
+from lensdiff.pipeline.joining import join_concepts
+from lensdiff.pipeline.step import Step
+from lensdiff.pipeline.workspace import SIDES, Workspace
+
+CONCEPT_KEYS = ("mlp", "vocabulary")
+TURN_KEYS = (*CONCEPT_KEYS, "controls", "seed")
+
+
+def _units(workspace: Workspace) -> list[str]:
+    return layer_units(workspace, list(SIDES), workspace.config.mlp.layers)
+
+
+def concepts_unit(workspace: Workspace, unit: str) -> None:
+    """Read the concepts of some layers of a model."""
+    model, layers = split_layers(unit)
+    options = workspace.config.mlp
+    found = mlp_concepts(
+        workspace.model(model),
+        workspace.vocabulary,
+        layers=layers,
+        sides=options.sides,
+        n_components=options.n_components,
+        top_words=options.top_words,
+        fold_gain=options.fold_gain,
+    )
+    workspace.store.save_result(f"parts/concepts/{unit}", found)
+
+
+def _join(workspace: Workspace) -> None:
+    store = workspace.store
+    units = _units(workspace)
+    for side in SIDES:
+        names = [f"parts/concepts/{unit}" for unit in units if unit.startswith(f"{side}/")]
+        if all(store.has(name) for name in names):  # not if this was done before
+            store.save_result(f"concepts/{side}", join_concepts([store.load_result(n, MLPConcepts) for n in names]))
+        for name in names:
+            store.remove(name)
+
+    def parts() -> Iterator[pd.DataFrame]:
+        for side in SIDES:
+            frame = store.load_result(f"concepts/{side}", MLPConcepts).to_df()
+            frame.insert(0, "model", side)
+            yield frame
+
+    store.save_table("concepts", parts())
+
+
+def _control_units(workspace: Workspace) -> list[str]:
+    return workspace.controls("rotation")
+
+
+def control_unit(workspace: Workspace, unit: str) -> None:
+    """Read the components of a control model: directions alone, no words."""
+    base = workspace.store.load_result("concepts/base", MLPConcepts)
+    found = concept_directions(
+        workspace.model(unit),
+        layers=base.layers,
+        sides=base.sides,
+        n_components=base.components.shape[2],
+        fold_gain=workspace.config.mlp.fold_gain,
+    )
+    workspace.store.save_result(f"parts/rotation/{unit}", found)
+
+
+def turn_concepts(workspace: Workspace, unit: str) -> None:
+    """Measure how far the concepts turned, beside the controls."""
+    base, tuned = (workspace.store.load_result(f"concepts/{side}", MLPConcepts) for side in SIDES)
+    names = [f"parts/rotation/{name}" for name in workspace.controls("rotation")]
+    found = rotation(base, tuned, ranks=workspace.config.mlp.ranks, controls=workspace.stored(names, ConceptDirections))
+    workspace.store.save_result("rotation", found)
+    workspace.store.save_table("rotation", found.to_df())
+    workspace.store.save_table("matched_components", found.matched())
+
+
+def _drop_controls(workspace: Workspace) -> None:
+    """Remove the controls' components: what they were for is done."""
+    for name in workspace.store.names("parts/rotation/"):
+        workspace.store.remove(name)
+
+
+STEPS = (
+    Step("concepts", "concepts", ("mlp",), _units, concepts_unit, _join, CONCEPT_KEYS),
+    Step("rotation_controls", "controls of the rotation", ("mlp",), _control_units, control_unit, keys=TURN_KEYS),
+    Step("rotation", "rotation", ("mlp",), lambda workspace: ["all"], turn_concepts, _drop_controls, TURN_KEYS),
+)
