@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lensdiff.results import ResultStore
@@ -96,11 +97,11 @@ def compressed_csv(frame: pd.DataFrame) -> str:
 
 def cell(value: Any) -> str:
     """Return a value as a table shows it: four digits, a dash for what is not there, line breaks visible."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if isinstance(value, float):
+    if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     text = str(value).replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"

@@ -1,0 +1,148 @@
+"""The report in a browser: opens from disk, asks for nothing, explores, downloads, prints, survives hostile names."""
+
+import io
+import re
+
+import pandas as pd
+import pytest
+
+from lensdiff.views.report import Report
+from tests.views.attributions import HOSTILE, LONG
+from tests.views.directories import with_attribution
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return with_attribution(tmp_path_factory.mktemp("run"), effect=1.5)
+
+
+@pytest.fixture(scope="module")
+def path(store):
+    return Report(store).save()
+
+
+def opened(open_page, path, **options):
+    found = open_page(path, **options)
+    found.page.wait_for_selector(".colored-tokens span")
+    return found
+
+
+def test_it_opens_from_disk_and_answers_the_claims_first(open_page, path):
+    page = opened(open_page, path).page
+    assert page.url.startswith("file://")
+    cards = page.locator(".ld-card")
+    assert cards.count() == 3
+    assert "Shown for this pair" in cards.first.inner_text()
+    assert "The instruction's importance rose" in cards.first.inner_text()
+    assert cards.first.locator("circle").count() == 2  # the effect and the controls
+    top = cards.first.bounding_box()["y"]
+    assert top + 150 < 900  # the answers stand on the first screen
+
+
+def test_the_drawing_has_the_effect_where_it_is(open_page, path):
+    page = opened(open_page, path).page
+    effect, control = (page.locator(f".ld-card circle.{tone}").first.bounding_box() for tone in ("tuned", "control"))
+    zero = page.locator(".ld-card .ld-zero").first.bounding_box()
+    assert effect["x"] > control["x"]  # 1.5 against about 0
+    assert abs(control["x"] + control["width"] / 2 - zero["x"]) < 30
+
+
+def test_the_explorer_works_within_the_page(open_page, path):
+    page = opened(open_page, path).page
+    side = page.locator(".ld-side.tuned")
+    caption = side.locator("p[aria-live]")
+    assert "Importance density" in caption.inner_text()
+    side.locator(".ld-choice").nth(2).click()
+    assert "Response token 1" in caption.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert "Response token 0" in caption.inner_text()
+
+
+@pytest.mark.parametrize("way", ["click", "Enter"])
+def test_a_point_of_the_scores_shows_its_prompt(open_page, path, way):
+    page = opened(open_page, path).page
+    point = page.locator(".ld-scatter circle").nth(2)
+    if way == "click":
+        point.click()
+    else:
+        point.focus()
+        page.keyboard.press(way)
+    assert page.get_by_label("Prompt:").input_value() == "2"
+    assert point.get_attribute("aria-label").startswith("p-2:")
+
+
+def test_tables_unfold_and_download_as_csv(open_page, path, store):
+    page = opened(open_page, path).page
+    section = page.locator("#attribution")
+    section.locator("summary").first.click()
+    assert section.locator("table").first.is_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download instruction_scores.csv").click()
+    assert download.value.suggested_filename == "instruction_scores.csv"
+    found = pd.read_csv(io.BytesIO(download.value.path().read_bytes()))
+    expected = store.load_table("instruction_scores")
+    assert found["prompt_id"].tolist() == expected["prompt_id"].tolist()
+    assert found["instruction_score"].tolist() == pytest.approx(expected["instruction_score"].tolist(), rel=1e-5)
+
+
+def test_the_keyboard_skips_to_the_answers_and_reaches_the_sections(open_page, path):
+    page = opened(open_page, path).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Skip to the answers"
+    assert page.locator(".ld-skip").bounding_box()["x"] >= 0  # it shows itself
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "claims"
+    page.get_by_role("link", name="Which prompt words").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "attribution"
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_window_and_stays_readable(open_page, path, width, scheme):
+    page = opened(open_page, path, width=width, color_scheme=scheme).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert contrast(page, "body") > 7
+    assert contrast(page, ".ld-note") > 4.5
+    assert contrast(page, ".ld-statement", behind=".ld-card") > 7
+
+
+def contrast(page, element, *, behind="body"):
+    """The contrast ratio of WCAG 2 between an element's text and what lies behind it."""
+
+    def luminance(name, style):
+        text = page.evaluate(f"getComputedStyle(document.querySelector('{name}')).{style}")
+        parts = [int(x) / 255 for x in re.findall(r"\d+", text)[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    high, low = sorted((luminance(element, "color"), luminance(behind, "backgroundColor")), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_it_prints_with_its_tables_unfolded(open_page, path):
+    page = opened(open_page, path).page
+    assert page.pdf().startswith(b"%PDF")
+    assert page.locator("details:not([open])").count() == 0
+
+
+def test_hostile_names_and_tokens_show_as_text_everywhere(open_page, tmp_path):
+    name = "".join(token for token in HOSTILE if token != LONG)[:150]
+    path = Report(with_attribution(tmp_path, tokens=(HOSTILE, HOSTILE), name=name)).save()
+    page = opened(open_page, path, width=400).page
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert plain(name) in plain(page.locator(".ld-model.base").text_content())
+    assert plain(name) in plain(page.locator("#pair").text_content())
+    assert page.locator("main img, main script:not([type='application/json'])").count() == 0
+    assert page.locator("main svg[onload]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for index in range(3):
+        page.locator(".ld-scatter circle").nth(index).focus()
+        page.keyboard.press("Enter")
+    texts = page.locator(".ld-side").first.locator(".ld-prompt .colored-tokens > span").all_text_contents()
+    assert [plain(t) for t in texts] == [plain(t) for t in HOSTILE]
+
+
+def plain(text):
+    return re.sub(r"\s", " ", text.replace("\u2060", ""))

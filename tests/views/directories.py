@@ -1,0 +1,65 @@
+"""Results directories made by hand, without a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lensdiff.results import Diff, ResultStore
+from tests.views.attributions import attribution
+
+CONFIG = {
+    "base": "base",
+    "tuned": "tuned",
+    "max_new_tokens": 24,
+    "seed": 3,
+    "controls": {"kind": "spectrum", "prompts": 3, "heads": 0, "rotation": 99},
+}
+
+
+def instruction_scores(prompts: list[str], *, effect: float = 0.3, controls: int = 3, seed: int = 0) -> pd.DataFrame:
+    """The table of that name, with a planted mean difference."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(1.0, 0.2, len(prompts))
+    runs = {("base", "", pd.NA): base, ("tuned", "", pd.NA): base + effect + rng.normal(0, 0.1, len(prompts))}
+    runs |= {("control", "spectrum", i): base + rng.normal(0, 0.1, len(prompts)) for i in range(controls)}
+    rows = [
+        {
+            "prompt_id": prompt,
+            "model": model,
+            "kind": kind,
+            "seed": number,
+            "instruction_score": value,
+            "n_in": 6,
+            "n_out": 3,
+        }
+        for (model, kind, number), values in runs.items()
+        for prompt, value in zip(prompts, values, strict=True)
+    ]
+    return pd.DataFrame(rows).astype({"seed": "Int64"})
+
+
+def with_attribution(
+    root: Path, *, prompts: int = 3, tokens=None, name: str = "tiny", effect: float = 0.3
+) -> ResultStore:
+    """A directory of a run that attributed: `tokens` are (prompt, response), and `name` stands wherever a name can."""
+    store = ResultStore(root)
+    given = {} if tokens is None else {"prompt": tokens[0], "response": tokens[1]}
+    ids = [f"{name if tokens else 'p'}-{i}" for i in range(prompts)]
+    with store.writing(CONFIG | {"base": name}):
+        side = {"model": name, "architecture": name, "n_layers": 2, "parameters": 1234567, "dtype": "float32"}
+        store.describe_pair({"comparable": True, "base": side, "tuned": side | {"n_layers": 3}})
+        differences = [{"what": "eos", "base": name, "tuned": "3", "meaning": "responses end differently"}]
+        store.save_table("differences", pd.DataFrame(differences))
+        runs = {}
+        for number, model in enumerate(("base", "tuned")):
+            runs[model] = [
+                attribution(**given, prompt_id=p, model=name, seed=number + 2 * i) for i, p in enumerate(ids)
+            ]
+            for result in runs[model]:
+                store.save_result(f"attribution/{model}/{result.prompt_id}", result)
+        store.save_table("attribution", Diff(runs["base"], runs["tuned"]).to_df())
+        store.save_table("instruction_scores", instruction_scores(ids, effect=effect))
+        for step in ("responses", "attribution", "instruction_scores"):
+            store.update_step(step, state="done", units=prompts, seconds=1.25)
+    return store
