@@ -173,6 +173,11 @@ class ControlView(ModelView):
     ) -> Iterator[Float[Tensor, "head_index query_pos key_pos"]]:
         return self._whole().attention_patterns(tokens, layers, max_bytes=max_bytes)
 
+    def static_attention_scores(
+        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"], layers: Sequence[int]
+    ) -> list[Float[Tensor, "batch head_index key_pos"]]:
+        return self._whole().static_attention_scores(tokens, embedded, layers)
+
     def _whole(self) -> ModelView:
         if self.kind == "self":
             return self._change.base

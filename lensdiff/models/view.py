@@ -246,6 +246,33 @@ class ModelView(ABC):
                 )
             yield from (cache[name][0] for name in wanted)
 
+    def static_attention_scores(
+        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"], layers: Sequence[int]
+    ) -> list[Float[Tensor, "batch head_index key_pos"]]:
+        """Return the last query's scores before softmax (scaled, soft-capped, masked) in each layer, in order.
+
+        Every position but the first brings its embedding, with whatever positions add to it, to every layer as it is;
+        the first is computed as usual, since it sees only itself.
+        """
+        hooks, caught = [("hook_embed", lambda value, hook: embedded)], {}
+        entered = self._capture(tokens, "blocks.0.hook_resid_pre", hooks)
+
+        def keep(value: Tensor, hook: Any) -> Tensor:
+            return torch.cat([value[:, :1], entered[:, 1:]], dim=1)
+
+        def catch(value: Tensor, hook: Any) -> None:
+            caught[hook.name] = value[:, :, -1]
+            if len(caught) == len(layers):
+                raise _Stop
+
+        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
+        hooks += [(f"blocks.{layer}.hook_resid_pre", keep) for layer in range(1, max(layers) + 1)]
+        try:
+            self.model.run_with_hooks(tokens, fwd_hooks=[*hooks, *((name, catch) for name in names)])
+        except _Stop:
+            self.model.reset_hooks()
+        return [caught[name] for name in names]
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Switch weight gradients off, so that a backward pass computes none."""

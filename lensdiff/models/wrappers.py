@@ -1,6 +1,6 @@
 """The two views: of a HookedTransformer, and of a TransformerBridge."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -118,6 +118,12 @@ class BridgeView(ModelView):
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         with self._precision():
             return super().logits(tokens)
+
+    def static_attention_scores(
+        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"], layers: Sequence[int]
+    ) -> list[Float[Tensor, "batch head_index key_pos"]]:
+        with self._precision():
+            return super().static_attention_scores(tokens, embedded, layers)
 
     def _precision(self) -> AbstractContextManager[None]:
         return double_precision(self.dtype == torch.float64)
