@@ -14,13 +14,14 @@ the two are the same.
 
 A weight is the checkpoint's: W_K and W_V count key-value heads, so head_index does too in their rows. Norm gains
 have rows of their own, as vectors. 0/0 is "no change": relative norm, effective rank and top share 0, cosine 1.
-Singular values that rounding to the weights' dtype can have made are dropped (see `models.change`), so rounding has no
+Singular values that rounding to the weights' dtype can have made are dropped (see `models.change`): rounding has no
 rank. Where the vocabularies differ, embeddings are compared on the rows of shared tokens.
 
 Ignored: biases, position embeddings, norms after a layer, the gains of query-key norms in the folded view; and that a
 head's queries and keys can be turned together without any effect.
 
-Memory: both models, and a few float64 copies of one weight. Reference: effective rank of Roy and Vetterli, EUSIPCO 2007.
+Memory: both models, and a few float64 copies of one weight. Reference: effective rank of Roy and
+Vetterli, EUSIPCO 2007.
 """
 
 import math

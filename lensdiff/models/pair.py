@@ -112,6 +112,11 @@ class ModelPair:
     def keep(self) -> str:
         return self._keep
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """The names of base and tuned model, as results carry them."""
+        return self._provenance["base"].model, self._provenance["tuned"].model
+
     def _side(self, side: str) -> Model:
         if side not in self._loaded:
             if self._keep == "one":
@@ -170,8 +175,8 @@ class ModelPair:
     def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:
         """Return where a result of both models comes from: the tuned model's, with the base in its name and options."""
         found = self._provenance["tuned"]
-        ids = self._provenance["base"].model, found.model
-        return replace(found, analysis=analysis, model=" -> ".join(ids), options=options | {"base": ids[0]}, seed=seed)
+        model = " -> ".join(self.ids)
+        return replace(found, analysis=analysis, model=model, options=options | {"base": self.ids[0]}, seed=seed)
 
     def control(self, kind: Kind | str = "spectrum", seed: int = 0) -> ControlView:
         """Return a model made from the base by a meaningless change of the size of the real one, weight by weight.

@@ -9,6 +9,7 @@ reported, not mended.
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.view import Model, ModelView, view_of
@@ -106,8 +107,13 @@ def encode(
 
 def token_strings(view: ModelView, ids: tuple[int, ...]) -> tuple[str, ...]:
     """Return each token as text; a token that is only part of a character is shown as the vocabulary spells it."""
-    texts = [view.tokenizer.decode([i]) for i in ids]
-    pieces = view.tokenizer.convert_ids_to_tokens(list(ids))
+    return strings_of(view.tokenizer, ids)
+
+
+def strings_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the same where there is only a tokenizer."""
+    texts = [tokenizer.decode([i]) for i in ids]
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
     return tuple(piece if "\ufffd" in text or not text else text for text, piece in zip(texts, pieces, strict=True))
 
 

@@ -36,6 +36,17 @@ def with_more_tokens(*more: str, without: str = "") -> PreTrainedTokenizerFast:
     return fast
 
 
+def reordered(first: int, second: int) -> PreTrainedTokenizerFast:
+    """The test tokenizer with two tokens' ids exchanged."""
+    from tokenizers import Tokenizer
+
+    whole = json.loads(tokenizer_of().backend_tokenizer.to_str())
+    names, vocabulary = {i: t for t, i in whole["model"]["vocab"].items()}, whole["model"]["vocab"]
+    vocabulary[names[first]], vocabulary[names[second]] = second, first
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     return save_checkpoint("llama", tmp_path / "base"), save_checkpoint("llama", tmp_path / "tuned", seed=1)
