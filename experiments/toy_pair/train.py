@@ -159,4 +159,5 @@ def save(model: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:
     """Write the weights as float16, with a config that loads them as float32, and return the model read back."""
     weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=weights)
+    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone, but it ships
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
