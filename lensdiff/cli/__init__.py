@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 for command in (whole.demo, whole.init, whole.run, whole.report, whole.published):
     app.command()(command)
-for command in (single.attribute,):
+for command in (single.attribute, single.outputs, single.attention, single.heads, single.mlp, single.weights):
     app.command()(command)
 
 

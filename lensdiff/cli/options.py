@@ -45,6 +45,18 @@ def layer_list(given: str | None) -> list[int] | None:
     return found
 
 
+def number_list(name: str, given: str) -> list[int]:
+    """Return the numbers of a text like `1,5,10`.
+
+    Raises:
+        typer.BadParameter: it is no such list.
+    """
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"{name} {given!r} is no list of numbers like 1,5,10")
+    return [int(part) for part in parts]
+
+
 def prompt_keys(
     prompt: str | None,
     instruction: list[str] | None,

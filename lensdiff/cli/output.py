@@ -88,6 +88,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def _cell(value: Any) -> str:
+    if value is None or type(value).__name__ == "NAType":
+        return ""
     if isinstance(value, float):
         if value != value:
             return ""
@@ -102,7 +104,7 @@ def print_frame(title: str, frame: Any, rows: int = 20) -> None:
     values = [
         [value.item() if hasattr(value, "item") else value for value in row] for row in shown.itertuples(index=False)
     ]
-    print_table(title + more, list(shown.columns), values)
+    print_table(title + more, [str(name).replace("_", " ") for name in shown.columns], values)
 
 
 def write(text: str) -> None:

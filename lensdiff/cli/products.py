@@ -1,14 +1,23 @@
 """What a command shows of a results directory: a short table for the terminal, and a page."""
 
+import html
+
 import pandas as pd
 
+from lensdiff.analyses.attention_shift import AttentionShift
 from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.pair_overlap import PairOverlap
+from lensdiff.analyses.rotation import Rotation
+from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff.analyses.weight_shift import WeightShift
 from lensdiff.pipeline.workspace import SIDES
-from lensdiff.results import Diff, ResultStore
-from lensdiff.views import page, show
+from lensdiff.results import ResultStore
+from lensdiff.views import page
+from lensdiff.views.section import Table, sections
 from lensdiff.views.widget import Widget
 
 TOP = 5  # words shown in a summary's line
+TOP_ROWS = 12
 
 
 def attribution_summary(store: ResultStore) -> pd.DataFrame:
@@ -32,19 +41,65 @@ def attribution_summary(store: ResultStore) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def attribution_page(store: ResultStore) -> str:
-    """Return the attribution explorer of both models."""
-    both = [n for p in _ids(store, "attribution/base/") if store.has(n := f"attribution/tuned/{p}")]
-    ids = [name.removeprefix("attribution/tuned/") for name in both]
-    sides = ([store.load_result(f"attribution/{side}/{i}", Attribution) for i in ids] for side in SIDES)
-    return show(Diff(*sides)).html()
+def attention_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the heads whose attention moved most, with the controls' band, and what the response looked at."""
+    columns = ["layer", "head_index", "js_distance", "js_distance_control_low", "js_distance_control_high"]
+    columns += [f"instruction_share_{name}" for name in (*SIDES, "p_adjusted")]
+    frame = store.load_result("attention_shift", AttentionShift).top(TOP_ROWS)
+    return frame[columns].rename(columns=lambda name: name.replace("_control_", " control ").replace("_", " "))
 
 
-def _ids(store: ResultStore, prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name in store.names(prefix)]
+def outputs_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the response tokens at which the models differ most."""
+    frame = store.load_table("outputs")
+    columns = [
+        "prompt_id",
+        "out_pos",
+        "token",
+        "kl",
+        "js",
+        "base_rank",
+        "tuned_rank",
+        "base_choice",
+        "tuned_choice",
+        "kind",
+    ]
+    return frame.nlargest(TOP_ROWS, "kl")[columns]
 
 
-def joined(title: str, widgets: list[Widget]) -> str:
-    """Return one page that holds several widgets."""
-    body = "\n".join(widget.fragment() for widget in widgets)
-    return page(title, body, circuitsvis=any(widget.circuitsvis for widget in widgets))
+def weights_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the weights that moved most."""
+    frame = store.load_result("weights", WeightShift).top(TOP_ROWS)
+    return frame[["layer", "matrix", "head_index", "relative_norm", "cosine", "effective_rank", "folded_relative_norm"]]
+
+
+def heads_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the heads whose word pairs changed most."""
+    return store.load_result("pair_overlap", PairOverlap).top(TOP_ROWS)
+
+
+def verbs_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the shift of instruction verbs by group of layers, as sentences."""
+    frame = store.load_result("verb_shift", VerbShift).summary()
+    return frame[["group", "coverage", "paper_test", "test"]]
+
+
+def rotation_summary(store: ResultStore) -> pd.DataFrame:
+    """Return how far the concepts turned, by layer, side and rank, with the controls' band."""
+    return store.load_result("rotation", Rotation).to_df()
+
+
+def sections_page(store: ResultStore, title: str) -> str:
+    """Return a page with those sections of the report that the directory has results for."""
+    parts = []
+    for section in sections():
+        if content := section.build(store):
+            parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")
+            parts += [_fragment(item) for item in content]
+    return page(title, "\n".join(parts))
+
+
+def _fragment(item: Widget | Table | str) -> str:
+    if isinstance(item, Widget):
+        return f"<h3>{html.escape(item.title)}</h3>{item.fragment()}"
+    return item.html() if isinstance(item, Table) else f"<p>{html.escape(item)}</p>"

@@ -4,6 +4,7 @@ Each command is a run with one analysis: stopped, it goes on where it was; with 
 results.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ def attribute(
     target: str = typer.Option("probability", help="probability, log_probability or logit."),
     method: str = typer.Option("auto", help="forward, reverse, or auto: the cheaper."),
     max_new_tokens: o.MaxNewTokens = 300,
-    deletion_draws: int = typer.Option(
-        8, min=0, help="Random deletions beside each map's own; 0 leaves the check out."
-    ),
+    deletion_draws: int = typer.Option(8, min=0, help="Random deletions beside each map's own; 0: no check."),
     controls: o.Controls = 0,
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -38,12 +37,131 @@ def attribute(
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
         "attribution": {"target": target, "method": method, "deletion_draws": deletion_draws},
         "max_new_tokens": max_new_tokens,
+        "controls": {"prompts": controls},
     }
-    store = _run("attribution", base, tuned, out, keys, controls, seed, device, dtype, quiet)
-    from lensdiff.cli.products import attribution_page, attribution_summary
+    store = _run("attribution", base, tuned, out, keys, seed, device, dtype, quiet)
+    _finish(store, "attribution", {"Attribution": "attribution_summary"}, ["attribution", "instruction_scores"])
 
-    print_frame("Attribution", attribution_summary(store))
-    _finish(store, "attribution", ["attribution"], attribution_page(store))
+
+def outputs(
+    base: o.Base,
+    tuned: o.Tuned,
+    out: o.Out = Path("lensdiff-outputs"),
+    prompt: o.Prompt = None,
+    instruction: o.Instruction = None,
+    context: o.Context = None,
+    response: o.Response = None,
+    prompts: o.Prompts = None,
+    max_new_tokens: o.MaxNewTokens = 300,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """Which response tokens tuning changed: both models on the tuned model's response."""
+    keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {"max_new_tokens": max_new_tokens}
+    store = _run("outputs", base, tuned, out, keys, seed, device, dtype, quiet)
+    _finish(store, "outputs", {"Outputs: tokens at which the models differ most": "outputs_summary"}, ["outputs"])
+
+
+def attention(
+    base: o.Base,
+    tuned: o.Tuned,
+    out: o.Out = Path("lensdiff-attention"),
+    prompt: o.Prompt = None,
+    instruction: o.Instruction = None,
+    context: o.Context = None,
+    response: o.Response = None,
+    prompts: o.Prompts = None,
+    layers: o.Layers = None,
+    sink: str = typer.Option("apart", help="apart: the first token counts for no part; counted: where it lies."),
+    max_new_tokens: o.MaxNewTokens = 300,
+    controls: o.Controls = 5,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """Where each head looks, and how tuning moved that, beside meaningless changes of the same size."""
+    keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
+        "attention": {"layers": o.layer_list(layers), "sink": sink},
+        "max_new_tokens": max_new_tokens,
+        "controls": {"prompts": controls},
+    }
+    store = _run("attention", base, tuned, out, keys, seed, device, dtype, quiet)
+    title = "Attention: heads that moved most"
+    _finish(store, "attention", {title: "attention_summary"}, ["attention", "attention_shift"])
+
+
+def heads(
+    base: o.Base,
+    tuned: o.Tuned,
+    out: o.Out = Path("lensdiff-heads"),
+    vocabulary: o.Vocabulary = "default",
+    vectors: o.Vectors = "base",
+    layers: o.Layers = None,
+    top_k: int = typer.Option(100, min=1, help="Candidate words per dimension and side."),
+    layers_per_group: int = typer.Option(8, min=1, help="Layers that the verbs' statistic takes together."),
+    controls: o.Controls = 5,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """Which words each head relates, and how tuning changed that."""
+    keys = {
+        "vocabulary": vocabulary,
+        "vectors": vectors,
+        "heads": {"layers": o.layer_list(layers), "top_k": top_k, "layers_per_group": layers_per_group},
+        "controls": {"heads": controls},
+    }
+    store = _run("heads", base, tuned, out, keys, seed, device, dtype, quiet)
+    tables = {"Heads whose word pairs changed most": "heads_summary", "Instruction verbs": "verbs_summary"}
+    _finish(store, "heads", tables, ["heads", "verb_shift", "pair_overlap", "ov_reading"])
+
+
+def mlp(
+    base: o.Base,
+    tuned: o.Tuned,
+    out: o.Out = Path("lensdiff-mlp"),
+    vocabulary: o.Vocabulary = "default",
+    layers: o.Layers = None,
+    sides: str = typer.Option("value", help="Of value, key and gate, joined by commas."),
+    components: int = typer.Option(300, min=1, help="Principal components per layer and side."),
+    ranks: str = typer.Option("1,5,10,20,50", help="Ranks of the subspaces that are compared."),
+    controls: o.Controls = 99,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """Which concepts the feed-forward layers hold, and how far tuning turned them."""
+    keys = {
+        "vocabulary": vocabulary,
+        "mlp": {
+            "layers": o.layer_list(layers),
+            "sides": [side.strip() for side in sides.split(",")],
+            "n_components": components,
+            "ranks": [rank for rank in o.number_list("--ranks", ranks) if rank <= components],
+        },
+        "controls": {"rotation": controls, "rotation_norm": min(controls, 5)},
+    }
+    store = _run("mlp", base, tuned, out, keys, seed, device, dtype, quiet)
+    tables = {"Rotation of concepts, angles in radians": "rotation_summary"}
+    _finish(store, "mlp", tables, ["concepts", "rotation", "matched_components"])
+
+
+def weights(
+    base: o.Base,
+    tuned: o.Tuned,
+    out: o.Out = Path("lensdiff-weights"),
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """How far each weight matrix and head moved."""
+    store = _run("weights", base, tuned, out, {}, 0, device, dtype, quiet)
+    _finish(store, "weights", {"Weights that moved most": "weights_summary"}, ["weights"])
 
 
 def _run(
@@ -52,7 +170,6 @@ def _run(
     tuned: str,
     out: Path,
     keys: dict[str, Any],
-    controls: int,
     seed: int,
     device: str,
     dtype: str,
@@ -62,12 +179,12 @@ def _run(
     from lensdiff.pipeline.toml import check_config
     from lensdiff.results import InputError
 
-    values = {"base": base, "tuned": tuned, "out": str(out), "analyses": [analysis], "seed": seed} | keys
-    values |= {"device": device, "dtype": dtype, "controls": dict.fromkeys(("prompts", "heads", "rotation"), controls)}
+    values = {"base": base, "tuned": tuned, "out": str(out), "analyses": [analysis], "seed": seed}
+    values |= {"device": device, "dtype": dtype} | keys
     config = check_config(values, "the command's options")
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
-        store = execute(config, listener=terminal, command=analysis)
+        store = execute(config, listener=terminal, command=analysis, estimate=not quiet)
     steps = store.manifest.steps
     for name, state in steps.items():
         for unit, reason in state.failures.items():
@@ -78,10 +195,14 @@ def _run(
     return store
 
 
-def _finish(store: Any, name: str, tables: list[str], page: Any) -> None:
-    """Put the command's tables and page at the top of the directory, and say where they are."""
+def _finish(store: Any, name: str, summaries: dict[str, str], tables: Sequence[str]) -> None:
+    """Show the command's tables, put them and its page at the top of the directory, and say where they are."""
+    from lensdiff.cli import products
+
+    for title, summary in summaries.items():
+        of: Callable[[Any], Any] = getattr(products, summary)
+        print_frame(title, of(store))
     for table in tables:
         if store.has_table(table):
             write(str(store.publish(table)))
-    if page is not None:
-        write(str(store.write_text(f"{name}.html", page)))
+    write(str(store.write_text(f"{name}.html", products.sections_page(store, f"lensdiff {name}"))))

@@ -61,7 +61,7 @@ def _whole(config: Any, quiet: bool) -> None:
 
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
-        store = execute(config, listener=terminal)
+        store = execute(config, listener=terminal, estimate=not quiet)
         path = Report(store).save()
     write(str(path))
     failed = {name: state.note for name, state in store.manifest.steps.items() if state.state == "failed"}

@@ -48,12 +48,14 @@ class ControlOptions(Section):
         prompts: for analyses of prompts; each costs a copy of the base and its own run over the prompts.
         heads: for the word pairs of heads.
         rotation: for the rotation of concepts, which reads weights alone.
+        rotation_norm: norm-matched ones shown beside those, where `kind` is "spectrum".
     """
 
     kind: Literal["spectrum", "norm"] = "spectrum"
     prompts: Controls = 5
     heads: Controls = 5
     rotation: Controls = 99
+    rotation_norm: Controls = 5
 
 
 class AttributionOptions(Section):
@@ -169,7 +171,7 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
         found.append(("analyses", "an analysis comes twice"))
     if config.chosen("attribution") and config.dtype not in ("float32", "float64"):
         found.append(("dtype", f"attribution needs float32 or float64, dtype is {config.dtype}"))
-    for name in ("prompts", "heads", "rotation"):
+    for name in (key for key in ControlOptions.model_fields if key != "kind"):
         number = getattr(config.controls, name)
         if 0 < number < FEWEST_CONTROLS:
             found.append(

@@ -15,10 +15,11 @@ from typing import Literal
 
 import torch
 
+from lensdiff.analyses.attribution import attribute
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
-from lensdiff.models.text import encode
+from lensdiff.models.text import encode, generate
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
@@ -73,6 +74,7 @@ class Probe:
     Attributes:
         rate: floating-point operations a second of a matrix product.
         forward: seconds of a forward pass, per token of it; step: seconds of a generated token.
+        attribution: seconds of an attribution, per token of the prompt and token of the whole text.
         n_prompt, n_response: mean tokens of a prompt, most tokens of a response.
     """
 
@@ -80,6 +82,7 @@ class Probe:
     rate: float
     forward: float
     step: float
+    attribution: float
     n_prompt: float
     n_response: int
     n_words: int
@@ -118,10 +121,25 @@ def measure(workspace: Workspace) -> Probe:
             if needs_prompts
             else 0.0
         )
+    attribution = _attribution(workspace, view) if config.chosen("attribution") else 0.0
     square = torch.randn(512, 512, device=view.device)
     rate = 2 * 512**3 / _seconds(lambda: square @ square)
     words = len(workspace.vocabulary) if config.chosen("heads", "mlp") else 0
-    return Probe(view, rate, forward, step, mean, config.max_new_tokens, words)
+    return Probe(view, rate, forward, step, attribution, mean, config.max_new_tokens, words)
+
+
+def _attribution(workspace: Workspace, view: ModelView) -> float:
+    for prompt in workspace.prompts.values():
+        try:
+            response = generate(view, prompt, max_new_tokens=PROBED_TOKENS)
+            start = time.perf_counter()
+            found = attribute(view, prompt, response, deletion_draws=0)
+        except InputError:  # its own unit says why
+            continue
+        n, m = found.scores.shape
+        if m:
+            return (time.perf_counter() - start) / (n * (n + m))
+    return 0.0
 
 
 def _length(view: ModelView, prompt: Prompt) -> int:
@@ -144,14 +162,14 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
     """Return about how long so many units of a step take."""
     text = probe.n_prompt + probe.n_response
     respond = probe.step * probe.n_response + probe.forward * probe.n_prompt
-    attribute = 2.5 * min(probe.n_prompt, 1.6 * probe.n_response) * text * probe.forward
+    scores = probe.attribution * min(probe.n_prompt, 1.6 * probe.n_response) * text
     attend = 4 * text * probe.forward
     make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
     config, controls = workspace.config, max(1, len(workspace.controls("prompts")))
-    per_prompt = respond + attribute * config.chosen("attribution") + attend * config.chosen("attention")
+    per_prompt = respond + scores * config.chosen("attribution") + attend * config.chosen("attention")
     costs = {
         "responses": respond,
-        "attribution": attribute,
+        "attribution": scores,
         "attention": attend,
         "outputs": 2 * text * probe.forward,
         "controls": per_prompt + make * controls / units,

@@ -15,6 +15,7 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import announce, choose_keep
 from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
+from lensdiff.pipeline.prompt_steps import CONTROL_ANALYSES
 from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
 from lensdiff.pipeline.toml import check_config, load_config
@@ -32,6 +33,7 @@ def execute(
     *,
     listener: Listener | None = None,
     command: str = "run",
+    estimate: bool = True,
 ) -> ResultStore:
     """Do every chosen analysis that the results directory does not have yet, and return the directory's store.
 
@@ -40,6 +42,7 @@ def execute(
         listener: is told what happens; by default nobody.
         command: what asks for the run. A command other than "run" replaces its own earlier results if it is now given
             another config; a run refuses that.
+        estimate: tell the listener before the work how long it will take; that itself takes a few seconds.
 
     Raises:
         InputError: the config or an input is unusable, the directory holds the results of another config, or another
@@ -56,7 +59,8 @@ def execute(
         keep = choose_keep(config, listener)
         workspace = Workspace(config, store, listener, keep)
         steps = [step for step in STEPS if config.chosen(*step.analyses)]
-        announce(workspace, steps)
+        if estimate:
+            announce(workspace, steps)
         try:
             for step in steps:
                 run_step(step, workspace)
@@ -108,6 +112,7 @@ def check_device(name: str) -> None:
 def identify(config: RunConfig) -> dict[str, Any]:
     """Return what a results directory is known by: the config, and fingerprints of the files it names."""
     found = config.model_dump(mode="json", exclude={"out", "keep"})
+    found[CONTROL_ANALYSES] = [name for name in ("attribution", "attention") if config.chosen(name)]
     files = {
         name: config.path(given) for name in ("prompts", "vocabulary", "vectors") if (given := getattr(config, name))
     }

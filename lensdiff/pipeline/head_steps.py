@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.pair_overlap import pair_overlap
 from lensdiff.analyses.verb_shift import verb_shift
 from lensdiff.pipeline.joining import join_pairs
@@ -103,9 +104,24 @@ def _drop_controls(workspace: Workspace) -> None:
         workspace.store.remove(f"heads/{name}")
 
 
+def read_outputs(workspace: Workspace, unit: str) -> None:
+    """Read which words each head writes when it reads a word, in one model."""
+    found = ov_reading(workspace.model(unit), workspace.vocabulary, layers=workspace.config.heads.layers)
+    workspace.store.save_result(f"ov_reading/{unit}", found)
+
+
+def _ov_table(workspace: Workspace) -> None:
+    frames = []
+    for side in SIDES:
+        frames.append(workspace.store.load_result(f"ov_reading/{side}", OVReading).to_df())
+        frames[-1].insert(0, "model", side)
+    workspace.store.save_table("ov_reading", frames)
+
+
 PAIR_KEYS = (*HEAD_KEYS, "controls", "seed")
 STEPS = (
     Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, PAIR_KEYS),
     Step("verb_shift", "verbs of heads", ("heads",), _all, shift_verbs, keys=PAIR_KEYS),
     Step("pair_overlap", "overlap of word pairs", ("heads",), _all, overlap_pairs, _drop_controls, PAIR_KEYS),
+    Step("ov_reading", "output words of heads", ("heads",), lambda w: list(SIDES), read_outputs, _ov_table, HEAD_KEYS),
 )

@@ -19,6 +19,6 @@ def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener |
     Raises:
         InputError, OSError: as `execute`.
     """
-    report = Report(execute(config, listener=listener))
+    report = Report(execute(config, listener=listener, estimate=listener is not None))
     report.save()
     return report

@@ -93,7 +93,12 @@ class Workspace:
     def controls(self, what: Literal["prompts", "heads", "rotation"]) -> list[str]:
         """Return the names of the control models of an analysis; none where only one model fits into memory."""
         options = self.config.controls
-        return [] if self.keep == "one" else [f"{options.kind}-{i}" for i in range(getattr(options, what))]
+        if self.keep == "one":
+            return []
+        names = [f"{options.kind}-{i}" for i in range(getattr(options, what))]
+        if what == "rotation" and options.kind == "spectrum":
+            names += [f"norm-{i}" for i in range(options.rotation_norm)]
+        return names
 
     # prompts and responses
     @cached_property
