@@ -30,6 +30,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.controls import ControlView
 from lensdiff.results import InputError, Provenance, Result
 
 Side = Literal["value", "key", "gate"]
@@ -121,9 +122,10 @@ class Selection:
         used = min(n_components, view.d_model, view.d_mlp - 1)
         return cls(chosen, tuple(dict.fromkeys(cast(Sequence[Side], sides))), n_components, used, fold_gain)
 
-    def options(self) -> dict[str, Any]:
-        """Return the selection as it is recorded."""
-        return asdict(self) | {"layers": list(self.layers), "sides": list(self.sides)}
+    def options(self, view: ModelView) -> dict[str, Any]:
+        """Return the selection as it is recorded, with the kind and seed of a control."""
+        control = {"control": {"kind": view.kind, "seed": view.seed}} if isinstance(view, ControlView) else {}
+        return asdict(self) | {"layers": list(self.layers), "sides": list(self.sides)} | control
 
     def components(self, view: ModelView) -> Iterator[tuple[Side, PrincipalComponents]]:
         """Yield the components of each side of each layer, in order, one at a time."""
@@ -195,5 +197,5 @@ def concept_directions(
         (fitted.components.float().cpu(), fitted.explained_variance_ratio.cpu())
         for _, fitted in selection.components(view)
     ]
-    provenance = view.provenance("concept_directions", selection.options())
+    provenance = view.provenance("concept_directions", selection.options(view))
     return ConceptDirections(provenance, selection.layers, selection.sides, *selection.stack(found))

@@ -174,7 +174,7 @@ def mlp_concepts(
         arrays = (turned.float(), fitted.explained_variance_ratio, named.index.int(), named.score)
         found.append(tuple(array.cpu() for array in (*arrays, named.pole_index.int(), named.pole_score)))
     return MLPConcepts(
-        view.provenance("mlp_concepts", selection.options() | {"top_words": top_words}),
+        view.provenance("mlp_concepts", selection.options(view) | {"top_words": top_words}),
         selection.layers,
         selection.sides,
         tokens.words,
