@@ -24,7 +24,7 @@ from lensdiff.analyses import stats
 from lensdiff.results import Provenance, Result
 
 Name = Literal["instruction", "heads", "rotation"]
-Verdict = Literal["shown", "opposite", "not shown", "within controls", "no control", "not testable"]
+Verdict = Literal["shown", "opposite", "not shown", "within controls", "not robust", "no control", "not testable"]
 NAMES: tuple[Name, ...] = ("instruction", "heads", "rotation")
 PAPER: dict[Name, str] = {
     "instruction": "Tuning makes the model recognise the instruction and condition its response on it.",
@@ -69,6 +69,8 @@ class Evidence:
         test: of the effect; positive supports the claim.
         control: the effect of control models, or None without any.
         effect: what stands beside the control's numbers, where it is not the test's estimate.
+        check: the same question with a known confound taken out, and check_words: how. Where it disagrees, in sign or
+            significance, the claim is not called shown.
         against_controls: the test compares with the controls already, so that their band asks nothing more.
         words: (what happened if the effect is positive, if it is negative, what has not been shown).
         unit: of the effect, as it follows a number.
@@ -81,6 +83,8 @@ class Evidence:
     control: ControlNumbers | None = None
     unit: str = ""
     effect: float | None = None
+    check: stats.Test | None = None
+    check_words: str = ""
     against_controls: bool = False
     facts: tuple[str, ...] = ()
     also: tuple[stats.Test, ...] = ()
@@ -169,7 +173,7 @@ def answer(name: Name, evidence: Evidence) -> Claim:
     verdict = _verdict(evidence)
     rose, fell, nothing = evidence.words
     test, control, unit = evidence.test, evidence.control, evidence.unit
-    beginning = nothing if verdict == "not shown" else rose if test.estimate > 0 else fell
+    beginning = nothing if verdict == "not shown" and not _below(test) else rose if test.estimate > 0 else fell
     numbers = f"{test.numbers()}{unit}, {_p(test)}"
     if control is None:
         beside = "no control was run, so what a meaningless change of the same size gives is unknown"
@@ -181,7 +185,10 @@ def answer(name: Name, evidence: Evidence) -> Claim:
         beside = f"but a meaningless change of the same size does as much ({control}{unit})"
     else:
         beside = f"a meaningless change of the same size gives {control}{unit}"
-    statement = f"{beginning}: {numbers}; {beside}."
+    checked = ""
+    if evidence.check is not None:
+        checked = f"; {evidence.check_words} {evidence.check.numbers()}{unit}, {_p(evidence.check)}"
+    statement = f"{beginning}: {numbers}; {beside}{checked}."
     return Claim(
         name,
         PAPER[name],
@@ -198,19 +205,31 @@ def answer(name: Name, evidence: Evidence) -> Claim:
 
 
 def _p(test: stats.Test) -> str:
+    sided = " (one-sided)" if test.alternative == "greater" else ""
     if test.p_adjusted is not None:
-        return f"adjusted {stats.format_p(test.p_adjusted)}"
-    return "no p" if test.p is None else stats.format_p(test.p)
+        return f"adjusted {stats.format_p(test.p_adjusted)}{sided}"
+    return "no p" if test.p is None else f"{stats.format_p(test.p)}{sided}"
+
+
+def _below(test: stats.Test) -> bool:
+    """Return whether a one-sided test missed an effect of the other sign: its two-sided interval lies below zero."""
+    return test.alternative == "greater" and test.high is not None and test.high < 0
 
 
 def _verdict(evidence: Evidence) -> Verdict:
     test, control = evidence.test, evidence.control
-    p = test.p if test.p_adjusted is None else test.p_adjusted
-    if p is None or p >= SIGNIFICANT or test.estimate == 0:
+    if not _significant(test):
         return "not shown"
+    if (check := evidence.check) is not None and (not _significant(check) or check.estimate * test.estimate < 0):
+        return "not robust"
     if not evidence.against_controls:
         if control is None or control.low is None:
             return "no control"
         if control.holds(test.estimate if evidence.effect is None else evidence.effect):
             return "within controls"
     return "shown" if test.estimate > 0 else "opposite"
+
+
+def _significant(test: stats.Test) -> bool:
+    p = test.p if test.p_adjusted is None else test.p_adjusted
+    return p is not None and p < SIGNIFICANT and test.estimate != 0

@@ -1,6 +1,7 @@
 """What each of the paper's claims rests on for one pair; `claims` puts it into words.
 
     instruction   paired t over prompts of instruction score (tuned) - instruction score (base), own responses;
+                  check: the same with both responses of a prompt cut to the shorter one's length
                   controls: the mean over the same prompts of score (control) - score (base)
     heads         difference of `verb_shift` for all layers, less that of the controls
     rotation      the whole model's mean principal angle less that of the controls, in degrees
@@ -9,11 +10,14 @@ No statistic is computed here but by `stats`. Reference: Wu et al., NAACL 2024; 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
+from lensdiff.analyses import density as importance
 from lensdiff.analyses import stats
+from lensdiff.analyses.attribution import Attribution
 from lensdiff.analyses.claims import Claims, ControlNumbers, Evidence, Name, claims
 from lensdiff.analyses.rotation import HEADLINE, Rotation, statistic
 from lensdiff.analyses.verb_shift import VerbShift
@@ -30,7 +34,11 @@ def claims_of(store: ResultStore) -> Claims:
     """Answer the claims from a results directory (`instruction_scores`, `verb_shift`, `rotation`)."""
     found: dict[Name, Evidence | str] = {}
     if store.has_table("instruction_scores"):
-        found["instruction"] = instruction_evidence(store.load_table("instruction_scores"))
+        names = [store.names(f"attribution/{side}/") for side in ("base", "tuned")]
+        sides = [[store.load_result(name, Attribution) for name in side] for side in names]
+        found["instruction"] = instruction_evidence(
+            store.load_table("instruction_scores"), scores_at_one_length(*sides)
+        )
     if store.has("verb_shift"):
         found["heads"] = heads_evidence(store.load_result("verb_shift", VerbShift))
     if store.has("rotation"):
@@ -43,12 +51,14 @@ def claims_of(store: ResultStore) -> Claims:
     return claims(Provenance("claims", " -> ".join(names)), found)
 
 
-def instruction_evidence(scores: pd.DataFrame) -> Evidence | str:
+def instruction_evidence(scores: pd.DataFrame, one_length: pd.DataFrame | None = None) -> Evidence | str:
     """Return what the first claim rests on: the paired test of the instruction scores of both models' own responses.
 
     Args:
         scores: rows of prompt_id, model ("base", "tuned", "control"), kind, seed, instruction_score, n_out; prompts
             without an instruction are not in it.
+        one_length: rows of prompt_id, base, tuned: the scores with both responses cut to one length. A longer response
+            can spread its importance wider, so the answer must hold there too.
     """
     sides = {name: _by_prompt(scores[scores["model"] == name]) for name in ("base", "tuned")}
     shared = sides["base"].index.intersection(sides["tuned"].index)
@@ -68,9 +78,37 @@ def instruction_evidence(scores: pd.DataFrame) -> Evidence | str:
         ),
         control,
         effect=effect,
+        check=_check(one_length),
+        check_words="with both responses cut to the shorter one's length",
         facts=(f"{len(shared)} prompts", means, lengths),
         also=tuple(_in_other_ways(base, tuned)),
     )
+
+
+def scores_at_one_length(base: Sequence[Attribution], tuned: Sequence[Attribution]) -> pd.DataFrame:
+    """Return each prompt's instruction scores with both responses cut to the shorter one's length.
+
+    Columns: prompt_id, base, tuned, n_out; prompts that both models have and that mark an instruction.
+    """
+    others = {result.prompt_id: result for result in tuned}
+    rows = []
+    for one in base:
+        other = others.get(one.prompt_id)
+        if other is not None and bool(one.instruction.any()):
+            n = min(one.scores.shape[1], other.scores.shape[1])
+            rows.append((one.prompt_id, _score(one, n), _score(other, n), n))
+    return pd.DataFrame(rows, columns=["prompt_id", "base", "tuned", "n_out"])
+
+
+def _score(result: Attribution, n_out: int) -> float:
+    found = importance.importance_density(importance.importance_levels(result.scores[:, :n_out]))
+    return importance.instruction_score(found, result.instruction)
+
+
+def _check(one_length: pd.DataFrame | None) -> stats.Test | None:
+    if one_length is None or len(one_length) < 2:
+        return None
+    return _paired(one_length["tuned"].to_numpy(), one_length["base"].to_numpy())
 
 
 def _by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +195,7 @@ def heads_evidence(shift: VerbShift) -> Evidence | str:
     """
     whole = shift.whole
     if whole.difference is None:
-        return whole.note or "too few verbs stand in the heads' word pairs"
+        return whole.note.removeprefix("not testable: ") or "too few verbs stand in the heads' word pairs"
     test, names = shift.claim or whole.head_test, shift.provenance.options["controls"]
     if test is None:
         return whole.note or "no head differs between verbs and control verbs"

@@ -13,6 +13,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {  # a sign and words: no colour carr
     "opposite": ("⇄", "The opposite is shown"),
     "not shown": ("○", "Not shown"),
     "within controls": ("≈", "No more than a meaningless change"),
+    "not robust": ("∼", "Depends on the responses' length"),
     "no control": ("?", "Significant, but without a control"),
     "not testable": ("–", "Not testable on this pair"),
 }

@@ -29,6 +29,7 @@ FACTS = {
     "weights": "weights",
     "revision": "revision",
 }
+CLAIMS_CAPTION = "A row per claim; estimate, low and high are those of the test, the control's are of its band."
 MOST_FAILURES = 5  # that are told one by one
 
 
@@ -61,6 +62,7 @@ class Report:
         """
         store = self.store
         names = {side: str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES}
+        answers = claims_of(store)
         every = [self._show(section) for section in sections()]
         body = templates.get_template("report.html.j2").render(
             names=names,
@@ -68,7 +70,8 @@ class Report:
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store.manifest.config),
-            claims=show(claims_of(store)).fragment(),
+            claims=show(answers).fragment(),
+            claims_table=Table("claims", answers.to_df(), CLAIMS_CAPTION).html(),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts],
             versions=store.manifest.versions,

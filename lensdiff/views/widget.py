@@ -94,10 +94,8 @@ class Widget:
 def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
     """Return a whole page around escaped HTML, with every script and style in it once and no request allowed."""
     scripts = [bundle()] if circuitsvis else []
-    scripts.append(_static_scripts())
-    return templates.get_template("page.html.j2").render(
-        title=title, body=body, style=_read("lensdiff.css"), scripts=scripts
-    )
+    scripts.append(_static(".js"))
+    return templates.get_template("page.html.j2").render(title=title, body=body, style=_static(".css"), scripts=scripts)
 
 
 @cache
@@ -108,13 +106,10 @@ def bundle() -> str:
 
 
 @cache
-def _static_scripts() -> str:
+def _static(suffix: str) -> str:
+    """Return all scripts, or all styles, as one text."""
     static = files("lensdiff.views").joinpath("static")
-    names = sorted(item.name for item in static.iterdir() if item.name.endswith(".js"))
+    names = sorted(item.name for item in static.iterdir() if item.name.endswith(suffix))
     # lensdiff.js defines what the views' own scripts add to, and starts them once the page is there
-    names.sort(key=lambda name: name != "lensdiff.js")
-    return "\n".join(_read(name) for name in names)
-
-
-def _read(name: str) -> str:
-    return files("lensdiff.views").joinpath("static", name).read_text(encoding="utf-8")
+    names.sort(key=lambda name: name != f"lensdiff{suffix}")
+    return "\n".join(static.joinpath(name).read_text(encoding="utf-8") for name in names)

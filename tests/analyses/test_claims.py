@@ -11,9 +11,17 @@ from scipy import stats as scipy_stats
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.claims import NAMES, Claims, ControlNumbers, Evidence, answer, claims
-from lensdiff.analyses.evidence import control_numbers, instruction_evidence, rotation_evidence
+from lensdiff.analyses.evidence import (
+    control_numbers,
+    heads_evidence,
+    instruction_evidence,
+    rotation_evidence,
+    scores_at_one_length,
+)
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.results import Provenance
+from tests.analyses.test_verb_shift import drawn, run, with_counts
+from tests.views.attributions import attribution
 
 ORIGIN = Provenance("claims", "a -> b")
 WORDS = ("Up", "Down", "Nothing")
@@ -102,6 +110,39 @@ def test_base_against_itself_changes_nothing():
     assert claim.verdict == "not shown"
     assert (claim.test.estimate, claim.test.p) == (0.0, 1.0)
     assert "could not be shown" not in claim.statement.split(":")[1]
+
+
+@pytest.mark.parametrize(
+    ("effect", "cut", "verdict"),
+    [(0.3, 0.3, "shown"), (0.3, 0.0, "not robust"), (0.3, -0.3, "not robust"), (-0.3, -0.3, "opposite")],
+)
+def test_an_effect_that_the_length_explains_is_not_robust(effect, cut, verdict):
+    table = scores(effect, control_effects=(0.0, 0.02, -0.02))
+    rng = np.random.default_rng(1)
+    base = rng.normal(0.5, 0.1, 40)
+    shorter = pd.DataFrame({"base": base, "tuned": base + cut + rng.normal(0, 0.1, 40)})
+    claim = claims(ORIGIN, {"instruction": instruction_evidence(table, shorter)}).claims[0]
+    assert claim.verdict == verdict
+    test = scipy_stats.ttest_rel(shorter["tuned"], shorter["base"])
+    assert (
+        f"cut to the shorter one's length {stats.paired(shorter['tuned'], shorter['base']).numbers()}"
+        in claim.statement
+    )
+    assert stats.format_p(test.pvalue) in claim.statement
+
+
+def test_scores_at_one_length_are_those_of_the_cut_map():
+    base = attribution(response=("a", " b", " c", " d"), prompt_id="p1")
+    tuned = attribution(response=("a", " b"), prompt_id="p1", seed=5)
+    found = scores_at_one_length(
+        [base, attribution(instruction=0, prompt_id="p2"), attribution(prompt_id="p3")],
+        [tuned, attribution(prompt_id="p2")],
+    )
+    assert found["prompt_id"].tolist() == ["p1"]
+    assert found["n_out"].tolist() == [2]
+    cut = attribution(response=("a", " b"), scores=base.scores[:, :2])
+    assert found["base"][0] == pytest.approx(cut.instruction_score())
+    assert found["tuned"][0] == pytest.approx(tuned.instruction_score())
 
 
 def test_not_testable_says_why():
@@ -229,6 +270,55 @@ def test_less_rotation_than_the_controls_is_said_as_such():
 
 def test_rotation_without_controls_is_not_testable():
     assert "no spectrum-matched controls" in rotation_evidence(rotation_of(0.2, []))
+
+
+def test_rotation_below_its_controls_is_said_though_the_test_is_one_sided():
+    controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
+    claim = claims(ORIGIN, {"rotation": rotation_evidence(rotation_of(0.05, controls))}).claims[2]
+    assert claim.verdict == "not shown"
+    assert claim.statement.startswith("Feed-forward concepts turned less")
+    assert "adjusted p = 1 (one-sided)" in claim.statement
+
+
+def shifted(extra, *, n_controls=5):
+    """A verb shift: `extra` more counts of every instruction verb in every tuned head; controls like the base."""
+    base = drawn(0, mean=6.0)
+    tuned = base + np.random.default_rng(9).integers(-1, 2, base.shape)
+    tuned[..., :8] += extra
+    controls = [base + np.random.default_rng(20 + i).integers(-1, 2, base.shape) for i in range(n_controls)]
+    tuned, controls = np.maximum(tuned, 0), [np.maximum(c, 0) for c in controls]
+    return run(base, tuned, controls=[with_counts(c) for c in controls])
+
+
+@pytest.mark.parametrize(
+    ("extra", "verdict", "word"), [(2, "shown", "more"), (-2, "opposite", "less"), (0, "not shown", "could not")]
+)
+def test_heads_are_compared_with_control_verbs_and_control_models(extra, verdict, word):
+    shift = shifted(extra)
+    claim = claims(ORIGIN, {"heads": heads_evidence(shift)}).claims[1]
+    assert claim.verdict == verdict
+    assert word in claim.statement
+    differences = shift.control_differences[:, -1].tolist()
+    assert claim.control.mean == pytest.approx(np.mean(differences))
+    band = stats.control_band(differences)
+    assert (claim.control.low, claim.control.high) == (pytest.approx(float(band.low)), pytest.approx(float(band.high)))
+    assert claim.effect == shift.whole.difference
+    assert len(claim.also) == 3
+
+
+def test_heads_without_control_models_are_not_controlled():
+    claim = claims(ORIGIN, {"heads": heads_evidence(shifted(2, n_controls=0))}).claims[1]
+    assert claim.verdict == "no control"
+    assert "beyond" not in claim.statement
+
+
+def test_heads_with_too_few_verbs_are_not_testable():
+    base = drawn(0, mean=6.0)
+    reason = heads_evidence(run(base, base))
+    assert isinstance(reason, str)
+    claim = claims(ORIGIN, {"heads": reason}).claims[1]
+    assert claim.verdict == "not testable"
+    assert claim.statement.count("ot testable") == 1
 
 
 # the family and the file

@@ -74,6 +74,7 @@ def test_a_point_of_the_scores_shows_its_prompt(open_page, path, way):
 def test_tables_unfold_and_download_as_csv(open_page, path, store):
     page = opened(open_page, path).page
     section = page.locator("#attribution")
+    assert not section.locator("table").first.is_visible()
     section.locator("summary").first.click()
     assert section.locator("table").first.is_visible()
     with page.expect_download() as download:
@@ -120,10 +121,13 @@ def contrast(page, element, *, behind="body"):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_it_prints_with_its_tables_unfolded(open_page, path):
+def test_it_prints_unfolded_and_on_white(open_page, path):
     page = opened(open_page, path).page
     assert page.pdf().startswith(b"%PDF")
-    assert page.locator("details:not([open])").count() == 0
+    assert page.locator(".ld-card details:not([open])").count() == 0  # paper cannot be unfolded
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator(".ld-download").first.is_visible()
 
 
 def test_hostile_names_and_tokens_show_as_text_everywhere(open_page, tmp_path):

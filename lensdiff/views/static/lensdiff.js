@@ -108,4 +108,4 @@ const LensDiff = {
 };
 document.addEventListener("DOMContentLoaded", LensDiff.start);
 // paper cannot be unfolded
-addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.ld-keep-folded)")) part.open = true; });
+addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.ld-keep-folded, .ld-table details)")) part.open = true; });

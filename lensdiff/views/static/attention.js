@@ -1,0 +1,66 @@
+"use strict";
+// Attention of chosen heads, drawn by circuitsvis; base and tuned side by side, the head that changed most first.
+LensDiff.views.attention = (root, data) => {
+  const { make } = LensDiff;
+  const body = make("div", {});
+  const draw = (index) => { body.replaceChildren(); one(data.prompts[index]); };
+  if (data.prompts.length > 1) {
+    const select = make("select", { onchange: (event) => draw(Number(event.target.value)) },
+      data.prompts.map((prompt, i) => make("option", { value: i }, prompt.label)));
+    root.append(make("label", {}, "Prompt: ", select));
+  }
+  root.append(body);
+  if (data.prompts.length) draw(0);
+
+  function one(prompt) {
+    body.append(make("p", { class: "ld-note" }, prompt.facts));
+    if (!prompt.heads.length) return;
+    const sides = make("div", { class: "ld-sides" });
+    const heads = LensDiff.options("head", prompt.heads.map((head) => head.name), (index) => {
+      sides.replaceChildren();
+      for (const [s, side] of prompt.sides.entries()) {
+        const area = make("div", { class: "ld-heads", tabindex: 0, role: "region", "aria-label": "attention of " + side.name });
+        sides.append(make("section", { class: "ld-side " + side.role }, make("h4", {}, side.name), make("p", { class: "ld-note" }, prompt.heads[index].facts[s]), area));
+        LensDiff.circuitsvis(area, "AttentionHeads", {
+          attention: [square(prompt.heads[index].patterns[s], side.tokens.length)], tokens: side.tokens.map(LensDiff.visible),
+          attentionHeadNames: [prompt.heads[index].name], positiveColor: LensDiff.colour(side.role === "tuned" ? "--tuned" : "--base"), maskUpperTri: true,
+        });
+      }
+    });
+    body.append(heads.element, sides);
+    heads.choose(0);
+  }
+
+  function square(text, size) {
+    const flat = LensDiff.unpack(text);
+    return [...Array(size).keys()].map((row) => [...flat.subarray(row * size, (row + 1) * size)]);
+  }
+};
+
+// How far attention moved, layers across and heads down; a cell outside the band of the controls is framed.
+LensDiff.views.attention_shift = (root, data) => {
+  const { make, number } = LensDiff;
+  const area = make("div", {}), panel = make("div", { "aria-live": "polite" });
+  const measures = LensDiff.options("measure", data.measures.map((m) => m.label), (index) => draw(data.measures[index]));
+  root.append(data.claim ? make("p", {}, data.claim) : "", make("p", { class: "ld-note" }, data.facts), measures.element, area, panel,
+    make("details", {}, make("summary", {}, "The heads whose attention moved most"), LensDiff.table(data.caption, data.columns, data.top)));
+  measures.choose(0);
+
+  function draw(measure) {
+    const known = measure.values.flat().filter((v) => v !== null);
+    const top = Math.max(...known.map(Math.abs), 0);
+    const outside = (r, c) => measure.low && measure.low[c][r] !== null && (measure.values[c][r] < measure.low[c][r] || measure.values[c][r] > measure.high[c][r]);
+    const band = (r, c) => (measure.low && measure.low[c][r] !== null ? `; controls ${number(measure.low[c][r])} to ${number(measure.high[c][r])}` : "; no controls");
+    area.replaceChildren(
+      LensDiff.map({
+        rows: data.heads, columns: data.layers, corner: "head", label: `${measure.label}, layers across, heads down`,
+        hint: "Point at a head, or move with the arrow keys; choose one for all its numbers.",
+        cell: (r, c) => {
+          const v = measure.values[c][r];
+          return v === null ? null : { value: top > 0 ? v / top : 0, signed: measure.signed, marked: outside(r, c), number: number(v), text: `layer ${data.layers[c]}, head ${r}: ${measure.label} ${number(v)}${band(r, c)}${outside(r, c) ? ", outside" : ""}` };
+        },
+        onchoose: (r, c) => panel.replaceChildren(LensDiff.table(`Layer ${data.layers[c]}, head ${r}: ${data.note}`, data.columns_of_head, data.of_head[c][r])),
+      }),
+      make("p", { class: "ld-note" }, measure.signed ? number(-top) : "0", make("span", { class: "ld-ramp" + (measure.signed ? " signed" : "") }), number(top), "; framed: outside the band of the controls. ", measure.how));
+  }
+};
