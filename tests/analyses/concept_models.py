@@ -30,16 +30,16 @@ def planted_words() -> list[list[str]]:
 
 
 def planted_embedding(
-    directions: Float[Tensor, "direction d_model"], *, seed: int = 0
+    directions: Float[Tensor, "direction d_model"], *, spread: float = 0.1, seed: int = 0
 ) -> Float[Tensor, "d_vocab d_model"]:
-    """Rows along a direction (up to a tenth) for the planted words, and orthogonal to all of them for the rest."""
+    """Rows along a direction (up to `spread`) for the planted words, and orthogonal to all of them for the rest."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(400, D_MODEL, dtype=torch.float64, generator=generator)
     rows = rows - rows @ directions.T @ directions
     for direction, words in zip(directions, planted_words(), strict=True):
         for n, word in enumerate(words):
             side = torch.randn(D_MODEL, dtype=torch.float64, generator=generator)
-            rows[single_token_words()[word]] = (n + 1) * (direction + 0.1 * side / side.norm())
+            rows[single_token_words()[word]] = (n + 1) * (direction + spread * side / side.norm())
     return rows
 
 
