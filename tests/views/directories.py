@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from lensdiff.analyses.attribution import Attribution
 from lensdiff.results import Diff, ResultStore
-from tests.views.attributions import attribution
+from tests.views.attributions import PROMPT, RESPONSE, attribution
 
 CONFIG = {
     "base": "base",
@@ -39,8 +41,16 @@ def instruction_scores(prompts: list[str], *, effect: float = 0.3, controls: int
     return pd.DataFrame(rows).astype({"seed": "Int64"})
 
 
+def planted(tuned: int, seed: int, given: dict, **names: str) -> Attribution:
+    """A map in which the tuned model's first three tokens, the instruction, matter most, and the base's others."""
+    n, m = (len(given.get(part, default)) for part, default in (("prompt", PROMPT), ("response", RESPONSE)))
+    scores = torch.rand(n, m, generator=torch.Generator().manual_seed(2 * seed + tuned)) * 0.1
+    scores[slice(None, 3) if tuned else slice(3, None)] += 0.3
+    return attribution(**given, **names, scores=scores)
+
+
 def with_attribution(
-    root: Path, *, prompts: int = 3, tokens=None, name: str = "tiny", effect: float = 0.3
+    root: Path, *, prompts: int = 6, tokens=None, name: str = "tiny", effect: float = 0.3
 ) -> ResultStore:
     """A directory of a run that attributed: `tokens` are (prompt, response), and `name` stands wherever a name can."""
     store = ResultStore(root)
@@ -53,9 +63,7 @@ def with_attribution(
         store.save_table("differences", pd.DataFrame(differences))
         runs = {}
         for number, model in enumerate(("base", "tuned")):
-            runs[model] = [
-                attribution(**given, prompt_id=p, model=name, seed=number + 2 * i) for i, p in enumerate(ids)
-            ]
+            runs[model] = [planted(number, i, given, prompt_id=p, model=name) for i, p in enumerate(ids)]
             for result in runs[model]:
                 store.save_result(f"attribution/{model}/{result.prompt_id}", result)
         store.save_table("attribution", Diff(runs["base"], runs["tuned"]).to_df())
