@@ -31,8 +31,8 @@ NAMES = {
     "rest_share": "the rest's share",
 }
 SHIFT_CAPTION = (
-    "A row per head: js_distance between base and tuned (0 to 1), with and without the first key, and the band in which "
-    "one more control lies; each share's base, tuned, difference, its interval over prompts, control band and p."
+    "A row per head: js_distance between base and tuned (0 to 1), with and without the first key, and the band in "
+    "which one more control lies; each share's base, tuned, difference, its interval over prompts, control band and p."
 )
 ATTENTION_CAPTION = "A row per model, prompt and head: the shares of the response's attention, and its entropy in bits."
 HOW = {
@@ -170,7 +170,7 @@ def _measures(result: AttentionShift) -> list[dict[str, Any]]:
             found.append(
                 {
                     "label": f"{NAMES[name]}, difference",
-                    "how": "tuned − base, mean over prompts: blue where the base has more, orange where the tuned model.",
+                    "how": "tuned − base, mean over prompts: blue where the base has more, orange where tuned.",
                     "signed": True,
                     "values": _nested(values[place["difference"]]),
                     "low": _nested(values[place["control_low"]]),

@@ -1,4 +1,4 @@
-"""The forced response coloured by how far the models' next-token distributions are apart, with both at a chosen token."""
+"""The forced response coloured by how far apart the models' next-token distributions are; both at a chosen token."""
 
 import math
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 // Attention of chosen heads, drawn by circuitsvis; base and tuned side by side, the head that changed most first.
 LensDiff.views.attention = (root, data) => {
   const { make } = LensDiff;
+  const COLOURS = { base: "#0072b2", tuned: "#d55e00", model: "#0072b2" }; // on white in dark pages too: circuitsvis draws on white
   const body = make("div", {});
   const draw = (index) => { body.replaceChildren(); one(data.prompts[index]); };
   if (data.prompts.length > 1) {
@@ -21,9 +22,10 @@ LensDiff.views.attention = (root, data) => {
       for (const [s, side] of prompt.sides.entries()) {
         const area = make("div", { class: "ld-heads", tabindex: 0, role: "region", "aria-label": "attention of " + side.name });
         sides.append(make("section", { class: "ld-side " + side.role }, make("h4", {}, side.name), make("p", { class: "ld-note" }, prompt.heads[index].facts[s]), area));
-        LensDiff.circuitsvis(area, "AttentionHeads", {
-          attention: [square(prompt.heads[index].patterns[s], side.tokens.length)], tokens: side.tokens.map(LensDiff.visible),
-          attentionHeadNames: [prompt.heads[index].name], positiveColor: LensDiff.colour(side.role === "tuned" ? "--tuned" : "--base"), maskUpperTri: true,
+        // circuitsvis's own head selector cannot be reached by keyboard and knows one model: the choice above drives both
+        LensDiff.circuitsvis(area, "AttentionPattern", {
+          attention: square(prompt.heads[index].patterns[s], side.tokens.length), tokens: side.tokens.map(LensDiff.visible),
+          minValue: 0, maxValue: 1, positiveColor: COLOURS[side.role], maskUpperTri: true, showAxisLabels: true,
         });
       }
     });
