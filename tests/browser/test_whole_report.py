@@ -1,0 +1,79 @@
+"""The report of a whole run on the shipped toy pair: every section draws, and everything in it can be used."""
+
+import pytest
+
+from lensdiff.inputs import toy_pair
+from lensdiff.pipeline.execute import execute
+from lensdiff.views.report import Report
+from lensdiff.views.section import sections
+
+SIX_MEGABYTES = 6_000_000
+SHORT = {  # of the demo: the same steps on fewer prompts and controls
+    "max_prompts": 3,
+    "max_new_tokens": 6,
+    "controls": {"prompts": 3, "heads": 3, "rotation": 3},
+    "heads": {"layers_per_group": 1, "top_k": 30},
+    "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    models = {"base": str(toy_pair.BASE), "tuned": str(toy_pair.TUNED)}
+    prompts = {"prompts": str(toy_pair.PROMPTS), "out": str(out)}
+    return Report(execute(models | prompts | SHORT)).save()
+
+
+def ready(open_page, path, **options):
+    opened = open_page(path, **options)
+    opened.page.wait_for_function("document.querySelectorAll('.ld-widget:not([data-ready])').length === 0")
+    opened.page.wait_for_selector(".colored-tokens span")
+    return opened
+
+
+def test_every_section_is_there_and_draws(open_page, path):
+    page = ready(open_page, path).page
+    for section in sections():
+        found = page.locator(f"section#{section.name}")
+        assert found.count() == 1, section.name
+        assert section.title in found.locator("h2").inner_text()
+    for widget in page.locator(".ld-widget").all():
+        assert widget.locator(":scope > :not(script, noscript)").count() > 0
+    assert page.locator(".ld-download").count() >= len(sections())
+    assert path.stat().st_size < SIX_MEGABYTES
+
+
+def test_every_button_of_every_section_can_be_pressed(open_page, path):
+    page = ready(open_page, path).page
+    for name in [section.name for section in sections()]:
+        for kind in ("button:not(.ld-download)", "summary", "[role=gridcell]", "input[type=checkbox]"):
+            # from the last to the first: what a button shows may change those after it
+            for index in reversed(range(min(page.locator(f"#{name} {kind}").count(), 25))):
+                target = page.locator(f"#{name} {kind}").nth(index)
+                if target.count() and target.is_visible():
+                    target.click()
+        for choice in page.locator(f"#{name} select").all():
+            choice.select_option(index=1)
+
+
+def test_everything_that_can_be_focused_shows_it(open_page, path):
+    page = ready(open_page, path).page
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        place = page.evaluate(
+            """() => { const e = document.activeElement, s = getComputedStyle(e);
+                const visible = s.outlineStyle !== 'none' || s.strokeWidth !== '1px';
+                return [e.tagName + '.' + e.getAttribute('class'), visible]; }"""
+        )
+        seen.add(tuple(place))
+    assert len(seen) > 4
+    assert [name for name, visible in seen if not visible and not name.startswith("BODY")] == []
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_section_is_wider_than_the_window(open_page, path, width, scheme):
+    page = ready(open_page, path, width=width, color_scheme=scheme).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
