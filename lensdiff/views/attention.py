@@ -11,7 +11,7 @@ from lensdiff.analyses.attention import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention_shift import DISTANCES, STATISTICS, AttentionShift, head_distances
 from lensdiff.results import Diff, InputError, ResultStore
 from lensdiff.views.fallback import table_html
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.views.section import Section, Table, in_prompt_order, register_section
 from lensdiff.views.show import register_diff, show
 from lensdiff.views.widget import Widget, packed
 
@@ -217,7 +217,8 @@ def attention_section(store: ResultStore) -> list[Widget | Table | str]:
     parts: list[Widget | Table | str] = []
     if store.has("attention_shift"):
         parts.append(show(store.load_result("attention_shift", AttentionShift)))
-    shared = [name for name in store.names("attention/base/") if store.has(name.replace("/base/", "/tuned/", 1))]
+    names = in_prompt_order(store, store.names("attention/base/"))
+    shared = [name for name in names if store.has(name.replace("/base/", "/tuned/", 1))]
     pairs = []
     for name in shared:
         pair = [store.load_result(n, AttentionPatterns) for n in (name, name.replace("/base/", "/tuned/", 1))]
@@ -236,9 +237,9 @@ register_section(
     Section(
         "attention",
         "Where the heads look",
-        "Each cell of the map is a head; the darker, the further tuning moved its attention on the same text, and a "
-        "frame means further (or less) than the meaningless changes beside it did. Below, base and tuned side by side, "
-        "the most changed heads first: rows are the tokens that look, columns what they look at.",
+        "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
+        "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
+        "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
         25,
         ("responses", "attention", "attention_shift"),
         attention_section,

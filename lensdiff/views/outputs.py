@@ -7,7 +7,7 @@ from typing import Any
 from lensdiff.analyses.output_shift import KINDS, OutputShift
 from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.views.section import Section, Table, in_prompt_order, register_section
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
@@ -101,7 +101,7 @@ def _short(values: list[float]) -> list[float | None]:
 
 def outputs_section(store: ResultStore) -> list[Widget | Table | str]:
     """Return the coloured responses and the table of a results directory."""
-    results = [store.load_result(name, OutputShift) for name in store.names("outputs/")]
+    results = [store.load_result(name, OutputShift) for name in in_prompt_order(store, store.names("outputs/"))]
     parts: list[Widget | Table | str] = [outputs_widget(results)] if results else []
     if store.has_table("outputs"):
         parts.append(Table("outputs", store.load_table("outputs"), CAPTION))
@@ -112,9 +112,9 @@ register_section(
     Section(
         "outputs",
         "What the models would say next",
-        "Both models read the same response; the darker a token, the further apart they are about what comes there. "
-        "Choose one to see what each found likely; underlined tokens are those where the tuned model's own choice is "
-        "not the base's.",
+        "Both models read the same response; the stronger a token's colour, the further apart they are about what "
+        "comes there. Choose one to see what each found likely; underlined tokens are those where the tuned model's "
+        "own choice is not the base's.",
         15,
         ("responses", "outputs"),
         outputs_section,

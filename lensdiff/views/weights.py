@@ -111,9 +111,9 @@ register_section(
     Section(
         "weights",
         "How far the weights moved",
-        "Each cell is one weight matrix of one layer, or one head of it; darker means that tuning moved it more, "
-        "relative to its size. A change can be large without doing much, and the other way round: the sections above "
-        "say what it does.",
+        "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
+        "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
+        "sections above say what it does.",
         60,
         ("weights",),
         weights_section,

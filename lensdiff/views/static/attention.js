@@ -21,7 +21,7 @@ LensDiff.views.attention = (root, data) => {
       sides.replaceChildren();
       for (const [s, side] of prompt.sides.entries()) {
         const area = make("div", { class: "ld-heads", tabindex: 0, role: "region", "aria-label": "attention of " + side.name });
-        sides.append(make("section", { class: "ld-side " + side.role }, make("h4", {}, side.name), make("p", { class: "ld-note" }, prompt.heads[index].facts[s]), area));
+        sides.append(make("section", { class: "ld-side " + side.role }, make("h4", { class: "ld-long" }, side.name), make("p", { class: "ld-note" }, prompt.heads[index].facts[s]), area));
         // circuitsvis's own head selector cannot be reached by keyboard and knows one model: the choice above drives both
         LensDiff.circuitsvis(area, "AttentionPattern", {
           attention: square(prompt.heads[index].patterns[s], side.tokens.length), tokens: side.tokens.map(LensDiff.visible),

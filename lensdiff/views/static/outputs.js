@@ -10,7 +10,7 @@ LensDiff.views.outputs = (root, data) => {
     root.append(make("label", {}, "Prompt: ", select));
   }
   root.append(make("p", { class: "ld-legend ld-note" },
-    make("span", {}, "darker: the models differ more"),
+    make("span", {}, "stronger colour: the models differ more"),
     make("span", {}, make("span", { class: "ld-key", style: "color:var(--tuned);border-bottom-style:dashed" }), "marginal: the tuned model's choice is second or third for the base"),
     make("span", {}, make("span", { class: "ld-key", style: "color:var(--tuned)" }), "shifted: beyond the third")), body);
   if (data.prompts.length) draw(0);
@@ -31,7 +31,7 @@ LensDiff.views.outputs = (root, data) => {
     const measures = LensDiff.options("colour", ["KL(tuned ‖ base), nats", "Jensen-Shannon distance"], (i) => colour(i ? "js" : "kl"));
     measures.choose(0);
     if (prompt.tokens.length) tokens.choose(prompt.first);
-    return make("div", {}, make("p", {}, prompt.label), make("p", { class: "ld-note" }, prompt.facts), measures.element,
+    return make("div", {}, make("p", { class: "ld-long" }, prompt.label), make("p", { class: "ld-note" }, prompt.facts), measures.element,
       make("h4", {}, prompt.tokens.length ? "Response, the same for both models" : "Response: empty"), tokens, panel,
       make("details", {}, make("summary", {}, "Vocabulary entries whose mean probability over the response changed most"),
         LensDiff.table("tuned − base", ["token", "base", "tuned", "difference"], prompt.changed)));
@@ -40,10 +40,10 @@ LensDiff.views.outputs = (root, data) => {
   function detail(prompt, i) {
     const name = `Token ${i} “${visible(prompt.tokens[i])}”`;
     return [
-      make("p", {}, `${name}: ${prompt.kinds[i]}; KL ${prompt.kl[i] === null ? "∞" : number(prompt.kl[i])} nats, JS distance ${number(prompt.js[i])}; the tuned model's choice has rank ${prompt.choice_rank[i]} in the base.`),
+      make("p", { class: "ld-long" }, `${name}: ${prompt.kinds[i]}; KL ${prompt.kl[i] === null ? "∞" : number(prompt.kl[i])} nats, JS distance ${number(prompt.js[i])}; the tuned model's choice has rank ${prompt.choice_rank[i]} in the base.`),
       make("div", { class: "ld-sides" }, ["base", "tuned"].map((role, m) =>
         make("section", { class: "ld-side " + role },
-          make("h4", {}, prompt.names[m]),
+          make("h4", { class: "ld-long" }, prompt.names[m]),
           make("p", { class: "ld-note" }, `this token: rank ${prompt.ranks[m][i]}, probability ${number(prompt.probabilities[m][i])}`),
           make("div", { class: "ld-bars" }, prompt.likely[m][i].flatMap(([word, p]) => [
             make("span", { class: "ld-word" + (prompt.words[word] === prompt.tokens[i] ? " ld-this" : "") }, visible(prompt.words[word])),

@@ -12,7 +12,7 @@ LensDiff.views.weights = (root, data) => {
     LensDiff.options("measure", data.measures.map((m) => m.label), choose("measure")),
     LensDiff.options("weights", ["as they are", "with the norm's gain"], choose("view")),
   ];
-  root.append(make("p", { class: "ld-note" }, data.facts), ...controls.map((c) => c.element), area,
+  root.append(make("p", { class: "ld-note ld-long" }, data.facts), ...controls.map((c) => c.element), area,
     LensDiff.table("The weights and heads that moved most, as they are", ["layer", "matrix", "head", ...data.measures.map((m) => m.label)], data.top));
   controls.forEach((c) => c.choose(0));
 
