@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribution import Attribution
 from lensdiff.results import Diff, ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.views.section import Section, Table, in_prompt_order, register_section
 from lensdiff.views.show import register_diff, show
 from lensdiff.views.widget import Widget, packed
 
@@ -116,17 +116,13 @@ def scores_widget(scores: pd.DataFrame) -> Widget:
 
 def attribution_section(store: ResultStore) -> list[Widget | Table | str]:
     """Return the explorer of all prompts that both models have, the scores, and the tables."""
-    runs = {side: store.names(f"attribution/{side}/") for side in SIDES}
+    runs = {side: in_prompt_order(store, store.names(f"attribution/{side}/")) for side in SIDES}
     results = {side: [store.load_result(name, Attribution) for name in names] for side, names in runs.items()}
-    scores = store.load_table("instruction_scores") if store.has_table("instruction_scores") else None
-    if scores is not None:  # it keeps the order in which the prompts were given
-        place = {str(name): i for i, name in enumerate(scores["prompt_id"].drop_duplicates())}
-        for side in results.values():
-            side.sort(key=lambda result: place.get(result.prompt_id, len(place)))
     parts: list[Widget | Table | str] = []
     if all(results.values()):
         parts.append(show(Diff(results["base"], results["tuned"])))
-    if scores is not None:
+    if store.has_table("instruction_scores"):
+        scores = store.load_table("instruction_scores")
         parts += [scores_widget(scores), Table("instruction_scores", scores, SCORES_CAPTION)]
     if store.has_table("attribution"):
         parts.append(Table("attribution", store.load_table("attribution"), ATTRIBUTION_CAPTION))

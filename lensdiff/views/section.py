@@ -88,6 +88,18 @@ def sections() -> list[Section]:
     return sorted(_sections.values(), key=lambda section: section.order)
 
 
+def in_prompt_order(store: ResultStore, names: list[str]) -> list[str]:
+    """Return names of results that end with a prompt's id in the order in which the prompts were given."""
+    done = dict.fromkeys(unit.partition("/")[2] for unit in store.step("responses").done)
+    place = {prompt: i for i, prompt in enumerate(done)}
+
+    def key(name: str) -> int:
+        ends = (name[i + 1 :] for i, character in enumerate(name) if character == "/")
+        return next((place[end] for end in ends if end in place), len(place))
+
+    return sorted(names, key=key)
+
+
 def compressed_csv(frame: pd.DataFrame) -> str:
     """Return a table as base64 of a gzipped CSV file, which the page's script unpacks."""
     return base64.b64encode(

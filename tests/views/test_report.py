@@ -18,7 +18,7 @@ from lensdiff.results import InputError, Provenance, ResultStore
 from lensdiff.views import report as report_module
 from lensdiff.views.claims import VERDICTS, show_claims
 from lensdiff.views.report import Report
-from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv, sections
+from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv, in_prompt_order, sections
 from lensdiff.views.widget import bundle
 from tests.views.attributions import HOSTILE
 from tests.views.directories import instruction_scores, with_attribution
@@ -189,6 +189,17 @@ def test_a_section_that_is_registered_joins_the_page(store, monkeypatch):
     assert '<section id="mine"' in html
     assert "Mine &lt;b&gt;" in html
     assert "<p>a &amp; b</p>" in html
+
+
+def test_prompts_come_in_the_order_in_which_they_were_given(tmp_path):
+    store = ResultStore(tmp_path)
+    names = ["outputs/a", "outputs/b/c", "outputs/z", "outputs/later"]
+    assert in_prompt_order(store, names) == names
+    with store.writing({}):
+        for unit in ("base/z", "base/b/c", "tuned/z", "base/a"):
+            store.unit_done("responses", unit, 0.0)
+    assert in_prompt_order(store, names) == ["outputs/z", "outputs/b/c", "outputs/a", "outputs/later"]
+    assert in_prompt_order(store, ["attribution/base/a", "attribution/base/b/c"])[0] == "attribution/base/b/c"
 
 
 # tables and cells

@@ -50,7 +50,7 @@ LensDiff.map = ({ rows, columns, corner, label, cell, onchoose, hint }) => {
 LensDiff.table = (caption, columns, rows) => {
   const { make } = LensDiff;
   const shown = (value) => (typeof value === "number" ? LensDiff.number(value) : value === null || value === undefined ? "–" : LensDiff.visible(String(value)));
-  const tone = (value) => ({ class: typeof value === "number" ? "number" : "" });
+  const tone = (value) => ({ class: typeof value === "number" ? "number" : String(value).length > 40 ? "ld-words" : "" });
   return make("div", { class: "ld-scroll" }, make("table", { class: "ld-small" }, make("caption", {}, caption),
     make("thead", {}, make("tr", {}, columns.map((name, i) => make("th", { scope: "col", ...(rows.length ? tone(rows[0][i]) : {}) }, name)))),
     make("tbody", {}, rows.map((row) => make("tr", {}, row.map((value) => make("td", tone(value), shown(value))))))));
