@@ -1,0 +1,62 @@
+"""Execute the notebooks and put a picture in the place of every view: python notebooks/build.py [NAME.ipynb ...]
+
+A view is a frame with scripts, which a site that shows notebooks strips. So the committed outputs hold a picture of
+each view (taken in a headless Chromium), and whoever runs the notebook sees the view itself.
+"""
+
+import base64
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+WIDTH = 1100
+
+
+def picture(page: Page, html: str) -> str:
+    """A PNG of an HTML output as base64."""
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as file:
+        file.write(f"<!doctype html><meta charset=utf-8><body style='margin:0'>{html}</body>")
+        file.flush()
+        page.goto(f"file://{file.name}")
+        frame = page.frames[1]
+        frame.wait_for_selector(".ld-widget[data-ready]")
+        page.wait_for_timeout(700)  # circuitsvis draws after the page is ready
+        height = frame.evaluate("document.documentElement.scrollHeight")
+        page.evaluate("h => document.querySelector('iframe').style.height = h + 'px'", height)
+        page.wait_for_timeout(200)
+        return base64.b64encode(page.locator("iframe").screenshot()).decode()
+
+
+def build(path: Path, page: Page) -> None:
+    """Execute one notebook in place."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of this run
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            if "<iframe srcdoc" in html:
+                output["data"] = {"image/png": picture(page, html), "text/plain": "(a picture of the view)"}
+    nbformat.write(notebook, path)
+
+
+def main() -> None:
+    paths = [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb"))
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": WIDTH, "height": 800})
+        for path in paths:
+            build(path, page)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
