@@ -44,6 +44,7 @@ from lensdiff.results import InputError, Result
 TOP_K = 100
 THRESHOLD_WORDS = 3000
 THRESHOLD_STD = 1.96
+SAME_ARGUMENTS = "word pairs made with the same arguments"
 COMPARED_OPTIONS = ("top_k", "threshold_words", "threshold_std", "word_vectors", "words_without_vector")
 
 
@@ -159,12 +160,13 @@ def check_comparable(base: HeadWordPairs, other: HeadWordPairs, name: str) -> No
         ("layers", base.layers, other.layers),
         ("heads", base.heads, other.heads),
         ("dimensions per head", base.dims.shape[-1], other.dims.shape[-1]),
-        ("words", base.words, other.words),
         *((x, base.provenance.options.get(x), other.provenance.options.get(x)) for x in COMPARED_OPTIONS),
     ):
         if mine != theirs:
-            given = f"{len(theirs)} {what}, base {len(mine)}" if what == "words" else f"{what} {theirs}, base {mine}"
-            raise InputError(f"{name} has {given}: expected word pairs made with the same arguments")
+            raise InputError(f"{name} has {what} {theirs}, base {mine}: expected {SAME_ARGUMENTS}")
+    if base.words != other.words:
+        sizes = f"{len(other.words)} words, base {len(base.words)}"
+        raise InputError(f"{name} has other words ({sizes}): expected {SAME_ARGUMENTS}")
 
 
 def _layer_pairs(

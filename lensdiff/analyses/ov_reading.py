@@ -21,7 +21,7 @@ singular value decompositions of transformer weight matrices are highly interpre
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -110,13 +110,14 @@ class OVReading(Result):
             InputError: there is no such layer, head, component, side or pole.
         """
         places = []
-        for what, wanted, available in (
+        asked: list[tuple[str, Any, Sequence[Any]]] = [
             ("layer", layer, self.layers),
             ("head", head_index, self.heads),
             ("component", component, range(self.share.shape[2])),
             ("side", side, SIDES),
             ("pole", pole, POLES),
-        ):
+        ]
+        for what, wanted, available in asked:
             if wanted not in available:
                 raise InputError(f"{what} {wanted!r} was not read, available: {', '.join(map(str, available))}")
             places.append(list(available).index(wanted))

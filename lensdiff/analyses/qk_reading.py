@@ -76,7 +76,8 @@ class QKReading(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that take most from the first token: the smallest `sink_share` of those with a score."""
         frame = self.to_df()
-        return frame[np.isfinite(frame.score)].nsmallest(k, "sink_share").reset_index(drop=True)
+        frame = frame.loc[np.isfinite(frame["score"])]
+        return frame.nsmallest(k, columns="sink_share").reset_index(drop=True)
 
 
 def qk_reading(
@@ -165,7 +166,7 @@ def _first_token(view: ModelView, first: str | None) -> int:
     added = tokenizer.encode("a", add_special_tokens=True)
     usual = added[0] if added[:1] != plain[:1] else None
     for token in (usual, tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if isinstance(token, int):
             return token
     raise InputError(f"{view.info.id} has neither BOS nor EOS: give the first token as first=...")
 

@@ -167,8 +167,9 @@ def verb_shift(
     found = [with_band(group, beside[:, i], level) for i, group in enumerate(found)]
     recorded = _recorded(base, names, listed, len(verbs)) | numbers | {"level": level}
     of_groups = list(groups.values())[:-1]
-    sums = (
-        np.stack([x[p].sum(axis=(0, 1)) for p in of_groups]) for x in (after > before, after < before, before, after)
+    up, down, base_count, tuned_count = (
+        torch.from_numpy(np.stack([x[rows].sum(axis=(0, 1)) for rows in of_groups]).astype(np.int64))
+        for x in (after > before, after < before, before, after)
     )
     return VerbShift(
         replace(tuned.provenance, analysis="verb_shift", options=recorded, seed=seed),
@@ -176,7 +177,10 @@ def verb_shift(
         len(verbs),
         tuple(found[:-1]),
         found[-1],
-        *(torch.from_numpy(x.astype(np.int64)) for x in sums),
+        up,
+        down,
+        base_count,
+        tuned_count,
         torch.from_numpy(beside),
         _claim(found[-1].difference, beside[:, -1], level),
     )

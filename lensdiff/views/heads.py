@@ -160,7 +160,7 @@ def _pairs_widget(runs: list[tuple[str, str, HeadWordPairs]]) -> Widget:
         sides=sides,
         words=words,
         notes=[f"{PAIR_LEGEND}. Cosines: {options.get('word_vectors', 'given vectors')}. {IGNORED}"],
-        top=last.top(10)[["layer", "head_index", "dim", "key_word", "query_word", "cosine"]],
+        top=last.top(10).loc[:, ["layer", "head_index", "dim", "key_word", "query_word", "cosine"]],
     )
 
 
@@ -194,10 +194,11 @@ def show_ov(result: OVReading) -> Widget:
 def show_ov_of_both(result: Diff) -> Widget:
     """Return both models' OV components, head by head, coloured by the part of their words that changed."""
     changes = ov_changes(result.base, result.tuned)
-    shared = changes.groupby(["layer", "head_index"], sort=False)["shared"].mean()
+    components = result.base.share.shape[-1]
+    shared = changes["shared"].to_numpy(dtype=np.float64).reshape(-1, components).mean(axis=1)
     lines = [f"{value:.0%} of the listed words are the same in both models" for value in shared]
     sides = [("base", "base", result.base), ("tuned", "tuned", result.tuned)]
-    return _ov_widget(sides, _Words(), 1 - shared.to_numpy(), lines, "part of the listed words that changed")
+    return _ov_widget(sides, _Words(), 1 - shared, lines, "part of the listed words that changed")
 
 
 def _ov_widget(

@@ -24,7 +24,8 @@ def known_words(n: int | None = None) -> list[str]:
 
 def ids_of(words: list[str]) -> list[int]:
     tokenizer = tokenizer_of()
-    return [tokenizer.convert_tokens_to_ids("Ġ" + word) for word in words]
+    known = tokenizer.get_vocab()
+    return [known["Ġ" + word] for word in words]
 
 
 def random_vectors(words: list[str], *, dim: int = 4, seed: int = 0) -> WordVectors:

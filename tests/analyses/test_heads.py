@@ -121,7 +121,7 @@ def test_pairs_by_hand() -> None:
 
 @pytest.mark.parametrize(("family", "wrapper"), FAMILIES)
 def test_every_family_against_a_loop(family: str, wrapper: Any, words: list[str]) -> None:
-    hf = hf_model(family)
+    hf: Any = hf_model(family)
     embedded = hf.get_input_embeddings().weight.detach().double().numpy()[ids_of(words)]
     weights = [head_weights(family, hf, layer) for layer in range(N_LAYERS)]
     vectors = random_vectors(words)
@@ -156,8 +156,8 @@ def test_planted_pairs_are_recovered_exactly(words: list[str]) -> None:
     result = head_word_pairs(wrapped(planted(plants, some)), some, paired_vectors(some), top_k=1)
     frame = result.to_df()
     got = {
-        (r.layer, r.head_index, r.dim): (str(r.key_word), str(r.query_word), r.dim_rank, r.rank)
-        for r in frame.itertuples()
+        (layer, head, dim): (str(key), str(query), dim_rank, rank)
+        for layer, head, dim, dim_rank, _, rank, key, query, _ in frame.itertuples(index=False, name=None)
     }
     assert got == {
         (0, 0, 3): (some[0], some[1], 1, 1),
@@ -228,14 +228,17 @@ def test_chosen_layers_and_heads_are_those_of_the_whole(llama: Any, found: HeadW
 
 
 def test_top_k_beyond_the_list_takes_all(llama: Any, words: list[str]) -> None:
-    vectors, thresholds = random_vectors(words), {"threshold_words": 20, "threshold_std": 0.5}
-    every = head_word_pairs(llama, words, vectors, top_k=len(words), **thresholds)
-    assert_equal(every, head_word_pairs(llama, words, vectors, top_k=10**6, **thresholds))
+    vectors = random_vectors(words)
+    thresholds: dict[str, Any] = OPTIONS | {"top_k": 10**6}
+    exact: dict[str, Any] = OPTIONS | {"top_k": len(words)}
+    every = head_word_pairs(llama, words, vectors, **exact)
+    assert_equal(every, head_word_pairs(llama, words, vectors, **thresholds))
     assert every.provenance.options["top_k"] == len(words)
 
 
 def test_thresholds_are_options(llama: Any, found: HeadWordPairs, words: list[str]) -> None:
-    stricter = head_word_pairs(llama, words, random_vectors(words), **OPTIONS | {"threshold_std": 1.5})
+    strict: dict[str, Any] = OPTIONS | {"threshold_std": 1.5}
+    stricter = head_word_pairs(llama, words, random_vectors(words), **strict)
     assert 0 < len(stricter.key) < len(found.key)
     default = head_word_pairs(llama, words, random_vectors(words))
     options = default.provenance.options
@@ -288,21 +291,22 @@ def test_tables(found: HeadWordPairs) -> None:
     frame = found.to_df()
     assert list(frame.columns) == COLUMNS
     assert len(frame) == len(found.key) == int(found.counts.sum())
-    row = frame[(frame.layer == 1) & (frame.head_index == 2)]
+    row = frame.loc[(frame["layer"] == 1) & (frame["head_index"] == 2)]
     pairs = as_sets(found, 1, 2)
     for rank, dim in enumerate(found.dims[1, 2].tolist(), start=1):
-        part = row[row.dim == dim]
-        assert (part.dim_rank == rank).all()
+        part = row.loc[row["dim"] == dim]
+        assert set(part["dim_rank"]) <= {rank}
         assert list(part["rank"]) == list(range(1, len(part) + 1))
-        assert {*zip(part.key_word, part.query_word, strict=True)} == pairs[rank - 1].keys()
-        np.testing.assert_allclose(part.energy, float(found.energy[1, 2, rank - 1]))
+        assert {*zip(part["key_word"], part["query_word"], strict=True)} == pairs[rank - 1].keys()
+        np.testing.assert_allclose(part["energy"], float(found.energy[1, 2, rank - 1]))
     some = found.to_df(layers=[1], heads=[2])
     assert some.reset_index(drop=True).equals(row.reset_index(drop=True))
     short = found.table(2)
     assert list(short.columns) == [*COLUMNS, "pairs_in_dim"]
     assert short.drop(columns="pairs_in_dim").equals(frame[frame["rank"] <= 2].reset_index(drop=True))
     sizes = frame.groupby(["layer", "head_index", "dim"]).size()
-    assert all(sizes[r.layer, r.head_index, r.dim] == r.pairs_in_dim for r in short.itertuples())
+    counted = zip(short["layer"], short["head_index"], short["dim"], short["pairs_in_dim"], strict=True)
+    assert all(sizes[layer, head, dim] == n for layer, head, dim, n in counted)
 
 
 def test_top_is_the_best_pair_of_the_largest_shares(found: HeadWordPairs) -> None:
@@ -310,9 +314,10 @@ def test_top_is_the_best_pair_of_the_largest_shares(found: HeadWordPairs) -> Non
     share = found.energy / found.energy.sum(dim=-1, keepdim=True)
     share[found.counts == 0] = 0
     expected = share.flatten().sort(descending=True).values[:3]
-    mine = [r.energy / float(found.energy[r.layer, r.head_index].sum()) for r in top.itertuples()]
+    rows = zip(top["layer"], top["head_index"], top["energy"], strict=True)
+    mine = [energy / float(found.energy[layer, head].sum()) for layer, head, energy in rows]
     np.testing.assert_allclose(mine, expected, rtol=1e-5)
-    assert (top["rank"] == 1).all()
+    assert set(top["rank"]) == {1}
 
 
 def test_no_pairs_at_all_are_a_result(llama: Any, words: list[str]) -> None:

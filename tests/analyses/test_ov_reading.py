@@ -175,12 +175,13 @@ def test_changes_between_the_models() -> None:
 def test_unusable_input_is_refused() -> None:
     model = wrapped(hf_model("llama"))
     base = ov_reading(model, WORDS)
-    for options, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"components": 0}, "components is 0, expected at least 1"),
         ({"top_words": 0}, "top_words is 0"),
         ({"layers": [2]}, r"layers \[2\] cannot be read"),
         ({"heads": [4]}, r"heads \[4\] cannot be read"),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(InputError, match=message):
             ov_reading(model, WORDS, **options)
     with pytest.raises(InputError, match="side 'key' was not read, available: read, write"):

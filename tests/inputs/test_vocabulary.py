@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensdiff.inputs.verbs import INSTRUCTION_VERBS, STOP_WORDS, general_verbs
+from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary, merge_case
 from lensdiff.results import InputError
 from tests.conftest import PAPER
@@ -117,4 +117,3 @@ def test_the_licence_of_the_shipped_lists_is_with_them() -> None:
         head = (DATA / name).read_text(encoding="utf-8").splitlines()[:3]
         assert all(line.startswith("#") for line in head)
         assert "WORDNET_LICENSE" in head[1]
-    assert STOP_WORDS

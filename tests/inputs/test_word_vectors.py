@@ -16,7 +16,13 @@ from lensdiff.models import load_model
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, hf_model, tokenizer_of
 
-VECTORS = {"sea": [0.5, -1.0, 2e-3], "new york": [1, 2, 3], "a=b": [0, 0, 1], "日本": [-4, 5, 6.5], "Paris": [1, 1, 0]}
+VECTORS: dict[str, list[float]] = {
+    "sea": [0.5, -1.0, 2e-3],
+    "new york": [1, 2, 3],
+    "a=b": [0, 0, 1],
+    "日本": [-4, 5, 6.5],
+    "Paris": [1, 1, 0],
+}
 
 
 def text_of(vectors: dict[str, list[float]], *, header: bool = False, end: str = "\n") -> str:
@@ -40,7 +46,7 @@ def test_text_files_of_either_format(tmp_path: Path, header: bool, zipped: bool,
 
 def test_only_the_words_asked_for_and_their_lower_case_forms_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
-    path.write_text(text_of(VECTORS | {"PARIS": [9, 9, 9], "rome": [7, 7, 7]}), encoding="utf-8")
+    path.write_text(text_of(VECTORS | {"PARIS": [9.0, 9.0, 9.0], "rome": [7.0, 7.0, 7.0]}), encoding="utf-8")
     found = WordVectors.read(path, words=["SEA", "Paris", "nowhere", "new york"])
     assert found.words == ("sea", "new york", "Paris")
 

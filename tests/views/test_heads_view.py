@@ -159,4 +159,5 @@ def test_the_section_shows_what_is_there(tmp_path):
         parts = head_section(store)
     assert [part.view for part in parts if isinstance(part, Widget)] == ["heads", "verbs", "heads"]
     assert "tables/heads.parquet" in str(parts[-1])
+    assert isinstance(parts[0], Widget)
     assert PLAIN[0] in json.dumps(parts[0].data)
