@@ -217,8 +217,8 @@ def rotation(
         change.match,
         change.matched_angle,
         _bands([[angle for _, angle in found] for found in by_kind.values()], change.match.shape, level),
-        base.explained_variance_ratio,
-        tuned.explained_variance_ratio,
+        base.explained_variance_ratio.clone(),  # a file holds no tensor twice, and tuned may be the base itself
+        tuned.explained_variance_ratio.clone(),
         *_named(changes),
         claim=_claim(statistic(change.means()), headline),
     )

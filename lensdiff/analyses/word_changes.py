@@ -24,7 +24,7 @@ def word_changes(base: Any, tuned: Any, match: Int[Tensor, "layer side component
     """Return the words lost and gained by each component of the base; none where a result has no words."""
     if not (hasattr(base, "index") and hasattr(tuned, "index")):
         none = torch.zeros((*match.shape, 0), dtype=torch.int32)
-        return WordChanges((), none, none)
+        return WordChanges((), none, none.clone())
     place = {word: i for i, word in enumerate(dict.fromkeys((*base.words, *tuned.words)))}
     top = min(base.index.shape[3], tuned.index.shape[3])
     mine, theirs = (

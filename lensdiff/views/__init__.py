@@ -7,9 +7,12 @@ the page holds once, however many widgets it shows.
 from lensdiff.views import attention as _attention  # noqa: F401
 from lensdiff.views import attribution as _attribution  # noqa: F401 (registers itself with show)
 from lensdiff.views import claims as _claims  # noqa: F401
+from lensdiff.views import coherence as _coherence  # noqa: F401
+from lensdiff.views import concepts as _concepts  # noqa: F401
 from lensdiff.views import head_section as _head_section  # noqa: F401
 from lensdiff.views import heads as _heads  # noqa: F401
 from lensdiff.views import outputs as _outputs  # noqa: F401
+from lensdiff.views import rotation as _rotation  # noqa: F401
 from lensdiff.views import verbs as _verbs  # noqa: F401
 from lensdiff.views import weights as _weights  # noqa: F401
 from lensdiff.views.show import show

@@ -167,13 +167,15 @@ def test_tables_file_and_bands(tmp_path) -> None:
     assert again.claim == found.claim
 
 
-def test_without_controls_there_are_angles_but_no_band_and_no_claim() -> None:
+def test_without_controls_there_are_angles_but_no_band_and_no_claim(tmp_path) -> None:
     base = concept_directions(model_with(), n_components=6)
     found = rotation(base, base, ranks=[2])
     assert found.claim is None
     assert found.kinds == ()
     assert found.to_df().spectrum_low.isna().all()
     assert len(found.top(2)) == 2
+    again = Rotation.load(found.save(tmp_path / "r.safetensors"))
+    assert again.matched().equals(found.matched())
 
 
 def test_controls_are_read_one_at_a_time_and_may_be_results() -> None:
