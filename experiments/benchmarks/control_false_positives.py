@@ -1,0 +1,90 @@
+"""How often a control calls a meaningless change significant: python .../control_false_positives.py MODEL [...].
+
+Each draw changes the value matrix (W_out) of one layer by a random low-rank matrix, which means nothing. The statistic
+is the angle by which the leading principal component of the values turns. It is compared with those of controls of the
+two kinds, made from the same matrix by `meaningless_change`: one keeps the singular values of the change, the other
+only its norm. A control is honest when 5 % of the draws come out below p = 0.05. Prints a line per kind and test, with
+the spread of the controls' angles: noise of full rank turns the component by nearly the same angle every time.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import eigsh
+from scipy.stats import binom
+from torch import Tensor
+
+from lensdiff.analyses.stats import control_rank, control_t
+from lensdiff.analyses.subspaces import direction_angles
+from lensdiff.models import load_model, view_of
+from lensdiff.models.change import Kind, Weight, generator_for, meaningless_change, singular_values
+
+ALPHA = 0.05
+KINDS: tuple[Kind, ...] = ("spectrum", "norm")
+TESTS = {"rank among controls": control_rank, "t against controls": control_t}
+
+
+def leading(values: Tensor) -> Tensor:
+    """Return the first principal component of the rows, as one row."""
+    centred = (values - values.mean(dim=0)).numpy()
+    start = np.ones(centred.shape[1])
+    return torch.from_numpy(eigsh(centred.T @ centred, k=1, v0=start)[1].T.copy())
+
+
+def low_rank(like: Tensor, rank: int, size: float, seed: int) -> Tensor:
+    """Return a random matrix of a rank whose norm is `size` times that of `like`."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in like.shape)
+    change = left @ right.T
+    return change * (size * like.norm() / change.norm())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--controls", type=int, default=39)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--size", type=float, default=0.02)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    view, start = view_of(load_model(options.model, device="cpu")), time.perf_counter()
+    significant = {(kind, test): 0 for kind in KINDS for test in TESTS}
+    spread: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for draw in range(options.draws):
+        layer = draw % view.n_layers
+        stored = view.matrix(layer, "W_out")
+        assert stored is not None
+        base = stored.double()
+        before = leading(base)
+        change = low_rank(base, options.rank, options.size, seed=draw)
+        effect = float(direction_angles(before, leading(base + change)))
+        values = singular_values(change, rounding=1e-12 * float(base.norm()))
+        for kind in KINDS:
+            angles = []
+            for seed in range(options.controls):
+                generator = generator_for(1000 * draw + seed, Weight("W_out", layer))
+                control = base + meaningless_change(kind, values, (base.shape[0], base.shape[1]), generator)
+                angles.append(float(direction_angles(before, leading(control))))
+            spread[kind].append(float(np.std(angles) / np.mean(angles)))
+            for name, test in TESTS.items():
+                p = test(effect, angles).p
+                significant[kind, name] += p is not None and p <= ALPHA
+    low, high = binom.interval(0.95, options.draws, ALPHA)
+    print(
+        f"{options.draws} meaningless changes of rank {options.rank} and {options.size:.0%} of W_out's norm, "
+        f"{options.controls} controls each, {view.info.id}, {time.perf_counter() - start:.0f} s; "
+        f"an honest control finds {low:.0f} to {high:.0f}"
+    )
+    for (kind, name), count in significant.items():
+        print(
+            f"{kind}-matched, {name}: {count} of {options.draws} significant at {ALPHA} ({count / options.draws:.0%}); "
+            f"the controls' angles spread by {np.mean(spread[kind]):.2f} of their mean"
+        )
+
+
+if __name__ == "__main__":
+    main()
