@@ -28,9 +28,9 @@ def picture(page: Page, html: str) -> str:
         frame = page.frames[1]
         frame.wait_for_selector(".ld-widget[data-ready]")
         page.wait_for_timeout(700)  # circuitsvis draws after the page is ready
-        height = frame.evaluate("document.documentElement.scrollHeight")
+        height = frame.evaluate("Math.ceil(document.body.getBoundingClientRect().bottom)")
         page.evaluate("h => document.querySelector('iframe').style.height = h + 'px'", height)
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(1500)  # and again in its new size
         return base64.b64encode(page.locator("iframe").screenshot()).decode()
 
 
