@@ -155,7 +155,7 @@ def claims(provenance: Provenance, evidence: Mapping[Name, Evidence | str]) -> C
         provenance: of the pair.
         evidence: for each claim what it rests on, or a text: why it cannot be tested. What is missing was not run.
     """
-    found = {name: evidence.get(name, "its analysis was not run") for name in NAMES}
+    found: dict[Name, Evidence | str] = {name: evidence.get(name, "its analysis was not run") for name in NAMES}
     testable = {name: item for name, item in found.items() if isinstance(item, Evidence)}
     tests = stats.adjust([item.test for item in testable.values()], family=FAMILY)
     answers = dict(zip(testable, tests, strict=True))

@@ -60,7 +60,7 @@ def instruction_evidence(scores: pd.DataFrame, one_length: pd.DataFrame | None =
         one_length: rows of prompt_id, base, tuned: the scores with both responses cut to one length. A longer response
             can spread its importance wider, so the answer must hold there too.
     """
-    sides = {name: _by_prompt(scores[scores["model"] == name]) for name in ("base", "tuned")}
+    sides = {name: _by_prompt(_rows(scores, "model", name)) for name in ("base", "tuned")}
     shared = sides["base"].index.intersection(sides["tuned"].index)
     if len(shared) < 2:
         return f"{len(shared)} prompt(s) with an instruction have a score of both models, at least 2 are needed"
@@ -111,6 +111,10 @@ def _check(one_length: pd.DataFrame | None) -> stats.Test | None:
     return _paired(one_length["tuned"].to_numpy(), one_length["base"].to_numpy())
 
 
+def _rows(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    return pd.DataFrame(frame[frame[column] == value])
+
+
 def _by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates("prompt_id").set_index("prompt_id")
 
@@ -142,11 +146,11 @@ def _control_scores(
     scores: pd.DataFrame, base: pd.Series, tuned: pd.Series
 ) -> tuple[ControlNumbers | None, float | None]:
     """Return the controls' mean differences from the base, and tuned - base on the prompts that all of them have."""
-    rows = scores[scores["model"] == "control"]
-    kind = next((kind for kind in KINDS if (rows["kind"] == kind).any()), None)
+    rows = _rows(scores, "model", "control")
+    kind = next((kind for kind in KINDS if kind in set(rows["kind"])), None)
     if kind is None:
         return None, None
-    runs = [_by_prompt(group)["instruction_score"] for _, group in rows[rows["kind"] == kind].groupby("seed")]
+    runs = [_by_prompt(group)["instruction_score"] for _, group in _rows(rows, "kind", kind).groupby("seed")]
     shared = base.index
     for run in runs:
         shared = shared.intersection(run.index)

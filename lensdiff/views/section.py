@@ -48,7 +48,7 @@ class Table:
             caption=self.caption,
             csv=text if len(text) <= LARGEST_DOWNLOAD else None,
             n_rows=len(self.frame),
-            columns=[(str(name), _is_number(shown[name])) for name in shown.columns],
+            columns=[(str(name), _is_number(shown, name)) for name in shown.columns],
             rows=[[cell(value) for value in row] for row in shown.itertuples(index=False)],
         )
 
@@ -119,5 +119,6 @@ def cell(value: Any) -> str:
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 
-def _is_number(column: pd.Series) -> bool:
+def _is_number(frame: pd.DataFrame, name: Any) -> bool:
+    column = frame[name]
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

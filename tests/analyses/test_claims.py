@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ ORIGIN = Provenance("claims", "a -> b")
 WORDS = ("Up", "Down", "Nothing")
 
 
-def scores(effect, *, control_effects=(), n=40, noise=0.2, kind="spectrum", seed=0):
+def scores(effect, *, control_effects=(), n=40, noise=0.2, kind="spectrum", seed=0) -> Any:
     """Scores of both models and of controls on the same prompts, with planted mean differences from the base."""
     rng = np.random.default_rng(seed)
     base = rng.normal(1.0, 0.3, n)
@@ -49,8 +50,16 @@ def scores(effect, *, control_effects=(), n=40, noise=0.2, kind="spectrum", seed
     return pd.DataFrame(rows).astype({"seed": "Int64"})
 
 
-def first(table):
-    return claims(ORIGIN, {"instruction": instruction_evidence(table)}).claims[0]
+def evidence_of(table: Any) -> Any:
+    return instruction_evidence(table)
+
+
+def answers(**evidence: Any) -> Any:
+    return claims(ORIGIN, evidence).claims  # pyright: ignore[reportArgumentType] (names of claims)
+
+
+def first(table: Any) -> Any:
+    return answers(instruction=instruction_evidence(table))[0]
 
 
 def rotation_of(angle, controls, alternative="greater"):
@@ -120,10 +129,10 @@ def test_an_effect_that_the_length_explains_is_not_robust(effect, cut, verdict):
     table = scores(effect, control_effects=(0.0, 0.02, -0.02))
     rng = np.random.default_rng(1)
     base = rng.normal(0.5, 0.1, 40)
-    shorter = pd.DataFrame({"base": base, "tuned": base + cut + rng.normal(0, 0.1, 40)})
-    claim = claims(ORIGIN, {"instruction": instruction_evidence(table, shorter)}).claims[0]
+    shorter: Any = pd.DataFrame({"base": base, "tuned": base + cut + rng.normal(0, 0.1, 40)})
+    claim = answers(instruction=instruction_evidence(table, shorter))[0]
     assert claim.verdict == verdict
-    test = scipy_stats.ttest_rel(shorter["tuned"], shorter["base"])
+    test: Any = scipy_stats.ttest_rel(shorter["tuned"], shorter["base"])
     assert (
         f"cut to the shorter one's length {stats.paired(shorter['tuned'], shorter['base']).numbers()}"
         in claim.statement
@@ -134,7 +143,7 @@ def test_an_effect_that_the_length_explains_is_not_robust(effect, cut, verdict):
 def test_scores_at_one_length_are_those_of_the_cut_map():
     base = attribution(response=("a", " b", " c", " d"), prompt_id="p1")
     tuned = attribution(response=("a", " b"), prompt_id="p1", seed=5)
-    found = scores_at_one_length(
+    found: Any = scores_at_one_length(
         [base, attribution(instruction=0, prompt_id="p2"), attribution(prompt_id="p3")],
         [tuned, attribution(prompt_id="p2")],
     )
@@ -171,7 +180,7 @@ def test_a_test_against_controls_needs_no_band_beside(unit):
 def test_the_first_claim_is_the_paired_test_over_shared_prompts():
     table = scores(0.1, control_effects=(0.0, 0.01, 0.02))
     kept = table[~((table["model"] == "tuned") & (table["prompt_id"] == "p0"))]
-    evidence = instruction_evidence(kept)
+    evidence = evidence_of(kept)
     wide = (
         kept[kept["model"] != "control"].pivot(index="prompt_id", columns="model", values="instruction_score").dropna()
     )
@@ -186,7 +195,7 @@ def test_controls_are_compared_on_the_prompts_that_all_of_them_have():
     table = scores(0.0, control_effects=(0.0, 0.1, 0.2), noise=0.0, n=4)
     table.loc[(table["model"] == "tuned") & (table["prompt_id"] == "p0"), "instruction_score"] += 1.0
     kept = table[~((table["seed"] == 1) & (table["prompt_id"] == "p0")).fillna(False)]
-    evidence = instruction_evidence(kept)
+    evidence = evidence_of(kept)
     assert evidence.test.estimate == pytest.approx(0.25)
     assert evidence.effect == pytest.approx(0.0)
     assert evidence.control.mean == pytest.approx(0.1)
@@ -197,16 +206,17 @@ def test_controls_are_compared_on_the_prompts_that_all_of_them_have():
 def test_the_headline_control_is_the_spectrum_matched_one():
     table = pd.concat([scores(0.1, control_effects=(9.0,) * 3, kind="norm"), scores(0.1, control_effects=(0.0,) * 3)])
     table = table.drop_duplicates(["prompt_id", "model", "kind", "seed"])
-    assert instruction_evidence(table).control.kind == "spectrum"
-    assert instruction_evidence(scores(0.1, control_effects=(0.0,) * 3, kind="norm")).control.kind == "norm"
+    assert evidence_of(table).control.kind == "spectrum"
+    assert evidence_of(scores(0.1, control_effects=(0.0,) * 3, kind="norm")).control.kind == "norm"
 
 
 def test_welch_and_equal_length_stand_beside():
     table = scores(0.2)
-    evidence = instruction_evidence(table)
+    evidence = evidence_of(table)
     base, tuned = (table[table["model"] == m]["instruction_score"].to_numpy() for m in ("base", "tuned"))
     welch, length = evidence.also
-    assert welch.p == pytest.approx(scipy_stats.ttest_ind(tuned, base, equal_var=False, alternative="greater").pvalue)
+    paper: Any = scipy_stats.ttest_ind(tuned, base, equal_var=False, alternative="greater")
+    assert welch.p == pytest.approx(paper.pvalue)
     assert length.name == "regression, HC3"
     assert length.estimate == pytest.approx(0.2, abs=0.15)
 
@@ -214,7 +224,7 @@ def test_welch_and_equal_length_stand_beside():
 def test_what_cannot_be_asked_in_another_way_is_left_out():
     table = scores(0.1, noise=0.0, n=5)
     table["n_out"] = 3
-    evidence = instruction_evidence(table)
+    evidence = evidence_of(table)
     assert evidence.test.name == "sign flip" or "flip" in evidence.test.name
     assert [t.name for t in evidence.also] == ["Welch"]
 
@@ -223,7 +233,7 @@ def test_what_cannot_be_asked_in_another_way_is_left_out():
 def test_too_few_prompts_are_not_testable(n):
     table = scores(0.1, n=3)
     table = table[table["prompt_id"].isin([f"p{i}" for i in range(n)])]
-    assert instruction_evidence(table) == (
+    assert evidence_of(table) == (
         f"{n} prompt(s) with an instruction have a score of both models, at least 2 are needed"
     )
 
@@ -232,7 +242,7 @@ def test_controls_without_a_shared_prompt_are_no_control():
     table = scores(0.1, control_effects=(0.0, 0.1), n=3)
     kept = table[~(table["model"] == "control") | (table["prompt_id"] == "p0") & (table["seed"] == 0).fillna(False)]
     other = table[(table["model"] == "control") & (table["prompt_id"] == "p1") & (table["seed"] == 1)]
-    assert instruction_evidence(pd.concat([kept, other])).control is None
+    assert evidence_of(pd.concat([kept, other])).control is None
 
 
 def test_two_controls_have_a_mean_and_no_band():
@@ -247,7 +257,7 @@ def test_two_controls_have_a_mean_and_no_band():
 def test_rotation_is_compared_with_its_controls(n, angle, verdict):
     controls = np.random.default_rng(0).normal(0.2, 0.01, n).tolist()
     evidence = rotation_evidence(rotation_of(angle, controls))
-    claim = claims(ORIGIN, {"rotation": evidence}).claims[2]
+    claim = answers(rotation=evidence)[2]
     assert claim.verdict == verdict
     assert "degrees" in claim.statement
     centre = np.median(controls) if n == 99 else np.mean(controls)
@@ -263,18 +273,18 @@ def test_rotation_is_compared_with_its_controls(n, angle, verdict):
 
 def test_less_rotation_than_the_controls_is_said_as_such():
     controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
-    claim = claims(ORIGIN, {"rotation": rotation_evidence(rotation_of(0.05, controls, "two-sided"))}).claims[2]
+    claim = answers(rotation=rotation_evidence(rotation_of(0.05, controls, "two-sided")))[2]
     assert claim.verdict == "opposite"
     assert claim.statement.startswith("Feed-forward concepts turned less")
 
 
 def test_rotation_without_controls_is_not_testable():
-    assert "no spectrum-matched controls" in rotation_evidence(rotation_of(0.2, []))
+    assert "no spectrum-matched controls" in str(rotation_evidence(rotation_of(0.2, [])))
 
 
 def test_rotation_below_its_controls_is_said_though_the_test_is_one_sided():
     controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
-    claim = claims(ORIGIN, {"rotation": rotation_evidence(rotation_of(0.05, controls))}).claims[2]
+    claim = answers(rotation=rotation_evidence(rotation_of(0.05, controls)))[2]
     assert claim.verdict == "not shown"
     assert claim.statement.startswith("Feed-forward concepts turned less")
     assert "adjusted p = 1 (one-sided)" in claim.statement
@@ -295,7 +305,7 @@ def shifted(extra, *, n_controls=5):
 )
 def test_heads_are_compared_with_control_verbs_and_control_models(extra, verdict, word):
     shift = shifted(extra)
-    claim = claims(ORIGIN, {"heads": heads_evidence(shift)}).claims[1]
+    claim = answers(heads=heads_evidence(shift))[1]
     assert claim.verdict == verdict
     assert word in claim.statement
     differences = shift.control_differences[:, -1].tolist()
@@ -307,7 +317,7 @@ def test_heads_are_compared_with_control_verbs_and_control_models(extra, verdict
 
 
 def test_heads_without_control_models_are_not_controlled():
-    claim = claims(ORIGIN, {"heads": heads_evidence(shifted(2, n_controls=0))}).claims[1]
+    claim = answers(heads=heads_evidence(shifted(2, n_controls=0)))[1]
     assert claim.verdict == "no control"
     assert "beyond" not in claim.statement
 
@@ -316,7 +326,7 @@ def test_heads_with_too_few_verbs_are_not_testable():
     base = drawn(0, mean=6.0)
     reason = heads_evidence(run(base, base))
     assert isinstance(reason, str)
-    claim = claims(ORIGIN, {"heads": reason}).claims[1]
+    claim = answers(heads=reason)[1]
     assert claim.verdict == "not testable"
     assert claim.statement.count("ot testable") == 1
 
@@ -330,7 +340,7 @@ def test_p_values_are_adjusted_over_what_can_be_tested():
         "instruction": instruction_evidence(scores(0.05)),
         "rotation": rotation_evidence(rotation_of(0.5, controls)),
     }
-    found = claims(ORIGIN, evidence).claims
+    found = answers(**evidence)
     raw = [found[0].test.p, found[2].test.p]
     expected = scipy_stats.false_discovery_control(raw)
     assert [found[0].test.p_adjusted, found[2].test.p_adjusted] == pytest.approx(list(expected))
@@ -341,8 +351,8 @@ def test_significance_is_judged_after_adjustment():
     test = stats.Test("t", 1.0, 0.1, 1.9, 0.95, 2.1, (9,), 0.04)
     evidence = Evidence(test, WORDS, against_controls=True)
     weak = Evidence(replace(test, p=0.9), WORDS, against_controls=True)
-    assert claims(ORIGIN, {"heads": evidence}).claims[1].verdict == "shown"
-    assert claims(ORIGIN, {"heads": evidence, "rotation": weak}).claims[1].verdict == "not shown"
+    assert answers(heads=evidence)[1].verdict == "shown"
+    assert answers(heads=evidence, rotation=weak)[1].verdict == "not shown"
 
 
 def test_claims_are_saved_and_read_back(tmp_path):

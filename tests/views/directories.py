@@ -1,6 +1,7 @@
 """Results directories made by hand, without a model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def instruction_scores(prompts: list[str], *, effect: float = 0.3, controls: int
     return pd.DataFrame(rows).astype({"seed": "Int64"})
 
 
-def planted(tuned: int, seed: int, given: dict, **names: str) -> Attribution:
+def planted(tuned: int, seed: int, given: dict[str, Any], **names: Any) -> Attribution:
     """A map in which the tuned model's first three tokens, the instruction, matter most, and the base's others."""
     n, m = (len(given.get(part, default)) for part, default in (("prompt", PROMPT), ("response", RESPONSE)))
     scores = torch.rand(n, m, generator=torch.Generator().manual_seed(2 * seed + tuned)) * 0.1

@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def text_of(html):
 
 
 def unpacked(html, name):
-    text = re.search(rf'data-name="{name}.csv" data-csv="([^"]+)"', html).group(1)
+    (text,) = re.findall(rf'data-name="{name}.csv" data-csv="([^"]+)"', html)
     return pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(text))))
 
 
@@ -216,7 +217,7 @@ def test_a_table_that_is_too_large_is_named_with_its_file():
 def test_compressed_tables_are_the_same_each_time():
     frame = pd.DataFrame({"a": [1.23456789, np.nan], "b": ['x,"y"\n', "😀"]})
     assert compressed_csv(frame) == compressed_csv(frame)
-    back = pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(compressed_csv(frame)))))
+    back: Any = pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(compressed_csv(frame)))))
     assert back["b"].tolist() == frame["b"].tolist()
     assert back["a"][0] == pytest.approx(1.23457)
 
@@ -278,7 +279,7 @@ def test_claims_without_scripts_are_sentences():
 def test_scores_of_unequal_prompts_are_shown_where_both_are():
     from lensdiff.views.attribution import scores_widget
 
-    table = instruction_scores(["a", "b", "c"])
+    table: Any = instruction_scores(["a", "b", "c"])
     kept = table[~((table["model"] == "tuned") & (table["prompt_id"] == "b"))]
     points = scores_widget(kept).data["points"]
     assert [p["id"] for p in points] == ["a", "c"]

@@ -72,7 +72,8 @@ def test_saved_and_inline_are_the_same_page(tmp_path):
 
     widget = attribution(HOSTILE, HOSTILE).show()
     saved = widget.save(tmp_path / "new" / "page.html").read_text(encoding="utf-8")
-    inline = escapes.unescape(re.search(r'srcdoc="([^"]*)"', widget._repr_html_()).group(1))
+    (srcdoc,) = re.findall(r'srcdoc="([^"]*)"', widget._repr_html_())
+    inline = escapes.unescape(srcdoc)
     assert embedded(inline) == embedded(saved) == [widget.data]
     assert 'sandbox="allow-scripts allow-downloads"' in widget._repr_html_()
 
