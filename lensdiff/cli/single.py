@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, complain, print_frame, write
+from lensdiff.cli.output import Terminal, print_frame, write
 
 
 def attribute(
@@ -185,11 +185,7 @@ def _run(
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis, estimate=not quiet)
-    steps = store.manifest.steps
-    for name, state in steps.items():
-        for unit, reason in state.failures.items():
-            complain(f"{name}: {unit} failed: {reason}")
-    failed = [state.note for state in steps.values() if state.state == "failed"]
+    failed = [state.note for state in store.manifest.steps.values() if state.state == "failed"]
     if failed:
         raise InputError(failed[0])
     return store

@@ -33,20 +33,42 @@ PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine 
 
 
 # memory
-def choose_keep(config: RunConfig, listener: Listener) -> Literal["both", "one"]:
-    """Return how many models to hold, and tell what memory that takes; "auto" holds one where two do not fit."""
+@dataclass(frozen=True)
+class Memory:
+    """What the models need and what there is, in bytes.
+
+    Attributes:
+        parameters: of the larger model; None where that cannot be told before loading.
+        both, one: needed to hold both models (and a control), or one at a time.
+        free: of the device.
+    """
+
+    parameters: int | None
+    both: int
+    one: int
+    free: int
+
+
+def memory_of(config: RunConfig) -> Memory:
+    """Return what memory a run will need, without loading a model."""
+    device = torch.device(default_device() if config.device == "auto" else config.device)
+    free = available_memory(device)
     sizes = [size for side in SIDES if (size := n_parameters(config.source(side)))]
     if not sizes:
-        return "one" if config.keep == "one" else "both"
-    device = torch.device(default_device() if config.device == "auto" else config.device)
-    one = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
+        return Memory(None, 0, 0, free)
+    model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
     made = config.chosen("attribution", "attention") and config.controls.prompts > 0
-    need = {"both": int(one * (2 + made + BEYOND_WEIGHTS)), "one": int(one * (1 + BEYOND_WEIGHTS))}
-    free = available_memory(device)
-    keep = config.keep if config.keep != "auto" else "both" if need["both"] <= free else "one"
-    said = f"memory: about {amount(need[keep])} of {amount(free)} free"
+    return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
+
+
+def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:
+    """Return how many models to hold, and tell what memory that takes; "auto" holds one where two do not fit."""
+    if memory.parameters is None:
+        return "one" if config.keep == "one" else "both"
+    keep = config.keep if config.keep != "auto" else "both" if memory.both <= memory.free else "one"
+    said = f"memory: about {amount(getattr(memory, keep))} of {amount(memory.free)} free"
     if keep == "one" and config.keep == "auto":
-        said += f"; both models need {amount(need['both'])}, so one is held at a time and no controls are made"
+        said += f"; both models need {amount(memory.both)}, so one is held at a time and no controls are made"
     listener.say(said)
     return keep
 

@@ -12,12 +12,13 @@ import torch
 
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import announce, choose_keep
+from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
 from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.prompt_steps import CONTROL_ANALYSES
 from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
+from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
 from lensdiff.pipeline.workspace import SIDES, Workspace, prompts_of, vocabulary_of
@@ -55,8 +56,9 @@ def execute(
     store = ResultStore(config.path(config.out))
     identity = identify(config) | {"command": command}
     replace = command != "run" and store.manifest.config.get("command") == command
-    with store.writing(identity, free=free_keys(store, identity), replace=replace):
-        keep = choose_keep(config, listener)
+    memory = memory_of(config)
+    with store.writing(identity, free=free_keys(store, identity), replace=replace), threads_for(memory.parameters):
+        keep = choose_keep(config, memory, listener)
         workspace = Workspace(config, store, listener, keep)
         steps = [step for step in STEPS if config.chosen(*step.analyses)]
         if estimate:

@@ -8,6 +8,7 @@ from lensdiff.pipeline.config import Analysis
 from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import InputError
 
+TOLD = 3  # failures of a step that are told one by one
 ALWAYS = ("base", "tuned", "base_revision", "tuned_revision", "device", "dtype", "weights", "wrapper")
 
 
@@ -83,7 +84,6 @@ def _do(step: Step, workspace: Workspace, unit: str) -> None:
         if not step.of_prompts or (not isinstance(error, InputError) and type(error) is not RuntimeError):
             raise
         store.update_step(step.name, failures=store.step(step.name).failures | {unit: str(error)})
-        workspace.listener.say(f"{step.title}: {unit} failed: {error}")
     store.unit_done(step.name, unit, time.perf_counter() - start)
 
 
@@ -95,6 +95,10 @@ def finish_step(step: Step, workspace: Workspace, units: list[str]) -> None:
     """
     store = workspace.store
     failures = store.step(step.name).failures
+    for unit, reason in list(failures.items())[:TOLD]:
+        workspace.listener.say(f"{step.title}: {unit} failed: {reason}")
+    if len(failures) > TOLD:
+        workspace.listener.say(f"{step.title}: {len(failures) - TOLD} more failed, see {store.root / 'manifest.json'}")
     if failures and set(units) <= set(failures):
         raise InputError(failures[units[0]])
     start = time.perf_counter()

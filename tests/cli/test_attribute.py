@@ -14,7 +14,7 @@ from lensdiff.results import ResultStore
 from tests.cli.conftest import Command, refused
 
 PROMPT = "Write a short poem about the sea."
-FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--quiet", "--device", "cpu")
+FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--device", "cpu", "--quiet")
 
 
 def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: Path, tmp_path: Path):
@@ -38,9 +38,9 @@ def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_pa
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text((models / "prompts.jsonl").read_text() + json.dumps({"id": "long", "text": "moon " * 500}))
     out = tmp_path / "out"
-    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST)
+    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST[:-1])
     assert ran.code == 0
-    assert "lensdiff: responses: base/long failed: prompt 'long'" in ran.err
+    assert "responses: base/long failed: prompt 'long'" in ran.err
     assert "the model's context holds 128" in ran.err
     assert list(pd.read_parquet(out / "attribution.parquet").prompt_id.unique()) == ["sea", "fruit", "a/b .."]
 
