@@ -16,7 +16,7 @@ Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,28 +218,39 @@ def _masks(published: Published, model: Model, *, widen: bool) -> dict[str, tupl
 def _following(published: Published, name: str, scores: Mapping[str, float]) -> Following | None:
     maps, ratings = published.attributions["tuned"], published.ratings
     rated = ratings[(ratings.model == RATED_MODEL) & (ratings.rating >= UNFOLLOWED)]
-    groups: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
-    for key, rating in zip(rated.prompt_id, rated.rating, strict=True):
-        if set_of(key) == name and key in maps and len(maps[key].out_tokens) >= FEWEST_TOKENS:
-            groups[rating > UNFOLLOWED].append((scores[key], len(maps[key].out_tokens)))
-    followed, unfollowed = ([score for score, _ in groups[which]] for which in (True, False))
-    if not followed or not unfollowed:
+    own = {
+        key: rating
+        for key, rating in zip(rated.prompt_id, rated.rating, strict=True)
+        if set_of(key) == name and key in maps and len(maps[key].out_tokens) >= FEWEST_TOKENS
+    }
+    lengths = [len(maps[key].out_tokens) for key in own]
+    return following([scores[key] for key in own], [bool(rating > UNFOLLOWED) for rating in own.values()], lengths)
+
+
+def following(scores: Sequence[float], followed: Sequence[bool], lengths: Sequence[int]) -> Following | None:
+    """Return a row of Table 1: the scores of responses that follow their instruction, and of those that do not.
+
+    Args:
+        lengths: of the responses, in tokens. None is returned where no response follows, or all do.
+    """
+    groups = [[score for score, yes in zip(scores, followed, strict=True) if yes == which] for which in (True, False)]
+    if not all(groups):
         return None
-    labels = [1] * len(followed) + [0] * len(unfollowed)
-    lengths = [length for which in (True, False) for _, length in groups[which]]
     return Following(
-        _sample(followed),
-        _sample(unfollowed),
-        _attempt(welch, followed, unfollowed, alternative="greater"),
-        _attempt(covariate, followed + unfollowed, labels, lengths),
+        _sample(groups[0]),
+        _sample(groups[1]),
+        _attempt(welch, *groups, alternative="greater"),
+        _attempt(covariate, scores, [float(yes) for yes in followed], lengths),
     )
 
 
 def _recognition(name: str, scores: Mapping[str, tuple[float, float]]) -> Recognition | None:
     rows = [pair for key, pair in scores.items() if set_of(key) == name]
-    if not rows:
-        return None
-    base, tuned = ([pair[side] for pair in rows] for side in (0, 1))
+    return recognition([base for base, _ in rows], [tuned for _, tuned in rows]) if rows else None
+
+
+def recognition(base: Sequence[float], tuned: Sequence[float]) -> Recognition:
+    """Return a row of Table 2: the scores of both models' own responses to the same prompts."""
     return Recognition(
         _sample(base),
         _sample(tuned),
