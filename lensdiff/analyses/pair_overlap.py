@@ -11,7 +11,7 @@ model (`claim`): the mean Jaccard of all heads against that of the controls, two
 
 Gained and lost pairs are listed by the number of dimensions that hold them, then by cosine.
 
-Memory: the distinct pairs of base, tuned and one control at a time, 8 bytes each.
+Memory: the results of base, tuned and one control at a time, and 8 bytes per distinct pair of the base.
 Reference: ours; the pairs are those of Wu et al., NAACL 2024, section 5; doi 10.18653/v1/2024.naacl-long.130.
 """
 
@@ -155,18 +155,13 @@ def pair_overlap(
     check_comparable(base, tuned, "tuned")
     shape = len(base.layers), len(base.heads)
     places = [(layer, head) for layer in base.layers for head in base.heads]
-    before = [pair_set(base, *place) for place in places]
-    after = [pair_set(tuned, *place) for place in places]
-    overlap = np.array([jaccard(b.codes, t.codes) for b, t in zip(before, after, strict=True)])
-    names, beside = [], []
-    for i, control in enumerate(controls):
-        check_comparable(base, control, f"control {i}")
-        own = [pair_set(control, *place).codes for place in places]
-        beside.append([jaccard(b.codes, codes) for b, codes in zip(before, own, strict=True)])
-        names.append(control.provenance.model)
-    if 0 < len(names) < FEWEST_FOR_BAND:
-        raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
-    changes = [_changes(b, t, len(base.words), table_top) for b, t in zip(before, after, strict=True)]
+    before, overlap, changes = [], [], []
+    for place in places:  # of the base only the codes are kept, of the tuned model nothing
+        mine, theirs = pair_set(base, *place), pair_set(tuned, *place)
+        before.append(mine.codes)
+        overlap.append(jaccard(mine.codes, theirs.codes))
+        changes.append(_changes(mine, theirs, len(base.words), table_top))
+    names, beside = _control_overlaps(base, before, controls, places)
     listed = np.stack([change.listed for change in changes]).reshape(*shape, 2, 3, table_top)
     key, query, dims = (torch.from_numpy(listed[:, :, :, i].transpose(2, 0, 1, 3).copy()) for i in range(3))
     options = {
@@ -181,14 +176,32 @@ def pair_overlap(
         base.layers,
         base.heads,
         base.words,
-        torch.from_numpy(overlap.reshape(shape)),
-        torch.from_numpy(_band(np.array(beside).reshape(len(names), *shape), level)),
+        torch.from_numpy(np.array(overlap).reshape(shape)),
+        torch.from_numpy(_band(beside.reshape(len(names), *shape), level)),
         torch.from_numpy(np.array([change.counts for change in changes]).T.reshape(4, *shape).copy()),
         key,
         query,
         dims,
-        _claim(overlap, np.array(beside), level),
+        _claim(np.array(overlap), beside, level),
     )
+
+
+def _control_overlaps(
+    base: HeadWordPairs,
+    before: list[Int[np.ndarray, " _"]],
+    controls: Iterable[HeadWordPairs],
+    places: list[tuple[int, int]],
+) -> tuple[list[str], Float[np.ndarray, "control head"]]:
+    """Return the control models' names, and the Jaccard of each one's heads with the base's."""
+    names, beside = [], []
+    for i, control in enumerate(controls):
+        check_comparable(base, control, f"control {i}")
+        own = (pair_set(control, *place).codes for place in places)
+        beside.append([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)])
+        names.append(control.provenance.model)
+    if 0 < len(names) < FEWEST_FOR_BAND:
+        raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
+    return names, np.array(beside, dtype=np.float64).reshape(len(names), len(places))
 
 
 class _Changes(NamedTuple):
