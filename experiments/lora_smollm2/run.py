@@ -64,7 +64,7 @@ def main(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    tuned.save_pretrained(out / "adapter")
+    tuned.save_pretrained(str(out / "adapter"))
     console.print(f"loss {sum(losses[:5]) / 5:.2f} (first five steps) to {sum(losses[-5:]) / 5:.2f} nats (last five)")
 
     pair = load_pair(model, out / "adapter", device="cpu")

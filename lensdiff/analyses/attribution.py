@@ -19,6 +19,7 @@ from typing import Literal, cast, overload
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -277,7 +278,8 @@ def _attribute_many(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=None if progress is None else not progress, transient=True) as bar:
+    shown = get_console().is_terminal if progress is None else progress
+    with Progress(*columns, disable=not shown, transient=True) as bar:
         task = bar.add_task("attributing", total=len(prompts))
         for number, (item, response) in enumerate(zip(prompts, given, strict=True)):
             name = (item.id if isinstance(item, Prompt) else "") or str(number)

@@ -8,9 +8,10 @@ where a family has none) is named by `why_not_hooked`, and such a checkpoint com
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 try:  # the last transformer-lens with the class is 3.9
@@ -175,11 +176,13 @@ def build_hooked(source: PreTrainedModel, *, architecture: str, device: str, dty
     """Return a HookedTransformer around the storage of `source`'s raw weights (nothing of that dtype is copied)."""
     from accelerate import init_empty_weights
 
+    assert HookedTransformer is not None  # `why_not_hooked` has said so
+    assert HookedTransformerConfig is not None
     family = FAMILIES[architecture]
     options = family.options(source.config) | {
         "model_name": name,
         "original_architecture": architecture,
-        "d_vocab": source.get_input_embeddings().weight.shape[0],
+        "d_vocab": cast(Tensor, source.get_input_embeddings().weight).shape[0],
         "dtype": dtype,
         "device": device,
         "init_weights": False,

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -145,7 +145,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _probe(model: PreTrainedModel) -> Tensor:
-    size = model.get_input_embeddings().weight.shape[0]
+    size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
     generator = torch.Generator().manual_seed(0)
@@ -209,7 +209,8 @@ def _build_bridge(
             f"{name} is a {architecture}, which transformer-lens cannot hold; "
             f"it can hold {', '.join(supported_architectures())}"
         )
-    source = source.to(device=device, dtype=dtype).eval()
+    torch.nn.Module.to(source, device=device, dtype=dtype)
+    source.eval()
     with tempfile.TemporaryDirectory() as folder:
         source.config.architectures = [architecture]
         source.config.save_pretrained(folder)  # the bridge reads the config by path, also of a model made in memory

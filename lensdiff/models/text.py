@@ -7,6 +7,7 @@ reported, not mended.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -112,7 +113,7 @@ def token_strings(view: ModelView, ids: tuple[int, ...]) -> tuple[str, ...]:
 
 def strings_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, ...]:
     """Return the same where there is only a tokenizer."""
-    texts = [tokenizer.decode([i]) for i in ids]
+    texts = [str(tokenizer.decode([i])) for i in ids]
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     return tuple(piece if "\ufffd" in text or not text else text for text, piece in zip(texts, pieces, strict=True))
 
@@ -139,7 +140,7 @@ def generate(
         raise InputError(f"prompt {prompt.id or prompt.stripped[:40]!r} fills the context of {view.n_ctx} tokens")
     new = view.greedy(torch.tensor(encoded.ids), max_new_tokens=min(max_new_tokens, room))
     ids = tuple(new.tolist())
-    return Response(view.tokenizer.decode(list(ids)), ids, view.info.id)
+    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id)
 
 
 def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
@@ -165,4 +166,4 @@ def _special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:
         )
     if prepend_bos and tokenizer.bos_token_id is None:
         raise InputError(f"prepend_bos=True, but the tokenizer of {view.info.id!r} has no BOS token")
-    return (tokenizer.bos_token_id,) if prepend_bos else ()
+    return (int(cast(int, tokenizer.bos_token_id)),) if prepend_bos else ()
