@@ -1,0 +1,347 @@
+"""Annotation against a server on loopback that answers well, wrongly, slowly, with errors, or not at all."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensdiff.analyses.annotate import annotate
+from lensdiff.analyses.annotations import Annotations, parse_description, parse_labels
+from lensdiff.analyses.chat import AnnotationStopped
+from lensdiff.inputs.annotation_prompts import AnnotationPrompts
+from lensdiff.results import InputError
+from tests.analyses.chat_server import ChatServer, answer, chat_server, is_description, words_in
+from tests.views.concepts import concepts
+
+WORDS = tuple(f"w{i}" for i in range(96))  # eight words for each of the twelve components
+CONCEPTS = concepts("tiny", words=WORDS)
+PLACES = 12
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with chat_server() as (found, url):
+        found.url = url  # type: ignore[attr-defined]
+        yield found
+
+
+def run(server: Any, cache: Path, **options: Any) -> Annotations:
+    fixed = {"model": "fake", "base_url": server.url, "seeds": (0,), "concurrency": 4, "timeout": 20.0}
+    return annotate(CONCEPTS, cache=cache, **(fixed | options))
+
+
+def test_components_are_described_and_then_classified(server: Any, tmp_path: Path) -> None:
+    def script(body: dict, n: int) -> str:
+        if not is_description(body):
+            first = int(words_in(body)[0][1:])
+            return answer(body, tasks=("translation", "coding") if first % 16 == 0 else (), level="morphology")
+        return answer(body)
+
+    server.script = script
+    found = run(server, tmp_path / "cache", seeds=(3, 5))
+    frame = found.to_df()
+    columns = ["layer", "side", "component", "seed", "status", "description", "tasks", "level", "reason"]
+    assert list(frame.columns) == columns
+    assert len(frame) == PLACES * 2
+    assert (frame.status == "explained").all()
+    for row in frame.itertuples():
+        words = CONCEPTS.words_of(row.layer, row.side, row.component)
+        assert row.description == f"words like {words[0]}"
+        assert row.tasks == ("coding; translation" if int(words[0][1:]) % 16 == 0 else "")
+        assert row.level == "morphology"
+    assert Counter(body["seed"] for body in server.requests) == {3: 2 * PLACES, 5: 2 * PLACES}
+    assert set(server.paths) == {"/v1/chat/completions"}
+    assert found.counts().to_dict() == dict.fromkeys(["unexplained", "refused", "malformed", "rejected"], 0) | {
+        "explained": 2 * PLACES
+    }
+    assert len(found.top(5)) == 5
+    again = Annotations.load(found.save(tmp_path / "a.safetensors"))
+    assert again.to_df().equals(frame)
+    assert again.groups["writing"] == ("daily_writing", "literary_writing", "professional_writing")
+
+
+def test_requests_hold_schema_options_and_words(server: Any, tmp_path: Path) -> None:
+    found = run(server, tmp_path, top_words=2, temperature=0.5, max_tokens=77, layers=[3], components=1)
+    assert found.status.shape == (1, 2, 1, 1)
+    first, second = server.requests[:2] if is_description(server.requests[0]) else server.requests[1::-1]
+    assert words_in(first) == CONCEPTS.words_of(3, "value", 0, 2)
+    assert (first["model"], first["temperature"], first["max_tokens"]) == ("fake", 0.5, 77)
+    schema = first["response_format"]["json_schema"]
+    assert (schema["strict"], set(schema["schema"]["properties"])) == (True, {"explainable", "description"})
+    labels = next(body for body in server.requests if not is_description(body))["response_format"]["json_schema"]
+    assert labels["schema"]["properties"]["level"]["enum"] == list(AnnotationPrompts.default().levels)
+    assert second["messages"][0]["role"] == "system"
+    options = found.provenance.options
+    assert (options["annotator"], options["top_words"], options["temperature"]) == ("fake", 2, 0.5)
+    assert options["prompts"] == AnnotationPrompts.default().digest
+
+
+@pytest.mark.parametrize(("name", "sent"), [("json_object", {"type": "json_object"}), ("none", None)])
+def test_servers_without_schemas_can_be_asked_too(server: Any, tmp_path: Path, name: str, sent: Any) -> None:
+    run(server, tmp_path, response_format=name, temperature=None, components=1)
+    assert all(body.get("response_format") == sent for body in server.requests)
+    assert not any("temperature" in body for body in server.requests)
+
+
+def test_a_component_that_cannot_be_explained_is_not_classified(server: Any, tmp_path: Path) -> None:
+    server.script = lambda body, n: json.dumps({"explainable": False, "description": ""})
+    found = run(server, tmp_path)
+    assert found.counts()["unexplained"] == PLACES == len(server.requests)
+    assert not found.task.any()
+    assert (found.level == -1).all()
+
+
+BAD = {
+    "no JSON": ("They are all verbs.", "Expecting value"),
+    "a list": ("[true, 3]", "expected an object with"),
+    "another key": ('{"explainable": true, "description": "x", "more": 1}', "expected an object with"),
+    "a word for true": ('{"explainable": "yes", "description": "x"}', "explainable is a str, expected bool"),
+    "no description": ('{"explainable": true, "description": " "}', "explainable, but without a description"),
+    "nothing": ({"content": None}, "Expecting value"),
+    "cut off": ({"content": '{"explainable": tr', "finish_reason": "length"}, "cut off at max_tokens"),
+    "no choices": ({"body": {"id": "1", "choices": [], "model": "fake"}}, "holds no choice"),
+    "broken body": ({"body": '{"id": '}, "is no JSON"),
+    "another body": ({"body": "[1]"}, "holds no choice"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_answer_is_recorded_and_nothing_invented(server: Any, tmp_path: Path, name: str) -> None:
+    reply, reason = BAD[name]
+    server.script = lambda body, n: dict(reply) if isinstance(reply, dict) else reply
+    found = run(server, tmp_path, components=1)
+    frame = found.to_df()
+    assert (frame.status == "malformed").all()
+    assert frame.reason.str.contains(reason, regex=False).all()
+    assert (frame.tasks == "").all()
+    assert (frame.level == "").all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ('{"tasks": ["poetry"], "level": "syntax"}', "unknown task 'poetry'"),
+        ('{"tasks": [1], "level": "syntax"}', "unknown task 1"),
+        ('{"tasks": "coding", "level": "syntax"}', "tasks is a str, expected list"),
+        ('{"tasks": [], "level": "pragmatics"}', "unknown level 'pragmatics'"),
+    ],
+)
+def test_labels_that_do_not_exist_are_malformed(server: Any, tmp_path: Path, labels: str, reason: str) -> None:
+    server.script = lambda body, n: answer(body) if is_description(body) else labels
+    frame = run(server, tmp_path, components=1).to_df()
+    assert (frame.status == "malformed").all()
+    assert frame.description.str.startswith("words like").all()
+    assert frame.reason.str.contains(reason, regex=False).all()
+
+
+def test_a_fence_is_taken_off_and_tasks_come_in_their_order() -> None:
+    prompts = AnnotationPrompts.default()
+    assert parse_description('```json\n{"explainable": true, "description": " x "}\n```') == (True, "x")
+    assert parse_labels('{"tasks": ["coding", "mathematics", "coding"], "level": "syntax"}', prompts) == (
+        ("mathematics", "coding"),
+        "syntax",
+    )
+
+
+@pytest.mark.parametrize(
+    "reply", [{"refusal": "I would rather not."}, {"content": "x", "finish_reason": "content_filter"}]
+)
+def test_a_refusal_is_recorded_and_kept(server: Any, tmp_path: Path, reply: dict) -> None:
+    server.script = lambda body, n: answer(body) if is_description(body) else dict(reply)
+    found = run(server, tmp_path, components=1)
+    assert (found.to_df().status == "refused").all()
+    before = len(server.requests)
+    assert run(server, tmp_path, components=1).to_df().equals(found.to_df())
+    assert len(server.requests) == before
+
+
+def test_a_question_that_the_server_rejects_is_asked_again_by_the_next_run(server: Any, tmp_path: Path) -> None:
+    bad = CONCEPTS.words_of(0, "value", 1)[0]
+    server.script = lambda body, n: 400 if words_in(body)[0] == bad else answer(body)
+    found = run(server, tmp_path)
+    assert found.counts()["rejected"] == 1
+    assert "400" in found.to_df().query("status == 'rejected'").reason.item()
+    server.script = lambda body, n: answer(body)
+    before = len(server.requests)
+    assert run(server, tmp_path).counts()["explained"] == PLACES
+    assert len(server.requests) == before + 2
+
+
+def test_a_server_that_rejects_everything_stops_the_run(server: Any, tmp_path: Path) -> None:
+    server.script = lambda body, n: 422
+    with pytest.raises(AnnotationStopped, match="the server rejected each of 20 requests: 422"):
+        run(server, tmp_path, seeds=(0, 1, 2))
+    assert len(server.requests) <= 24
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, None])
+def test_trouble_that_passes_is_retried_by_the_client(server: Any, tmp_path: Path, trouble: int | None) -> None:
+    troubled = CONCEPTS.words_of(3, "key", 2)[0]
+    server.script = lambda body, n: trouble if n == 0 and words_in(body)[0] == troubled else answer(body)
+    found = run(server, tmp_path)
+    assert found.counts()["explained"] == PLACES
+    assert len(server.requests) == 2 * PLACES + 2
+
+
+def test_a_slow_answer_is_given_up_and_asked_for_again(server: Any, tmp_path: Path) -> None:
+    import time
+
+    def script(body: dict, n: int) -> str:
+        if n == 0 and is_description(body):
+            time.sleep(1.5)
+        return answer(body)
+
+    server.script = script
+    found = run(server, tmp_path, timeout=0.5, layers=[0], components=1)
+    assert found.counts()["explained"] == 2
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [(500, "the server answers 500"), (429, "answers 429"), (401, "answers 401"), (None, "does not answer")],
+)
+def test_lasting_trouble_stops_and_a_second_run_repeats_nothing(
+    server: Any, tmp_path: Path, trouble: int | None, message: str
+) -> None:
+    dead = CONCEPTS.words_of(3, "value", 0)[0]
+    server.script = lambda body, n: trouble if words_in(body)[0] == dead else answer(body)
+    with pytest.raises(AnnotationStopped, match=message) as caught:
+        run(server, tmp_path, max_retries=1, concurrency=2)
+    assert "of 12 annotations are done and kept, run again to go on" in str(caught.value)
+    answered = [body for body in server.requests if words_in(body)[0] != dead]
+    assert len(answered) >= 10  # the components before it
+    server.script = lambda body, n: answer(body)
+    before = len(server.requests)
+    found = run(server, tmp_path)
+    assert found.counts()["explained"] == PLACES
+    new = server.requests[before:]
+    assert len(new) == 2 * PLACES - len(answered)
+    asked = {json.dumps(body, sort_keys=True) for body in answered}
+    assert not any(json.dumps(body, sort_keys=True) in asked for body in new)
+
+
+def test_an_interrupted_run_keeps_what_was_answered(server: Any, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(server, tmp_path, on_progress=interrupt, concurrency=1)
+    before = len(server.requests)
+    assert before in (10, 11, 12)
+    run(server, tmp_path)
+    assert len(server.requests) == 2 * PLACES
+
+
+def test_the_cache_knows_a_question_by_its_content(server: Any, tmp_path: Path) -> None:
+    first = run(server, tmp_path)
+    assert len(server.requests) == 2 * PLACES
+    with chat_server() as (other, url):
+        assert run(server, tmp_path, base_url=url).to_df().equals(first.to_df())
+        assert other.requests == []  # another address is no other question
+    for change in ({"seeds": (1,)}, {"model": "other"}, {"temperature": 0.0}, {"top_words": 3}):
+        before = len(server.requests)
+        run(server, tmp_path, **change)
+        assert len(server.requests) == before + 2 * PLACES
+    kept = sorted(tmp_path.glob("*/*.json"))
+    assert len(kept) == len(server.requests)
+    kept[0].write_text("{ cut")
+    before = len(server.requests)
+    run(server, tmp_path)
+    run(server, tmp_path, seeds=(1,))
+    run(server, tmp_path, model="other")
+    run(server, tmp_path, temperature=0.0)
+    run(server, tmp_path, top_words=3)
+    assert len(server.requests) == before + 1
+    assert not list(tmp_path.glob("*/*.tmp"))
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_requests_at_a_time_than_asked_for(server: Any, tmp_path: Path, concurrency: int) -> None:
+    server.delay = 0.05
+    steps: list[tuple[int, int]] = []
+    run(server, tmp_path, concurrency=concurrency, on_progress=lambda done, total: steps.append((done, total)))
+    assert server.most_at_once == concurrency
+    assert steps == [(i, PLACES) for i in range(1, PLACES + 1)]
+
+
+def test_the_key_is_sent(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run(server, tmp_path / "a", components=1)
+    assert set(server.keys) == {"Bearer none"}
+    run(server, tmp_path / "b", components=1, api_key="mine")
+    assert server.keys[-1] == "Bearer mine"
+    monkeypatch.setenv("OPENAI_API_KEY", "environment")
+    run(server, tmp_path / "c", components=1)
+    assert server.keys[-1] == "Bearer environment"
+    kept = "".join(path.read_text() for path in tmp_path.glob("*/*/*.json"))
+    assert "mine" not in kept
+    assert "environment" not in kept
+
+
+def test_prompts_of_ones_own(server: Any, tmp_path: Path) -> None:
+    text = """
+[describe]
+system = "S"
+user = "Q: {words}"
+[classify]
+system = "{tasks} {levels}"
+user = "Q: {words} Description: {description}"
+[tasks]
+only = "the one"
+[levels]
+high = "h"
+"""
+    path = tmp_path / "prompts.toml"
+    path.write_text(text)
+    server.script = lambda body, n: answer(body, tasks=("only",), level="high")
+    found = run(server, tmp_path / "cache", prompts=AnnotationPrompts.load(path), components=1)
+    assert (found.tasks, found.levels, found.groups) == (("only",), ("high",), {})
+    assert server.requests[0]["messages"][0]["content"] in ("S", "- only: the one - high: h")
+    cases = [
+        ("not toml", "are no TOML"),
+        (text.replace("{description}", ""), r"classify.user .* does not hold \{description\}"),
+        (text.replace('system = "S"', ""), "have no describe.system"),
+        (text.replace("[levels]\nhigh", "[level]\nhigh"), "have no table 'levels'"),
+        (text + '[groups]\nall = ["none"]\n', "group 'all' .* names an unknown task"),
+    ]
+    for wrong, message in cases:
+        path.write_text(wrong)
+        with pytest.raises(InputError, match=message):
+            AnnotationPrompts.load(path)
+    with pytest.raises(InputError, match="no file of annotation prompts at"):
+        AnnotationPrompts.load(tmp_path / "missing.toml")
+
+
+def test_a_word_that_looks_like_a_placeholder_stays_a_word() -> None:
+    prompts = AnnotationPrompts.default()
+    content = prompts.ask_labels(["{description}", "{tasks}"], "{words}")[1]["content"]
+    assert "Words, nearest first: {description}, {tasks}\nDescription: {words}" in content
+
+
+def test_errors(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[dict, str]] = [
+        ({"layers": [1]}, r"layers=\[1\] given, the concepts have \[0, 3\]"),
+        ({"layers": []}, r"layers=\[\] given"),
+        ({"seeds": ()}, r"seeds=\[\] given"),
+        ({"seeds": (1, 1)}, r"seeds=\[1, 1\] given, expected at least one and each once"),
+        ({"components": 0}, "components=0 given, expected at least 1"),
+        ({"top_words": 0}, "top_words=0 given"),
+        ({"concurrency": 0}, "concurrency=0 given, expected at least 1"),
+        ({"response_format": "xml"}, "response_format='xml' is none of json_schema, json_object, none"),
+    ]
+    for options, message in cases:
+        with pytest.raises(InputError, match=message):
+            run(server, tmp_path, **options)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match="no api_key given and OPENAI_API_KEY is not set"):
+        run(server, tmp_path, base_url=None)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match=r"pip install 'lensdiff\[annotate\]'"):
+        run(server, tmp_path)
+    assert server.requests == []
