@@ -27,7 +27,7 @@ def js_distance(
     mean = (p + q) / 2
     # where the mean is 0 so are both, and 0 log(0 / 1) is 0
     divisor = torch.where(mean == 0, 1.0, mean)
-    divergence = sum(torch.xlogy(side, side / divisor).sum(dim=-1) for side in (p, q)) / 2
+    divergence = sum((torch.xlogy(side, side / divisor).sum(dim=-1) for side in (p, q)), torch.zeros(())) / 2
     return (divergence / math.log(2)).clamp(min=0, max=1).sqrt()
 
 

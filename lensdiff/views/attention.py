@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from lensdiff.analyses.attention import MEASURES, AttentionPatterns
@@ -44,9 +45,7 @@ HOW = {
 @show.register
 def show_attention(result: AttentionPatterns) -> Widget:
     """Return the attention of the heads that look most at the instruction (or least at the first token)."""
-    names = [f"{row.layer} {row.head_index}" for row in result.top(HEADS).itertuples()]
-    heads = [tuple(int(x) for x in name.split()) for name in names]
-    prompt = _prompt([("model", result.provenance.model, result)], heads, [])
+    prompt = _prompt([("model", result.provenance.model, result)], _best(result), [])
     return _widget([prompt], f"Attention: {result.provenance.model}")
 
 
@@ -74,7 +73,7 @@ def _compared(base: AttentionPatterns, tuned: AttentionPatterns) -> dict[str, An
     same = base.tokens == tuned.tokens
     kept = bool(base.patterns.numel() and tuned.patterns.numel())
     if not (same and kept):
-        heads = [(int(row.layer), int(row.head_index)) for row in tuned.top(HEADS).itertuples()]
+        heads = _best(tuned)
         why = "" if same else "the models read different texts (each its own response): heads are not ordered by change"
         return _prompt(sides, heads, [], note=why)
     layers = zip(base.patterns, tuned.patterns, strict=True)
@@ -86,6 +85,11 @@ def _compared(base: AttentionPatterns, tuned: AttentionPatterns) -> dict[str, An
         heads.append((base.layers[i], head))
         distances.append(f"JS distance {moved[i, head]:.2g}")
     return _prompt(sides, heads, distances)
+
+
+def _best(result: AttentionPatterns) -> list[tuple[int, int]]:
+    top = result.top(HEADS)
+    return list(zip(top["layer"].tolist(), top["head_index"].tolist(), strict=True))
 
 
 def _prompt(
@@ -129,12 +133,12 @@ def _facts(result: AttentionPatterns, layer: int, head: int) -> str:
 @show.register
 def show_attention_shift(result: AttentionShift) -> Widget:
     """Return the map of how far each head's attention moved, with the controls' band."""
-    top = result.top(TOP)
     columns = [
         "layer",
         "head_index",
         *(f"{d}{end}" for d in DISTANCES for end in ("", "_control_low", "_control_high")),
     ]
+    top = pd.DataFrame(result.top(TOP), columns=columns)
     data = {
         "facts": _shift_facts(result),
         "claim": None if result.claim is None else f"Over all heads: {result.claim}",
@@ -146,10 +150,10 @@ def show_attention_shift(result: AttentionShift) -> Widget:
         "of_head": _of_heads(result),
         "caption": "Heads by JS distance; the controls' band beside it",
         "columns": [name.replace("_", " ") for name in columns],
-        "top": [[_number(x) for x in row] for row in top[columns].itertuples(index=False)],
+        "top": [[_number(x) for x in row] for row in top.itertuples(index=False)],
     }
     title = f"Attention shift: {result.provenance.model}"
-    return Widget("attention_shift", data, title, height=760, fallback=table_html(top[columns], "Heads by JS distance"))
+    return Widget("attention_shift", data, title, height=760, fallback=table_html(top, "Heads by JS distance"))
 
 
 def _measures(result: AttentionShift) -> list[dict[str, Any]]:

@@ -41,7 +41,6 @@ def outputs_widget(results: Sequence[OutputShift]) -> Widget:
 def _prompt(result: OutputShift) -> dict[str, Any]:
     text = " ".join(result.prompt.split())
     label = f"{result.prompt_id}: {text}" if result.prompt_id else text
-    table = result.to_df()
     options = result.provenance.options
     base = str(options["base"])
     tuned = result.provenance.model.removeprefix(f"{base} -> ")
@@ -66,8 +65,7 @@ def _prompt(result: OutputShift) -> dict[str, Any]:
             ]
             for side in zip(result.likely.tolist(), result.likely_probability.tolist(), strict=True)
         ],
-        "changed": [[row.token, *_short([row.base, row.tuned, row.difference])] for row in changed.itertuples()],
-        "mean": {"kl": float(table["kl"].mean()) if len(table) and math.isfinite(table["kl"].mean()) else None},
+        "changed": [[row[0], *_short(list(row[1:]))] for row in changed.itertuples(index=False)],
     }
 
 

@@ -71,7 +71,7 @@ def _data(result: WeightShift, top: pd.DataFrame) -> dict[str, Any]:
                 None if pd.isna(x) else int(x) if name in ("layer", "head_index") else _value(x)
                 for name, x in row.items()
             ]
-            for row in top[["layer", "matrix", "head_index", *MEASURES]].to_dict("records")
+            for row in pd.DataFrame(top, columns=["layer", "matrix", "head_index", *MEASURES]).to_dict("records")
         ],
     }
 

@@ -52,7 +52,8 @@ def made(
         "patterns": patterns,
     }
     filled = torch.full((n_layers, n_heads), 0.0, dtype=torch.float64) + shares
-    return AttentionPatterns(**(values | dict.fromkeys(MEASURES, filled) | changed))
+    given: dict[str, Any] = values | dict.fromkeys(MEASURES, filled) | changed
+    return AttentionPatterns(**given)
 
 
 # kernels
@@ -153,10 +154,9 @@ def test_base_against_base_is_exactly_no_shift():
     assert shift.distance_band.eq(0).all()
     table = shift.to_df()
     for name in MEASURES:
-        assert (table[[f"{name}_{s}" for s in ("difference", "low", "high", "control_low", "control_high")]] == 0).all(
-            axis=None
-        )
-        assert (table[[f"{name}_p", f"{name}_p_adjusted"]] == 1).all(axis=None)
+        zero = [f"{name}_{s}" for s in ("difference", "low", "high", "control_low", "control_high")]
+        assert (table[zero].to_numpy() == 0).all()
+        assert (table[[f"{name}_p", f"{name}_p_adjusted"]].to_numpy() == 1).all()
     assert shift.claim is not None
     assert (shift.claim.estimate, shift.claim.p) == (0, 1)
     assert shift.n_prompts == (4,) * 5
@@ -178,10 +178,10 @@ def test_a_planted_shift_of_one_head_is_found_and_the_others_are_not():
         found = table[f"{name}_p_adjusted"].to_numpy()
         assert found[0] < 1e-6
         assert found[1] > 0.05
-        assert table[f"{name}_low"][0] < 0.05 < table[f"{name}_high"][0]
-        assert table[f"{name}_low"][0] > 0.03
-        assert table[f"{name}_low"][1] < 0 < table[f"{name}_high"][1]
-        assert table[f"{name}_tuned"][0] - table[f"{name}_base"][0] == pytest.approx(table[f"{name}_difference"][0])
+        base, tuned, difference, low, high = (table[f"{name}_{s}"].to_numpy() for s in STATISTICS[:5])
+        assert 0.03 < low[0] < 0.05 < high[0]
+        assert low[1] < 0 < high[1]
+        assert tuned[0] - base[0] == pytest.approx(difference[0])
 
 
 def test_p_values_are_scipys_and_adjusted_over_the_whole_table():
@@ -190,8 +190,9 @@ def test_p_values_are_scipys_and_adjusted_over_the_whole_table():
         shift = attention_shift(base, tuned, adjustment=adjustment)
         p, adjusted = (shift.measures[:, STATISTICS.index(s)].numpy() for s in ("p", "p_adjusted"))
         for head in range(2):
-            pair = [[float(r.entropy[0, head]) for r in run] for run in (tuned, base)]
-            np.testing.assert_allclose(p[:, 0, head], ttest_rel(*pair).pvalue)
+            after, before = ([float(r.entropy[0, head]) for r in run] for run in (tuned, base))
+            test: Any = ttest_rel(after, before)
+            np.testing.assert_allclose(p[:, 0, head], test.pvalue)
         np.testing.assert_allclose(adjusted.ravel(), false_discovery_control(p.ravel(), method=adjustment))
     assert shift.provenance.options["adjustment"] == "by"
 
@@ -247,9 +248,9 @@ def test_without_controls_or_with_one_prompt_what_is_missing_is_nan():
     assert shift.claim is None
     missing = ("low", "high", "control_low", "control_high", "p", "p_adjusted")
     for name in MEASURES:
-        assert table[[f"{name}_{s}" for s in missing]].isna().all(axis=None)
-        assert table[[f"{name}_{s}" for s in ("base", "tuned", "difference")]].notna().all(axis=None)
-    assert table[[f"{name}_control_{s}" for name in DISTANCES for s in ("low", "high")]].isna().all(axis=None)
+        assert table[[f"{name}_{s}" for s in missing]].isna().to_numpy().all()
+        assert table[[f"{name}_{s}" for s in ("base", "tuned", "difference")]].notna().to_numpy().all()
+    assert table[[f"{name}_control_{s}" for name in DISTANCES for s in ("low", "high")]].isna().to_numpy().all()
 
 
 def test_measures_count_the_prompts_that_have_them():
@@ -258,11 +259,11 @@ def test_measures_count_the_prompts_that_have_them():
     shift = attention_shift(base, base)
     assert shift.n_prompts == (3, 3, 3, 2, 3)
     table = shift.to_df()
-    assert table["context_share_base"][0] == pytest.approx(0.3)
-    assert table["sink_share_base"][0] == pytest.approx(0.5)
+    assert table["context_share_base"].to_numpy()[0] == pytest.approx(0.3)
+    assert table["sink_share_base"].to_numpy()[0] == pytest.approx(0.5)
     never = attention_shift([made(context_share=none)] * 2, [made(context_share=none)] * 2)
     assert never.n_prompts[3] == 0
-    assert never.to_df()[[f"context_share_{s}" for s in STATISTICS]].isna().all(axis=None)
+    assert never.to_df()[[f"context_share_{s}" for s in STATISTICS]].isna().to_numpy().all()
 
 
 def test_generators_give_the_same_as_lists():

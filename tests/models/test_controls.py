@@ -103,7 +103,7 @@ def adapted() -> ModelPair:
 
 @pytest.mark.parametrize("shape", [(3, 1), (3, 2), (3, 3), (40, 7)])
 def test_random_columns_are_orthonormal(shape):
-    found = orthonormal(*shape, generator_for(0, Weight("W_E")))
+    found = orthonormal(shape[0], shape[1], generator_for(0, Weight("W_E")))
     torch.testing.assert_close(found.T @ found, torch.eye(shape[1], dtype=torch.float64), atol=1e-12, rtol=0)
 
 
@@ -267,7 +267,8 @@ def test_reading_weights_copies_no_model(llama, monkeypatch):
     controls = [llama.control("norm", seed) for seed in range(99)]
     for control in controls:
         for layer in range(control.n_layers):
-            control.attention(layer), control.mlp(layer)
+            control.attention(layer)
+            control.mlp(layer)
     # the last weight that was read, of one control, and the numbers of the real change
     values = sum(len(v) for v in controls[0]._change._values.values()) * 8
     assert held() - before <= base.d_model * base.d_mlp * 8 + values
