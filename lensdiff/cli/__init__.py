@@ -13,6 +13,8 @@ import typer
 from lensdiff.cli import single, whole
 from lensdiff.cli.output import complain
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     name="lensdiff",
     help="See what instruction tuning changed inside a language model.",
@@ -43,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(args=given, prog_name="lensdiff")
     except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        return _interrupted() if code == INTERRUPTED else code
     except KeyboardInterrupt:
-        complain("stopped; the same command goes on from here")
-        return 1
+        return _interrupted()
     except BrokenPipeError:  # the reader of a pipe is gone: nobody to tell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         return 1
@@ -56,6 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
         complain(sentence(error))
         return 2 if _is_input(error) else 1
     return 0
+
+
+def _interrupted() -> int:
+    complain("stopped; the same command goes on from here")
+    return 1
 
 
 def _is_input(error: BaseException) -> bool:

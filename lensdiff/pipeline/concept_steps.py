@@ -13,7 +13,7 @@ from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.workspace import SIDES, Workspace
 
 CONCEPT_KEYS = ("mlp", "vocabulary")
-TURN_KEYS = (*CONCEPT_KEYS, "controls", "seed")
+TURN_KEYS = (*CONCEPT_KEYS, "controls.kind", "controls.rotation", "controls.rotation_norm", "seed")
 
 
 def _units(workspace: Workspace) -> list[str]:

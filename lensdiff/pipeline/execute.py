@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lensdiff.analyses.evidence import claims_of
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
@@ -68,6 +69,10 @@ def execute(
                 run_step(step, workspace)
         finally:
             workspace.free()
+        if command == "run":
+            found = claims_of(store)
+            store.save_result("claims", found)
+            store.save_table("claims", found.to_df())
     return store
 
 
@@ -128,7 +133,8 @@ def free_keys(store: ResultStore, identity: dict[str, Any]) -> tuple[str, ...]:
     for step in STEPS:
         if store.step(step.name).done:
             bound |= {*"command", *ALWAYS, *step.keys}
-    return tuple(key for key in {*identity, *store.manifest.config} if key.removesuffix(" file") not in bound)
+    known = {*identity, *store.manifest.config} - {"controls"} | {f"controls.{key}" for key in identity["controls"]}
+    return tuple(key for key in known if key.removesuffix(" file") not in bound)
 
 
 def fingerprint(path: Path) -> str | None:

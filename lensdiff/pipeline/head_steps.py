@@ -118,7 +118,7 @@ def _ov_table(workspace: Workspace) -> None:
     workspace.store.save_table("ov_reading", frames)
 
 
-PAIR_KEYS = (*HEAD_KEYS, "controls", "seed")
+PAIR_KEYS = (*HEAD_KEYS, "controls.kind", "controls.heads", "seed")
 STEPS = (
     Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, PAIR_KEYS),
     Step("verb_shift", "verbs of heads", ("heads",), _all, shift_verbs, keys=PAIR_KEYS),

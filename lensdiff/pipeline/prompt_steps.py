@@ -23,6 +23,7 @@ from lensdiff.results import InputError
 CONTROL_ANALYSES = "analyses of controls"  # a control does what is chosen of these at once
 BLOCK = 16  # prompts whose logits are compared at once where one model is held at a time
 PROMPT_KEYS = ("prompts", "prompt", "max_prompts", "max_new_tokens")
+CONTROL_KEYS = (*PROMPT_KEYS, "controls.kind", "controls.prompts", "seed")
 
 
 def _sides_and_prompts(workspace: Workspace) -> list[str]:
@@ -289,7 +290,7 @@ STEPS = (
         _controls_and_prompts,
         control,
         _responses,
-        (*PROMPT_KEYS, "attribution", "attention", "controls", "seed", CONTROL_ANALYSES),
+        (*CONTROL_KEYS, "attribution", "attention", CONTROL_ANALYSES),
         of_prompts=True,
     ),
     Step(
@@ -298,7 +299,7 @@ STEPS = (
         ("attribution",),
         _one("all"),
         score_instructions,
-        keys=(*PROMPT_KEYS, "attribution", "controls", "seed"),
+        keys=(*CONTROL_KEYS, "attribution"),
     ),
     Step(
         "attention_shift",
@@ -307,6 +308,6 @@ STEPS = (
         _one("all"),
         shift_attention,
         _drop_patterns,
-        (*PROMPT_KEYS, "attention", "controls", "seed"),
+        (*CONTROL_KEYS, "attention"),
     ),
 )

@@ -148,7 +148,7 @@ class ResultStore:
 
         Args:
             config: JSON values; the manifest keeps them.
-            free: the keys that may differ from an earlier run's (those that no number depends on).
+            free: the keys, dotted within tables, that may differ from an earlier run's (no number depends on them).
             replace: remove the results of another config instead of refusing them.
 
         Raises:
@@ -192,7 +192,7 @@ class ResultStore:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         config = json.loads(json.dumps(config))
         if self.exists():
-            there, here = ({k: v for k, v in c.items() if k not in free} for c in (self.manifest.config, config))
+            there, here = (_without(c, free) for c in (self.manifest.config, config))
             difference = first_difference(there, here)
             if difference and replace:
                 self._clear()
@@ -265,6 +265,15 @@ class ResultStore:
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+
+def _without(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in keys}
+    for table in {key.partition(".")[0] for key in keys if "." in key}:
+        if isinstance(kept.get(table), dict):
+            inner = tuple(key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}."))
+            kept[table] = _without(kept[table], inner)
+    return kept
 
 
 def _write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:

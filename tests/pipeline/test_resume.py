@@ -1,0 +1,254 @@
+"""Stopped anywhere, the next run goes on: at most one unit is done twice, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensdiff.pipeline import execute as engine
+from lensdiff.pipeline.execute import STEPS, execute
+from lensdiff.results import InputError, ResultStore
+from lensdiff.results.store import PARTIAL
+from tests.pipeline.conftest import Recorder, config_for
+
+ANALYSES = ["weights", "attribution", "heads", "mlp"]
+CONTROLS = {"prompts": 0, "heads": 3, "rotation": 3, "rotation_norm": 0}
+
+
+def small(models: Path, out: Path) -> dict:
+    return config_for(models, out, analyses=ANALYSES, controls=CONTROLS)
+
+
+def contents(store: ResultStore) -> dict[str, torch.Tensor]:
+    """Every array of every result, by file and name."""
+    from safetensors.torch import load_file
+
+    root = store.root / "arrays"
+    files = (path for path in root.rglob("*.safetensors") if path.is_file())
+    return {f"{path.relative_to(root)} {k}": v for path in files for k, v in load_file(path).items()}
+
+
+@pytest.fixture(scope="module")
+def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultStore, Recorder]:
+    recorder = Recorder()
+    return execute(small(models, tmp_path_factory.mktemp("whole") / "out"), listener=recorder), recorder
+
+
+def check_complete(store: ResultStore, whole: tuple[ResultStore, Recorder]) -> None:
+    """Assert that a resumed run has what an uninterrupted one has, to the last bit."""
+    expected, found = contents(whole[0]), contents(store)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(torch.nan_to_num(found[k]), torch.nan_to_num(expected[k])) for k in expected)
+    assert store.table_names() == whole[0].table_names()
+    assert {s: v.state for s, v in store.manifest.steps.items()} == dict.fromkeys(whole[0].manifest.steps, "done")
+    assert not any((store.root / PARTIAL).iterdir())
+
+
+class Stop(BaseException):
+    """What no code of lensdiff expects."""
+
+
+def test_stopped_between_any_two_units(models, tmp_path, whole):
+    done: list[str] = []
+    for _ in range(100):
+        count = 0
+
+        def stop_at_second(event: str) -> None:
+            nonlocal count
+            count += ": " in event
+            if count == 2:
+                raise Stop
+
+        recorder = Recorder(stop_at_second)
+        try:
+            store = execute(small(models, tmp_path / "out"), listener=recorder)
+        except Stop:
+            done += recorder.units()
+            continue
+        done += recorder.units()
+        break
+    else:
+        pytest.fail("the run never ended")
+    assert done == whole[1].units()  # no unit twice, none left out, in the same order
+    check_complete(store, whole)
+
+
+def test_stopped_within_a_unit_repeats_that_one(models, tmp_path, whole, monkeypatch):
+    worked: list[str] = []
+    stop_in = {"attribution: tuned/sea", "heads: tuned/0,1", "rotation_controls: spectrum-1", "verb_shift: all"}
+
+    def watched(step):
+        def work(workspace, unit):
+            name = f"{step.name}: {unit}"
+            step.work(workspace, unit)  # its results are on disk, but it is not recorded
+            worked.append(name)
+            if name in stop_in:
+                stop_in.remove(name)
+                raise Stop
+
+        return replace(step, work=work)
+
+    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
+    stops = 0
+    while True:
+        try:
+            store = execute(small(models, tmp_path / "out"))
+            break
+        except Stop:
+            stops += 1
+    assert stops == 4
+    twice = [name for name in set(worked) if worked.count(name) > 1]
+    assert sorted(twice) == [
+        "attribution: tuned/sea",
+        "heads: tuned/0,1",
+        "rotation_controls: spectrum-1",
+        "verb_shift: all",
+    ]
+    assert max(worked.count(name) for name in worked) == 2
+    check_complete(store, whole)
+
+
+def test_stopped_while_a_step_is_finished(models, tmp_path, whole, monkeypatch):
+    left = {"attribution", "heads", "pair_overlap", "concepts", "rotation"}
+
+    def watched(step):
+        def finish(workspace):
+            step.finish(workspace)
+            if step.name in left:
+                left.remove(step.name)
+                raise Stop
+
+        return replace(step, finish=finish)
+
+    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
+    recorder = Recorder()
+    for _ in range(5):
+        with pytest.raises(Stop):
+            execute(small(models, tmp_path / "out"), listener=recorder)
+    store = execute(small(models, tmp_path / "out"), listener=recorder)
+    assert recorder.units() == whole[1].units()
+    check_complete(store, whole)
+
+
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(models, tmp_path, whole, monkeypatch):
+    flush, calls = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 60:
+            raise OSError(28, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    recorder = Recorder()
+    with pytest.raises(OSError, match="No space left on device"):
+        execute(small(models, tmp_path / "out"), listener=recorder)
+    monkeypatch.undo()
+    store = execute(small(models, tmp_path / "out"), listener=recorder)
+    assert len(recorder.units()) - len(set(recorder.units())) == 0
+    check_complete(store, whole)
+
+
+SCRIPT = """
+import os, signal, sys
+from lensdiff.cli import main
+from lensdiff.cli.output import Terminal
+
+class Deadly(Terminal):
+    left = 3
+
+    def advance(self, step, unit):
+        super().advance(step, unit)
+        Deadly.left -= 1
+        if not Deadly.left:
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+
+import lensdiff.cli.whole
+lensdiff.cli.whole.Terminal = Deadly
+sys.exit(main(["run", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGKILL", "SIGINT"])
+def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, whole, sent):
+    lines = [
+        f'{key} = "{models / name}"'
+        for key, name in (("base", "base"), ("tuned", "tuned"), ("prompts", "prompts.jsonl"))
+    ]
+    lines += [f'out = "{tmp_path / "out"}"', 'analyses = ["attribution"]', "max_new_tokens = 4", 'device = "cpu"']
+    config = tmp_path / "run.toml"
+    config.write_text("\n".join([*lines, "[attribution]", "deletion_draws = 2", "[controls]", "prompts = 0"]))
+    command = [sys.executable, "-c", SCRIPT, str(config), sent]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    done = [unit for state in ResultStore(tmp_path / "out").manifest.steps.values() for unit in state.done]
+    assert done == ["base/sea", "base/fruit", "base/a/b .."]
+    if sent == "SIGKILL":
+        assert ran.returncode == -signal.SIGKILL
+    else:
+        assert ran.returncode == 1
+        assert ran.stderr.strip().split("\n")[-1] == "lensdiff: stopped; the same command goes on from here"
+        assert "Traceback" not in ran.stderr
+    from lensdiff.cli import main
+
+    assert main(["run", str(config), "--quiet"]) == 0
+    store = ResultStore(tmp_path / "out")
+    assert {state.state for state in store.manifest.steps.values()} == {"done"}
+    assert (tmp_path / "out" / "report.html").is_file()
+    found, expected = contents(store), contents(whole[0])
+    for name in (name for name in expected if name.startswith("attribution")):
+        assert torch.equal(found[name], expected[name])
+
+
+def test_two_runs_on_one_directory(models, tmp_path):
+    inner: list[InputError] = []
+
+    def run_again(event: str) -> None:
+        if not inner:
+            with pytest.raises(InputError, match="another run is writing to") as error:
+                execute(small(models, tmp_path / "out"))
+            inner.append(error.value)
+
+    store = execute(config_for(models, tmp_path / "out", analyses=["weights"]), listener=Recorder(run_again))
+    assert len(inner) == 1
+    assert store.step("weights").state == "done"
+
+
+def test_what_may_change_between_runs(models, tmp_path):
+    out = tmp_path / "out"
+    changes = {"analyses": ["attribution"], "controls": {"prompts": 0}}
+    store = execute(config_for(models, out, **changes))
+    first = store.step("attribution")
+
+    def refused(message: str, **more: object) -> None:
+        with pytest.raises(InputError, match=message):
+            execute(config_for(models, out, **(changes | more)))
+
+    refused("max_new_tokens is 4 there, 5 here", max_new_tokens=5)
+    refused("attribution.target is 'probability' there, 'logit' here", attribution={"target": "logit"})
+    refused("seed is 0 there, 1 here", seed=1)
+    # nothing that is done depends on these, and an analysis more is welcome
+    more = {"analyses": ["attribution", "mlp"], "mlp": {"n_components": 4, "ranks": [1]}, "keep": "both"}
+    more |= {"controls": {"prompts": 0, "rotation": 3}}
+    again = execute(config_for(models, out, **more))
+    assert again.step("attribution") == first
+    assert again.step("rotation").state == "done"
+    refused("mlp.n_components is 4 there, 8 here", **(more | {"mlp": {"n_components": 8, "ranks": [1]}}))
+
+
+def test_other_weights_in_the_same_place_are_noticed(models, tmp_path):
+    import shutil
+
+    for name in ("base", "tuned"):
+        shutil.copytree(models / name, tmp_path / name)
+    for name in ("prompts.jsonl", "words.tsv"):
+        shutil.copy(models / name, tmp_path / name)
+    execute(config_for(tmp_path, tmp_path / "out", analyses=["weights"]))
+    shutil.copy(models / "base" / "model.safetensors", tmp_path / "tuned" / "model.safetensors")
+    with pytest.raises(InputError, match="tuned file is"):
+        execute(config_for(tmp_path, tmp_path / "out", analyses=["weights"]))

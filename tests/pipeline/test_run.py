@@ -1,0 +1,299 @@
+"""A run of everything: its results are those of the analyses themselves, and it is told."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lensdiff.analyses.attention import AttentionPatterns, attention
+from lensdiff.analyses.attention_shift import AttentionShift, attention_shift
+from lensdiff.analyses.attribution import Attribution, attribute
+from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
+from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.output_shift import OutputShift, output_shift
+from lensdiff.analyses.ov_reading import OVReading, ov_reading
+from lensdiff.analyses.pair_overlap import PairOverlap, pair_overlap
+from lensdiff.analyses.rotation import Rotation, rotation
+from lensdiff.analyses.verb_shift import VerbShift, verb_shift
+from lensdiff.analyses.weight_shift import WeightShift, weight_shift
+from lensdiff.inputs import Prompt, load_prompts
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.inputs.word_vectors import WordVectors
+from lensdiff.models import load_pair, view_of
+from lensdiff.models.pair import ModelPair
+from lensdiff.models.text import Response, generate
+from lensdiff.pipeline import workspace
+from lensdiff.pipeline.execute import STEPS, execute, fingerprint
+from lensdiff.results import InputError, Result
+from tests.pipeline.conftest import PROMPTS, Recorder, config_for
+
+IDS = [prompt["id"] for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def pair(models: Path) -> ModelPair:
+    return load_pair(models / "base", models / "tuned", device="cpu", verify=False)
+
+
+@pytest.fixture(scope="module")
+def prompts(models: Path) -> dict[str, Prompt]:
+    return {prompt.id: prompt for prompt in load_prompts(models / "prompts.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def responses(pair: ModelPair, prompts: dict[str, Prompt]) -> dict[str, Response]:
+    return {name: generate(pair.tuned, prompt, max_new_tokens=4) for name, prompt in prompts.items()}
+
+
+def same(found: Result, expected: Result) -> None:
+    """Assert that two results hold the same numbers."""
+    assert type(found) is type(expected)
+    for name, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(getattr(found, name), value, equal_nan=True)
+    pd.testing.assert_frame_equal(found.to_df(), expected.to_df())
+
+
+def test_every_step_is_done_and_told(finished):
+    store, recorder = finished
+    assert {name: state.state for name, state in store.manifest.steps.items()} == {step.name: "done" for step in STEPS}
+    assert all(state.units == len(state.done) and not state.failures for state in store.manifest.steps.values())
+    assert len(recorder.units()) == sum(state.units for state in store.manifest.steps.values())
+    assert recorder.said[0].startswith("memory: about 1 MiB of ")
+    assert recorder.said[1].startswith("time: at most about ")
+    assert store.manifest.pair["base"]["n_layers"] == 2
+    assert store.manifest.pair["comparable"] is True
+    assert store.has_table("differences")
+    assert not store.names("parts/")
+    assert not [name for name in store.names() if "-0" in name and not name.startswith("attribution/")]
+
+
+def test_attributions_and_scores(finished, pair, prompts):
+    store, _ = finished
+    scores = store.load_table("instruction_scores")
+    assert list(scores.columns) == ["prompt_id", "model", "kind", "seed", "instruction_score", "n_in", "n_out"]
+    models = {"base": pair.base, "tuned": pair.tuned} | {f"spectrum-{i}": pair.control("spectrum", i) for i in range(3)}
+    for name, model in models.items():
+        seed = int(name.removeprefix("spectrum-")) if name.startswith("spectrum") else None
+        for prompt_id, prompt in prompts.items():
+            draws = 0 if seed is not None else 2
+            expected = attribute(model, prompt, max_new_tokens=4, deletion_draws=draws)
+            same(store.load_result(f"attribution/{name}/{prompt_id}", Attribution), expected)
+            kind = scores.model == ("control" if seed is not None else name)
+            row = scores[
+                (scores.prompt_id == prompt_id) & kind & (scores.seed.fillna(-1) == (-1 if seed is None else seed))
+            ]
+            assert row.instruction_score.tolist() == [expected.instruction_score()]
+            assert (row.n_in.item(), row.n_out.item()) == tuple(expected.scores.shape)
+    assert len(scores) == 5 * len(prompts)
+    table = store.load_table("attribution")
+    assert list(table.columns[:2]) == ["model", "prompt_id"]
+    assert set(table.prompt_id) == set(IDS)
+
+
+def test_attention_is_read_on_the_tuned_models_response(finished, pair, prompts, responses):
+    store, _ = finished
+    runs = []
+    for model in (pair.base, pair.tuned, *(pair.control("spectrum", i) for i in range(3))):
+        runs.append([attention(model, prompts[i], responses[i]) for i in prompts])
+    for i, prompt_id in enumerate(prompts):
+        same(store.load_result(f"attention/base/{prompt_id}", AttentionPatterns), runs[0][i])
+    same(store.load_result("attention_shift", AttentionShift), attention_shift(runs[0], runs[1], runs[2:]))
+    assert set(store.load_table("attention").model) == {"base", "tuned"}
+
+
+def test_outputs_and_weights(finished, pair, prompts, responses):
+    store, _ = finished
+    for prompt_id, prompt in prompts.items():
+        expected = output_shift(pair, prompt, responses[prompt_id])
+        same(store.load_result(f"outputs/{prompt_id}", OutputShift), expected)
+    same(store.load_result("weights", WeightShift), weight_shift(pair))
+    assert len(store.load_table("outputs")) == sum(len(response.token_ids) for response in responses.values())
+
+
+def test_heads(finished, pair, models):
+    store, _ = finished
+    words = Vocabulary.read(models / "words.tsv")
+    vectors = WordVectors.from_model(view_of(pair.base), words.words)
+    controls = [pair.control("spectrum", i) for i in range(3)]
+    found = [head_word_pairs(m, words, vectors, top_k=10) for m in (pair.base, pair.tuned, *controls)]
+    same(store.load_result("heads/base", HeadWordPairs), found[0])
+    same(store.load_result("heads/tuned", HeadWordPairs), found[1])
+    same(
+        store.load_result("verb_shift", VerbShift),
+        verb_shift(found[0], found[1], layers_per_group=1, controls=found[2:]),
+    )
+    same(store.load_result("pair_overlap", PairOverlap), pair_overlap(found[0], found[1], controls=found[2:]))
+    same(store.load_result("ov_reading/tuned", OVReading), ov_reading(pair.tuned, words))
+    assert set(store.load_table("heads").model) == {"base", "tuned"}
+
+
+def test_concepts_and_rotation(finished, pair, models):
+    store, _ = finished
+    words = Vocabulary.read(models / "words.tsv")
+    base, tuned = (mlp_concepts(m, words, n_components=8, top_words=5) for m in (pair.base, pair.tuned))
+    same(store.load_result("concepts/base", MLPConcepts), base)
+    controls = [pair.control(kind, i) for kind in ("spectrum", "norm") for i in range(3)]
+    found = store.load_result("rotation", Rotation)
+    same(found, rotation(base, tuned, ranks=[1, 4], controls=controls))
+    assert (found.kinds, found.n_controls) == (("spectrum", "norm"), (3, 3))
+    assert found.claim is not None
+
+
+def test_layers_in_groups_are_layers_at_once(finished, models, tmp_path, monkeypatch):
+    store, _ = finished
+    monkeypatch.setattr("lensdiff.pipeline.head_steps.LAYERS_AT_ONCE", 1)
+    again = execute(config_for(models, tmp_path / "out", analyses=["heads", "mlp"]))
+    assert again.step("heads").done[:2] == ["base/0", "base/1"]
+    for name, kind in (("heads/base", HeadWordPairs), ("concepts/tuned", MLPConcepts)):
+        found, expected = again.load_result(name, kind), store.load_result(name, kind)
+        same(found, expected)
+        assert found.provenance.options == expected.provenance.options
+
+
+def test_a_finished_run_loads_no_model_and_does_nothing(finished, models, monkeypatch):
+    store, _ = finished
+    before = store.manifest.steps
+    monkeypatch.setattr(workspace, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
+    recorder = Recorder()
+    again = execute(config_for(models, store.root), listener=recorder)
+    assert recorder.events == []
+    assert again.manifest.steps == before
+
+
+def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, tmp_path):
+    store, _ = finished
+    none = dict.fromkeys(("prompts", "heads", "rotation", "rotation_norm"), 0)
+    one = execute(config_for(models, tmp_path / "out", keep="one", controls=none))
+    assert one.manifest.pair["keep"] == "one"
+    assert one.step("weights").state == "skipped"
+    assert "one at a time is held" in one.step("weights").note
+    assert one.step("outputs").done == ["block 0"]
+    for name, kind in (
+        ("attribution/tuned/sea", Attribution),
+        ("outputs/fruit", OutputShift),
+        ("heads/base", HeadWordPairs),
+    ):
+        same(one.load_result(name, kind), store.load_result(name, kind))
+    assert one.load_result("attention_shift", AttentionShift).claim is None
+    states = {name: state.state for name, state in one.manifest.steps.items()}
+    assert "controls" not in states
+    assert {state for name, state in states.items() if name != "weights"} == {"done"}
+
+
+def test_memory_decides_how_many_models_are_held(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("lensdiff.pipeline.estimate.available_memory", lambda device: 200_000)
+    recorder = Recorder()
+    store = execute(config_for(models, tmp_path / "out", analyses=["attribution"]), listener=recorder)
+    assert "one is held at a time and no controls are made" in recorder.said[0]
+    assert store.manifest.pair["keep"] == "one"
+    assert set(store.load_table("instruction_scores").model) == {"base", "tuned"}
+
+
+def test_patterns_of_the_first_prompts_alone_are_kept(models, tmp_path):
+    changes = {"analyses": ["attention"], "attention": {"keep_patterns": 1}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    sizes = [store.load_result(f"attention/tuned/{i}", AttentionPatterns).patterns.numel() for i in IDS]
+    assert sizes[0] > 0
+    assert sizes[1:] == [0, 0]
+    assert store.names("attention/spectrum") == []
+
+
+def test_prompts_of_the_config_and_a_given_response(models, tmp_path, pair):
+    entries = [
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "response": "moon moon"},
+        {"text": "Repeat the word: moon", "id": "own"},
+    ]
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "attention", "outputs"]}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    prompt = Prompt("Repeat the word: moon", ["Repeat"])
+    same(
+        store.load_result("attribution/spectrum-1/1", Attribution),
+        attribute(
+            pair.control("spectrum", 1), Prompt(prompt.text, prompt.instruction, id="1"), "moon moon", deletion_draws=0
+        ),
+    )
+    assert store.load_result("attribution/tuned/1", Attribution).response_kind == "text"
+    assert store.load_result("attribution/tuned/own", Attribution).response_kind == "generated"
+    assert store.load_result("outputs/1", OutputShift).prompt_id == "1"
+    scores = store.load_table("instruction_scores")
+    assert set(scores.prompt_id) == {"1"}  # the other one marks no instruction
+
+
+def test_retokenise_reads_the_own_response_as_text(models, tmp_path, pair, prompts):
+    changes = {
+        "analyses": ["attribution"],
+        "attribution": {"retokenise": True, "deletion_draws": 0},
+        "controls": {"prompts": 0},
+    }
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    expected = attribute(pair.base, prompts["sea"], retokenise=True, max_new_tokens=4, deletion_draws=0)
+    found = store.load_result("attribution/base/sea", Attribution)
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert found.response_kind == expected.response_kind
+
+
+def test_a_failing_prompt_is_told_and_the_rest_goes_on(models, tmp_path):
+    entries = [
+        {"text": "moon " * 300, "id": "long"},
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "ok"},
+    ]
+    recorder = Recorder()
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "outputs", "attention"]}
+    store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
+    assert set(store.step("responses").failures) == {"base/long", "tuned/long"}
+    assert "the model's context holds 128" in store.step("outputs").failures["long"]
+    assert [store.step(name).state for name in ("responses", "attribution", "attention", "controls")] == ["done"] * 4
+    assert store.names("outputs/") == ["outputs/ok"]
+    assert any("base/long failed" in message for message in recorder.said)
+
+
+def test_nothing_to_score_is_no_failure(models, tmp_path):
+    changes = {"prompts": None, "prompt": [{"text": "Repeat the word: moon"}], "analyses": ["attribution"]}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert (store.step("instruction_scores").state, store.step("instruction_scores").note) == (
+        "skipped",
+        "no prompt marks an instruction",
+    )
+
+
+def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tmp_path):
+    changes = {"analyses": ["heads", "mlp"], "heads": {"layers": [7]}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert store.step("heads").state == "failed"
+    assert "layers [7]" in store.step("heads").note
+    assert store.step("rotation").state == "done"
+    mended = execute(
+        config_for(models, tmp_path / "out", analyses=["heads", "mlp"], heads={"layers": [1], "top_k": 10})
+    )
+    assert mended.step("heads").state == mended.step("verb_shift").state == "done"
+
+
+def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
+
+    def refused(message: str, **changes: object) -> None:
+        with pytest.raises(InputError, match=message):
+            execute(config_for(models, tmp_path / "out", **changes))
+        assert not (tmp_path / "out").exists()
+
+    refused("no file at", prompts=str(tmp_path / "none.jsonl"))
+    refused("no file at", vocabulary=str(tmp_path / "none.tsv"))
+    refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
+    refused("device 'abacus' is not there", device="abacus")
+    refused("unknown key 'colour'", colour=1)
+
+
+def test_a_model_is_known_again_by_its_content(models, tmp_path):
+    found = fingerprint(models / "base")
+    assert found == fingerprint(models / "base")
+    assert found != fingerprint(models / "tuned")
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(2**22))
+    before = fingerprint(large)
+    with large.open("r+b") as file:
+        file.seek(2**21 + 5)
+        file.write(b"x")
+    assert fingerprint(large) != before
+    assert fingerprint(tmp_path / "none") is None
