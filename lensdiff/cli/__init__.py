@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lensdiff.cli import single, whole
+from lensdiff.cli import annotating, single, whole
 from lensdiff.cli.output import complain
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (whole.demo, whole.init, whole.run, whole.report, whole.published):
+for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate):
     app.command()(command)
 for command in (single.attribute, single.outputs, single.attention, single.heads, single.mlp, single.weights):
     app.command()(command)

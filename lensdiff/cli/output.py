@@ -64,6 +64,12 @@ class Terminal:
     def advance(self, step: str, unit: str) -> None:
         self._bars.advance(self._tasks[step])
 
+    def reach(self, step: str, done: int, total: int) -> None:
+        """Show that so many of a step's units are done."""
+        if step not in self._tasks:
+            self.begin(step, total, 0)
+        self._bars.update(self._tasks[step], completed=done)
+
     def end(self, step: str, seconds: float) -> None:
         self._bars.stop_task(self._tasks[step])
 

@@ -58,7 +58,10 @@ def outputs(
     dtype: o.DType = "float32",
     quiet: o.Quiet = False,
 ) -> None:
-    """Which response tokens tuning changed: both models on the tuned model's response."""
+    """Which response tokens tuning changed.
+
+    Both models read the tuned model's response.
+    """
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {"max_new_tokens": max_new_tokens}
     store = _run("outputs", base, tuned, out, keys, seed, device, dtype, quiet)
     _finish(store, "outputs", {"Outputs: tokens at which the models differ most": "outputs_summary"}, ["outputs"])
@@ -82,7 +85,10 @@ def attention(
     dtype: o.DType = "float32",
     quiet: o.Quiet = False,
 ) -> None:
-    """Where each head looks, and how tuning moved that, beside meaningless changes of the same size."""
+    """Where each head looks, and how tuning moved that.
+
+    All models read the tuned model's response; meaningless changes of the same size stand beside the real one.
+    """
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
         "attention": {"layers": o.layer_list(layers), "sink": sink},
         "max_new_tokens": max_new_tokens,
@@ -108,7 +114,7 @@ def heads(
     dtype: o.DType = "float32",
     quiet: o.Quiet = False,
 ) -> None:
-    """Which words each head relates, and how tuning changed that."""
+    """Which words each head relates, and what changed."""
     keys = {
         "vocabulary": vocabulary,
         "vectors": vectors,
@@ -125,6 +131,7 @@ def mlp(
     tuned: o.Tuned,
     out: o.Out = Path("lensdiff-mlp"),
     vocabulary: o.Vocabulary = "default",
+    vectors: o.Vectors = "base",
     layers: o.Layers = None,
     sides: str = typer.Option("value", help="Of value, key and gate, joined by commas."),
     components: int = typer.Option(300, min=1, help="Principal components per layer and side."),
@@ -135,9 +142,10 @@ def mlp(
     dtype: o.DType = "float32",
     quiet: o.Quiet = False,
 ) -> None:
-    """Which concepts the feed-forward layers hold, and how far tuning turned them."""
+    """Which concepts layers hold, and how far they turned."""
     keys = {
         "vocabulary": vocabulary,
+        "vectors": vectors,
         "mlp": {
             "layers": o.layer_list(layers),
             "sides": [side.strip() for side in sides.split(",")],
@@ -148,7 +156,7 @@ def mlp(
     }
     store = _run("mlp", base, tuned, out, keys, seed, device, dtype, quiet)
     tables = {"Rotation of concepts, angles in radians": "rotation_summary"}
-    _finish(store, "mlp", tables, ["concepts", "rotation", "matched_components"])
+    _finish(store, "mlp", tables, ["concepts", "rotation", "matched_components", "coherence"])
 
 
 def weights(

@@ -22,7 +22,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("lensdiff.toml"),
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
-    """Write a commented example of a config for `lensdiff run`."""
+    """Write a commented example of a config for run."""
     if path.exists() and not force:
         raise typer.BadParameter(f"{path} is there already; --force writes over it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,10 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", help="Results go here instead of the config's out.")] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Every analysis that a config asks for, on any pair, and a report; goes on where it was stopped."""
+    """Every analysis that a config asks for, and a report.
+
+    A run that was stopped goes on where it was.
+    """
     from lensdiff.pipeline.toml import load_config
 
     found = load_config(config)
@@ -48,7 +51,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Results and report go here.")] = Path("lensdiff-demo"),
     quiet: o.Quiet = False,
 ) -> None:
-    """Every analysis of the shipped toy pair and a report: no network, under two minutes on a laptop."""
+    """Every analysis of the shipped toy pair, and a report.
+
+    It needs no network and takes under two minutes on a laptop.
+    """
     from lensdiff.pipeline.toml import check_config
 
     models = {"base": str(TOY_PAIR / "base"), "tuned": str(TOY_PAIR / "tuned")}
@@ -76,13 +82,13 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; by default DIR/report.html.")] = None,
 ) -> None:
     """The report again, from a results directory."""
-    store = _existing(directory)
+    store = existing(directory)
     from lensdiff.views.report import Report
 
     write(str(Report(store).save(out)))
 
 
-def _existing(directory: Path) -> Any:
+def existing(directory: Path) -> Any:
     from lensdiff.results import InputError, ResultStore
 
     store = ResultStore(directory)
@@ -96,7 +102,7 @@ def published(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     robustness: Annotated[bool, typer.Option("--robustness", help="Also Table 2 under other choices.")] = False,
 ) -> None:
-    """Tables 1 and 2 of the paper from the attributions that its authors released."""
+    """The paper's Tables 1 and 2, from its released files."""
     import json
 
     from lensdiff.analyses.published import published_tables

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.components import ConceptDirections, concept_directions
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.rotation import rotation
@@ -13,6 +14,7 @@ from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.workspace import SIDES, Workspace
 
 CONCEPT_KEYS = ("mlp", "vocabulary")
+COHERENCE_KEYS = (*CONCEPT_KEYS, "vectors", "seed")
 TURN_KEYS = (*CONCEPT_KEYS, "controls.kind", "controls.rotation", "controls.rotation_norm", "seed")
 
 
@@ -55,6 +57,21 @@ def _join(workspace: Workspace) -> None:
     store.save_table("concepts", parts())
 
 
+def cohere(workspace: Workspace, unit: str) -> None:
+    """Measure how alike the words of each of a model's components are."""
+    concepts = workspace.store.load_result(f"concepts/{unit}", MLPConcepts)
+    found = coherence(workspace.model(unit), concepts, workspace.vectors, seed=workspace.config.seed)
+    workspace.store.save_result(f"coherence/{unit}", found)
+
+
+def _coherence_table(workspace: Workspace) -> None:
+    frames = []
+    for side in SIDES:
+        frames.append(workspace.store.load_result(f"coherence/{side}", Coherence).to_df())
+        frames[-1].insert(0, "model", side)
+    workspace.store.save_table("coherence", frames)
+
+
 def _control_units(workspace: Workspace) -> list[str]:
     return workspace.controls("rotation")
 
@@ -90,6 +107,7 @@ def _drop_controls(workspace: Workspace) -> None:
 
 STEPS = (
     Step("concepts", "concepts", ("mlp",), _units, concepts_unit, _join, CONCEPT_KEYS),
+    Step("coherence", "coherence", ("mlp",), lambda w: list(SIDES), cohere, _coherence_table, COHERENCE_KEYS),
     Step("rotation_controls", "controls of the rotation", ("mlp",), _control_units, control_unit, keys=TURN_KEYS),
     Step("rotation", "rotation", ("mlp",), lambda workspace: ["all"], turn_concepts, _drop_controls, TURN_KEYS),
 )

@@ -9,6 +9,7 @@ import torch
 from lensdiff.analyses.attention import AttentionPatterns, attention
 from lensdiff.analyses.attention_shift import AttentionShift, attention_shift
 from lensdiff.analyses.attribution import Attribution, attribute
+from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.output_shift import OutputShift, output_shift
@@ -139,6 +140,16 @@ def test_concepts_and_rotation(finished, pair, models):
     same(found, rotation(base, tuned, ranks=[1, 4], controls=controls))
     assert (found.kinds, found.n_controls) == (("spectrum", "norm"), (3, 3))
     assert found.claim is not None
+
+
+def test_coherence(finished, pair, models):
+    store, _ = finished
+    words = Vocabulary.read(models / "words.tsv")
+    vectors = WordVectors.from_model(view_of(pair.base), words.words)
+    for side in ("base", "tuned"):
+        concepts = store.load_result(f"concepts/{side}", MLPConcepts)
+        same(store.load_result(f"coherence/{side}", Coherence), coherence(getattr(pair, side), concepts, vectors))
+    assert set(store.load_table("coherence").model) == {"base", "tuned"}
 
 
 def test_layers_in_groups_are_layers_at_once(finished, models, tmp_path, monkeypatch):
