@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from experiments.common import HERE, start
 from lensdiff.cli.output import write
@@ -21,29 +22,30 @@ def claims() -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run everything; what cannot be done is said, and the rest goes on."""
+    """Run everything; what a clone does not hold is said, and the rest goes on."""
     given = list(sys.argv[1:] if argv is None else argv)
     clone = given.pop(given.index("--published") + 1) if "--published" in given else ""
     given = [word for word in given if word != "--published"]
     for claim in claims():
-        _one(claim, given)
+        write(f"\n== {claim}")
+        _module(claim).main(given)
     if not clone:
         write(f"\n{SKIPPED}")
         return
     if not Path(clone).is_dir():
         raise InputError(f"no folder at {clone}, expected a clone of the authors' repository")
     for claim in claims():
-        module = import_module(f"experiments.{claim}.run")
-        if getattr(module, "PUBLISHED", True):
-            _one(claim, [*given, "--published", clone])
+        if not getattr(_module(claim), "PUBLISHED", True):
+            continue
+        write(f"\n== {claim}, published material")
+        try:
+            _module(claim).main([*given, "--published", clone])
+        except InputError as error:  # a clone may hold a part of the material alone
+            write(f"not there: {error}")
 
 
-def _one(claim: str, argv: list[str]) -> None:
-    write(f"\n== {claim} {' '.join(argv)}".rstrip())
-    try:
-        import_module(f"experiments.{claim}.run").main(argv)
-    except InputError as error:
-        write(f"not done: {error}")
+def _module(claim: str) -> ModuleType:
+    return import_module(f"experiments.{claim}.run")
 
 
 if __name__ == "__main__":
