@@ -1,0 +1,69 @@
+"""`lensdiff annotate` against a server of the tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lensdiff.analyses.annotations import Annotations
+from lensdiff.results import ResultStore
+from tests.analyses.chat_server import chat_server
+from tests.cli.conftest import Command, refused
+
+pytest.importorskip("openai", reason="the extra annotate is not installed")
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Any, str]]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture
+def directory(lensdiff: Command, models: Path, tmp_path: Path) -> Path:
+    options = (
+        "--vocabulary",
+        models / "words.tsv",
+        "--components",
+        3,
+        "--ranks",
+        "1",
+        "--controls",
+        0,
+        "--layers",
+        "0",
+    )
+    out = tmp_path / "out"
+    assert lensdiff("mlp", models / "base", models / "tuned", *options, "--out", out, "--quiet").code == 0
+    return out
+
+
+def test_both_models_are_annotated_and_nothing_is_asked_twice(lensdiff: Command, server, directory: Path):
+    running, url = server
+    arguments = ("annotate", directory, "--model", "m", "--base-url", url, "--seeds", 2, "--components", 2)
+    ran = lensdiff(*arguments)
+    assert ran.code == 0, ran.err
+    assert "explained" in ran.out
+    frame = pd.read_parquet(directory / "annotations.parquet")
+    assert len(frame) == 2 * 2 * 2
+    assert set(frame.model) == {"base", "tuned"}
+    found = ResultStore(directory).load_result("annotations/tuned", Annotations)
+    assert found.provenance.options["seeds"] == [0, 1]
+    asked = len(running.requests)
+    assert asked > 0
+    assert lensdiff(*arguments).code == 0
+    assert len(running.requests) == asked
+
+
+def test_what_cannot_be_annotated_is_refused(lensdiff: Command, server, directory: Path, tmp_path: Path):
+    _, url = server
+    refused(lensdiff("annotate", tmp_path / "none", "--model", "m", "--base-url", url), "is no results directory")
+    with ResultStore(tmp_path / "other").writing({}):
+        pass
+    refused(
+        lensdiff("annotate", tmp_path / "other", "--model", "m", "--base-url", url), "has no result 'concepts/base'"
+    )
+    ran = lensdiff("annotate", directory, "--model", "m", "--base-url", url, "--layers", "1")
+    refused(ran, "layers=[1] given, the concepts have [0]")
