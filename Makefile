@@ -5,7 +5,7 @@ VENV4 ?= .venv-tl4
 PIP = -m pip install --quiet --disable-pip-version-check
 # One file of tested versions for every environment; the second one differs from it by its transformer-lens alone.
 CONSTRAINTS = constraints.txt
-TESTS ?= tests
+TESTS ?= tests notebooks
 WORKERS ?= 2
 
 .PHONY: demo test check test-tl4 format lint types unit browser reproduce clean
@@ -25,10 +25,15 @@ types: $(VENV)/dev.done
 	$(VENV)/bin/pyright
 
 unit: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
 
 test-tl4: $(VENV4)/dev.done
-	OMP_NUM_THREADS=1 $(VENV4)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV4)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
+
+# Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
+PAPER ?=
+reproduce: $(VENV)/demo.done
+	$(VENV)/bin/python -m experiments.reproduce $(if $(PAPER),--published "$(PAPER)")
 
 format: $(VENV)/dev.done
 	$(VENV)/bin/ruff format .

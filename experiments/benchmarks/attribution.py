@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lensdiff.analyses.attribution import probability
 from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.targets import probability
 from lensdiff.models import load_model, view_of
 from lensdiff.models.view import ModelView
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from lensdiff.analyses import density as importance
 from lensdiff.analyses.deletion import DeletionCheck, deletion_check
-from lensdiff.analyses.gradients import Target, cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.targets import Target, probability, target_of
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, encode, generate, token_strings
 from lensdiff.models.view import Model, ModelView, view_of
@@ -33,26 +34,6 @@ from lensdiff.results import InputError, Result
 
 Method = Literal["auto", "forward", "reverse"]
 EXACT = (torch.float32, torch.float64)
-
-
-def probability(logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]) -> Float[Tensor, " out_pos"]:
-    """Return the probability of each response token: the paper's target."""
-    return log_probability(logits, ids).exp()
-
-
-def log_probability(
-    logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]
-) -> Float[Tensor, " out_pos"]:
-    """Return the natural logarithm of each response token's probability."""
-    return logits.log_softmax(dim=-1).gather(-1, ids[:, None])[:, 0]
-
-
-def logit(logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]) -> Float[Tensor, " out_pos"]:
-    """Return each response token's logit."""
-    return logits.gather(-1, ids[:, None])[:, 0]
-
-
-TARGETS: dict[str, Target] = {"probability": probability, "log_probability": log_probability, "logit": logit}
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +216,7 @@ def attribute(  # type: ignore[no-redef]
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
     view = view_of(model)
-    function = _target_of(target)
+    function = target_of(target)
     if method not in ("auto", "forward", "reverse"):
         raise InputError(f"method {method!r} is none of auto, forward, reverse")
     _check_precision(view)
@@ -354,14 +335,6 @@ def _scores(
         view, tokens, slice(first, first + n), outputs, gradients, chunk=chunk
     )
     return scores.detach(), targets, probabilities
-
-
-def _target_of(target: str | Target) -> Target:
-    if callable(target):
-        return target
-    if target not in TARGETS:
-        raise InputError(f"target {target!r} is none of {', '.join(TARGETS)}, nor a function of (logits, ids)")
-    return TARGETS[target]
 
 
 def _check_precision(view: ModelView) -> None:

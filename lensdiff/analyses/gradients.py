@@ -14,18 +14,17 @@ computes no weight gradients and cuts the sequence at the outputs it computes.
 Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.targets import Target
 from lensdiff.models.linearized import can_linearize, push_tangents
 from lensdiff.models.memory import available_memory
 from lensdiff.models.view import ModelView, is_hooked
 
-Target = Callable[[Float[Tensor, "out_pos d_vocab"], Int[Tensor, " out_pos"]], Float[Tensor, " out_pos"]]
 Mode = Literal["forward", "reverse"]
 MEMORY_SHARE = 0.25  # of what is free, for tangents or a graph
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them

@@ -36,7 +36,8 @@ from torch import Tensor
 
 from lensdiff.models.change import RealChange, Weight, flatten, read, singular_values, weights_of
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.view import GainName, ModelView
+from lensdiff.models.view import ModelView
+from lensdiff.models.weights import GainName
 from lensdiff.results import InputError, Result
 
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")

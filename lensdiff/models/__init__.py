@@ -2,6 +2,7 @@
 
 from lensdiff.models.loading import load_model
 from lensdiff.models.pair import ModelPair, load_pair
-from lensdiff.models.view import Model, ModelInfo, ModelView, view_of
+from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.models.weights import ModelInfo
 
 __all__ = ["Model", "ModelInfo", "ModelPair", "ModelView", "load_model", "load_pair", "view_of"]

@@ -25,7 +25,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.view import MATRICES, GainName, MatrixName, ModelView
+from lensdiff.models.view import ModelView
+from lensdiff.models.weights import MATRICES, GainName, MatrixName
 
 Kind = Literal["spectrum", "norm", "self"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -29,7 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange, Weight, read, weights_of
-from lensdiff.models.view import GainName, MatrixName, Model, ModelInfo, ModelView, _views, is_hooked, register
+from lensdiff.models.view import Model, ModelView, _views, is_hooked, register
+from lensdiff.models.weights import GainName, MatrixName, ModelInfo
 from lensdiff.models.wrappers import BridgeView, HookedView
 from lensdiff.results import InputError
 

@@ -21,7 +21,8 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
 from lensdiff.models.sources import Source, read_source
-from lensdiff.models.view import Model, ModelInfo, ModelView, is_hooked, register, view_of
+from lensdiff.models.view import Model, ModelView, is_hooked, register, view_of
+from lensdiff.models.weights import ModelInfo
 from lensdiff.models.wrappers import is_bridge, make_view
 from lensdiff.results import InputError
 

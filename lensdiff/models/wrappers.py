@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.models.precision import double_precision
-from lensdiff.models.view import GainName, MatrixName, Model, ModelInfo, ModelView, is_hooked
+from lensdiff.models.view import Model, ModelView, is_hooked
+from lensdiff.models.weights import GainName, MatrixName, ModelInfo
 from lensdiff.results import InputError
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")

@@ -23,7 +23,7 @@ from lensdiff.analyses.weight_shift import (
 from lensdiff.models import ModelPair, load_pair, view_of
 from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.change import Weight, orthonormal, read
-from lensdiff.models.view import MATRICES
+from lensdiff.models.weights import MATRICES
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, save_checkpoint, tokenizer_of
 

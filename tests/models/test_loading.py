@@ -10,7 +10,7 @@ import torch
 from lensdiff.models import load_model, view_of
 from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.loading import as_dtype
-from lensdiff.models.view import MATRICES
+from lensdiff.models.weights import MATRICES
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
 
