@@ -65,6 +65,8 @@ def main(
         optimizer.zero_grad()
         losses.append(loss.item())
     tuned.save_pretrained(str(out / "adapter"))
+    kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in records if r["id"] in held_out]
+    (out / "prompts.jsonl").write_text("".join(kept), encoding="utf-8")
     console.print(f"loss {sum(losses[:5]) / 5:.2f} (first five steps) to {sum(losses[-5:]) / 5:.2f} nats (last five)")
 
     pair = load_pair(model, out / "adapter", device="cpu")
