@@ -1,8 +1,9 @@
 """What the experiments share: a claim's config and a pair become a run of the pipeline, and numbers become tables.
 
 An experiment is a folder with `config.toml` (keys of `lensdiff run`, the same for every pair) and `run.py`. The pair
-comes from `pairs.toml`. Results lie in `results/experiments/<claim>/<pair>`: the run's own directory with its report,
-and `numbers/*.csv`, the tables that were printed, with the same names and columns for every pair.
+comes from `pairs.toml`. The tables that are printed lie in `results/experiments/<claim>/<pair>/*.csv`, with the same
+names and columns for every pair. What they are made of lies in `results/experiments/runs/<run>/<pair>`, a results
+directory with its report: claims that name the same `run` in their config share it, so that it is made once.
 """
 
 import argparse
@@ -38,7 +39,7 @@ class Experiment:
 
     Attributes:
         claim: the folder's name; pair: the pair's, or "published"; label: what the pair is.
-        config: of the run; out: where results go; options: the command line's.
+        config: of the run; out: where tables go; options: the command line's.
         published: the clone of the authors' repository, where it was asked for.
         fewest_tokens: the shortest response that counts in Table 1.
     """
@@ -61,7 +62,7 @@ class Experiment:
         write(f"{self.claim} on {self.label}")
         terminal = Terminal(quiet=False)
         with terminal.watching():
-            store = execute(self.config, listener=terminal, command=f"experiment {self.claim}")
+            store = execute(self.config, listener=terminal, command="experiment")
         failed = [f"{name}: {step.note}" for name, step in store.manifest.steps.items() if step.state == "failed"]
         if failed:
             raise InputError("; ".join(failed))
@@ -69,11 +70,10 @@ class Experiment:
         return store
 
     def table(self, name: str, title: str, frame: pd.DataFrame) -> None:
-        """Print a table and keep it as numbers/<name>.csv."""
+        """Print a table and keep it as <name>.csv."""
         print_frame(title, frame, rows=60)
-        path = self.out / "numbers" / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(path, index=False, float_format="%.6g")
+        self.out.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.6g")
 
     def answer(self, store: ResultStore, name: Name) -> None:
         """Print the claim's answer for this pair, with its control beside it."""
@@ -108,10 +108,20 @@ def read(
     label, fewest = values.pop("label"), values.pop("fewest_tokens", FEWEST_TOKENS)
     clone = getattr(options, "published", None)
     name = "published" if clone else options.pair
-    out = Path(options.out).absolute() / folder.name / name
-    values |= tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")) | {"out": str(out)}
+    root = Path(options.out).absolute()
+    values |= tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    values["out"] = str(root / "runs" / values.pop("run") / name)
     config = check_config(_overridden(values, options), f"{folder.name}/config.toml").at(HERE)
-    return Experiment(folder.name, name, label, config, out, options, load_published(clone) if clone else None, fewest)
+    return Experiment(
+        folder.name,
+        name,
+        label,
+        config,
+        root / folder.name / name,
+        options,
+        load_published(clone) if clone else None,
+        fewest,
+    )
 
 
 def _parser(
@@ -121,7 +131,7 @@ def _parser(
     parser.add_argument("--pair", default="toy", help="a pair of experiments/pairs.toml (default: toy)")
     if published:
         parser.add_argument("--published", metavar="DIR", help="a clone of the authors' repository, instead of a pair")
-    parser.add_argument("--out", default="results/experiments", help="results go to OUT/<claim>/<pair>")
+    parser.add_argument("--out", default="results/experiments", help="tables go to OUT/<claim>/<pair>")
     parser.add_argument("--base", help="another place of the pair's base model: folder, hub name or .gguf file")
     parser.add_argument("--tuned", help="another place of its tuned model, or a folder with a LoRA adapter")
     parser.add_argument("--prompts", help="other prompts: a .jsonl file, or the paper's FinalDataset.tsv")
