@@ -2,6 +2,7 @@
 
     welch, paired, one_sample             t tests of a difference of means, with its interval
     paired_bootstrap, paired_interval     intervals without a test, for one number and for many
+    ratio_bootstrap                       the same for a difference of shares, several counts per observation
     permutation, sign_flip                the same questions without assuming a distribution
     equivalence                           "did not change": two one-sided tests against a stated bound
     control_rank, control_t, control_band an effect beside the same effect of meaningless changes
@@ -21,7 +22,7 @@ intervals); MacKinnon and White, J. Econometrics 29, 1985 (HC3); Benjamini and H
 
 from lensdiff.analyses.stats.controls import control_band, control_rank, control_t
 from lensdiff.analyses.stats.regression import covariate
-from lensdiff.analyses.stats.resampling import paired_bootstrap, permutation, sign_flip
+from lensdiff.analyses.stats.resampling import paired_bootstrap, permutation, ratio_bootstrap, sign_flip
 from lensdiff.analyses.stats.result import Band, Test, adjust, format_p
 from lensdiff.analyses.stats.t_tests import equivalence, one_sample, paired, paired_interval, welch
 
@@ -40,6 +41,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_interval",
     "permutation",
+    "ratio_bootstrap",
     "sign_flip",
     "welch",
 ]

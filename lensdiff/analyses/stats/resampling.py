@@ -9,7 +9,7 @@ from math import comb
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -19,6 +19,7 @@ from lensdiff.analyses.stats.samples import (
     check_level,
     is_constant,
     magnitude,
+    numbers,
     observations,
     pairs,
 )
@@ -68,6 +69,60 @@ def paired_bootstrap(
     ).confidence_interval
     note = f"{n_resamples} resamples, seed {seed}"
     return Test(name, estimate, float(low), float(high), level, None, n, None, note=note)
+
+
+def ratio_bootstrap(
+    tuned: ArrayLike,
+    base: ArrayLike,
+    *,
+    seed: int = 0,
+    n_resamples: int = 1999,
+    method: str = "percentile",
+    level: float = 0.95,
+) -> Test:
+    """Return the difference of two shares with its bootstrap interval; observations are resampled, and there is no p.
+
+    A sample is [observation, 2]: how often each observation counts, and out of how many. Its share is the ratio of the
+    two sums, 0 where nothing was counted: so several annotations of one component are resampled together.
+
+    Raises:
+        InputError: a sample is not of that shape, is too small, or an option does not exist.
+    """
+    check_level(level)
+    _check_resamples(n_resamples)
+    if method not in METHODS:
+        raise InputError(f"unknown bootstrap method {method!r}, expected one of {', '.join(METHODS)}")
+    t, b = (_counts(values, name) for values, name in ((tuned, "tuned"), (base, "base")))
+    n, estimate = (len(t), len(b)), float(_ratio(t, np.arange(len(t))) - _ratio(b, np.arange(len(b))))
+    name = f"bootstrap of shares, {method}"
+    if all(is_constant(x[x[:, 1] > 0, 0] / x[x[:, 1] > 0, 1], 1.0) for x in (t, b) if (x[:, 1] > 0).any()):
+        return Test(name, estimate, estimate, estimate, level, None, n, None, note="no variation")
+    low, high = stats.bootstrap(
+        (np.arange(len(t)), np.arange(len(b))),
+        lambda i, j, axis: _ratio(t, i, axis) - _ratio(b, j, axis),
+        vectorized=True,
+        n_resamples=n_resamples,
+        batch=_batch(len(t) + len(b)),
+        confidence_level=level,
+        method=method,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    note = f"{n_resamples} resamples, seed {seed}"
+    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note)
+
+
+def _counts(values: ArrayLike, name: str) -> Float[np.ndarray, "n 2"]:
+    found = numbers(values, name)
+    if found.ndim != 2 or found.shape[1] != 2 or len(found) < 2:
+        raise InputError(f"{name} has shape {found.shape}, expected at least 2 rows of a count and its total")
+    if (found < 0).any() or (found[:, 0] > found[:, 1]).any():
+        raise InputError(f"{name} holds a count below 0 or above its total")
+    return found
+
+
+def _ratio(counts: Float[np.ndarray, "n 2"], index: Int[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
+    counted, total = (counts[:, column][index].sum(axis=axis) for column in (0, 1))
+    return np.divide(counted, total, out=np.zeros_like(np.asarray(total)), where=np.asarray(total) > 0)
 
 
 def permutation(
