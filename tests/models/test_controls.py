@@ -320,6 +320,23 @@ def test_a_forward_pass_uses_the_weights_that_are_read(family, wrapper):
         torch.testing.assert_close(made, value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_what_is_read_is_what_the_forward_pass_computes_with(family, wrapper):
+    # a copy can come apart: a fused weight for the forward pass, and its parts, no longer parts of it, to be read
+    pair = pair_of(family, wrapper=wrapper)
+    made = pair.control("spectrum", 0)._whole()
+    base, tuned, copied = (dict(model.named_parameters()) for model in (pair.base, pair.tuned, made.model))
+    changed = [name for name, parameter in base.items() if not torch.equal(parameter, tuned[name])]
+    assert [name for name in changed if torch.equal(copied[name], base[name])] == []
+    for weight in [w for w in weights_of(made) if w.layer == 0 and not w.name.endswith("gain")]:
+        value, before = read(made, weight), made.logits(tokens())
+        assert value is not None
+        with torch.no_grad():
+            value.add_(value.std() * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+        difference = (made.logits(tokens()) - before).abs().max()
+        assert float(difference) > 1e-4 * float(before.abs().max()), f"{weight} is not used"
+
+
 def test_no_change_makes_the_base_itself_again():
     pair = pair_of("qwen2", nothing)
     for kind in ("spectrum", "norm"):
