@@ -18,6 +18,7 @@ Reference: Roeder, Both and Hinneburg, WSDM 2015 (coherence of word lists); the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from torch import Tensor
 from lensdiff.analyses import stats
 from lensdiff.analyses.components import Side
 from lensdiff.analyses.concepts import READ_AGAINST, Embedding, MLPConcepts, TopWords, named_components, word_directions
+from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
 from lensdiff.analyses.words import word_tokens
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, view_of
@@ -95,8 +97,9 @@ class Coherence(Result):
         frame = self.to_df().dropna(subset="coherence")
         frame["share_above"] = frame.p <= SIGNIFICANT
         frame["share_adjusted"] = frame.p_adjusted <= SIGNIFICANT
-        means = frame.groupby(["layer", "side"], sort=False)[["coherence", "share_above", "share_adjusted"]].mean()
-        means = means.rename(columns={"coherence": "mean_coherence"}).reset_index()
+        columns = ["coherence", "share_above", "share_adjusted"]
+        grouped = frame.groupby(["layer", "side"], sort=False)[columns]
+        means = cast(pd.DataFrame, grouped.mean()).rename(columns={"coherence": "mean_coherence"}).reset_index()
         null = dict(zip(self.sides, self.null.nanmean(dim=1).tolist(), strict=True))
         means.insert(3, "null_mean", means.side.map(null))
         return means
@@ -135,8 +138,8 @@ def coherence(
         raise InputError(f"reading={reading!r} is none of {', '.join(READINGS)}")
     if top_words < 2:
         raise InputError(f"top_words={top_words} given, expected at least 2: coherence is about pairs")
-    if n_directions < stats.controls.FEWEST_FOR_RANK:
-        raise InputError(f"n_directions={n_directions} given, expected at least {stats.controls.FEWEST_FOR_RANK}")
+    if n_directions < FEWEST_FOR_RANK:
+        raise InputError(f"n_directions={n_directions} given, expected at least {FEWEST_FOR_RANK}")
     view = view_of(model)
     if view.d_model != concepts.components.shape[-1]:
         raise InputError(
@@ -147,7 +150,7 @@ def coherence(
     named = TopWords(concepts.index, concepts.score, concepts.pole_index, concepts.pole_score)
     own = mean_pairwise_cosine(found, known, _read(named, reading, top_words))
     tokens = word_tokens(view, concepts.words)
-    names = dict.fromkeys(READ_AGAINST[side] for side in concepts.sides)
+    names: dict[Embedding, None] = dict.fromkeys(READ_AGAINST[side] for side in concepts.sides)
     nulls: dict[Embedding, np.ndarray] = {}
     for name in names:
         words = word_directions(view, name, tokens).cpu()
@@ -184,7 +187,7 @@ def _ranks(
 ) -> tuple[Float[np.ndarray, "layer side component"], Float[np.ndarray, "layer side component"]]:
     """Return each component's p among the random directions of its side, and the adjusted one."""
     null_of: Sequence[np.ndarray] = [row[~np.isnan(row)] for row in null]
-    if min(map(len, null_of)) < stats.controls.FEWEST_FOR_RANK:
+    if min(map(len, null_of)) < FEWEST_FOR_RANK:
         raise InputError(f"only {min(map(len, null_of))} random directions have two words with a vector, 19 are needed")
     p, adjusted = np.full(own.shape, np.nan), np.full(own.shape, np.nan)
     places = [place for place in np.ndindex(own.shape) if not np.isnan(own[place])]
