@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import common, reproduce
+from experiments import annotated, common, reproduce
+from experiments.figure3_linguistic_levels import run as figure3
 from experiments.table1_instruction_following import run as table1
+from experiments.table5_concepts import run as table5
 from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.position import position_profile
 from lensdiff.analyses.rotation import Rotation, statistic
 from lensdiff.analyses.verb_shift import VerbShift
 from lensdiff.inputs.toy_pair import PROMPTS
 from lensdiff.results import InputError, ResultStore
+from tests.analyses.chat_server import chat_server
 from tests.inputs.released import levels, write_attribution, write_clone
 
 ROOT = Path(__file__).parents[2] / "experiments"
@@ -42,6 +46,7 @@ def everything(tmp_path_factory, clone) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (common, reproduce):
             patch.setattr(module, "write", printed.append)
+        patch.setattr(annotated, "write", printed.append)
         patch.setattr(common, "print_frame", lambda title, frame, rows: printed.append(f"{title}\n{frame}"))
         reproduce.main([*TINY, "--out", str(out), "--published", str(clone)])
     return out, "\n".join(printed)
@@ -219,6 +224,33 @@ def test_the_pair_the_prompts_and_the_limits_can_be_others(tmp_path, monkeypatch
     assert found.config.tuned == "some/hub-name"
     assert found.config.path(found.config.prompts or "") == tmp_path / "mine.jsonl"
     assert (found.config.max_prompts, found.config.controls.rotation, found.config.controls.rotation_norm) == (3, 7, 5)
+
+
+def test_annotations_come_from_a_server_and_every_question_is_asked_once(everything, capsys) -> None:
+    words = ["--out", str(everything[0]), "--max-prompts", "10", "--max-new-tokens", "3", "--controls", "0"]
+    with chat_server() as (server, url):
+        argv = [*words, "--base-url", url, "--model", "fake", "--components", "3", "--seeds", "2"]
+        table5.main(argv)
+        asked = len(server.requests)
+        figure3.main(argv)
+    assert asked == len(server.requests) == 2 * 2 * 3 * 4 * 2  # questions, models, components, layers, seeds
+    assert "requests: at most 96 (12 components, 2 seeds, both models)" in capsys.readouterr().out
+    shares = numbers(everything, "table5_concepts", "table5").set_index("label")
+    assert shares.loc["coding", ["base_mean", "tuned_mean"]].tolist() == [1, 1]  # what the server always says
+    assert shares.loc["translation", "base_mean"] == 0
+    levels = numbers(everything, "figure3_linguistic_levels", "figure3")
+    assert levels["group"].unique().tolist() == ["0-3"]
+    assert levels.set_index("label").loc["semantics", "tuned_share"] == 1
+
+
+def test_without_a_server_table_5_shows_coherence_and_says_what_it_needs(everything) -> None:
+    out, printed = everything
+    assert printed.count("needs a server: give --base-url") == 2
+    frame = numbers(everything, "table5_concepts", "coherence")
+    store = ResultStore(out / "runs" / "concepts" / "toy")
+    tuned = store.load_result("coherence/tuned", Coherence).to_df()
+    expected = (tuned["p"] <= 0.05).groupby(tuned["layer"]).mean()
+    assert frame["tuned"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 def test_an_unknown_pair_is_refused_by_name() -> None:

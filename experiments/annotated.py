@@ -1,0 +1,67 @@
+"""What Table 5 and Figure 3 share: the concepts of both models, annotated by a chat model behind a server."""
+
+import argparse
+
+import pandas as pd
+
+from experiments.common import Experiment, add_server, server
+from lensdiff.analyses.annotate import annotate
+from lensdiff.analyses.annotation_shift import AnnotationShift, annotation_shift
+from lensdiff.analyses.coherence import Coherence
+from lensdiff.analyses.concepts import MLPConcepts
+from lensdiff.cli.output import write
+from lensdiff.results import ResultStore
+
+SIDES = ("base", "tuned")
+NEEDS_A_SERVER = (
+    "needs a server: give --base-url (any OpenAI-compatible one) and --model; the concepts are there and will not be "
+    "computed again"
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an annotation."""
+    add_server(parser)
+    parser.add_argument("--seeds", type=int, default=5, help="annotations of every component")
+    parser.add_argument("--components", type=int, help="the leading ones of each layer (default: all of the run's)")
+    parser.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+
+
+def shift_of(experiment: Experiment, store: ResultStore, *, layers_per_group: int = 4) -> AnnotationShift | None:
+    """Return how the labels' shares changed; None, after saying so, without a server.
+
+    Answers are kept beside the concepts: both experiments, and a run that was stopped, ask every question once.
+    """
+    options = experiment.options
+    concepts = {side: store.load_result(f"concepts/{side}", MLPConcepts) for side in SIDES}
+    if not options.base_url:
+        write(NEEDS_A_SERVER)
+        return None
+    had = concepts["base"].index.shape[:3].numel()
+    per_layer = min(options.components or had, concepts["base"].index.shape[2])
+    n = had // concepts["base"].index.shape[2] * per_layer
+    write(f"requests: at most {2 * 2 * n * options.seeds} ({n} components, {options.seeds} seeds, both models)")
+    asked = server(options) | {"max_tokens": 500, "temperature": 1.0, "cache": store.root / "annotation-answers"}
+    found = {}
+    for side in SIDES:
+        found[side] = annotate(
+            concepts[side],
+            model=options.model,
+            seeds=range(options.seeds),
+            components=options.components,
+            concurrency=options.concurrency,
+            **asked,
+        )
+        store.save_result(f"annotations/{side}", found[side])
+    counts = pd.DataFrame({side: found[side].counts() for side in SIDES}).rename_axis("status").reset_index()
+    experiment.table("annotations", f"Annotations by {options.model}; only the first two kinds count", counts)
+    return annotation_shift(found["base"], found["tuned"], layers_per_group=layers_per_group)
+
+
+def coherence(store: ResultStore) -> pd.DataFrame:
+    """Return a row per layer: the share of components more coherent than 95 % of random directions, in both models."""
+    frames = [
+        store.load_result(f"coherence/{side}", Coherence).by_layer().set_index(["layer", "side"]) for side in SIDES
+    ]
+    shares = [frame["share_above"].rename(name) for frame, name in zip(frames, SIDES, strict=True)]
+    return pd.concat(shares, axis=1).reset_index()
