@@ -151,10 +151,10 @@ def _overridden(values: dict[str, Any], options: argparse.Namespace) -> dict[str
     for key in ("max_prompts", "max_new_tokens"):
         if (number := getattr(options, key)) is not None:
             values[key] = number
-    if options.controls is not None:
-        n = options.controls
-        least = {"prompts": n, "heads": n, "rotation": n, "rotation_norm": min(n, 5)}
-        values["controls"] = values.get("controls", {}) | least
+    if options.controls is not None:  # of those that the claim asks for
+        asked = {name: value for name, value in values["controls"].items() if value}
+        most = {"rotation_norm": 5}
+        values["controls"] |= {name: min(options.controls, most.get(name, options.controls)) for name in asked}
     return values
 
 

@@ -227,9 +227,20 @@ def test_the_pair_the_prompts_and_the_limits_can_be_others(tmp_path, monkeypatch
 
 
 def test_annotations_come_from_a_server_and_every_question_is_asked_once(everything, capsys) -> None:
-    words = ["--out", str(everything[0]), "--max-prompts", "10", "--max-new-tokens", "3", "--controls", "0"]
     with chat_server() as (server, url):
-        argv = [*words, "--base-url", url, "--model", "fake", "--components", "3", "--seeds", "2"]
+        argv = [
+            *TINY,
+            "--out",
+            str(everything[0]),
+            "--base-url",
+            url,
+            "--model",
+            "fake",
+            "--components",
+            "3",
+            "--seeds",
+            "2",
+        ]
         table5.main(argv)
         asked = len(server.requests)
         figure3.main(argv)
