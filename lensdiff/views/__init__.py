@@ -4,6 +4,7 @@
 the page holds once, however many widgets it shows.
 """
 
+from lensdiff.views import annotations as _annotations  # noqa: F401
 from lensdiff.views import attention as _attention  # noqa: F401
 from lensdiff.views import attribution as _attribution  # noqa: F401 (registers itself with show)
 from lensdiff.views import claims as _claims  # noqa: F401

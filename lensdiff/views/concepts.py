@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lensdiff.analyses.annotation_shift import AnnotationShift
 from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.concepts import MLPConcepts
 from lensdiff.analyses.rotation import Rotation
@@ -120,7 +121,7 @@ def _model(result: MLPConcepts, words: _Words, place: tuple[int, int, int], sign
 
 
 def concepts_section(store: ResultStore) -> list[Widget | Table | str]:
-    """Return rotation, concepts and their tables of a results directory."""
+    """Return rotation, concepts, coherence, annotations and tables of a results directory."""
     parts: list[Widget | Table | str] = []
     if store.has("rotation"):
         parts.append(show(store.load_result("rotation", Rotation)))
@@ -129,6 +130,8 @@ def concepts_section(store: ResultStore) -> list[Widget | Table | str]:
         parts.append(show(Diff(*(store.load_result(f"concepts/{side}", MLPConcepts) for side in ("base", "tuned")))))
     if all(store.has(f"coherence/{side}") for side in ("base", "tuned")):
         parts.append(show(Diff(*(store.load_result(f"coherence/{side}", Coherence) for side in ("base", "tuned")))))
+    if store.has("annotation_shift"):
+        parts.append(show(store.load_result("annotation_shift", AnnotationShift)))
     if parts and store.has_table("concepts"):
         parts.append("The words of every component are in tables/concepts.parquet of the results directory.")
     return parts

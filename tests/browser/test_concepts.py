@@ -3,7 +3,9 @@
 import pytest
 
 from lensdiff.results import Diff
+from tests.analyses.test_annotation_shift import random_annotations
 from tests.views.concepts import ANGLE, coherence, concepts, rotation
+from tests.views.test_concept_views import shift
 
 BOTH = Diff(concepts(), concepts("b", angle=ANGLE))
 
@@ -81,3 +83,22 @@ def test_the_curve_follows_the_width_of_the_window(open_page):
     opened.page.wait_for_function(
         f"document.querySelector('svg.ld-lines').getBoundingClientRect().width < {wide - 100}"
     )
+
+
+def test_a_label_is_chosen_and_read_by_groups_of_layers(open_page):
+    result = shift()
+    opened = open_page(result.show().html(), width=400)
+    opened.page.get_by_role("button", name="coding").click()
+    frame = result.groups_df().set_index(["group", "label"])
+    row = frame.loc[("0-3", "coding")]
+    status = opened.page.locator(".ld-status").inner_text()
+    assert status.startswith(f"Layers 0-3, coding: base {100 * row.base_share:.3g} % [")
+    assert opened.page.locator(".ld-error").count() == 4
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_annotations_of_a_layer_are_listed(open_page):
+    opened = open_page(random_annotations(0.4, 1, layers=2, components=3).show().html())
+    assert opened.page.locator("tbody tr").count() == 3
+    opened.page.get_by_label("Layer:").select_option(label="layer 1")
+    assert opened.page.locator("tbody tr").count() == 3

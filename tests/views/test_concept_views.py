@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lensdiff.analyses.annotation_shift import AnnotationShift, annotation_shift
 from lensdiff.results import Diff, ResultStore
 from lensdiff.views import concepts as view
 from lensdiff.views.concepts import concepts_section
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
+from tests.analyses.test_annotation_shift import random_annotations
 from tests.views.attributions import HOSTILE
 from tests.views.concepts import ANGLE, COMPONENTS, LIST, WORDS, coherence, concepts, rotation, without_words
 
@@ -105,11 +108,56 @@ def test_the_section_shows_what_a_directory_holds(tmp_path) -> None:
             store.save_result(f"concepts/{side}", result)
             store.save_result(f"coherence/{side}", coherence(side))
         store.save_result("rotation", rotation())
+        store.save_result("annotation_shift", shift())
         store.save_table("rotation", rotation().to_df())
         store.save_table("matched_components", rotation().matched())
         store.save_table("concepts", concepts().to_df())
     parts = concepts_section(store)
-    assert [part.view for part in parts if isinstance(part, Widget)] == ["rotation", "concepts", "coherence"]
+    assert [part.view for part in parts if isinstance(part, Widget)] == [
+        *("rotation", "concepts", "coherence", "annotation_shift")
+    ]
     assert [part.name for part in parts if isinstance(part, Table)] == ["rotation", "matched_components"]
     assert isinstance(parts[-1], str)
     assert "tables/concepts.parquet" in parts[-1]
+
+
+def shift() -> AnnotationShift:
+    base, tuned = (random_annotations(0.4, seed, layers=5, model=model) for seed, model in ((1, "a"), (2, "b")))
+    return annotation_shift(base, tuned, n_resamples=99)
+
+
+def test_annotation_shares_are_shown_in_percent() -> None:
+    result = shift()
+    data = result.show().data
+    frame = result.to_df().set_index("label")
+    row = dict(zip(data["columns"], data["rows"][0][3], strict=True))
+    assert row["label"] == "coding"
+    coding = frame.loc["coding"]
+    assert row["base"] == f"{100 * coding.base_mean:.2f} ± {100 * coding.base_std:.2f}"
+    assert row["difference"] == f"{100 * coding.difference:+.2f} [{100 * coding.low:.2f}, {100 * coding.high:.2f}]"
+    assert row["verdict"] == coding.verdict
+    assert data["labels"][data["first"]] == "semantics"
+    assert data["groups"] == ["0-3", "4-4"]
+    groups = result.groups_df().set_index(["group", "label"])
+    place = data["group_statistics"].index("tuned_share")
+    assert data["by_group"][0][1][3][place] == pytest.approx(groups.loc[("4-4", "coding"), "tuned_share"], rel=1e-3)
+    assert "Annotated by fake from 15 words" in data["facts"][0]
+
+
+def test_shares_that_cannot_be_had_are_dashes() -> None:
+    result = shift()
+    unknown = replace(result, statistics=result.statistics * np.nan, by_group=result.by_group * np.nan)
+    data = json.loads(json.dumps(unknown.show().data, allow_nan=False))
+    assert data["rows"][0][0][1:] == ["– ± –", "– ± –", "– [–, –]", "–", "undecided", "–"]
+    assert data["by_group"][0][0][0] == [None] * 9
+
+
+def test_annotations_are_listed_layer_by_layer() -> None:
+    result = random_annotations(0.4, 1, layers=2, components=3)
+    said = replace(result, descriptions=tuple(f"{HOSTILE[0]}{i}" for i in range(result.status.numel())))
+    data = said.show().data
+    assert [layer["name"] for layer in data["layers"]] == ["layer 0", "layer 1"]
+    assert data["facts"] == ["tiny: 30 explained annotations over 5 seeds."]
+    description = data["layers"][1]["rows"][2][data["columns"].index("description")]
+    assert description == f"{HOSTILE[0]}{(1 * 3 + 2) * 5}"
+    assert HOSTILE[0] not in said.show().html()

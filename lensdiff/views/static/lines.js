@@ -9,7 +9,7 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], label, describe, fl
   const all = [...series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]), ...bands.flatMap((b) => [...b.low, ...b.high])];
   const known = all.filter((v) => v !== null);
   const low = Math.min(floor, ...known), high = Math.max(...known, low + 1e-9);
-  const height = 250, left = 52, right = 12, top = 12, bottom = 38;
+  const height = 250, left = 52, right = 22, top = 12, bottom = 38;
 
   const draw = (width) => {
     const n = columns.length;
