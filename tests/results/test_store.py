@@ -65,6 +65,15 @@ def test_results_and_tables_come_back(tmp_path):
     assert files(tmp_path / "out") == {"arrays/attribution/base/1.safetensors", "tables/scores.parquet"}
 
 
+def test_a_part_without_rows_decides_no_type(tmp_path):
+    store = ResultStore(tmp_path)
+    empty, whole = pd.DataFrame({"n": [], "token": []}), pd.DataFrame({"n": [3], "token": [":"]})
+    store.save_table("parts", iter([empty, whole, empty]))
+    assert store.load_table("parts").to_dict("list") == {"n": [3], "token": [":"]}
+    store.save_table("nothing", iter([empty, empty]))
+    assert list(store.load_table("nothing").columns) == ["n", "token"]
+
+
 def test_a_table_in_parts_is_one_table(tmp_path):
     store = ResultStore(tmp_path)
     parts = [pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}), pd.DataFrame({"a": [3], "b": [None]})]
