@@ -65,6 +65,7 @@ def annotate(
 def _finish(store: Any) -> None:
     import pandas as pd
 
+    from lensdiff.analyses.annotation_shift import annotation_shift
     from lensdiff.analyses.annotations import Annotations
 
     found = {side: store.load_result(f"annotations/{side}", Annotations) for side in SIDES}
@@ -73,6 +74,13 @@ def _finish(store: Any) -> None:
         frames.append(annotations.to_df())
         frames[-1].insert(0, "model", side)
     store.save_table("annotations", frames)
+    shift = annotation_shift(found["base"], found["tuned"])
+    store.save_result("annotation_shift", shift)
+    store.save_table("annotation_shift", shift.to_df())
+    store.save_table("annotation_groups", shift.groups_df())
     counts = pd.DataFrame({side: annotations.counts() for side, annotations in found.items()}).fillna(0).astype(int)
     print_frame("Annotations", counts.rename_axis("status").reset_index())
-    write(str(store.publish("annotations")))
+    shown = ["side", "label", "kind", "base_mean", "tuned_mean", "difference", "low", "high", "p_adjusted", "verdict"]
+    print_frame("Shares of labels", shift.to_df()[shown], rows=60)
+    for name in ("annotations", "annotation_shift", "annotation_groups"):
+        write(str(store.publish(name)))

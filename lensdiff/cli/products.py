@@ -46,7 +46,7 @@ def attention_summary(store: ResultStore) -> pd.DataFrame:
     columns = ["layer", "head_index", "js_distance", "js_distance_control_low", "js_distance_control_high"]
     columns += [f"instruction_share_{name}" for name in (*SIDES, "p_adjusted")]
     frame = store.load_result("attention_shift", AttentionShift).top(TOP_ROWS)
-    return frame[columns].rename(columns=lambda name: name.replace("_control_", " control ").replace("_", " "))
+    return frame.filter(items=columns)
 
 
 def outputs_summary(store: ResultStore) -> pd.DataFrame:
@@ -64,13 +64,15 @@ def outputs_summary(store: ResultStore) -> pd.DataFrame:
         "tuned_choice",
         "kind",
     ]
-    return frame.nlargest(TOP_ROWS, "kl")[columns]
+    return frame.nlargest(TOP_ROWS, "kl").filter(items=columns)
 
 
 def weights_summary(store: ResultStore) -> pd.DataFrame:
     """Return the weights that moved most."""
     frame = store.load_result("weights", WeightShift).top(TOP_ROWS)
-    return frame[["layer", "matrix", "head_index", "relative_norm", "cosine", "effective_rank", "folded_relative_norm"]]
+    return frame.filter(
+        items=["layer", "matrix", "head_index", "relative_norm", "cosine", "effective_rank", "folded_relative_norm"]
+    )
 
 
 def heads_summary(store: ResultStore) -> pd.DataFrame:
@@ -81,7 +83,7 @@ def heads_summary(store: ResultStore) -> pd.DataFrame:
 def verbs_summary(store: ResultStore) -> pd.DataFrame:
     """Return the shift of instruction verbs by group of layers, as sentences."""
     frame = store.load_result("verb_shift", VerbShift).summary()
-    return frame[["group", "coverage", "paper_test", "test"]]
+    return frame.filter(items=["group", "coverage", "paper_test", "test"])
 
 
 def rotation_summary(store: ResultStore) -> pd.DataFrame:

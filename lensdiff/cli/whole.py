@@ -11,7 +11,7 @@ from lensdiff.cli.output import Terminal, complain, print_frame, write
 EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
-    "max_new_tokens": 24,  # the pair's answers are words; a base model that does not stop is cut here
+    "max_new_tokens": 16,  # the pair answers in words; a base model that does not stop is cut here
     "controls": {"prompts": 3, "heads": 5, "rotation": 99},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
@@ -115,7 +115,7 @@ def published(
     if as_json:
         found = json.loads(tables.to_json())
         if other is not None:
-            found["robustness"] = json.loads(other.to_json(orient="records"))
+            found["robustness"] = other.astype(object).where(other.notna(), None).to_dict(orient="records")
         write(json.dumps(found, indent=2))
         return
     print_frame("Tables 1 and 2", tables.to_df(), rows=100)

@@ -19,6 +19,7 @@ from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.prompt_steps import CONTROL_ANALYSES
 from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
+from lensdiff.pipeline.tables import TABLES, describe
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
@@ -69,10 +70,12 @@ def execute(
                 run_step(step, workspace)
         finally:
             workspace.free()
-        if command == "run":
-            found = claims_of(store)
-            store.save_result("claims", found)
-            store.save_table("claims", found.to_df())
+        found = claims_of(store)
+        store.save_result("claims", found)
+        store.save_table("claims", found.to_df())
+        store.write_text(
+            "tables/README.md", describe({n: store.columns(n) for n in store.table_names() if n in TABLES})
+        )
     return store
 
 

@@ -27,15 +27,18 @@ class Stored(Sequence[R], Generic[R]):
     """Results on disk as a sequence: each is read when it is asked for and not kept."""
 
     def __init__(self, store: ResultStore, names: Sequence[str], kind: type[R]):
-        self._store, self._names, self._kind = store, names, kind
+        self._store, self._kind = store, kind
+        self._names: list[str] = list(names)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Stored(self._store, self._names[index], self._kind)
-        return self._store.load_result(self._names[index], self._kind)
+        names = self._names[index]
+        return self._store.load_result(names, self._kind) if isinstance(names, str) else self._of(names)
+
+    def _of(self, names: list[str]) -> "Stored[R]":
+        return Stored(self._store, names, self._kind)
 
 
 class Workspace:

@@ -54,7 +54,8 @@ def first_difference(there: Any, here: Any, path: str = "") -> tuple[str, str, s
         for key in [*there, *(k for k in here if k not in there)]:
             inner = f"{path}.{key}" if path else key
             if key not in there or key not in here:
-                return inner, *(repr(side[key]) if key in side else "not set" for side in (there, here))
+                old, new = (repr(side[key]) if key in side else "not set" for side in (there, here))
+                return inner, old, new
             if found := first_difference(there[key], here[key], inner):
                 return found
         return None

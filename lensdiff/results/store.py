@@ -35,6 +35,7 @@ from lensdiff.results.result import Result
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 LOCK = ".lock"
+ENDINGS = {"arrays": ".safetensors", "tables": ".parquet"}
 LONGEST_PART = 240  # bytes of a file's name without its ending; file systems allow 255
 R = TypeVar("R", bound=Result)
 
@@ -121,6 +122,10 @@ class ResultStore:
         if not path.is_file():
             raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
         return pd.read_parquet(path)
+
+    def columns(self, name: str) -> list[str]:
+        """Return the names of a table's columns, without reading its rows."""
+        return list(pq.read_schema(self._path("tables", name)).names)
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
@@ -231,15 +236,16 @@ class ResultStore:
 
     # files
     def _path(self, room: str, name: str) -> Path:
-        ending = {"arrays": ".safetensors", "tables": ".parquet"}[room]
         parts = [_encode(part) for part in name.split("/")]
         if too_long := [part for part in parts if len(part.encode()) > LONGEST_PART]:
             raise InputError(f"the name {too_long[0][:40]}... is longer than the {LONGEST_PART} bytes of a file's name")
-        return self.root.joinpath(room, *parts[:-1], parts[-1] + ending)
+        return self.root.joinpath(room, *parts[:-1], parts[-1] + ENDINGS[room])
 
     def _names(self, room: str, prefix: str) -> list[str]:
         folder = self.root / room
-        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.*") if path.is_file())
+        files = (
+            path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{ENDINGS[room]}") if path.is_file()
+        )
         found = ("/".join(_decode(part) for part in path.parts) for path in files)
         return sorted((name for name in found if name.startswith(prefix)), key=_numeric)
 
@@ -279,13 +285,19 @@ def _without(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 def _write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
     with ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
+        empty: pd.DataFrame | None = None
         for part in parts:
+            if writer is None and part.empty:
+                empty = part if empty is None else empty
+                continue  # the types of its columns are not known: a part with rows decides
             if writer is None:
                 table = pa.Table.from_pandas(part, preserve_index=False)
                 writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
             else:
                 table = pa.Table.from_pandas(part, schema=writer.schema, preserve_index=False)
             writer.write_table(table)
+        if writer is None and empty is not None:
+            pq.write_table(pa.Table.from_pandas(empty, preserve_index=False), path)
 
 
 def _encode(part: str) -> str:

@@ -28,7 +28,8 @@ def lensdiff(capsys: pytest.CaptureFixture[str]) -> Command:
 
     def call(*arguments: object) -> Ran:
         code = main([str(argument) for argument in arguments])
-        return Ran(code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return Ran(code, str(out), str(err))
 
     return call
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lensdiff.analyses.attribution import attribute
 from lensdiff.models import load_model
 from lensdiff.results import ResultStore
-from tests.cli.conftest import Command, refused
+from tests.cli.conftest import Command, Ran, refused
 
 PROMPT = "Write a short poem about the sea."
 FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--device", "cpu", "--quiet")
@@ -100,7 +100,7 @@ def test_unusable_input_is_one_sentence(lensdiff: Command, models: Path, tmp_pat
 
 
 def test_models_that_cannot_be_loaded(lensdiff: Command, models: Path, tmp_path: Path):
-    def with_tuned(path: object) -> object:
+    def with_tuned(path: object) -> Ran:
         return lensdiff("attribute", models / "base", path, "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
 
     refused(with_tuned(tmp_path / "missing"), "no model folder at")

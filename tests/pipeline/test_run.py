@@ -26,6 +26,7 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.pipeline import workspace
 from lensdiff.pipeline.execute import STEPS, execute, fingerprint
+from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import InputError, Result
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
@@ -68,6 +69,20 @@ def test_every_step_is_done_and_told(finished):
     assert store.has_table("differences")
     assert not store.names("parts/")
     assert not [name for name in store.names() if "-0" in name and not name.startswith("attribution/")]
+
+
+def test_every_column_of_every_table_is_described(finished):
+    store, _ = finished
+    names = [name for name in store.table_names() if "/" not in name]
+    assert set(names) == set(TABLES)
+    for name in names:
+        columns = list(store.load_table(name).columns)
+        assert store.columns(name) == columns
+        assert [column for column in columns if not meaning(name, column)] == []
+        assert set(TABLES[name].own) <= set(columns)
+    text = (store.root / "tables" / "README.md").read_text()
+    assert "- `kl`: KL(tuned || base)" in text
+    assert "- `entropy_p`: entropy: of the difference over prompts" in text
 
 
 def test_attributions_and_scores(finished, pair, prompts):

@@ -1,0 +1,226 @@
+"""What the tables of a results directory hold: what a row is, and what each column means.
+
+A run writes this beside the tables, as `tables/README.md`. Layers, heads, dimensions, components and positions count
+from 0, ranks from 1; differences are tuned - base; `..._low` and `..._high` are limits.
+"""
+
+from typing import NamedTuple
+
+COLUMNS = {
+    "model": "base or tuned (in responses and instruction_scores also control)",
+    "prompt_id": "the prompt's id",
+    "layer": "the layer",
+    "head_index": "the attention head; missing where a row is a whole weight",
+    "in_pos": "position of the prompt's token, from the first one that is not special",
+    "in_token": "the prompt's token",
+    "out_pos": "position of the response's token",
+    "out_token": "the response's token",
+    "token": "the response's token",
+    "kind": "of a control, empty for base and tuned",
+    "seed": "of a control",
+    "side": "value (rows of W_out), key or gate (columns of W_in, W_gate); in ov_reading: read or write",
+    "component": "the component, by falling share of the variance (ov_reading: by falling singular value)",
+    "explained_variance_ratio": "the component's share of its layer's variance",
+    "rank": "place in its list; in rotation: of the subspaces",
+    "word": "the word",
+    "p": "of the row's test",
+    "p_adjusted": "false-discovery adjusted over the table",
+    "spectrum_low": "limits within which one more spectrum-matched control's angle lies",
+    "spectrum_high": "as spectrum_low",
+    "norm_low": "the same of norm-matched controls",
+    "norm_high": "as norm_low",
+    "js_distance": "Jensen-Shannon distance of the two models' attention, log base 2, mean over queries and prompts",
+    "js_distance_no_sink": "the same without the first key",
+    "sink_share": "mean attention to the first key",
+    "entropy": "of the attention, in bits",
+    "instruction_share": "attention of the response to the instruction, the first key kept apart; missing: none marked",
+    "context_share": "the same to the context",
+    "rest_share": "the same to the rest",
+}
+SUFFIXES = {
+    "_base": "in the base",
+    "_tuned": "in the tuned model",
+    "_difference": "tuned - base",
+    "_control_low": "limits within which one more control lies",
+    "_control_high": "as _control_low",
+    "_low": "limits of the difference over prompts",
+    "_high": "as _low",
+    "_p_adjusted": "false-discovery adjusted over the table",
+    "_p": "of the difference over prompts",
+}
+
+
+class Described(NamedTuple):
+    """What a row of a table is, and the columns that mean something of its own here."""
+
+    row: str
+    own: dict[str, str]
+
+
+TABLES = {
+    "differences": Described(
+        "something in which the models differ beside their weights",
+        {"what": "the thing", "base": "in the base", "tuned": "in the tuned model", "meaning": "what follows from it"},
+    ),
+    "responses": Described(
+        "a prompt and a model",
+        {
+            "text": "the response",
+            "token_ids": "as it was generated; empty for a given text",
+            "source": "generated, or given by the config",
+            "model_id": "the model's name",
+        },
+    ),
+    "attribution": Described(
+        "a token of the prompt and one of the response, for each model's own response",
+        {"score": "importance: gradient of the target times input embedding", "level": "0 to 10 within its out_pos"},
+    ),
+    "instruction_scores": Described(
+        "a prompt that marks an instruction, and a model",
+        {
+            "instruction_score": "summed normalised importance density / log2(2 + instruction tokens)",
+            "n_in": "tokens of the prompt",
+            "n_out": "tokens of the response",
+        },
+    ),
+    "outputs": Described(
+        "a response token, on which both models are read",
+        {
+            "kl": "KL(tuned || base) of the next-token distributions, nats",
+            "js": "their Jensen-Shannon distance, log base 2",
+            "base_rank": "the token's rank in the base",
+            "tuned_rank": "its rank in the tuned model",
+            "base_prob": "its probability in the base",
+            "tuned_prob": "its probability in the tuned model",
+            "kind": "unshifted (the tuned model's choice is the base's too), marginal (rank 2 or 3 there) or shifted",
+            "base_choice": "the base's most probable token",
+            "tuned_choice": "the tuned model's",
+            "choice_rank": "rank of tuned_choice in the base",
+            "agreement": "share of the most probable tokens that both have",
+        },
+    ),
+    "weights": Described(
+        "a weight matrix, or one head's part of it",
+        {
+            "matrix": "its name; a norm's gain ends in _gain",
+            "relative_norm": "||tuned - base|| / ||base||",
+            "cosine": "of the two as vectors",
+            "effective_rank": "of the change: exp of the entropy of its singular values' shares",
+            "top_share": "share of the change's energy in its leading directions",
+            **{
+                f"folded_{name}": "the same with the gain of the norm before it"
+                for name in ("relative_norm", "cosine", "effective_rank", "top_share")
+            },
+        },
+    ),
+    "attention": Described("a prompt and a head, for each model", {}),
+    "attention_shift": Described("a head, over all prompts", {}),
+    "heads": Described(
+        "a word pair of a head's dimension, the best ones of each",
+        {
+            "dim": "the dimension of W_Q and W_K",
+            "dim_rank": "its place by falling energy",
+            "energy": "sum of the squared query and key activations of all words",
+            "key_word": "the word on the key's side",
+            "query_word": "the word on the query's side",
+            "cosine": "of the two words' vectors",
+            "pairs_in_dim": "how many pairs the dimension has; all are in the array file",
+        },
+    ),
+    "verb_shift": Described(
+        "a verb and a group of layers",
+        {
+            "group": "its first and last layer",
+            "verb": "the verb",
+            "kind": "instruction, or control: a general verb",
+            "heads_up": "heads with more pairs of the verb in the tuned model",
+            "heads_down": "heads with fewer",
+            "share": "heads_up / (heads_up + heads_down)",
+            "base_count": "pairs of the verb in the base",
+            "tuned_count": "in the tuned model",
+        },
+    ),
+    "pair_overlap": Described(
+        "a head",
+        {
+            "jaccard": "share of all its word pairs that both models have",
+            "jaccard_control_low": "limits within which one more control lies",
+            "jaccard_control_high": "as jaccard_control_low",
+            "n_base": "pairs in the base",
+            "n_tuned": "in the tuned model",
+            "gained": "pairs of the tuned model alone",
+            "lost": "pairs of the base alone",
+        },
+    ),
+    "ov_reading": Described(
+        "a word of a component of a head's W_OV",
+        {
+            "singular_value": "of the component",
+            "share": "its share of the sum of squares",
+            "pole": "plus or minus end; which one is called plus is arbitrary, and the same on both sides",
+            "score": "cosine of word and direction",
+        },
+    ),
+    "concepts": Described(
+        "a word of a component of a feed-forward layer", {"score": "cosine of word and component, signed"}
+    ),
+    "coherence": Described(
+        "a component", {"coherence": "mean cosine of its words' vectors", "p": "its rank among random directions"}
+    ),
+    "rotation": Described(
+        "a layer, side and rank of the compared subspaces",
+        {"mean_angle": "mean principal angle, radians", "largest_angle": "the largest one"},
+    ),
+    "matched_components": Described(
+        "a component of the base",
+        {
+            "tuned_component": "the tuned component that it is matched with",
+            "angle": "between the two, radians",
+            "base_variance": "its share of the variance",
+            "tuned_variance": "the matched one's",
+            "variance_change": "tuned - base",
+            "lost": "its words that the matched one does not have",
+            "gained": "words of the matched one alone",
+        },
+    ),
+    "claims": Described(
+        "a claim of the paper",
+        {
+            "claim": "its name",
+            "verdict": "the answer in a word",
+            "statement": "in a sentence",
+            "estimate": "the effect",
+            "low": "limits of the effect",
+            "high": "as low",
+            "p_adjusted": "adjusted over the claims that could be tested",
+            "test": "the test",
+            "n": "observations",
+            "control_mean": "the mean effect of control models",
+            "control_low": "limits within which one more control lies",
+            "control_high": "as control_low",
+            "n_controls": "how many controls",
+        },
+    ),
+}
+
+
+def meaning(table: str, column: str) -> str:
+    """Return what a column of a table means; empty where that is not written down."""
+    own = TABLES[table].own
+    if column in own or column in COLUMNS:
+        return own.get(column) or COLUMNS[column]
+    for suffix, text in SUFFIXES.items():
+        name = column.removesuffix(suffix)
+        if name != column and name in COLUMNS:
+            return f"{name} {text}" if suffix in ("_base", "_tuned", "_difference") else f"{name}: {text}"
+    return ""
+
+
+def describe(tables: dict[str, list[str]]) -> str:
+    """Return the description of tables, given with their columns, as Markdown."""
+    lines = ["# Tables", "", "Layers, heads, components and positions count from 0, ranks from 1.", ""]
+    for name, columns in tables.items():
+        lines += [f"## {name}.parquet", "", f"A row is {TABLES[name].row}.", ""]
+        lines += [f"- `{column}`: {meaning(name, column)}" for column in columns]
+        lines.append("")
+    return "\n".join(lines)
