@@ -1,0 +1,37 @@
+"""`lensdiff demo`, on fewer prompts and controls than a user's; `make demo` runs the whole."""
+
+from pathlib import Path
+
+from lensdiff.cli import whole
+from lensdiff.results import ResultStore
+from tests.cli.conftest import Command
+
+LESS = {
+    "max_prompts": 3,
+    "max_new_tokens": 4,
+    "controls": {"prompts": 0, "heads": 0, "rotation": 3, "rotation_norm": 0},
+    "mlp": {"n_components": 16, "ranks": [1, 5]},
+}
+
+
+def test_the_demo_gives_a_report(lensdiff: Command, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(whole, "DEMO", LESS)
+    out = tmp_path / "demo"
+    ran = lensdiff("demo", "--out", out)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(out / "report.html")
+    assert "memory: about " in ran.err
+    assert "time: at most about " in ran.err
+    store = ResultStore(out)
+    assert {state.state for state in store.manifest.steps.values()} == {"done"}
+    assert "The pair" in (out / "report.html").read_text()
+    assert lensdiff("demo", "--out", out, "--quiet") == (0, f"{out / 'report.html'}\n", "")
+
+
+def test_the_demos_own_config_is_valid():
+    from lensdiff.pipeline.toml import check_config
+
+    models = {side: str(whole.TOY_PAIR / side) for side in ("base", "tuned")}
+    config = check_config(models | {"prompts": str(whole.TOY_PAIR / "prompts.jsonl")} | whole.DEMO)
+    assert config.controls.rotation == 99  # as many as a rank needs
+    assert Path(config.source("base"), "config.json").is_file()
