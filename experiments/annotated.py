@@ -1,6 +1,7 @@
 """What Table 5 and Figure 3 share: the concepts of both models, annotated by a chat model behind a server."""
 
 import argparse
+from typing import Any
 
 import pandas as pd
 
@@ -60,7 +61,7 @@ def shift_of(experiment: Experiment, store: ResultStore, *, layers_per_group: in
 
 def coherence(store: ResultStore) -> pd.DataFrame:
     """Return a row per layer: the share of components more coherent than 95 % of random directions, in both models."""
-    frames = [
+    frames: list[Any] = [
         store.load_result(f"coherence/{side}", Coherence).by_layer().set_index(["layer", "side"]) for side in SIDES
     ]
     shares = [frame["share_above"].rename(name) for frame, name in zip(frames, SIDES, strict=True)]

@@ -69,8 +69,8 @@ class Experiment:
         write(f"report: {Report(store).save()}")
         return store
 
-    def table(self, name: str, title: str, frame: pd.DataFrame) -> None:
-        """Print a table and keep it as <name>.csv."""
+    def table(self, name: str, title: str, frame: Any) -> None:
+        """Print a data frame and keep it as <name>.csv."""
         print_frame(title, frame, rows=60)
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.6g")

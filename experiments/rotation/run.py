@@ -1,6 +1,7 @@
 """Rotation: did tuning turn the concepts of feed-forward layers further than a meaningless change of the same size?"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "layers", "Mean principal angle in degrees, over ranks, with the controls' bands", layers(rotation)
     )
     columns = ["layer", "component", "tuned_component", "angle", "spectrum_high", "lost", "gained"]
-    top = degrees(rotation.top(5), ["angle", "spectrum_high"])[columns]
+    top: Any = degrees(rotation.top(5), ["angle", "spectrum_high"])[columns]
     top[["lost", "gained"]] = top[["lost", "gained"]].map(lambda text: ", ".join(text.split(", ")[:WORDS]))
     experiment.table("components", "Matched components that turned furthest beyond their band (degrees)", top)
     experiment.table("tests", "One test for the whole model", common.tests({experiment.pair: whole(rotation)}))
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def layers(rotation: Rotation) -> pd.DataFrame:
     """Return a row per layer and side: the angle and the bands of both kinds of controls, each a mean over ranks."""
     angles = ["mean_angle", "spectrum_low", "spectrum_high", "norm_low", "norm_high"]
-    means = rotation.to_df().groupby(["layer", "side"], sort=False)[angles].mean().reset_index()
+    frame: Any = rotation.to_df()
+    means = frame.groupby(["layer", "side"], sort=False)[angles].mean().reset_index()
     return degrees(means, angles)
 
 

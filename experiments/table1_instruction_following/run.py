@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from experiments import common
 from lensdiff.analyses.chat import Chat
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     store = experiment.run()
     judged = judge(experiment, store)
-    scores = store.load_table("instruction_scores")
+    scores: Any = store.load_table("instruction_scores")
     own = scores[(scores["model"] == "tuned") & (scores["n_out"] >= experiment.fewest_tokens)]
     own = own[own["prompt_id"].isin(judged)]
     row = following(own["instruction_score"].tolist(), [judged[i] for i in own["prompt_id"]], own["n_out"].tolist())
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def judge(experiment: common.Experiment, store: ResultStore) -> dict[str, bool]:
     """Return which responses of the tuned model follow their instruction, by prompt id."""
-    table = store.load_table("responses")
+    table: Any = store.load_table("responses")
     responses = {row.prompt_id: row.text for row in table[table["model"] == "tuned"].itertuples()}
     path, options = experiment.config.path(experiment.config.prompts or ""), experiment.options
     if options.ratings:

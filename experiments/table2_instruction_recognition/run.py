@@ -1,6 +1,7 @@
 """Table 2: does the instruction drive a tuned model's own response more than it drives the base model's?"""
 
 from collections.abc import Sequence
+from typing import Any
 
 from experiments import common
 from lensdiff.analyses.evidence import instruction_evidence, scores_at_one_length
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment.table("robustness", "Not in the paper: Table 2 under other choices", variants)
         return
     store = experiment.run()
-    scores = store.load_table("instruction_scores")
+    scores: Any = store.load_table("instruction_scores")
     by_prompt = scores[scores["model"] != "control"].pivot(
         index="prompt_id", columns="model", values="instruction_score"
     )

@@ -1,6 +1,7 @@
 """Table 3: do attention heads of the tuned model relate more words to instruction verbs, layer group by layer group?"""
 
 from collections.abc import Sequence
+from typing import Any
 
 from experiments import common
 from lensdiff.analyses.published_verbs import published_verb_shift
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def show(experiment: common.Experiment, shift: VerbShift) -> None:
     """Print the paper's table, then how much of it can be tested, and the comparison with matched verbs."""
-    frame = shift.summary()
+    frame: Any = shift.summary()
     paper = frame[["group", "n", "mean", "std", "control_n", "control_mean", "control_std", "paper_test_p"]]
     title = "Table 3: share of differing heads in which a verb's count rose (control: general verbs)"
     experiment.table("table3", title, paper.rename(columns={"paper_test_p": "p"}))

@@ -119,8 +119,8 @@ class PositionProfile(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k parts that differ most between the models."""
         frame = self.to_df()
-        order = frame["difference"].abs().sort_values(ascending=False, kind="stable").index[:k]
-        return frame.loc[order].reset_index(drop=True)
+        order = np.argsort(-np.abs(frame["difference"].to_numpy()), kind="stable")[:k]
+        return frame.iloc[order].reset_index(drop=True)
 
 
 def position_profile(

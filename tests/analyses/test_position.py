@@ -1,10 +1,13 @@
 """Profiles of importance over relative position: by hand, with planted U shapes, on both kinds of attribution."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from lensdiff.analyses.position import PositionProfile, position_means, position_profile, shape_of
+from lensdiff.analyses.stats import Test
 from lensdiff.inputs.published import ReleasedAttribution
 from lensdiff.results import InputError
 from tests.views.attributions import attribution
@@ -32,6 +35,11 @@ def planted(shape: str, seed: int, *, prompts: int = 20, model: str = "tiny"):
         response = ["x"] * M
         maps.append(attribution(tokens, response, scores=scores, model=model, prompt_id=f"p{i}"))
     return maps
+
+
+def adjusted(test: Test) -> float:
+    assert test.p_adjusted is not None
+    return test.p_adjusted
 
 
 def test_means_of_parts_by_hand():
@@ -71,11 +79,11 @@ def test_a_planted_u_is_found_and_its_loss_too():
     u, first, last = (found.shapes[name] for name in ("U", "first - middle", "last - middle"))
     for tests in (u, first, last):
         assert tests.base.estimate > 0.3
-        assert tests.base.p_adjusted < 1e-6
-        assert tests.tuned.p_adjusted > 0.01
+        assert adjusted(tests.base) < 1e-6
+        assert adjusted(tests.tuned) > 0.01
         assert tests.difference.estimate < -0.3
-        assert tests.difference.p_adjusted < 1e-6
-    frame = found.to_df()
+        assert adjusted(tests.difference) < 1e-6
+    frame: Any = found.to_df()
     assert (frame["p_adjusted"][[4, 5]] < 1e-6).all()
     assert (frame["difference"][[4, 5]] > 0.5).all()
     assert frame["difference"][[0, 9]].abs().max() < 0.1  # each prompt's largest density is 1: the middle rose instead
@@ -84,8 +92,8 @@ def test_a_planted_u_is_found_and_its_loss_too():
 
 def test_one_high_end_is_not_taken_for_a_u():
     found = position_profile(planted("end", 1), planted("slope", 2))
-    assert found.shapes["U"].base.p_adjusted < 1e-6  # what U alone would call a U
-    assert found.shapes["first - middle"].base.p_adjusted > 0.05
+    assert adjusted(found.shapes["U"].base) < 1e-6  # what U alone would call a U
+    assert adjusted(found.shapes["first - middle"].base) > 0.05
     assert found.shapes["first - middle"].tuned.estimate < 0
 
 
@@ -93,7 +101,8 @@ def test_meaningless_differences_are_rarely_significant():
     rejected = []
     for i in range(40):
         found = position_profile(planted("U", i, prompts=6), planted("U", i + 500, prompts=6))
-        rejected.append(found.shapes["U"].difference.p < 0.05)
+        p = found.shapes["U"].difference.p
+        rejected.append(p is not None and p < 0.05)
     assert sum(rejected) <= 8  # 2 expected, more in 0.01 % of runs
 
 
@@ -106,14 +115,14 @@ def test_a_model_against_itself_is_no_change():
 
 def test_intervals_cover_the_means_and_the_tables_say_which_is_which():
     found = position_profile(planted("U", 1), planted("flat", 2), level=0.9, n_bins=5)
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert list(frame.columns[:5]) == ["part", "start", "end", "base", "tuned"]
     for name in ("base", "tuned"):
         assert ((frame[f"{name}_low"] < frame[name]) & (frame[name] < frame[f"{name}_high"])).all()
     assert frame["difference"].to_numpy() == pytest.approx((frame["tuned"] - frame["base"]).to_numpy())
     assert found.parts[0].level == 0.9
     assert "over 5" in str(found.parts[0].adjustment)
-    summary = found.summary()
+    summary: Any = found.summary()
     assert summary["model"].tolist() == ["base", "tuned", "tuned - base"] * 3
     assert (summary["n"] == 20).all()
     assert found.top(2)["difference"].abs().min() >= frame["difference"].abs().median()

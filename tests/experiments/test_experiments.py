@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,8 +53,13 @@ def everything(tmp_path_factory, clone) -> tuple[Path, str]:
     return out, "\n".join(printed)
 
 
-def numbers(everything, claim: str, name: str, pair: str = "toy") -> pd.DataFrame:
+def numbers(everything, claim: str, name: str, pair: str = "toy") -> Any:
     return pd.read_csv(everything[0] / claim / pair / f"{name}.csv")
+
+
+def experiment(claim: str, argv: list[str]) -> common.Experiment:
+    more = getattr(reproduce._module(claim), "add_options", None)
+    return common.read(str(ROOT / claim / "run.py"), argv, more=more)
 
 
 def store_of(everything, run: str) -> ResultStore:
@@ -87,9 +93,7 @@ def test_claims_that_share_a_run_ask_for_the_same() -> None:
 def test_every_experiment_ran_and_left_its_report_and_its_tables(everything, claim: str) -> None:
     out, printed = everything
     assert f"== {claim}" in printed
-    run = common.read(
-        reproduce._module(claim).__file__, [], more=getattr(reproduce._module(claim), "add_options", None)
-    )
+    run = experiment(claim, [])
     assert (out / "runs" / run.config.path(run.config.out).parent.name / "toy" / "report.html").is_file()
     assert list((out / claim / "toy").glob("*.csv"))
 
@@ -195,8 +199,7 @@ def test_every_pair_gives_every_experiment_a_config(claim: str, tmp_path) -> Non
     assert {"toy", "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "gemma-2-2b", "llama-7b", "mistral-7b"} <= set(pairs)
     for name in pairs:
         argv = ["--pair", name, "--out", str(tmp_path)]
-        module = reproduce._module(claim)
-        found = common.read(module.__file__, argv, more=getattr(module, "add_options", None))
+        found = experiment(claim, argv)
         assert found.out == tmp_path / claim / name
         assert found.config.base == pairs[name]["base"]
         if name not in ("toy", "llama-7b", "mistral-7b"):
@@ -259,7 +262,7 @@ def test_without_a_server_table_5_shows_coherence_and_says_what_it_needs(everyth
     assert printed.count("needs a server: give --base-url") == 2
     frame = numbers(everything, "table5_concepts", "coherence")
     store = ResultStore(out / "runs" / "concepts" / "toy")
-    tuned = store.load_result("coherence/tuned", Coherence).to_df()
+    tuned: Any = store.load_result("coherence/tuned", Coherence).to_df()
     expected = (tuned["p"] <= 0.05).groupby(tuned["layer"]).mean()
     assert frame["tuned"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
