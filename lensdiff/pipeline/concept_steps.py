@@ -11,6 +11,7 @@ from lensdiff.analyses.rotation import rotation
 from lensdiff.pipeline.head_steps import layer_units, split_layers
 from lensdiff.pipeline.joining import join_concepts
 from lensdiff.pipeline.step import Step
+from lensdiff.pipeline.units import one_unit
 from lensdiff.pipeline.workspace import SIDES, Workspace
 
 CONCEPT_KEYS = ("mlp", "vocabulary")
@@ -109,5 +110,5 @@ STEPS = (
     Step("concepts", "concepts", ("mlp",), _units, concepts_unit, _join, CONCEPT_KEYS),
     Step("coherence", "coherence", ("mlp",), lambda w: list(SIDES), cohere, _coherence_table, COHERENCE_KEYS),
     Step("rotation_controls", "controls of the rotation", ("mlp",), _control_units, control_unit, keys=TURN_KEYS),
-    Step("rotation", "rotation", ("mlp",), lambda workspace: ["all"], turn_concepts, _drop_controls, TURN_KEYS),
+    Step("rotation", "rotation", ("mlp",), one_unit, turn_concepts, _drop_controls, TURN_KEYS),
 )

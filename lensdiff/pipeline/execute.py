@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from lensdiff.analyses.evidence import claims_of
+from lensdiff.pipeline.attention_steps import STEPS as ATTENTION_STEPS
+from lensdiff.pipeline.attribution_steps import STEPS as ATTRIBUTION_STEPS
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
 from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.control_steps import CONTROL_ANALYSES
+from lensdiff.pipeline.control_steps import STEPS as CONTROL_STEPS
 from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
 from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
-from lensdiff.pipeline.prompt_steps import CONTROL_ANALYSES
-from lensdiff.pipeline.prompt_steps import STEPS as PROMPT_STEPS
+from lensdiff.pipeline.output_steps import STEPS as OUTPUT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
 from lensdiff.pipeline.tables import TABLES, describe
 from lensdiff.pipeline.threads import threads_for
@@ -26,7 +29,15 @@ from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
 from lensdiff.pipeline.workspace import SIDES, Workspace, prompts_of, vocabulary_of
 from lensdiff.results import InputError, ResultStore
 
-STEPS: tuple[Step, ...] = (*WEIGHT_STEPS, *PROMPT_STEPS, *HEAD_STEPS, *CONCEPT_STEPS)
+STEPS: tuple[Step, ...] = (
+    *WEIGHT_STEPS,
+    *ATTRIBUTION_STEPS,
+    *OUTPUT_STEPS,
+    *ATTENTION_STEPS,
+    *CONTROL_STEPS,
+    *HEAD_STEPS,
+    *CONCEPT_STEPS,
+)
 MODEL_FILES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt")
 SAMPLE = 2**20  # bytes at the beginning, middle and end of a large file by which it is known again
 

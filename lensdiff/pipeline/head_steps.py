@@ -10,6 +10,7 @@ from lensdiff.analyses.pair_overlap import pair_overlap
 from lensdiff.analyses.verb_shift import verb_shift
 from lensdiff.pipeline.joining import join_pairs
 from lensdiff.pipeline.step import Step
+from lensdiff.pipeline.units import one_unit
 from lensdiff.pipeline.workspace import SIDES, Stored, Workspace, layer_groups
 
 HEAD_KEYS = ("heads", "vocabulary", "vectors")
@@ -71,10 +72,6 @@ def _join(workspace: Workspace) -> None:
     store.save_table("heads", parts())
 
 
-def _all(workspace: Workspace) -> list[str]:
-    return ["all"]
-
-
 def _pairs_of(workspace: Workspace) -> tuple[HeadWordPairs, HeadWordPairs, Stored[HeadWordPairs]]:
     base, tuned = (workspace.store.load_result(f"heads/{side}", HeadWordPairs) for side in SIDES)
     return base, tuned, workspace.stored([f"heads/{name}" for name in workspace.controls("heads")], HeadWordPairs)
@@ -121,7 +118,7 @@ def _ov_table(workspace: Workspace) -> None:
 PAIR_KEYS = (*HEAD_KEYS, "controls.kind", "controls.heads", "seed")
 STEPS = (
     Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, PAIR_KEYS),
-    Step("verb_shift", "verbs of heads", ("heads",), _all, shift_verbs, keys=PAIR_KEYS),
-    Step("pair_overlap", "overlap of word pairs", ("heads",), _all, overlap_pairs, _drop_controls, PAIR_KEYS),
+    Step("verb_shift", "verbs of heads", ("heads",), one_unit, shift_verbs, keys=PAIR_KEYS),
+    Step("pair_overlap", "overlap of word pairs", ("heads",), one_unit, overlap_pairs, _drop_controls, PAIR_KEYS),
     Step("ov_reading", "output words of heads", ("heads",), lambda w: list(SIDES), read_outputs, _ov_table, HEAD_KEYS),
 )

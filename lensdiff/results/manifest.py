@@ -60,3 +60,13 @@ def first_difference(there: Any, here: Any, path: str = "") -> tuple[str, str, s
                 return found
         return None
     return None if there == here else (path, repr(there), repr(here))
+
+
+def without(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return a config without some keys, dotted within tables."""
+    kept = {key: value for key, value in config.items() if key not in keys}
+    for table in {key.partition(".")[0] for key in keys if "." in key}:
+        if isinstance(kept.get(table), dict):
+            inner = tuple(key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}."))
+            kept[table] = without(kept[table], inner)
+    return kept

@@ -11,24 +11,22 @@ are percent-encoded. One program writes at a time (`writing`); reading needs no 
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import SCHEMA, Manifest, StepState, first_difference
+from lensdiff.results.files import decode_part, encode_part, flush, numeric_order, write_parquet
+from lensdiff.results.manifest import SCHEMA, Manifest, StepState, first_difference, without
 from lensdiff.results.provenance import package_versions
 from lensdiff.results.result import Result
 
@@ -110,7 +108,7 @@ class ResultStore:
             OSError: as `save_result`.
         """
         parts = [frame] if isinstance(frame, pd.DataFrame) else frame
-        return self._write(self._path("tables", name), lambda path: _write_parquet(path, parts))
+        return self._write(self._path("tables", name), lambda path: write_parquet(path, parts))
 
     def load_table(self, name: str) -> pd.DataFrame:
         """Read a table.
@@ -129,7 +127,7 @@ class ResultStore:
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
-        shown = self.root / f"{_encode(name)}.parquet"
+        shown = self.root / f"{encode_part(name)}.parquet"
         return self._write(shown, lambda path: shutil.copyfile(self._path("tables", name), path))
 
     def remove(self, name: str) -> None:
@@ -197,7 +195,7 @@ class ResultStore:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         config = json.loads(json.dumps(config))
         if self.exists():
-            there, here = (_without(c, free) for c in (self.manifest.config, config))
+            there, here = (without(c, free) for c in (self.manifest.config, config))
             difference = first_difference(there, here)
             if difference and replace:
                 self._clear()
@@ -236,7 +234,7 @@ class ResultStore:
 
     # files
     def _path(self, room: str, name: str) -> Path:
-        parts = [_encode(part) for part in name.split("/")]
+        parts = [encode_part(part) for part in name.split("/")]
         if too_long := [part for part in parts if len(part.encode()) > LONGEST_PART]:
             raise InputError(f"the name {too_long[0][:40]}... is longer than the {LONGEST_PART} bytes of a file's name")
         return self.root.joinpath(room, *parts[:-1], parts[-1] + ENDINGS[room])
@@ -246,8 +244,8 @@ class ResultStore:
         files = (
             path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{ENDINGS[room]}") if path.is_file()
         )
-        found = ("/".join(_decode(part) for part in path.parts) for path in files)
-        return sorted((name for name in found if name.startswith(prefix)), key=_numeric)
+        found = ("/".join(decode_part(part) for part in path.parts) for path in files)
+        return sorted((name for name in found if name.startswith(prefix)), key=numeric_order)
 
     def _available(self, room: str) -> str:
         names = self._names(room, "")
@@ -261,64 +259,13 @@ class ResultStore:
         temporary = Path(name)
         try:
             write(temporary)
-            _flush(temporary)
+            flush(temporary)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.chmod(0o644)  # a temporary file is its owner's alone
             os.replace(temporary, path)
-            _flush(path.parent)
+            flush(path.parent)
         except (OSError, SafetensorError) as error:
             raise OSError(f"cannot write {path}: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
         return path
-
-
-def _without(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in keys}
-    for table in {key.partition(".")[0] for key in keys if "." in key}:
-        if isinstance(kept.get(table), dict):
-            inner = tuple(key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}."))
-            kept[table] = _without(kept[table], inner)
-    return kept
-
-
-def _write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
-    with ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
-        empty: pd.DataFrame | None = None
-        for part in parts:
-            if writer is None and part.empty:
-                empty = part if empty is None else empty
-                continue  # the types of its columns are not known: a part with rows decides
-            if writer is None:
-                table = pa.Table.from_pandas(part, preserve_index=False)
-                writer = stack.enter_context(pq.ParquetWriter(path, table.schema))
-            else:
-                table = pa.Table.from_pandas(part, schema=writer.schema, preserve_index=False)
-            writer.write_table(table)
-        if writer is None and empty is not None:
-            pq.write_table(pa.Table.from_pandas(empty, preserve_index=False), path)
-
-
-def _encode(part: str) -> str:
-    if part in (".", ".."):
-        return part.replace(".", "%2E")
-    return quote(part, safe=" ,;=+@()[]&'!~") or "%"
-
-
-def _decode(part: str) -> str:
-    return "" if part == "%" else unquote(part)
-
-
-def _numeric(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # a directory cannot be opened there
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,49 @@
+"""The step that reads attention: one unit per model and prompt, all models on the same text."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from lensdiff.analyses.attention import AttentionPatterns, attention
+from lensdiff.pipeline.step import Step
+from lensdiff.pipeline.units import PROMPT_KEYS, sides_and_prompts, split_unit
+from lensdiff.pipeline.workspace import SIDES, Workspace
+
+
+def attend(workspace: Workspace, unit: str) -> None:
+    """Read a model's attention over a prompt and the response that all models are read on."""
+    name, prompt_id = split_unit(unit)
+    options = workspace.config.attention
+    found = attention(
+        workspace.model(name),
+        workspace.prompts[prompt_id],
+        workspace.shared_response(prompt_id),
+        layers=options.layers,
+        sink=options.sink,
+    )
+    workspace.store.save_result(f"attention/{name}/{prompt_id}", found)
+
+
+def _attention_table(workspace: Workspace) -> None:
+    def parts() -> Iterator[pd.DataFrame]:
+        for name in SIDES:
+            for prompt_id in workspace.prompts_with(f"attention/{name}"):
+                frame = workspace.store.load_result(f"attention/{name}/{prompt_id}", AttentionPatterns).to_df()
+                frame.insert(0, "model", name)
+                yield frame
+
+    workspace.store.save_table("attention", parts())
+
+
+STEPS = (
+    Step(
+        "attention",
+        "attention",
+        ("attention",),
+        sides_and_prompts,
+        attend,
+        _attention_table,
+        (*PROMPT_KEYS, "attention"),
+        of_prompts=True,
+    ),
+)
