@@ -30,7 +30,7 @@ def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: 
     assert list(frame.columns) == ["model", *expected.to_df().columns]
     pd.testing.assert_series_equal(tuned.score.reset_index(drop=True), expected.to_df().score)
     page = (out / "attribution.html").read_text()
-    assert "<title>Attribution: base and tuned</title>" in page
+    assert "<title>lensdiff attribution</title>" in page
     assert "poem" in page
 
 
