@@ -126,7 +126,7 @@ class Annotations(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k components that were explained, layer by layer, by the first seed."""
         frame = self.to_df()
-        return frame[(frame.status == "explained") & (frame.seed == self.seeds[0])].head(k).reset_index(drop=True)
+        return frame.loc[(frame.status == "explained") & (frame.seed == self.seeds[0])].head(k).reset_index(drop=True)
 
     @classmethod
     def gather(

@@ -93,7 +93,7 @@ def _numbers(values: Tensor) -> Any:
 def show_annotations(result: Annotations) -> Widget:
     """Return what the first seed says of each component, layer by layer."""
     frame = result.to_df()
-    frame = frame[(frame.seed == result.seeds[0]) & (frame.component < SHOWN)]
+    frame = frame.loc[(frame.seed == result.seeds[0]) & (frame.component < SHOWN)]
     columns = ["side", "component", "status", "tasks", "level", "description", "reason"]
     counts = ", ".join(f"{n:,} {name}" for name, n in result.counts().items() if n)
     options = result.provenance.options
@@ -103,7 +103,7 @@ def show_annotations(result: Annotations) -> Widget:
         "caption": said,
         "columns": columns,
         "layers": [
-            {"name": f"layer {layer}", "rows": frame[frame.layer == layer][columns].astype(object).to_numpy().tolist()}
+            {"name": f"layer {layer}", "rows": frame.loc[frame.layer == layer, columns].to_numpy(dtype=object).tolist()}
             for layer in result.layers
         ],
     }

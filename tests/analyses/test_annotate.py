@@ -48,7 +48,7 @@ def test_components_are_described_and_then_classified(server: Any, tmp_path: Pat
     assert list(frame.columns) == columns
     assert len(frame) == PLACES * 2
     assert (frame.status == "explained").all()
-    for row in frame.itertuples():
+    for _, row in frame.iterrows():
         words = CONCEPTS.words_of(row.layer, row.side, row.component)
         assert row.description == f"words like {words[0]}"
         assert row.tasks == ("coding; translation" if int(words[0][1:]) % 16 == 0 else "")
@@ -90,7 +90,7 @@ def test_servers_without_schemas_can_be_asked_too(server: Any, tmp_path: Path, n
 def test_a_component_that_cannot_be_explained_is_not_classified(server: Any, tmp_path: Path) -> None:
     server.script = lambda body, n: json.dumps({"explainable": False, "description": ""})
     found = run(server, tmp_path)
-    assert found.counts()["unexplained"] == PLACES == len(server.requests)
+    assert found.counts().to_dict()["unexplained"] == PLACES == len(server.requests)
     assert not found.task.any()
     assert (found.level == -1).all()
 
@@ -163,11 +163,11 @@ def test_a_question_that_the_server_rejects_is_asked_again_by_the_next_run(serve
     bad = CONCEPTS.words_of(0, "value", 1)[0]
     server.script = lambda body, n: 400 if words_in(body)[0] == bad else answer(body)
     found = run(server, tmp_path)
-    assert found.counts()["rejected"] == 1
+    assert found.counts().to_dict()["rejected"] == 1
     assert "400" in found.to_df().query("status == 'rejected'").reason.item()
     server.script = lambda body, n: answer(body)
     before = len(server.requests)
-    assert run(server, tmp_path).counts()["explained"] == PLACES
+    assert run(server, tmp_path).counts().to_dict()["explained"] == PLACES
     assert len(server.requests) == before + 2
 
 
@@ -183,7 +183,7 @@ def test_trouble_that_passes_is_retried_by_the_client(server: Any, tmp_path: Pat
     troubled = CONCEPTS.words_of(3, "key", 2)[0]
     server.script = lambda body, n: trouble if n == 0 and words_in(body)[0] == troubled else answer(body)
     found = run(server, tmp_path)
-    assert found.counts()["explained"] == PLACES
+    assert found.counts().to_dict()["explained"] == PLACES
     assert len(server.requests) == 2 * PLACES + 2
 
 
@@ -197,7 +197,7 @@ def test_a_slow_answer_is_given_up_and_asked_for_again(server: Any, tmp_path: Pa
 
     server.script = script
     found = run(server, tmp_path, timeout=0.5, layers=[0], components=1)
-    assert found.counts()["explained"] == 2
+    assert found.counts().to_dict()["explained"] == 2
     assert len(server.requests) == 6
 
 
@@ -218,7 +218,7 @@ def test_lasting_trouble_stops_and_a_second_run_repeats_nothing(
     server.script = lambda body, n: answer(body)
     before = len(server.requests)
     found = run(server, tmp_path)
-    assert found.counts()["explained"] == PLACES
+    assert found.counts().to_dict()["explained"] == PLACES
     new = server.requests[before:]
     assert len(new) == 2 * PLACES - len(answered)
     asked = {json.dumps(body, sort_keys=True) for body in answered}

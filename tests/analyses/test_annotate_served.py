@@ -40,7 +40,7 @@ def folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     model = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)
     plain = type(model)(transformers.LlamaConfig.from_dict(model.config.to_diff_dict() | {"quantization_config": None}))
     plain.load_state_dict(model.state_dict())  # a model read from GGUF counts as quantised, which cannot be saved
-    plain.to(torch.bfloat16).save_pretrained(made)
+    plain.bfloat16().save_pretrained(made)
     transformers.AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(made)
     return made
 

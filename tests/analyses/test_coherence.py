@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.analyses.concept_models import (
 )
 
 WORDS = list(single_token_words())
-OPTIONS = {"top_words": PER_DIRECTION, "n_directions": 199}
+OPTIONS: dict[str, Any] = {"top_words": PER_DIRECTION, "n_directions": 199}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import itertools
 import weakref
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -221,7 +221,7 @@ def _directions(seed: int, provenance: Provenance) -> ConceptDirections:
     return ConceptDirections(provenance, (0,), ("value",), rows, torch.ones(1, 1, 4).double())
 
 
-def _pair(change: Any, **sizes: int) -> ModelPair:
+def _pair(change: Any, **sizes: Any) -> ModelPair:
     base, tuned = hf_model("llama", **sizes), hf_model("llama", **sizes)
     with torch.no_grad():
         for layer in tuned.model.layers:
@@ -302,7 +302,7 @@ def test_errors() -> None:
         ({}, {"controls": [concept_directions(model)]}, "control 0 has 32 components"),
     ]
     for change, options, message in cases:
-        tuned = concept_directions(model, **({"n_components": 6} | change))
+        tuned = concept_directions(model, **cast(dict[str, Any], {"n_components": 6} | change))
         with pytest.raises(InputError, match=message):
             rotation(base, tuned, **options)
     whole = concept_directions(model)

@@ -5,13 +5,15 @@ from dataclasses import replace
 import torch
 
 from lensdiff.analyses.coherence import Coherence
+from lensdiff.analyses.components import Side
 from lensdiff.analyses.concepts import MLPConcepts
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.analyses.stats import control_rank
 from lensdiff.results import Provenance
 from tests.views.attributions import HOSTILE
 
-LAYERS, SIDES, COMPONENTS, WORDS = (0, 3), ("value", "key"), 3, 4
+LAYERS, COMPONENTS, WORDS = (0, 3), 3, 4
+SIDES: tuple[Side, ...] = ("value", "key")
 LIST = (*HOSTILE, *(f"word{i}" for i in range(40)))
 ANGLE = 0.5
 
