@@ -6,6 +6,7 @@ from experiments import annotated, common
 from experiments.annotated import add_options
 from lensdiff.analyses.annotation_shift import AnnotationShift
 from lensdiff.analyses.concepts import MLPConcepts
+from lensdiff.cli.output import write
 
 PUBLISHED = False  # the release's annotations are in a form of their own, which is not read
 
@@ -32,6 +33,7 @@ def show(experiment: common.Experiment, shift: AnnotationShift) -> None:
     beside = ["side", "label", "difference", "low", "high", "p_adjusted", "equivalence_p_adjusted", "verdict"]
     title = f'Not in the paper: "did not change" within {shift.bound:g}, adjusted over labels'
     experiment.table("levels", title, levels[beside])
+    write(f"picture: {shift.show().save(experiment.out / 'figure3.html')}")
 
 
 if __name__ == "__main__":

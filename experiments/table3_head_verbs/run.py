@@ -33,7 +33,7 @@ def show(experiment: common.Experiment, shift: VerbShift) -> None:
     for group in (*shift.groups, shift.whole):
         if group.note:
             write(f"layers {group.group}: {group.note}")
-    verbs = shift.top(10).query("heads_up + heads_down > 0")
+    verbs = shift.top(shift.n_instruction).query("heads_up + heads_down > 0").head(10)
     experiment.table("verbs", "Instruction verbs that rose in most heads", verbs)
 
 

@@ -255,6 +255,7 @@ def test_annotations_come_from_a_server_and_every_question_is_asked_once(everyth
     levels = numbers(everything, "figure3_linguistic_levels", "figure3")
     assert levels["group"].unique().tolist() == ["0-3"]
     assert levels.set_index("label").loc["semantics", "tuned_share"] == 1
+    assert (everything[0] / "figure3_linguistic_levels" / "toy" / "figure3.html").is_file()
 
 
 def test_without_a_server_table_5_shows_coherence_and_says_what_it_needs(everything) -> None:
