@@ -58,13 +58,13 @@ def test_stopped_between_any_two_units(models, tmp_path, whole):
     for _ in range(100):
         count = 0
 
-        def stop_at_second(event: str) -> None:
+        def stop_after_three(event: str) -> None:
             nonlocal count
             count += ": " in event
-            if count == 2:
+            if count == 3:
                 raise Stop
 
-        recorder = Recorder(stop_at_second)
+        recorder = Recorder(stop_after_three)
         try:
             store = execute(small(models, tmp_path / "out"), listener=recorder)
         except Stop:
