@@ -8,7 +8,7 @@ CONSTRAINTS = constraints.txt
 TESTS ?= tests notebooks
 WORKERS ?= 2
 
-.PHONY: demo test check test-tl4 format lint types unit browser reproduce clean
+.PHONY: demo test check test-tl4 format lint types unit reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo

@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/loading.py MODEL
 
-The peak is what resident memory rose by since the imports, tokenizer and mapped files included, read from /proc (Linux).
+The peak is what resident memory rose by since the imports, tokenizer and mapped files included, read from /proc on
+Linux. A checkpoint in float32 that is loaded as bfloat16 is mapped in whole, so its file counts beside the model.
 """
 
 import time
