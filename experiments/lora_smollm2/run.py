@@ -6,6 +6,7 @@ MODEL is a folder, a GGUF file or the hub name of SmolLM2-135M-Instruct.
 """
 
 import copy
+import html
 import json
 import random
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from lensdiff import attribute, load_pair, load_prompts
 from lensdiff.inputs.toy_pair import PROMPTS
 from lensdiff.models.sources import read_source
+from lensdiff.views import page
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LABEL = "SmolLM2-135M-Instruct before and after {steps} LoRA steps: it was instruction-tuned already"
@@ -75,8 +77,10 @@ def main(
     diff.to_df().to_parquet(out / "attribution.parquet")
     for base, after in zip(diff.base, diff.tuned, strict=True):
         console.print(f"{base.prompt_id}: {base.response!r} -> {after.response!r}", markup=False)
-    title = LABEL.format(steps=steps)
-    console.print(f"{title}\n{diff.show().save(out / 'attribution.html')}")
+    title, path = LABEL.format(steps=steps), out / "attribution.html"
+    body = f"<h1>{html.escape(title)}</h1>{diff.show().fragment()}"
+    path.write_text(page(title, body), encoding="utf-8")
+    console.print(f"{title}\n{path}")
 
 
 if __name__ == "__main__":
