@@ -210,7 +210,8 @@ def pair_facts(pair: ModelPair, keep: str) -> dict[str, Any]:
             "n_heads": view.n_heads,
             "d_model": view.d_model,
             "d_vocab": view.d_vocab,
-            "parameters": sum(p.numel() for p in view.model.parameters()),
+            # a HookedTransformer has biases where the checkpoint has none: zeros, which are not counted
+            "parameters": sum(p.numel() for p in view.model.parameters() if bool(p.any())),
         }
     return facts
 
