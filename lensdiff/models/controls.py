@@ -224,6 +224,8 @@ def materialise(control: ControlView) -> ModelView:
         raise InputError("a control's forward pass needs both models in one wrapper: give wrapper=... to load_pair")
     if not hooked and base.info.weights == "folded":
         raise InputError("a control's forward pass needs weights='raw' where the models are TransformerBridges")
+    with torch.no_grad():  # a wrapper keeps tensors of its last pass; only those without a graph can be copied
+        base.logits(torch.zeros(1, 1, dtype=torch.int64, device=base.device))
     model = copy.deepcopy(base.model)
     made = (
         HookedView(model, base._tokenizer, control.info) if hooked else BridgeView(model, base._tokenizer, control.info)

@@ -418,3 +418,11 @@ def test_a_folded_bridge_runs_no_control():
     control = load_pair(base, tuned, **options).control("norm", 0)
     with pytest.raises(InputError, match="needs weights='raw' where the models are TransformerBridges"):
         control.logits(tokens())
+
+
+def test_a_control_can_run_after_a_pass_with_gradients(llama):
+    tokens = torch.tensor([[5, 6, 7]])
+    view = view_of(llama.base)
+    hidden = view.unembed_input(tokens, view.embed(tokens).detach().requires_grad_())
+    assert hidden.requires_grad, "the wrapper may keep tensors of this pass"
+    assert bool(torch.isfinite(llama.control("norm", 17).logits(tokens)).all())
