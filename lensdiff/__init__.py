@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from lensdiff.analyses.attention import AttentionPatterns as AttentionPatterns
     from lensdiff.analyses.attention import attention as attention
     from lensdiff.analyses.attention_shift import attention_shift as attention_shift
+    from lensdiff.analyses.attribute import attribute as attribute
     from lensdiff.analyses.attribution import Attribution as Attribution
-    from lensdiff.analyses.attribution import attribute as attribute
     from lensdiff.analyses.coherence import coherence as coherence
     from lensdiff.analyses.concepts import MLPConcepts as MLPConcepts
     from lensdiff.analyses.concepts import mlp_concepts as mlp_concepts
@@ -45,7 +45,8 @@ _HOMES = {
     "models.loading": ("load_model",),
     "models.pair": ("ModelPair", "load_pair"),
     "models.text": ("Response", "generate"),
-    "analyses.attribution": ("Attribution", "attribute"),
+    "analyses.attribute": ("attribute",),
+    "analyses.attribution": ("Attribution",),
     "analyses.heads": ("HeadWordPairs", "head_word_pairs"),
     "analyses.verb_shift": ("verb_shift",),
     "analyses.pair_overlap": ("pair_overlap",),

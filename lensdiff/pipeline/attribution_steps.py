@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lensdiff.analyses.attribution import Attribution, attribute
+from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribution import Attribution
 from lensdiff.models.text import Response, generate
 from lensdiff.models.view import view_of
 from lensdiff.pipeline.step import Step

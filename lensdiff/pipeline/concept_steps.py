@@ -1,15 +1,11 @@
 """The steps that read feed-forward layers from weights alone: concepts of both models, and how far they turned."""
 
-from collections.abc import Iterator
-
-import pandas as pd
-
 from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.components import ConceptDirections, concept_directions
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.rotation import rotation
-from lensdiff.pipeline.head_steps import layer_units, split_layers
 from lensdiff.pipeline.joining import join_concepts
+from lensdiff.pipeline.layers import join_units, layer_units, save_table_of_both, split_layers
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import one_unit
 from lensdiff.pipeline.workspace import SIDES, Workspace
@@ -40,22 +36,8 @@ def concepts_unit(workspace: Workspace, unit: str) -> None:
 
 
 def _join(workspace: Workspace) -> None:
-    store = workspace.store
-    units = _units(workspace)
-    for side in SIDES:
-        names = [f"parts/concepts/{unit}" for unit in units if unit.startswith(f"{side}/")]
-        if all(store.has(name) for name in names):  # not if this was done before
-            store.save_result(f"concepts/{side}", join_concepts([store.load_result(n, MLPConcepts) for n in names]))
-        for name in names:
-            store.remove(name)
-
-    def parts() -> Iterator[pd.DataFrame]:
-        for side in SIDES:
-            frame = store.load_result(f"concepts/{side}", MLPConcepts).to_df()
-            frame.insert(0, "model", side)
-            yield frame
-
-    store.save_table("concepts", parts())
+    join_units(workspace, "concepts", _units(workspace), MLPConcepts, join_concepts)
+    save_table_of_both(workspace, "concepts", MLPConcepts)
 
 
 def cohere(workspace: Workspace, unit: str) -> None:
@@ -66,11 +48,7 @@ def cohere(workspace: Workspace, unit: str) -> None:
 
 
 def _coherence_table(workspace: Workspace) -> None:
-    frames = []
-    for side in SIDES:
-        frames.append(workspace.store.load_result(f"coherence/{side}", Coherence).to_df())
-        frames[-1].insert(0, "model", side)
-    workspace.store.save_table("coherence", frames)
+    save_table_of_both(workspace, "coherence", Coherence)
 
 
 def _control_units(workspace: Workspace) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from lensdiff.analyses.attribution import attribute
+from lensdiff.analyses.attribute import attribute
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory

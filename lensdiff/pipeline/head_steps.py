@@ -1,7 +1,5 @@
 """The steps that read heads from weights alone: word pairs of both models and of controls, and what changed in them."""
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
@@ -9,28 +7,16 @@ from lensdiff.analyses.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.pair_overlap import pair_overlap
 from lensdiff.analyses.verb_shift import verb_shift
 from lensdiff.pipeline.joining import join_pairs
+from lensdiff.pipeline.layers import join_units, layer_units, save_table_of_both, split_layers
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import one_unit
-from lensdiff.pipeline.workspace import SIDES, Stored, Workspace, layer_groups
+from lensdiff.pipeline.workspace import SIDES, Stored, Workspace
 
 HEAD_KEYS = ("heads", "vocabulary", "vectors")
-LAYERS_AT_ONCE = 8
 
 
 def _models(workspace: Workspace) -> list[str]:
     return [*SIDES, *workspace.controls("heads")]
-
-
-def layer_units(workspace: Workspace, models: list[str], layers: list[int] | None) -> list[str]:
-    """Return units named model/first-last, for groups of layers of each model."""
-    groups = list(layer_groups(layers, workspace.n_layers, LAYERS_AT_ONCE))
-    return [f"{model}/{','.join(map(str, group))}" for model in models for group in groups]
-
-
-def split_layers(unit: str) -> tuple[str, list[int]]:
-    """Return the model and the layers of such a unit."""
-    model, _, layers = unit.partition("/")
-    return model, [int(layer) for layer in layers.split(",")]
 
 
 def _units(workspace: Workspace) -> list[str]:
@@ -54,22 +40,11 @@ def pairs_unit(workspace: Workspace, unit: str) -> None:
 
 
 def _join(workspace: Workspace) -> None:
-    store = workspace.store
-    units = _units(workspace)
-    for model in _models(workspace):
-        names = [f"parts/heads/{unit}" for unit in units if unit.startswith(f"{model}/")]
-        if all(store.has(name) for name in names):  # not if this was done before
-            store.save_result(f"heads/{model}", join_pairs([store.load_result(n, HeadWordPairs) for n in names]))
-        for name in names:
-            store.remove(name)
+    def table(pairs: HeadWordPairs) -> pd.DataFrame:
+        return pairs.table(workspace.config.heads.table_top).astype({"key_word": str, "query_word": str})
 
-    def parts() -> Iterator[pd.DataFrame]:
-        for side in SIDES:
-            frame = store.load_result(f"heads/{side}", HeadWordPairs).table(workspace.config.heads.table_top)
-            frame.insert(0, "model", side)
-            yield frame.astype({"key_word": str, "query_word": str})
-
-    store.save_table("heads", parts())
+    join_units(workspace, "heads", _units(workspace), HeadWordPairs, join_pairs)
+    save_table_of_both(workspace, "heads", HeadWordPairs, table)
 
 
 def _pairs_of(workspace: Workspace) -> tuple[HeadWordPairs, HeadWordPairs, Stored[HeadWordPairs]]:
@@ -108,11 +83,7 @@ def read_outputs(workspace: Workspace, unit: str) -> None:
 
 
 def _ov_table(workspace: Workspace) -> None:
-    frames = []
-    for side in SIDES:
-        frames.append(workspace.store.load_result(f"ov_reading/{side}", OVReading).to_df())
-        frames[-1].insert(0, "model", side)
-    workspace.store.save_table("ov_reading", frames)
+    save_table_of_both(workspace, "ov_reading", OVReading)
 
 
 PAIR_KEYS = (*HEAD_KEYS, "controls.kind", "controls.heads", "seed")

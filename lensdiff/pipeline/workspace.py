@@ -4,7 +4,7 @@ Everything is had when first asked for, so that a run which was finished loads n
 controls one is in memory at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
@@ -214,10 +214,3 @@ def pair_facts(pair: ModelPair, keep: str) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in view.model.parameters() if bool(p.any())),
         }
     return facts
-
-
-def layer_groups(layers: Sequence[int] | None, n_layers: int, size: int) -> Iterator[tuple[int, ...]]:
-    """Yield the layers in groups of `size`, all of the model's where none are named."""
-    chosen = tuple(range(n_layers)) if layers is None else tuple(layers)
-    for start in range(0, len(chosen), size):
-        yield chosen[start : start + size]

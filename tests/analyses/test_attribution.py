@@ -6,7 +6,8 @@ import pytest
 import rich.console
 import torch
 
-from lensdiff.analyses.attribution import Attribution, Results, attribute
+from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribution import Attribution, Results
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model, load_pair, view_of
 from lensdiff.models.text import Response, generate

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lensdiff.analyses.attribution import attribute
+from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.targets import TARGETS
 from lensdiff.models import load_model, view_of

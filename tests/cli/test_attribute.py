@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lensdiff.analyses.attribution import attribute
+from lensdiff.analyses.attribute import attribute
 from lensdiff.models import load_model
 from lensdiff.results import ResultStore
 from tests.cli.conftest import Command, Ran, refused

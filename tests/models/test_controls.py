@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from lensdiff.analyses.attention import attention
-from lensdiff.analyses.attribution import attribute
+from lensdiff.analyses.attribute import attribute
 from lensdiff.models import ModelPair, load_pair, view_of
 from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.change import (

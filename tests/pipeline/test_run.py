@@ -8,7 +8,8 @@ import torch
 
 from lensdiff.analyses.attention import AttentionPatterns, attention
 from lensdiff.analyses.attention_shift import AttentionShift, attention_shift
-from lensdiff.analyses.attribution import Attribution, attribute
+from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribution import Attribution
 from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
