@@ -25,10 +25,10 @@ types: $(VENV)/dev.done
 	$(VENV)/bin/pyright
 
 unit: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
 
 test-tl4: $(VENV4)/dev.done
-	OMP_NUM_THREADS=1 $(VENV4)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
+	$(VENV4)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
 
 # Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
 PAPER ?=

@@ -10,6 +10,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a run of small models has it: sums come out in the same order
 _hook = install_import_hook("lensdiff", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]

@@ -170,7 +170,7 @@ def test_coherence(finished, pair, models):
 
 def test_layers_in_groups_are_layers_at_once(finished, models, tmp_path, monkeypatch):
     store, _ = finished
-    monkeypatch.setattr("lensdiff.pipeline.head_steps.LAYERS_AT_ONCE", 1)
+    monkeypatch.setattr("lensdiff.pipeline.layers.LAYERS_AT_ONCE", 1)
     again = execute(config_for(models, tmp_path / "out", analyses=["heads", "mlp"]))
     assert again.step("heads").done[:2] == ["base/0", "base/1"]
     for name, kind in (("heads/base", HeadWordPairs), ("concepts/tuned", MLPConcepts)):
