@@ -1,6 +1,7 @@
 """`lensdiff annotate`: a chat model says what the components of a results directory mean."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,13 +54,14 @@ def annotate(
         "concurrency": concurrency,
     }
     terminal = Terminal(quiet=quiet)
-    with store.writing(store.manifest.config), terminal.watching():
-        for side in SIDES:
-            concepts = store.load_result(f"concepts/{side}", MLPConcepts)
-            step = f"annotating {side}"
-            found = ask(concepts, **asked, on_progress=lambda done, total, step=step: terminal.reach(step, done, total))
-            store.save_result(f"annotations/{side}", found)
-    _finish(store)
+    with store.writing(store.manifest.config):
+        with terminal.watching():
+            for side in SIDES:
+                step = f"annotating {side}"
+                reach = partial(terminal.reach, step)
+                found = ask(store.load_result(f"concepts/{side}", MLPConcepts), **asked, on_progress=reach)
+                store.save_result(f"annotations/{side}", found)
+        _finish(store)
 
 
 def _finish(store: Any) -> None:
@@ -67,17 +69,16 @@ def _finish(store: Any) -> None:
 
     from lensdiff.analyses.annotation_shift import annotation_shift
     from lensdiff.analyses.annotations import Annotations
+    from lensdiff.pipeline.both import save_of_both
+    from lensdiff.pipeline.tables import write_description
 
     found = {side: store.load_result(f"annotations/{side}", Annotations) for side in SIDES}
-    frames = []
-    for side, annotations in found.items():
-        frames.append(annotations.to_df())
-        frames[-1].insert(0, "model", side)
-    store.save_table("annotations", frames)
+    save_of_both(store, "annotations", Annotations)
     shift = annotation_shift(found["base"], found["tuned"])
     store.save_result("annotation_shift", shift)
     store.save_table("annotation_shift", shift.to_df())
     store.save_table("annotation_groups", shift.groups_df())
+    write_description(store)
     counts = pd.DataFrame({side: annotations.counts() for side, annotations in found.items()}).fillna(0).astype(int)
     print_frame("Annotations", counts.rename_axis("status").reset_index())
     shown = ["side", "label", "kind", "base_mean", "tuned_mean", "difference", "low", "high", "p_adjusted", "verdict"]

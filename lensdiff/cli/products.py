@@ -10,7 +10,7 @@ from lensdiff.analyses.pair_overlap import PairOverlap
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.analyses.verb_shift import VerbShift
 from lensdiff.analyses.weight_shift import WeightShift
-from lensdiff.pipeline.workspace import SIDES
+from lensdiff.pipeline.both import SIDES
 from lensdiff.results import ResultStore
 from lensdiff.views import page
 from lensdiff.views.section import Table, sections

@@ -8,9 +8,10 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.attribution import Attribution
 from lensdiff.models.text import Response, generate
 from lensdiff.models.view import view_of
+from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import PROMPT_KEYS, model_columns, sides_and_prompts, split_unit
-from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import InputError
 
 

@@ -4,11 +4,12 @@ from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.components import ConceptDirections, concept_directions
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.rotation import rotation
+from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_concepts
-from lensdiff.pipeline.layers import join_units, layer_units, save_table_of_both, split_layers
+from lensdiff.pipeline.layers import join_units, layer_units, split_layers
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import one_unit
-from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.pipeline.workspace import Workspace
 
 CONCEPT_KEYS = ("mlp", "vocabulary")
 COHERENCE_KEYS = (*CONCEPT_KEYS, "vectors", "seed")
@@ -37,7 +38,7 @@ def concepts_unit(workspace: Workspace, unit: str) -> None:
 
 def _join(workspace: Workspace) -> None:
     join_units(workspace, "concepts", _units(workspace), MLPConcepts, join_concepts)
-    save_table_of_both(workspace, "concepts", MLPConcepts)
+    save_of_both(workspace.store, "concepts", MLPConcepts)
 
 
 def cohere(workspace: Workspace, unit: str) -> None:
@@ -48,7 +49,7 @@ def cohere(workspace: Workspace, unit: str) -> None:
 
 
 def _coherence_table(workspace: Workspace) -> None:
-    save_table_of_both(workspace, "coherence", Coherence)
+    save_of_both(workspace.store, "coherence", Coherence)
 
 
 def _control_units(workspace: Workspace) -> list[str]:

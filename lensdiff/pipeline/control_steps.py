@@ -12,9 +12,10 @@ from lensdiff.analyses.attention import AttentionPatterns
 from lensdiff.analyses.attention_shift import attention_shift
 from lensdiff.pipeline.attention_steps import attend
 from lensdiff.pipeline.attribution_steps import attribute_unit, attributions, join_responses, respond
+from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.step import NotPossible, Step
 from lensdiff.pipeline.units import CONTROL_KEYS, model_columns, one_unit
-from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.pipeline.workspace import Workspace
 
 CONTROL_ANALYSES = "analyses of controls"  # a control does what is chosen of these at once
 

@@ -21,10 +21,11 @@ from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.models.view import ModelView, view_of
+from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
-from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import InputError
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables

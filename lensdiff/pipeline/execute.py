@@ -13,6 +13,7 @@ import torch
 from lensdiff.analyses.evidence import claims_of
 from lensdiff.pipeline.attention_steps import STEPS as ATTENTION_STEPS
 from lensdiff.pipeline.attribution_steps import STEPS as ATTRIBUTION_STEPS
+from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.control_steps import CONTROL_ANALYSES
@@ -22,11 +23,11 @@ from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.output_steps import STEPS as OUTPUT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
-from lensdiff.pipeline.tables import TABLES, describe
+from lensdiff.pipeline.tables import write_description
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
-from lensdiff.pipeline.workspace import SIDES, Workspace, prompts_of, vocabulary_of
+from lensdiff.pipeline.workspace import Workspace, prompts_of, vocabulary_of
 from lensdiff.results import InputError, ResultStore
 
 STEPS: tuple[Step, ...] = (
@@ -84,9 +85,7 @@ def execute(
         found = claims_of(store)
         store.save_result("claims", found)
         store.save_table("claims", found.to_df())
-        store.write_text(
-            "tables/README.md", describe({n: store.columns(n) for n in store.table_names() if n in TABLES})
-        )
+        write_description(store)
     return store
 
 

@@ -6,11 +6,12 @@ from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.pair_overlap import pair_overlap
 from lensdiff.analyses.verb_shift import verb_shift
+from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_pairs
-from lensdiff.pipeline.layers import join_units, layer_units, save_table_of_both, split_layers
+from lensdiff.pipeline.layers import join_units, layer_units, split_layers
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import one_unit
-from lensdiff.pipeline.workspace import SIDES, Stored, Workspace
+from lensdiff.pipeline.workspace import Stored, Workspace
 
 HEAD_KEYS = ("heads", "vocabulary", "vectors")
 
@@ -44,7 +45,7 @@ def _join(workspace: Workspace) -> None:
         return pairs.table(workspace.config.heads.table_top).astype({"key_word": str, "query_word": str})
 
     join_units(workspace, "heads", _units(workspace), HeadWordPairs, join_pairs)
-    save_table_of_both(workspace, "heads", HeadWordPairs, table)
+    save_of_both(workspace.store, "heads", HeadWordPairs, table)
 
 
 def _pairs_of(workspace: Workspace) -> tuple[HeadWordPairs, HeadWordPairs, Stored[HeadWordPairs]]:
@@ -83,7 +84,7 @@ def read_outputs(workspace: Workspace, unit: str) -> None:
 
 
 def _ov_table(workspace: Workspace) -> None:
-    save_table_of_both(workspace, "ov_reading", OVReading)
+    save_of_both(workspace.store, "ov_reading", OVReading)
 
 
 PAIR_KEYS = (*HEAD_KEYS, "controls.kind", "controls.heads", "seed")

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import pandas as pd
-
-from lensdiff.pipeline.workspace import SIDES, R, Workspace
+from lensdiff.pipeline.both import R
+from lensdiff.pipeline.workspace import Workspace
 
 LAYERS_AT_ONCE = 8
 
@@ -39,18 +38,3 @@ def join_units(
             store.save_result(f"{name}/{model}", join([store.load_result(part, kind) for part in parts]))
         for part in parts:
             store.remove(part)
-
-
-def save_table_of_both(
-    workspace: Workspace, name: str, kind: type[R], table: Callable[[R], pd.DataFrame] | None = None
-) -> None:
-    """Save the table NAME: the rows of both models' results `NAME/MODEL`, the model as the first column."""
-
-    def parts() -> Iterator[pd.DataFrame]:
-        for side in SIDES:
-            result = workspace.store.load_result(f"{name}/{side}", kind)
-            frame = table(result) if table else result.to_df()
-            frame.insert(0, "model", side)
-            yield frame
-
-    workspace.store.save_table(name, parts())

@@ -1,10 +1,12 @@
 """What the tables of a results directory hold: what a row is, and what each column means.
 
-A run writes this beside the tables, as `tables/README.md`. Layers, heads, dimensions, components and positions count
-from 0, ranks from 1; differences are tuned - base; `..._low` and `..._high` are limits.
+A run, and an annotation of it, write this beside the tables as `tables/README.md`. Layers, heads, dimensions,
+components and positions count from 0, ranks from 1; differences are tuned - base; `..._low` and `..._high` are limits.
 """
 
 from typing import NamedTuple
+
+from lensdiff.results import ResultStore
 
 COLUMNS = {
     "model": "base or tuned (in responses and instruction_scores also control)",
@@ -201,6 +203,54 @@ TABLES = {
             "n_controls": "how many controls",
         },
     ),
+    "annotations": Described(
+        "a component and a seed of the annotating model",
+        {
+            "seed": "of the annotating model",
+            "status": "explained, unexplained, or why there is no annotation",
+            "description": "the concept in words",
+            "tasks": "tasks it serves, joined by a semicolon",
+            "level": "its linguistic level; empty: none was said",
+            "reason": "why there is no annotation",
+        },
+    ),
+    "annotation_shift": Described(
+        "a side and a label",
+        {
+            "label": "the label whose share among explainable components is compared",
+            "kind": "explainable, task, task group or level",
+            "base_mean": "share in the base, mean over seeds",
+            "base_std": "its standard deviation over seeds",
+            "tuned_mean": "share in the tuned model, mean over seeds",
+            "tuned_std": "its standard deviation over seeds",
+            "difference": "tuned - base, seeds pooled",
+            "low": "limits of the difference, components resampled",
+            "high": "as low",
+            "p": "Welch over components",
+            "p_adjusted": "adjusted over the labels",
+            "equivalence_p": "two one-sided tests that the share did not change",
+            "equivalence_p_adjusted": "adjusted over the labels",
+            "paper_p": "the paper's test: Welch over seeds, which are no samples",
+            "verdict": "in words",
+        },
+    ),
+    "annotation_groups": Described(
+        "a side, a group of layers and a label",
+        {
+            "group": "its first and last layer",
+            "label": "the label",
+            "kind": "explainable, task, task group or level",
+            "base_share": "share in the base",
+            "base_low": "limits of base_share",
+            "base_high": "as base_low",
+            "tuned_share": "share in the tuned model",
+            "tuned_low": "limits of tuned_share",
+            "tuned_high": "as tuned_low",
+            "difference": "tuned - base",
+            "low": "limits of the difference",
+            "high": "as low",
+        },
+    ),
 }
 
 
@@ -224,3 +274,9 @@ def describe(tables: dict[str, list[str]]) -> str:
         lines += [f"- `{column}`: {meaning(name, column)}" for column in columns]
         lines.append("")
     return "\n".join(lines)
+
+
+def write_description(store: ResultStore) -> None:
+    """Write the description of a directory's tables beside them."""
+    tables = {name: store.columns(name) for name in store.table_names() if name in TABLES}
+    store.write_text("tables/README.md", describe(tables))

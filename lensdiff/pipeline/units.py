@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from lensdiff.pipeline.workspace import SIDES, Workspace
+from lensdiff.pipeline.both import SIDES
+from lensdiff.pipeline.workspace import Workspace
 
 PROMPT_KEYS = ("prompts", "prompt", "max_prompts", "max_new_tokens")
 CONTROL_KEYS = (*PROMPT_KEYS, "controls.kind", "controls.prompts", "seed")

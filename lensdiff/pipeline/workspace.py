@@ -6,7 +6,7 @@ controls one is in memory at a time.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.vocabulary import Vocabulary
@@ -15,12 +15,10 @@ from lensdiff.models.controls import ControlView
 from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.models.text import Response
 from lensdiff.models.view import Model, view_of
+from lensdiff.pipeline.both import SIDES, R
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
-from lensdiff.results import InputError, Result, ResultStore
-
-SIDES = ("base", "tuned")
-R = TypeVar("R", bound=Result)
+from lensdiff.results import InputError, ResultStore
 
 
 class Stored(Sequence[R], Generic[R]):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from lensdiff.analyses.annotations import Annotations
+from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import ResultStore
 from tests.analyses.chat_server import chat_server
 from tests.cli.conftest import Command, refused
@@ -51,6 +52,12 @@ def test_both_models_are_annotated_and_nothing_is_asked_twice(lensdiff: Command,
     assert set(frame.model) == {"base", "tuned"}
     found = ResultStore(directory).load_result("annotations/tuned", Annotations)
     assert found.provenance.options["seeds"] == [0, 1]
+    described = (directory / "tables" / "README.md").read_text()
+    for name in (name for name in TABLES if name.startswith("annotation")):
+        columns = ResultStore(directory).columns(name)
+        assert [column for column in columns if not meaning(name, column)] == []
+        assert set(TABLES[name].own) <= set(columns)
+        assert f"## {name}.parquet" in described
     asked = len(running.requests)
     assert asked > 0
     assert lensdiff(*arguments).code == 0

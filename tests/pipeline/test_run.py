@@ -75,7 +75,7 @@ def test_every_step_is_done_and_told(finished):
 def test_every_column_of_every_table_is_described(finished):
     store, _ = finished
     names = [name for name in store.table_names() if "/" not in name]
-    assert set(names) == set(TABLES)
+    assert set(names) == {name for name in TABLES if not name.startswith("annotation")}
     for name in names:
         columns = list(store.load_table(name).columns)
         assert store.columns(name) == columns
