@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
@@ -23,6 +24,7 @@ from lensdiff.models.text import encode, generate
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.layers import LAYERS_AT_ONCE
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.workspace import Workspace
@@ -31,6 +33,8 @@ from lensdiff.results import InputError
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
 PROBED_TOKENS = 8
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
+COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
 
 # memory
@@ -189,6 +193,7 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
     attend = 4 * text * probe.forward
     make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
     config, controls = workspace.config, max(1, len(workspace.controls("prompts")))
+    sides = len(config.mlp.sides)
     per_prompt = respond + scores * config.chosen("attribution") + attend * config.chosen("attention")
     costs = {
         "responses": respond,
@@ -198,7 +203,10 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
         "controls": per_prompt + make * controls / units,
         "weights": 10 * _width(probe.view) * _size(probe.view) / probe.rate,
         "heads": _heads(workspace, probe),
-        "concepts": _concepts(workspace, probe),
+        "concepts": _components(workspace, probe, _layers_of_a_unit(workspace, config.mlp.layers), named=True),
+        "coherence": _cohere(workspace, probe.view),
+        "rotation_controls": _components(workspace, probe, _layers(workspace, config.mlp.layers), named=False),
+        "rotation": _layers(workspace, config.mlp.layers) * sides * len(workspace.controls("rotation")) * TURN_SECONDS,
     }
     return units * costs.get(step, 0.0)
 
@@ -211,18 +219,47 @@ def _width(view: ModelView) -> int:
     return view.d_model
 
 
+def _layers(workspace: Workspace, chosen: list[int] | None) -> int:
+    return workspace.n_layers if chosen is None else len(chosen)
+
+
+def _layers_of_a_unit(workspace: Workspace, chosen: list[int] | None) -> int:
+    return min(LAYERS_AT_ONCE, _layers(workspace, chosen))
+
+
 def _heads(workspace: Workspace, probe: Probe) -> float:
     view, options = probe.view, workspace.config.heads
-    layers = min(options.layers_per_group, view.n_layers)
-    products = 4 * probe.n_words * view.d_model * view.d_head * view.n_heads * layers / probe.rate
-    return products + PAIR_SECONDS * layers * view.n_heads * view.d_head * (2 * options.top_k) ** 2
+    per_head = 4 * probe.n_words * view.d_model * view.d_head / probe.rate
+    per_head += PAIR_SECONDS * view.d_head * (2 * options.top_k) ** 2
+    controls = len(workspace.controls("heads"))
+    made = controls / (controls + len(SIDES)) * 2 * _make(view, view.n_heads * view.d_head) / probe.rate  # W_Q and W_K
+    return _layers_of_a_unit(workspace, options.layers) * (view.n_heads * per_head + made)
 
 
-def _concepts(workspace: Workspace, probe: Probe) -> float:
+def _components(workspace: Workspace, probe: Probe, layers: int, *, named: bool) -> float:
+    # the principal components of that many layers, and either their words or (a control) the weights themselves
     view, options = probe.view, workspace.config.mlp
-    components = min(options.n_components, view.d_model)
-    per_layer = 20 * view.d_model**3 + 2 * view.d_model**2 * view.d_mlp + 4 * components * view.d_model * probe.n_words
-    return view.n_layers * len(options.sides) * per_layer / probe.rate
+    operations = 20 * view.d_model**3 + 2 * view.d_model**2 * view.d_mlp
+    if named:
+        operations += 4 * _n_components(workspace, view) * view.d_model * probe.n_words
+    else:
+        operations += _make(view, view.d_mlp)
+    return layers * len(options.sides) * operations / probe.rate
+
+
+def _n_components(workspace: Workspace, view: ModelView) -> int:
+    return min(workspace.config.mlp.n_components, view.d_model)
+
+
+def _cohere(workspace: Workspace, view: ModelView) -> float:
+    options = workspace.config.mlp
+    components = _layers(workspace, options.layers) * len(options.sides) * _n_components(workspace, view)
+    return COHERENCE_SECONDS * (components + DIRECTIONS)
+
+
+def _make(view: ModelView, columns: int) -> int:
+    # operations to draw a control's matrix: two orthonormal factors and their product
+    return 8 * view.d_model**2 * columns
 
 
 def amount(size: int | float) -> str:

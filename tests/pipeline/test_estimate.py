@@ -9,8 +9,18 @@ import transformers
 
 import lensdiff
 from lensdiff.pipeline import estimate
-from lensdiff.pipeline.estimate import Memory, Probe, amount, choose_keep, duration, memory_of, n_parameters, seconds_of
-from lensdiff.pipeline.execute import read_config
+from lensdiff.pipeline.estimate import (
+    TURN_SECONDS,
+    Memory,
+    Probe,
+    amount,
+    choose_keep,
+    duration,
+    memory_of,
+    n_parameters,
+    seconds_of,
+)
+from lensdiff.pipeline.execute import STEPS, read_config
 from lensdiff.pipeline.threads import SMALL, threads_for
 from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import ResultStore
@@ -69,9 +79,31 @@ def test_what_is_left_is_estimated(models, tmp_path):
     assert seconds_of("attribution", 1, workspace, simple) == pytest.approx(0.1 * min(10, 1.6 * 5) * 15)
     assert seconds_of("instruction_scores", 1, workspace, simple) == 0
     twice = replace(probe, rate=2 * probe.rate)
-    for step in ("weights", "concepts"):
+    for step in ("weights", "concepts", "rotation_controls"):
         assert seconds_of(step, 1, workspace, twice) == pytest.approx(seconds_of(step, 1, workspace, probe) / 2)
     assert isinstance(probe, Probe)
+
+
+def test_controls_of_the_concepts_are_estimated(models, tmp_path):
+    config = read_config(config_for(models, tmp_path))
+    workspace = Workspace(config, ResultStore(tmp_path), Recorder(), "both")
+    probe, layers, sides = estimate.measure(workspace), workspace.n_layers, len(config.mlp.sides)
+    controls = len(workspace.controls("rotation"))
+    assert controls > 0
+    assert seconds_of("rotation", 1, workspace, probe) == pytest.approx(layers * sides * controls * TURN_SECONDS)
+    assert seconds_of("rotation_controls", controls, workspace, probe) > 0
+    # a unit of concepts is as many layers as are read at once, all of this model's
+    wordless = replace(probe, n_words=0)
+    assert seconds_of("concepts", 1, workspace, wordless) < seconds_of("rotation_controls", 1, workspace, wordless)
+    assert seconds_of("coherence", 2, workspace, probe) == 2 * seconds_of("coherence", 1, workspace, probe) > 0
+
+
+def test_no_step_that_takes_long_is_left_out(models, tmp_path):
+    config = read_config(config_for(models, tmp_path))
+    workspace = Workspace(config, ResultStore(tmp_path), Recorder(), "both")
+    probe = estimate.measure(workspace)
+    free = {step.name for step in STEPS if step.units(workspace) and not seconds_of(step.name, 1, workspace, probe)}
+    assert free == {"instruction_scores", "attention_shift", "verb_shift", "pair_overlap", "ov_reading"}
 
 
 @pytest.mark.parametrize(
