@@ -126,7 +126,6 @@ def attention_shift(
     controls: Sequence[Patterns] = (),
     *,
     level: float = 0.95,
-    n_resamples: int = 1999,
     adjustment: str = "bh",
     seed: int = 0,
 ) -> AttentionShift:
@@ -135,11 +134,10 @@ def attention_shift(
     Args:
         base, tuned: results of `attention` on the same texts in the same order; lists, or generators to save memory.
         controls: results of `attention` on the same texts, one entry per control model; none, or at least 3.
-        level: of the intervals over prompts (paired bootstrap) and of the controls' bands.
-        n_resamples: of the bootstrap.
+        level: of the intervals over prompts (paired t) and of the controls' bands.
         adjustment: false-discovery control over all p-values of the table, "bh" or "by" (see `stats.adjust`). They come
             from paired t tests, or from sign flips where all prompts differ by the same amount.
-        seed: of the bootstrap and the sign flips.
+        seed: of the sign flips.
 
     Raises:
         InputError: no results, unequal numbers of them, patterns that were not kept, base and tuned (or a control) read
@@ -155,14 +153,13 @@ def attention_shift(
         raise InputError("there are no attention results to compare, expected at least one of base and of tuned")
     moved = np.mean(distances, axis=0)  # [model distance layer head_index], without base
     read = np.stack(values, axis=1)  # [model prompt measure layer head_index]
-    measures = _measures(read, level=level, n_resamples=n_resamples, adjustment=adjustment, seed=seed)
+    measures = _measures(read, level=level, adjustment=adjustment, seed=seed)
     options = {
         "base": origins[0].model,
         "controls": [origin.model for origin in origins[2:]],
         "attention": origins[0].options,
         "n_prompts": len(values),
         "level": level,
-        "n_resamples": n_resamples,
         "adjustment": adjustment,
     }
     return AttentionShift(
@@ -235,7 +232,6 @@ def _measures(
     read: Float[np.ndarray, "model prompt measure layer head_index"],
     *,
     level: float,
-    n_resamples: int,
     adjustment: str,
     seed: int,
 ) -> Float[np.ndarray, "measure statistic layer head_index"]:
@@ -251,11 +247,9 @@ def _measures(
         out[m, 5:7] = _band((per_prompt[2:] - base).mean(axis=1)[:, None], level)[0]
         if len(base) < FEWEST_PROMPTS:
             continue
+        out[m, 3:5] = stats.paired_interval(tuned, base, level=level)
         for head in np.ndindex(shape):
-            pair = tuned[:, *head], base[:, *head]
-            interval = stats.paired_bootstrap(*pair, level=level, n_resamples=n_resamples, seed=seed)
-            tests[m, *head] = _paired(*pair, seed)
-            out[m, 3:5, *head] = interval.low, interval.high
+            tests[m, *head] = _paired(tuned[:, *head], base[:, *head], seed)
             out[m, 7, *head] = tests[m, *head].p
     family = f"attention_shift, {len(tests)} differences"
     for (m, *head), test in zip(

@@ -232,4 +232,4 @@ def _verdict(evidence: Evidence) -> Verdict:
 
 def _significant(test: stats.Test) -> bool:
     p = test.p if test.p_adjusted is None else test.p_adjusted
-    return p is not None and p < SIGNIFICANT and test.estimate != 0
+    return p is not None and p <= SIGNIFICANT and test.estimate != 0

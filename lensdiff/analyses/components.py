@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.controls import ControlView
+from lensdiff.models.precision import as_double
 from lensdiff.results import InputError, Provenance, Result
 
 Side = Literal["value", "key", "gate"]
@@ -47,7 +48,7 @@ class PrincipalComponents(NamedTuple):
 
 
 def principal_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
-    """Return the k leading principal components in float64 on the vectors' device, k < vectors, k <= d_model.
+    """Return the k leading principal components in float64, k < vectors, k <= d_model.
 
     On the CPU by scikit-learn, elsewhere the same by torch: eigenvectors of the covariance. Vectors that do not vary
     explain nothing: every ratio is 0.
@@ -55,14 +56,15 @@ def principal_components(vectors: Float[Tensor, "vector d_model"], *, k: int) ->
     if vectors.device.type != "cpu":
         return covariance_components(vectors, k=k)
     with np.errstate(invalid="ignore"):  # 0/0 of vectors that do not vary
-        fitted = PCA(n_components=k, svd_solver="covariance_eigh").fit(vectors.double().numpy())
+        fitted = PCA(n_components=k, svd_solver="covariance_eigh").fit(as_double(vectors).numpy())
     ratio = np.nan_to_num(fitted.explained_variance_ratio_)
     return PrincipalComponents(torch.from_numpy(fitted.components_), torch.from_numpy(ratio))
 
 
 def covariance_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
     """Return what `principal_components` does by torch, on any device."""
-    centred = vectors.double() - vectors.double().mean(dim=0)
+    every = as_double(vectors)
+    centred = every - every.mean(dim=0)
     values, rows = torch.linalg.eigh(centred.T @ centred / (len(centred) - 1))
     values, total = values.clamp_min(0.0).flip(0), float(values.clamp_min(0.0).sum())
     ratio = values[:k] / total if total else torch.zeros_like(values[:k])
@@ -82,10 +84,10 @@ def concept_vectors(
         available = ", ".join(s for s in SIDES if view.matrix(layer, MATRIX[s]) is not None) or "none"
         raise InputError(f"layer {layer} of {view.info.id} has no side {side!r}, available: {available}")
     if side == "value":
-        return matrix.double()
+        return as_double(matrix)
     gain = view.gain("mlp", layer) if fold_gain else None
-    keys = rearrange(matrix.double(), "d_model d_mlp -> d_mlp d_model")
-    return keys if gain is None else keys * gain.double()
+    keys = rearrange(as_double(matrix), "d_model d_mlp -> d_mlp d_model")
+    return keys if gain is None else keys * as_double(gain)
 
 
 @dataclass(frozen=True)

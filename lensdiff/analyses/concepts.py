@@ -51,7 +51,7 @@ def named_components(
 
     score = components . words, with words of length 1.
     """
-    scores = components.to(words.dtype) @ words.T
+    scores = components.to(words.dtype).to(words.device) @ words.T
     index = scores.abs().topk(top, dim=1).indices
     sign = torch.where(scores.gather(1, index[:, :1]) < 0, -1.0, 1.0).to(scores.dtype)
     scores = scores * sign
@@ -62,7 +62,7 @@ def named_components(
         torch.stack([pole.indices for pole in poles], dim=1),
         torch.stack([pole.values for pole in poles], dim=1),
     )
-    return components * sign, named
+    return components * sign.to(components.device), named
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,4 +200,5 @@ def _scores(
         ids = torch.tensor([[begin, *[k[0]] * (at - 1), q[0]] for k, q in of_pairs], device=view.device)
         found = torch.stack(view.static_attention_scores(ids, embedded, layers)).cpu()
     lowest = torch.finfo(found.dtype).min / 2  # some models mask with the lowest number there is
-    return torch.where(found < lowest, -torch.inf, found)
+    scores = found.to(torch.promote_types(found.dtype, torch.float32))
+    return torch.where(found < lowest, -torch.inf, scores)

@@ -17,8 +17,9 @@ exceeded by any low-rank change). What it cannot show:
 - Ranks must be far below d_model: subspaces of more than half of all dimensions meet in any case, so such ranks are
   left out, and recorded.
 
-There is one p-value, for the whole model: a rank among the spectrum-matched controls (use 99 or more; p can reach 0.05
-from 19), with fewer than 19 a t statistic. Layers and components have bands, no p.
+There is one p-value, for the whole model: a rank among the spectrum-matched controls, with fewer than 19 a t statistic.
+Use 99 or more: a rank among n cannot fall below 1 / (1 + n), and the claims of a report are adjusted for each other.
+Layers and components have bands, no p.
 
 Memory: the components of one control at a time; per control one number for each layer, side, rank and component.
 Reference: Wu et al., NAACL 2024, section 6 (the word "rotate", which no angle was measured for); doi

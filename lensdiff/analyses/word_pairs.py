@@ -11,6 +11,8 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.models.precision import as_double
+
 
 class Candidates(NamedTuple):
     """The words with the largest activation of each dimension, and the dimension's energy."""
@@ -43,12 +45,13 @@ def cosine_thresholds(
     Mean and population variance come from the mean and covariance of those words' unit vectors, in float64, without the
     cosines themselves: w . mean and w^T Cov w.
     """
-    background, every = unit[:threshold_words].double(), unit.double()
+    every = as_double(unit)
+    background = every[:threshold_words]
     mean = background.mean(dim=0)
     centred = background - mean
     covariance = centred.T @ centred / len(background)
     variance = ((every @ covariance) * every).sum(dim=1).clamp_min(0)
-    return (every @ mean + threshold_std * variance.sqrt()).to(unit.dtype)
+    return (every @ mean + threshold_std * variance.sqrt()).to(unit.dtype).to(unit.device)
 
 
 def head_activations(
@@ -82,6 +85,6 @@ def related_pairs(
     dims, i, j = keep.nonzero(as_tuple=True)
     kept = cosine[dims, i, j]
     # dims * 2 - cosine is exact in float64, so one sort orders by dimension and then by cosine
-    order = (2.0 * dims.double() - kept.double()).argsort(stable=True)
+    order = (2.0 * as_double(dims) - as_double(kept)).argsort(stable=True).to(kept.device)
     starts = torch.cat([dims.new_zeros(1), dims.bincount(minlength=len(q_words)).cumsum(0)])
     return Pairs(starts, k_words[dims, i][order].int(), q_words[dims, j][order].int(), kept[order])

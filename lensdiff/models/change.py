@@ -193,7 +193,9 @@ class RealChange:
             return base
         part = flatten(self.shared(weight.name, base, 0), weight.name)
         change = meaningless_change(kind, values, (part.shape[0], part.shape[1]), generator_for(seed, weight))
-        changed = (part.double().cpu() + change).to(part)
+        # never rounded to half precision, which would take away the part of a change that is below half an ulp
+        dtype = torch.promote_types(base.dtype, torch.float32)
+        base, changed = base.to(dtype), (part.cpu().double() + change).to(dtype).to(base.device)
         axis = vocabulary_axis(weight.name, base, self.base.d_vocab)
         if self.rows is None or axis is None:
             return unflatten(changed, base, weight.name)

@@ -12,7 +12,9 @@ What is treated how (`change` has the formulas):
 - embeddings: as matrices; where the base ties its unembedding to its embedding, so does the control; where the
   vocabularies differ only the rows of shared tokens change;
 - what did not change in the tuned model stays exactly as it is in the base.
-The change is added in float64 and rounded to the base's dtype: in half precision that rounding comes on top of it.
+The change is added in float64 and rounded to the base's dtype. A control of models in half precision is read in
+float32 and cannot be run: rounding would take away the part of the change that is below half a unit in the last place,
+and a smaller change makes the real one look large.
 
 A control is lazy: a weight is computed when it is read and only the last one, of all controls of a pair, is kept, so 99
 of them cost a weights-only analysis the memory of one weight. A forward pass needs a whole model: it is made on first
@@ -29,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange, Weight, read, weights_of
-from lensdiff.models.view import Model, ModelView, _views, is_hooked, register
+from lensdiff.models.view import Model, ModelView, forget, is_hooked, register
 from lensdiff.models.weights import GainName, MatrixName, ModelInfo
 from lensdiff.models.wrappers import BridgeView, HookedView
 from lensdiff.results import InputError
@@ -40,7 +42,8 @@ NAMES = {"spectrum": "spectrum-matched change", "norm": "norm-matched change"}
 class ControlView(ModelView):
     """The base with a meaningless change, read as any model is; made by `ModelPair.control`.
 
-    Deterministic: a weight depends on the kind, the seed, its name and its layer, not on what was read before it.
+    Deterministic: a weight depends on the kind, the seed, its name and its layer, not on what was read before it. The
+    two kinds of one seed draw from the same random numbers, so they are not independent of each other.
     """
 
     def __init__(self, change: RealChange, kind: Kind | str = "spectrum", seed: int = 0):
@@ -133,7 +136,8 @@ class ControlView(ModelView):
         if base is None or self.kind == "self":
             return base
         values = self._change.singular_values(weight)
-        return self._change.apply(self.kind, self.seed, weight, base, values)
+        changed = self._change.apply(self.kind, self.seed, weight, base, values)
+        return changed.to(torch.promote_types(changed.dtype, torch.float32))  # as those that did change
 
     # functions: of a whole model, made when first needed
     @property
@@ -182,15 +186,16 @@ class ControlView(ModelView):
     def _whole(self) -> ModelView:
         if self.kind == "self":
             return self._change.base
+        if self.dtype.itemsize < torch.float32.itemsize:
+            name = str(self.dtype).removeprefix("torch.")
+            raise InputError(
+                f"a control cannot be run in {name}, whose rounding takes away a part of the change: "
+                "load the pair with dtype='float32'"
+            )
         if self._made is None:
             self._made = materialise(self)
             self._change.last = None
         return self._made
-
-
-def forget(model: Model) -> None:
-    """Drop a model's remembered view, which would keep the model in memory."""
-    _views.pop(model, None)
 
 
 def control_info(base: ModelInfo, kind: Kind, seed: int) -> ModelInfo:
@@ -226,7 +231,11 @@ def materialise(control: ControlView) -> ModelView:
         raise InputError("a control's forward pass needs weights='raw' where the models are TransformerBridges")
     with torch.no_grad():  # a wrapper keeps tensors of its last pass; only those without a graph can be copied
         base.logits(torch.zeros(1, 1, dtype=torch.int64, device=base.device))
-    model = copy.deepcopy(base.model)
+    forget(base.model)  # its view is not the copy's
+    try:
+        model = copy.deepcopy(base.model)
+    finally:
+        register(base)
     made = (
         HookedView(model, base._tokenizer, control.info) if hooked else BridgeView(model, base._tokenizer, control.info)
     )

@@ -5,6 +5,7 @@ peaks near it.
 Safety: no remote code, `.bin` files only with `weights_only=True`.
 """
 
+import copy
 import gc
 import logging
 import tempfile
@@ -99,6 +100,8 @@ def _wrap(
     if wrapper == "hooked" and reason:
         raise InputError(f"{found.id} cannot be a HookedTransformer: {reason}")
     if wrapper == "bridge" or reason:
+        if weights == "folded" and found.borrowed:
+            source = copy.deepcopy(source)  # a bridge folds in place
         model = _build_bridge(source, tokenizer, found.id, architecture, device, dtype)
         info = replace(info, wrapper="bridge")
     else:
@@ -191,6 +194,9 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
         model.set_tokenizer(tokenizer)
     except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
         model.tokenizer = tokenizer
+    # lensdiff never pads; padded on the left, a first token that is also the padding's would be masked
+    model.tokenizer = copy.copy(model.tokenizer)
+    model.tokenizer.padding_side = "right"
     added = tokenizer.encode("a", add_special_tokens=True)
     model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
 
@@ -244,6 +250,8 @@ def _no_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 def _fold(model: Model) -> None:
     if is_hooked(model):
         state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        for parameter in model.parameters():  # folded values are copied in: into storage that nothing shares
+            parameter.data = torch.empty_like(parameter)
         model.load_and_process_state_dict(state)
     else:
         model.enable_compatibility_mode()

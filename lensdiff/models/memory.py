@@ -8,7 +8,8 @@ import torch
 def available_memory(device: torch.device) -> int:
     """Return the free bytes of the device: of its own memory on CUDA, else of the machine."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to use again
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from lensdiff.models.change import Kind, RealChange, SharedTokens
-from lensdiff.models.controls import ControlView, forget
+from lensdiff.models.controls import ControlView
 from lensdiff.models.loading import load_model
+from lensdiff.models.precision import as_double
 from lensdiff.models.sources import is_adapter
-from lensdiff.models.view import Model, ModelView, is_hooked, view_of
+from lensdiff.models.view import Model, ModelView, forget, is_hooked, view_of
 from lensdiff.models.wrappers import is_bridge
 from lensdiff.results import Diff, InputError, Provenance
 
@@ -62,7 +63,7 @@ class Facts:
             eos=", ".join(map(str, view.info.eos_token_ids)) or "none",
             chat_template="none" if not view.info.chat_template else f"{len(view.info.chat_template)} characters",
             weights=view.info.weights,
-            final_gain=float("nan") if gain is None else float(gain.double().mean()),
+            final_gain=float("nan") if gain is None else float(as_double(gain).mean()),
         )
 
 
@@ -138,7 +139,7 @@ class ModelPair:
         self._templates[side] = view.info.chat_template
         self._provenance[side] = view.provenance("", {})
         gains = [g for layer in range(view.n_layers) for n in ("attn", "mlp") if (g := view.gain(n, layer)) is not None]
-        self._norms[side] = torch.cat([g.double().cpu() for g in gains]) if gains else torch.zeros(0)
+        self._norms[side] = torch.cat([g.cpu().double() for g in gains]) if gains else torch.zeros(0)
 
     def _check(self) -> None:
         base, tuned = self._facts["base"], self._facts["tuned"]

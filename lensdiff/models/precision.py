@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU where its device has none (Apple's)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
 
 _CASTS = {torch.Tensor.float, torch.Tensor.to, torch.Tensor.type}
 

@@ -19,6 +19,7 @@ class Source:
     model: Any  # PreTrainedModel, taken out once its storage has gone into a wrapper
     tokenizer: PreTrainedTokenizerBase | None
     revision: str | None = None
+    borrowed: bool = False  # the model is the user's own object
 
 
 def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:
@@ -52,11 +53,15 @@ def is_adapter(source: Any) -> bool:
 
 def _from_object(model: torch.nn.Module) -> Source:
     if hasattr(model, "merge_and_unload"):  # a peft model
-        model = model.merge_and_unload()  # pyright: ignore[reportCallIssue]
+        model = copy.deepcopy(model).merge_and_unload()  # pyright: ignore[reportCallIssue] (merging writes into it)
     if not isinstance(model, PreTrainedModel):
         raise InputError(f"a {type(model).__name__} is no transformers model, HookedTransformer or TransformerBridge")
+    if any("lora_A" in part for part, _ in model.named_modules()):
+        raise InputError(
+            "the model holds the layers of a LoRA adapter: give the adapter's model, or load the base anew"
+        )
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
-    return Source(Path(name).name if Path(name).is_dir() else name, model, None)
+    return Source(Path(name).name if Path(name).is_dir() else name, model, None, borrowed=True)
 
 
 def _from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype, gguf: str | None = None) -> Source:

@@ -9,10 +9,9 @@ gives the weights and functions in one meaning:
 - `embed`, `unembed_input`, `unembed`: from tokens to embeddings, to the unembedding's input, to logits.
 """
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -225,10 +224,7 @@ class ModelView(ABC):
 
         names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
         hooks += [(f"blocks.{layer}.hook_resid_pre", keep) for layer in range(1, max(layers) + 1)]
-        try:
-            self.model.run_with_hooks(tokens, fwd_hooks=[*hooks, *((name, catch) for name in names)])
-        except _Stop:
-            self.model.reset_hooks()
+        self._run(tokens, [*hooks, *((name, catch) for name in names)])
         return [caught[name] for name in names]
 
     @contextmanager
@@ -243,6 +239,11 @@ class ModelView(ABC):
             for parameter in switched:
                 parameter.requires_grad_(True)
 
+    def _run(self, tokens: Tensor, hooks: Sequence[tuple[str, Callable]]) -> None:
+        # a context takes away its own hooks alone, also from a pass that was stopped: those of the user stay
+        with self.model.hooks(fwd_hooks=list(hooks)), suppress(_Stop):
+            self.model(tokens)
+
     def _capture(self, tokens: Tensor, name: str, replace: Sequence[tuple[str, Callable]] = ()) -> Tensor:
         # forward hooks, never a cached activation: caches are detached, and a gradient through one is silently wrong
         caught: list[Tensor] = []
@@ -251,21 +252,23 @@ class ModelView(ABC):
             caught.append(value)
             raise _Stop
 
-        try:
-            self.model.run_with_hooks(tokens, fwd_hooks=[*replace, (name, catch)])
-        except _Stop:
-            self.model.reset_hooks()
+        self._run(tokens, [*replace, (name, catch)])
         if not caught:
             raise RuntimeError(f"{self.info.id}: the forward pass did not reach {name}")
         return caught[0]
 
 
-_views: "weakref.WeakKeyDictionary[Any, ModelView]" = weakref.WeakKeyDictionary()
+_VIEW = "_lensdiff_view"  # a model carries its view: a table of them would keep every model in memory
 
 
 def register(view: ModelView) -> None:
     """Remember a model's view, so that analyses can be given the model alone."""
-    _views[view.model] = view
+    vars(view.model)[_VIEW] = view
+
+
+def forget(model: Model) -> None:
+    """Drop a model's remembered view, so that the model goes as soon as nothing else holds it."""
+    vars(model).pop(_VIEW, None)
 
 
 def view_of(model: Model) -> ModelView:
@@ -276,10 +279,7 @@ def view_of(model: Model) -> ModelView:
     """
     if isinstance(model, ModelView):
         return model
-    try:
-        found = _views.get(model)
-    except TypeError:  # not hashable or not weakly referable: no model
-        found = None
+    found = getattr(model, "__dict__", {}).get(_VIEW)
     if found is None:
         from lensdiff.models.wrappers import wrap
 

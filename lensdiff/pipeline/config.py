@@ -179,6 +179,10 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
             )
         if number and config.keep == "one":
             found.append((f"controls.{name}" if name in config.controls.model_fields_set else "keep", _ONE))
+    if config.chosen("attention") and config.controls.prompts and config.dtype in ("bfloat16", "float16"):
+        found.append(
+            ("controls.prompts", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'")
+        )
     too_large = [rank for rank in config.mlp.ranks if rank > config.mlp.n_components]
     if too_large:
         found.append(("mlp.ranks", f"rank {too_large[0]} is above n_components = {config.mlp.n_components}"))

@@ -13,7 +13,11 @@ import pyarrow.parquet as pq
 
 
 def write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
-    """Write a table that comes in parts of equal columns, without holding more than one."""
+    """Write a table that comes in parts of equal columns, without holding more than one.
+
+    Raises:
+        ValueError: no part was given.
+    """
     with ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         empty: pd.DataFrame | None = None
@@ -27,7 +31,9 @@ def write_parquet(path: Path, parts: Iterable[pd.DataFrame]) -> None:
             else:
                 table = pa.Table.from_pandas(part, schema=writer.schema, preserve_index=False)
             writer.write_table(table)
-        if writer is None and empty is not None:
+        if writer is None:
+            if empty is None:
+                raise ValueError("a table needs at least one part, for its columns")
             pq.write_table(pa.Table.from_pandas(empty, preserve_index=False), path)
 
 

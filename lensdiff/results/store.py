@@ -127,8 +127,7 @@ class ResultStore:
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
-        shown = self.root / f"{encode_part(name)}.parquet"
-        return self._write(shown, lambda path: shutil.copyfile(self._path("tables", name), path))
+        return self._write(self._shown(name), lambda path: shutil.copyfile(self._path("tables", name), path))
 
     def remove(self, name: str) -> None:
         """Remove a result, if it is there."""
@@ -208,9 +207,12 @@ class ResultStore:
         self._write_manifest(self.manifest.model_copy(update={"config": config, "versions": package_versions()}))
 
     def _clear(self) -> None:
-        (self.root / MANIFEST).unlink()  # first: what is left of a stopped removal is no results directory
-        for room in ("arrays", "tables"):
-            shutil.rmtree(self.root / room, ignore_errors=True)
+        for name in self.table_names():
+            self._shown(name).unlink(missing_ok=True)
+        for room in (self.root / "arrays", self.root / "tables"):
+            if room.is_dir():
+                shutil.rmtree(room)
+        (self.root / MANIFEST).unlink()  # last: what a stopped removal left is still known to be of the old config
         self._manifest = Manifest()
 
     def _read_manifest(self) -> Manifest:
@@ -233,6 +235,9 @@ class ResultStore:
         self.write_text(MANIFEST, manifest.model_dump_json(indent=1))
 
     # files
+    def _shown(self, name: str) -> Path:
+        return self.root / f"{encode_part(name)}.parquet"
+
     def _path(self, room: str, name: str) -> Path:
         parts = [encode_part(part) for part in name.split("/")]
         if too_long := [part for part in parts if len(part.encode()) > LONGEST_PART]:

@@ -368,10 +368,17 @@ def test_free_lets_go_of_the_model_and_makes_it_again(llama):
     assert torch.equal(control.logits(tokens()), logits)
 
 
-def test_half_precision_is_rounded_to():
-    control = pair_of(dtype=torch.bfloat16).control("spectrum", 0)
-    assert control.W_E.dtype == torch.bfloat16
-    assert control.logits(tokens()).dtype == torch.bfloat16
+def test_a_control_of_half_precision_is_read_unrounded_and_never_run():
+    pair = pair_of(dtype=torch.bfloat16)
+    control, base, tuned = pair.control("spectrum", 0), view_of(pair.base), view_of(pair.tuned)
+    for weight in (Weight("W_E"), Weight("W_Q", 0), Weight("W_in", 1), Weight("mlp_gain", 1)):
+        before, after, made = (read(view, weight) for view in (base, tuned, control))
+        assert made.dtype == torch.float32
+        real, drawn = (after.double() - before.double()).norm(), (made.double() - before.double()).norm()
+        assert float(drawn / real) == pytest.approx(1, abs=2e-3)
+    with pytest.raises(InputError, match="a control cannot be run in bfloat16"):
+        control.logits(tokens())
+    assert pair.control("self").logits(tokens()).dtype == torch.bfloat16
 
 
 def test_the_control_says_what_it_is(llama):

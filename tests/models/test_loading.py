@@ -1,7 +1,10 @@
 """Every family in every wrapper that holds it, by its config and not by its name; and every refusal."""
 
+import copy
+import gc
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,75 @@ def test_folded_weights_on_request_and_recorded():
     assert view_of(raw).attention(0).gain is not None
     difference = view_of(raw).logits(tokens()).log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
     assert float(difference.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+def test_folding_writes_into_nothing_that_is_shared(family, wrapper):
+    if wrapper == "hooked" and HookedTransformer is None:
+        pytest.skip("this transformer-lens has no HookedTransformer")
+    source = hf_model(family, tie_word_embeddings=True)
+    raw = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
+    before = {name: value.detach().clone() for name, value in source.state_dict().items()}
+    logits = view_of(raw).logits(tokens()).detach()
+    # verified against the source, although its unembedding is its embedding
+    folded = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, weights="folded", device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
+    assert torch.equal(view_of(raw).logits(tokens()), logits)
+    difference = logits.log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
+    assert float(difference.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_a_model_that_is_dropped_leaves_the_memory(wrapper):
+    model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
+    view_of(model).logits(tokens())
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_a_first_token_that_is_the_paddings_is_read(wrapper):
+    tokenizer = copy.deepcopy(tokenizer_of())
+    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.convert_ids_to_tokens(7)
+    source = hf_model("llama")
+    ids = torch.tensor([[7, 20, 30, 40]])
+    with torch.no_grad():
+        expected = source(ids).logits
+    found = view_of(load_model(source, tokenizer=tokenizer, wrapper=wrapper, device="cpu")).logits(ids)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert tokenizer.padding_side == "left"
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_the_users_hooks_stay(wrapper):
+    model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
+    view, seen = view_of(model), []
+    model.add_hook("blocks.0.hook_resid_pre", lambda value, hook: seen.append(hook.name))
+    view.unembed_input(tokens())
+    view.static_attention_scores(tokens(), view.embed(tokens()), [0, 1])
+    seen.clear()
+    view.unembed_input(tokens())
+    assert seen
+
+
+def test_a_peft_model_is_merged_apart_from_its_base():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    base = hf_model("llama")
+    expected = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")).logits(tokens())
+    tuned = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        adapted = tuned(tokens()).logits
+    found = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu")).logits(tokens())
+    torch.testing.assert_close(found, adapted, rtol=1e-4, atol=1e-4)
+    assert float((found - expected).abs().max()) > 1e-2
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(tokens()).logits, adapted)  # still an adapter on its base
+    with pytest.raises(InputError, match=r"holds the layers of a LoRA adapter"):
+        load_model(base, tokenizer=tokenizer_of(), device="cpu")
 
 
 def test_the_checkpoint_is_held_once():

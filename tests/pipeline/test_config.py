@@ -83,6 +83,10 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         (GOOD + "[controls]\nheads = 2\n", ", line 6: 2 controls allow no band: give 0, or at least 3"),
         (GOOD + "[mlp]\nn_components = 8\n", ", line 5: rank 10 is above n_components = 8"),
         (GOOD + "[mlp]\nn_components = 8\nranks = [1, 9]\n", ", line 7: rank 9 is above n_components = 8"),
+        (
+            GOOD + 'analyses = ["attention"]\ndtype = "bfloat16"\n',
+            ": a control model cannot be run in bfloat16: give 0, or dtype = 'float32'",
+        ),
         (GOOD + 'dtype = "bfloat16"\n', ", line 5: attribution needs float32 or float64, dtype is bfloat16"),
         (GOOD + 'analyses = ["mlp", "mlp"]\n', ", line 5: an analysis comes twice"),
         (GOOD + '[[prompt]]\ntext = "x"\n', ", line 5: prompts come from a file (prompts) or from the config"),

@@ -74,6 +74,32 @@ def test_a_part_without_rows_decides_no_type(tmp_path):
     assert list(store.load_table("nothing").columns) == ["n", "token"]
 
 
+def test_a_table_without_parts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one part"):
+        ResultStore(tmp_path).save_table("none", iter([]))
+    assert not ResultStore(tmp_path).has_table("none")
+
+
+def test_a_removal_that_is_stopped_goes_on(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path)
+    with store.writing({"command": "heads", "n": 1}):
+        store.save_result("old", numbers(1.0))
+        store.save_table("shown", pd.DataFrame({"a": [1]}))
+        store.publish("shown")
+    (tmp_path / "mine.parquet").write_bytes(b"a user's own file")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), ResultStore(tmp_path).writing({"command": "heads", "n": 2}, replace=True):
+        pass
+    monkeypatch.undo()
+    # what is left is still the old config's, so that another config does not take it over
+    with pytest.raises(InputError, match="results of another config"), ResultStore(tmp_path).writing({"n": 3}):
+        pass
+    with ResultStore(tmp_path).writing({"command": "heads", "n": 2}, replace=True):
+        assert ResultStore(tmp_path).names() == []
+    assert not (tmp_path / "shown.parquet").exists()
+    assert (tmp_path / "mine.parquet").exists()
+
+
 def test_a_table_in_parts_is_one_table(tmp_path):
     store = ResultStore(tmp_path)
     parts = [pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}), pd.DataFrame({"a": [3], "b": [None]})]
