@@ -74,8 +74,8 @@ def attribute(  # type: ignore[no-redef]
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: an unknown target or method, a model in half precision, an empty response given as text, a prompt
-            that does not fit the context.
+        InputError: an unknown target or method, a negative number, a model in half precision, an empty response given
+            as text, a prompt that does not fit the context.
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
@@ -84,6 +84,8 @@ def attribute(  # type: ignore[no-redef]
     if method not in ("auto", "forward", "reverse"):
         raise InputError(f"method {method!r} is none of auto, forward, reverse")
     _check_precision(view)
+    if deletion_draws < 0 or (chunk is not None and chunk < 1):
+        raise InputError(f"deletion_draws={deletion_draws} and chunk={chunk} given, expected at least 0 and at least 1")
     options = {
         "target": target if isinstance(target, str) else getattr(target, "__name__", "custom"),
         "method": method,

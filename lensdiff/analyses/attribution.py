@@ -79,7 +79,12 @@ class Attribution(Result):
         eps: float = importance.EPS,
         normalise: bool = True,
     ) -> float:
-        """Return the paper's score of the instruction: summed normalised density / log2(2 + instruction tokens)."""
+        """Return the paper's score of the instruction: summed normalised density / log2(2 + instruction tokens).
+
+        NaN where the prompt marks no instruction.
+        """
+        if not bool(self.instruction.any()):
+            return float("nan")
         found = self.density(levels=levels, b=b, p=p, eps=eps)
         return importance.instruction_score(found, self.instruction, eps=eps, normalise=normalise)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lensdiff.cli import annotating, single, whole
-from lensdiff.cli.output import complain
+from lensdiff.cli.output import complain, write
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -29,8 +29,18 @@ for command in (single.attribute, single.outputs, single.attention, single.heads
     app.command()(command)
 
 
+def _version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        write(f"lensdiff {version('lensdiff')}")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
 def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; works after a command too.")
     ] = False,

@@ -39,7 +39,7 @@ def layer_list(given: str | None) -> list[int] | None:
     found: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
             raise typer.BadParameter(f"--layers {given!r} is no list of layers like 0,1,5-8")
         found.extend(range(int(first), int(last if dash else first) + 1))
     return found

@@ -21,24 +21,46 @@ TOP_ROWS = 12
 
 
 def attribution_summary(store: ResultStore) -> pd.DataFrame:
-    """Return one row per prompt and model: the instruction's score and the words of highest density."""
-    rows = []
+    """Return one row per prompt and model: the instruction's score and the words of highest density; and the controls'.
+
+    The controls of a prompt share a row: the mean of their scores, and their range in place of words.
+    """
+    rows, scores = [], store.load_table("instruction_scores") if store.has_table("instruction_scores") else None
     for name in store.names("attribution/base/"):
         prompt_id = name.removeprefix("attribution/base/")
         for side in SIDES:
             if store.has(f"attribution/{side}/{prompt_id}"):
                 found = store.load_result(f"attribution/{side}/{prompt_id}", Attribution)
-                words = found.words().top(TOP)["in_token"]
+                top = found.words().top(TOP)
+                words = ", ".join(top.in_token[top.density > 0]) or "(none)"
                 rows.append(
                     {
                         "prompt": prompt_id,
                         "model": side,
                         "instruction score": found.instruction_score() if bool(found.instruction.any()) else None,
                         "response tokens": len(found.out_tokens),
-                        "words that drive it": ", ".join(words) if len(found.out_tokens) else "(empty response)",
+                        "words that drive it": words if len(found.out_tokens) else "(empty response)",
                     }
                 )
+        if scores is not None:
+            rows += _controls_row(prompt_id, scores)
     return pd.DataFrame(rows)
+
+
+def _controls_row(prompt_id: str, scores: pd.DataFrame) -> list[dict[str, object]]:
+    found = scores[(scores.prompt_id == prompt_id) & (scores.model == "control")]
+    if found.empty:
+        return []
+    low, mean, high = (getattr(found.instruction_score, name)() for name in ("min", "mean", "max"))
+    return [
+        {
+            "prompt": prompt_id,
+            "model": f"{len(found)} controls, mean",
+            "instruction score": mean,
+            "response tokens": round(found.n_out.mean()),
+            "words that drive it": f"(score from {low:.3f} to {high:.3f})",
+        }
+    ]
 
 
 def attention_summary(store: ResultStore) -> pd.DataFrame:
@@ -83,6 +105,7 @@ def heads_summary(store: ResultStore) -> pd.DataFrame:
 def verbs_summary(store: ResultStore) -> pd.DataFrame:
     """Return the shift of instruction verbs by group of layers, as sentences."""
     frame = store.load_result("verb_shift", VerbShift).summary()
+    frame["test"] = frame["test"].where(frame["test"].notna(), frame["note"])  # why there is none
     return frame.filter(items=["group", "coverage", "paper_test", "test"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, print_frame, write
+from lensdiff.cli.output import Terminal, complain, print_frame, write
 
 
 def attribute(
@@ -143,6 +143,9 @@ def mlp(
     quiet: o.Quiet = False,
 ) -> None:
     """Which concepts layers hold, and how far they turned."""
+    wanted = o.number_list("--ranks", ranks)
+    if components < min(wanted):
+        raise typer.BadParameter(f"--ranks {ranks!r} names no rank up to --components {components}")
     keys = {
         "vocabulary": vocabulary,
         "vectors": vectors,
@@ -150,7 +153,7 @@ def mlp(
             "layers": o.layer_list(layers),
             "sides": [side.strip() for side in sides.split(",")],
             "n_components": components,
-            "ranks": [rank for rank in o.number_list("--ranks", ranks) if rank <= components],
+            "ranks": [rank for rank in wanted if rank <= components],
         },
         "controls": {"rotation": controls, "rotation_norm": min(controls, 5)},
     }
@@ -183,7 +186,7 @@ def _run(
     dtype: str,
     quiet: bool,
 ) -> Any:
-    from lensdiff.pipeline.execute import execute
+    from lensdiff.pipeline.execute import STEPS, execute
     from lensdiff.pipeline.toml import check_config
     from lensdiff.results import InputError
 
@@ -193,9 +196,12 @@ def _run(
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis, estimate=not quiet)
-    failed = [state.note for state in store.manifest.steps.values() if state.state == "failed"]
-    if failed:
+    states = [store.step(step.name) for step in STEPS]  # in order, so that a cause comes before what followed from it
+    if failed := [state.note for state in states if state.state == "failed"]:
         raise InputError(failed[0])
+    failures = {unit.partition("/")[2]: reason for state in reversed(states) for unit, reason in state.failures.items()}
+    for prompt_id, reason in failures.items():
+        complain(f"without prompt {prompt_id!r}: {reason}")
     return store
 
 

@@ -29,7 +29,7 @@ class Prompt:
     substring alone stands for a sequence of one. They are kept as tuples.
 
     Raises:
-        InputError: the text is empty, or a span is empty, not in the text, reversed or out of range.
+        InputError: the text is empty or no text, or a span is empty, not in the text, reversed or out of range.
     """
 
     text: str
@@ -38,6 +38,8 @@ class Prompt:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise InputError(f"prompt {self.id!r} has the text {shorten(self.text)}, expected words")
         if not self.text.strip():
             raise InputError(f"prompt {self.id!r} has the empty text {shorten(self.text)}, expected words")
         for part in ("instruction", "context"):

@@ -32,6 +32,7 @@ from lensdiff.results import InputError
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
 PROBED_TOKENS = 8
+UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
@@ -121,10 +122,12 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
     if not left:
         return
     probe = measure(workspace)
-    seconds = {name: seconds_of(name, len(units), workspace, probe) for name, units in left.items()}
+    seconds = {
+        name: seconds_of(name, len(units), workspace, probe) + UNIT_SECONDS * len(units) for name, units in left.items()
+    }
     parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
     total = duration(sum(seconds.values()))
-    workspace.listener.say(f"time: at most about {total}{f' ({parts})' if parts else ''}")
+    workspace.listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
 
 
 def _left(step: Step, workspace: Workspace) -> list[str]:

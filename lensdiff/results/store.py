@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -114,16 +115,23 @@ class ResultStore:
         """Read a table.
 
         Raises:
-            InputError: there is none of this name.
+            InputError: there is none of this name, or its file is damaged.
         """
         path = self._path("tables", name)
         if not path.is_file():
             raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
-        return pd.read_parquet(path)
+        try:
+            return pd.read_parquet(path)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{path} is damaged: {error}") from None
 
     def columns(self, name: str) -> list[str]:
         """Return the names of a table's columns, without reading its rows."""
-        return list(pq.read_schema(self._path("tables", name)).names)
+        path = self._path("tables", name)
+        try:
+            return list(pq.read_schema(path).names)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{path} is damaged: {error}") from None
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
@@ -156,6 +164,8 @@ class ResultStore:
         Raises:
             InputError: another run holds the directory, or it has the results of another config or schema.
         """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root} is a file, expected a directory for results")
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / LOCK, timeout=0)
         try:

@@ -18,6 +18,10 @@ from lensdiff.views.show import show
 from lensdiff.views.widget import Widget, page, templates
 
 SIDES = ("base", "tuned")
+SHARED_STEP = "responses"
+OF_RESPONSES = {"attribution", "outputs", "attention"}
+CONTROLLED_BY = {"prompts": {"attribution", "attention"}, "heads": {"heads"}, "rotation": {"mlp"}}
+CONTROLLED = set().union(*CONTROLLED_BY.values())
 FACTS = {
     "architecture": "",
     "n_layers": "layers",
@@ -128,10 +132,13 @@ def _differences(store: ResultStore) -> list[dict[str, str]] | None:
 def _run_facts(config: dict[str, Any]) -> list[str]:
     """Return what a reader must know of the run before any number."""
     found = []
-    if "max_new_tokens" in config:
+    asked = set(config.get("analyses", CONTROLLED))
+    if "max_new_tokens" in config and asked & OF_RESPONSES:
         found.append(f"each model's own greedy response, at most {config['max_new_tokens']} tokens")
     controls = config.get("controls", {})
-    numbers = [f"{controls[name]} for {name}" for name in ("prompts", "heads", "rotation") if controls.get(name)]
+    numbers = [
+        f"{controls[name]} for {name}" for name, of in CONTROLLED_BY.items() if controls.get(name) and asked & of
+    ]
     if numbers:
         kind = "norm-matched" if controls.get("kind") == "norm" else "spectrum-matched"
         found.append(f"controls: {kind} meaningless changes of the base ({', '.join(numbers)})")
@@ -139,8 +146,10 @@ def _run_facts(config: dict[str, Any]) -> list[str]:
 
 
 def _notes(store: ResultStore, section: Section) -> list[str]:
-    """Return what went wrong in a section's steps."""
+    """Return what went wrong in a section's steps; nothing of what several share where its own were not asked for."""
     notes = []
+    if not any(name in store.manifest.steps for name in section.steps if name != SHARED_STEP):
+        return notes
     for name in section.steps:
         state = store.step(name)
         if state.state == "running":

@@ -70,11 +70,12 @@ def _facts(result: Rotation) -> list[str]:
 
 def _top(result: Rotation) -> pd.DataFrame:
     frame = result.top(TOP)
+    frame = frame.loc[frame.angle > frame.spectrum_high.fillna(0.0)]
     shown = frame[["layer", "side", "component"]].assign(match=frame.tuned_component)
     shown["angle °"] = np.degrees(frame.angle)
     if "spectrum" in result.kinds:
         shown["band to °"] = np.degrees(frame.spectrum_high)
-    shown["variance"] = [f"{v:+.2%}" for v in frame.variance_change]
+    shown["variance change"] = [f"{v:+.2%}" for v in frame.variance_change]
     for name in ("lost", "gained"):
         shown[name] = [", ".join(text.split(", ")[:WORDS]) for text in frame[name]]
     return shown

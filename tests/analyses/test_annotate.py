@@ -65,9 +65,11 @@ def test_components_are_described_and_then_classified(server: Any, tmp_path: Pat
 
 
 def test_requests_hold_schema_options_and_words(server: Any, tmp_path: Path) -> None:
-    found = run(server, tmp_path, top_words=2, temperature=0.5, max_tokens=77, layers=[3], components=1)
+    options = {"top_words": 2, "temperature": 0.5, "max_tokens": 77, "layers": [3], "components": 1, "concurrency": 1}
+    found = run(server, tmp_path, **options)
     assert found.status.shape == (1, 2, 1, 1)
-    first, second = server.requests[:2] if is_description(server.requests[0]) else server.requests[1::-1]
+    first, second = server.requests[:2]  # one after the other, so in order
+    assert is_description(first)
     assert words_in(first) == CONCEPTS.words_of(3, "value", 0, 2)
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("fake", 0.5, 77)
     schema = first["response_format"]["json_schema"]

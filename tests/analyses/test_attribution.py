@@ -276,3 +276,13 @@ def test_a_slow_tokenizer_is_refused(model, monkeypatch):
 def test_a_score_that_is_not_finite_is_never_returned(model):
     with pytest.raises(RuntimeError, match="a score is not finite"):
         attribute(model, TEXT, "yes", target=lambda logits, ids: (logits[:, 0] - logits[:, 0]).sqrt())
+
+
+def test_without_an_instruction_there_is_no_score(model):
+    assert math.isnan(attribute(model, "Write a poem.", "The sea", deletion_draws=0).instruction_score())
+
+
+@pytest.mark.parametrize("options", [{"deletion_draws": -1}, {"chunk": 0}])
+def test_numbers_below_what_is_possible_are_refused(model, options):
+    with pytest.raises(InputError, match="expected at least 0 and at least 1"):
+        attribute(model, "Write a poem.", "The sea", **options)

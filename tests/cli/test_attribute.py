@@ -9,8 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lensdiff.analyses.attribute import attribute
+from lensdiff.cli.products import attribution_summary
 from lensdiff.models import load_model
 from lensdiff.results import ResultStore
+from lensdiff.views.report import Report
 from tests.cli.conftest import Command, Ran, refused
 
 PROMPT = "Write a short poem about the sea."
@@ -34,6 +36,26 @@ def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: 
     assert "poem" in page
 
 
+def test_controls_stand_beside_the_models_and_words_without_importance_do_not(
+    lensdiff: Command, models: Path, tmp_path: Path
+):
+    given = ("--prompt", PROMPT, "--instruction", "Write a short poem", "--controls", 3, "--out", tmp_path, *FAST)
+    ran = lensdiff("attribute", models / "base", models / "tuned", *given)
+    assert (ran.err, ran.code) == ("", 0)
+    summary = attribution_summary(ResultStore(tmp_path)).set_index("model")
+    scores = pd.read_parquet(tmp_path / "tables" / "instruction_scores.parquet")
+    controls = scores[scores.model == "control"].instruction_score
+    assert summary.loc["3 controls, mean", "instruction score"] == pytest.approx(controls.mean())
+    assert (
+        f"from {controls.min():.3f} to {controls.max():.3f}" in summary.loc["3 controls, mean", "words that drive it"]
+    )
+    found = attribute(load_model(models / "tuned", device="cpu"), PROMPT, max_new_tokens=4, deletion_draws=0).words()
+    driving = [word for word in summary.loc["tuned", "words that drive it"].split(", ") if word != "(none)"]
+    density = dict(zip(found.in_tokens, found.density().tolist(), strict=True))
+    assert len(driving) == min(5, sum(value > 0 for value in density.values()))
+    assert all(density[word] > 0 for word in driving)
+
+
 def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_path: Path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text((models / "prompts.jsonl").read_text() + json.dumps({"id": "long", "text": "moon " * 500}))
@@ -43,6 +65,11 @@ def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_pa
     assert "responses: base/long failed: prompt 'long'" in ran.err
     assert "the model's context holds 128" in ran.err
     assert list(pd.read_parquet(out / "attribution.parquet").prompt_id.unique()) == ["sea", "fruit", "a/b .."]
+    again = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST)
+    assert again.err.startswith("lensdiff: without prompt 'long': prompt 'long'")
+    report = Report(ResultStore(out)).html()
+    assert "at most 4 tokens" in report
+    assert "for heads" not in report  # controls of what was not run
 
 
 def test_a_response_given_as_text_and_another_target(lensdiff: Command, models: Path, tmp_path: Path):

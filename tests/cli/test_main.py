@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def test_every_command_has_help(lensdiff: Command, command):
     ran = lensdiff(command, "--help")
     assert ran.code == 0
     assert "Usage: lensdiff" in ran.out
+
+
+def test_version_and_module(lensdiff: Command):
+    assert lensdiff("--version").out == f"lensdiff {version('lensdiff')}\n"
+    ran = subprocess.run([sys.executable, "-m", "lensdiff", "--version"], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, f"lensdiff {version('lensdiff')}\n")
 
 
 def test_without_a_command_and_with_a_wrong_one(lensdiff: Command):

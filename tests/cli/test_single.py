@@ -66,6 +66,8 @@ def test_options_reach_the_analysis(lensdiff: Command, models: Path, tmp_path):
 
 BAD = {
     "layers": ("heads", ("--layers", "first"), "'first' is no list of layers"),
+    "layers that go back": ("heads", ("--layers", "2-1"), "'2-1' is no list of layers"),
+    "no rank that fits": ("mlp", ("--ranks", "500", "--components", "20"), "names no rank up to --components 20"),
     "a layer that is not there": ("heads", ("--layers", "9"), "layers [9]"),
     "ranks": ("mlp", ("--ranks", "one"), "'one' is no list of numbers"),
     "sides": ("mlp", ("--sides", "left"), "mlp.sides[0] is 'left', expected one of"),

@@ -74,6 +74,21 @@ def test_a_part_without_rows_decides_no_type(tmp_path):
     assert list(store.load_table("nothing").columns) == ["n", "token"]
 
 
+def test_a_damaged_table_and_a_file_in_the_way_are_named(tmp_path):
+    store = ResultStore(tmp_path / "out")
+    path = store.save_table("t", pd.DataFrame({"a": [1]}))
+    path.write_bytes(path.read_bytes()[:20])
+    for read in (store.load_table, store.columns):
+        with pytest.raises(InputError, match=r"t\.parquet is damaged"):
+            read("t")
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match="file is a file, expected a directory"),
+        ResultStore(tmp_path / "file").writing({}),
+    ):
+        pass
+
+
 def test_a_table_without_parts_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one part"):
         ResultStore(tmp_path).save_table("none", iter([]))

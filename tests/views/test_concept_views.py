@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lensdiff.analyses.annotation_shift import AnnotationShift, annotation_shift
 from lensdiff.results import Diff, ResultStore
@@ -62,7 +63,7 @@ def test_rotation_shows_degrees_bands_and_the_claim() -> None:
     assert data["bands"][0]["high"][0][0] == pytest.approx([np.degrees(0.3)] * 2, rel=1e-3)
     assert str(result.claim) in data["facts"][0]
     row = dict(zip(data["top"]["columns"], data["top"]["rows"][0], strict=True))
-    assert (row["layer"], row["side"], row["component"], row["variance"]) == (0, "value", 0, "+1.00%")
+    assert (row["layer"], row["side"], row["component"], row["variance change"]) == (0, "value", 0, "+1.00%")
     assert row["angle °"] == pytest.approx(np.degrees(ANGLE))
     assert row["band to °"] == pytest.approx(np.degrees(0.4))
     assert row["lost"] == ", ".join(LIST[:2])
@@ -73,6 +74,13 @@ def test_rotation_without_controls_says_what_is_missing() -> None:
     assert data["bands"] == []
     assert "nothing says how far a meaningless change would turn it" in data["facts"][1]
     assert "band to °" not in data["top"]["columns"]
+
+
+def test_only_components_beyond_their_band_are_called_so() -> None:
+    inside = rotation()
+    high = inside.matched().spectrum_high.min()
+    still = replace(inside, matched_angle=torch.full_like(inside.matched_angle, high / 2))
+    assert still.show().data["top"]["rows"] == []
 
 
 def test_coherence_shows_shares_and_what_chance_gives() -> None:

@@ -158,6 +158,23 @@ def test_failures_and_reasons_are_told(tmp_path):
     assert embedded(html)[0]["claims"][1]["statement"] == "Only 3 verbs stand in the list."
 
 
+def test_what_is_shared_is_told_only_where_it_was_needed(tmp_path):
+    store = with_attribution(tmp_path)
+    with store.writing(store.manifest.config):
+        store.update_step("responses", state="done", failures={"base/long": "1200 tokens"})
+    told = [s.title for s in sections() if report_module._notes(store, s)]
+    assert told == ["Which prompt words drive the response"]
+
+
+def test_run_facts_are_those_of_the_analyses_that_were_asked_for():
+    config = {"max_new_tokens": 9, "controls": {"prompts": 5, "heads": 4, "rotation": 99}}
+    facts = report_module._run_facts
+    assert facts(config | {"analyses": ["weights"]}) == []
+    assert facts(config | {"analyses": ["outputs"]}) == ["each model's own greedy response, at most 9 tokens"]
+    assert "(4 for heads)" in facts(config | {"analyses": ["heads"]})[0]
+    assert "(5 for prompts, 99 for rotation)" in facts(config | {"analyses": ["attention", "mlp"]})[1]
+
+
 def test_pairs_without_differences_are_said_to_have_none(tmp_path):
     store = with_attribution(tmp_path)
     store.save_table("differences", store.load_table("differences").head(0))

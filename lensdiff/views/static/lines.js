@@ -8,7 +8,8 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], label, describe, fl
   let chosen = 0;
   const all = [...series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]), ...bands.flatMap((b) => [...b.low, ...b.high])];
   const known = all.filter((v) => v !== null);
-  const low = Math.min(floor, ...known), high = Math.max(...known, low + 1e-9);
+  const low = Math.min(floor, ...known), highest = Math.max(...known, low);
+  const high = highest - low > 1e-9 ? highest : low + 1;  // a line of zeros is drawn at the bottom of a whole unit
   const height = 250, left = 52, right = 22, top = 12, bottom = 38;
 
   const draw = (width) => {

@@ -7,7 +7,7 @@ LensDiff.views.rotation = (root, data) => {
   const sides = LensDiff.options("vectors", data.sides, (i) => { state.side = i; draw(); });
   const ranks = LensDiff.options("rank", data.ranks, (i) => { state.rank = i; draw(); });
   root.append(...data.facts.map((text) => make("p", { class: "ld-note" }, text)), sides.element, ranks.element, area,
-    make("div", { class: "ld-turned" }, LensDiff.table(data.top.caption, data.top.columns, data.top.rows)),
+    make("div", { class: "ld-turned" }, data.top.rows.length ? LensDiff.table(data.top.caption, data.top.columns, data.top.rows) : `${data.top.caption}: none.`),
     ...data.limits.map((text) => make("p", { class: "ld-note" }, text)));
   if (data.sides.length < 2) sides.element.hidden = true;
   ranks.choose(data.ranks.length - 1);

@@ -3,7 +3,7 @@
 LensDiff.views.scores = (root, data) => {
   const { svg } = LensDiff;
   const size = 320, pad = 34;
-  const top = Math.max(...data.points.flatMap((p) => [p.base, p.tuned]), 1e-9);
+  const top = Math.max(...data.points.flatMap((p) => [p.base, p.tuned])) || 1;
   const at = (value) => pad + (value / top) * (size - 2 * pad);
   const up = data.points.filter((p) => p.tuned > p.base).length, down = data.points.filter((p) => p.tuned < p.base).length;
   const choose = (id) => document.dispatchEvent(new CustomEvent("ld-prompt", { detail: id }));
