@@ -155,7 +155,12 @@ def test_folding_writes_into_nothing_that_is_shared(family, wrapper):
     before = {name: value.detach().clone() for name, value in source.state_dict().items()}
     logits = view_of(raw).logits(tokens()).detach()
     # verified against the source, although its unembedding is its embedding
-    folded = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, weights="folded", device="cpu")
+    options = {"tokenizer": tokenizer_of(), "wrapper": wrapper, "weights": "folded", "device": "cpu"}
+    if HookedTransformer is None and family == "gpt2":  # the bridge of 4.x folds it wrongly, and that is told
+        with pytest.raises(InputError, match="disagrees with transformers"):
+            load_model(source, **options)
+        return
+    folded = load_model(source, **options)
     assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
     assert torch.equal(view_of(raw).logits(tokens()), logits)
     difference = logits.log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
