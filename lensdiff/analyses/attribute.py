@@ -3,8 +3,7 @@
 One teacher-forced pass over prompt and response. Only prompt tokens get scores; BOS gets none. Memory: see `gradients`.
 Raw prompts are used, no chat template. Precision: float32 scores carry rounding of about 1e-4 of the largest score
 (measured on SmolLM2-135M, where torch's AVX-512 softmax alone moves them by that much), float64 scores less than 1e-9.
-Reference: Wu et al., NAACL 2024, section 4; doi
-10.18653/v1/2024.naacl-long.130.
+Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130.
 """
 
 import warnings

@@ -100,8 +100,8 @@ def _wrap(
     if wrapper == "hooked" and reason:
         raise InputError(f"{found.id} cannot be a HookedTransformer: {reason}")
     if wrapper == "bridge" or reason:
-        if weights == "folded" and found.borrowed:
-            source = copy.deepcopy(source)  # a bridge folds in place
+        if found.borrowed:
+            source = _apart(source, shared=weights == "raw")
         model = _build_bridge(source, tokenizer, found.id, architecture, device, dtype)
         info = replace(info, wrapper="bridge")
     else:
@@ -199,6 +199,15 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
     model.tokenizer.padding_side = "right"
     added = tokenizer.encode("a", add_special_tokens=True)
     model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
+
+
+def _apart(source: PreTrainedModel, *, shared: bool) -> PreTrainedModel:
+    # a bridge rebuilds the modules that it is given, and folds in place: the user's object keeps its own
+    memo: dict[int, Any] = {}
+    if shared:
+        memo = {id(p): torch.nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in source.parameters()}
+        memo |= {id(buffer): buffer for buffer in source.buffers()}
+    return copy.deepcopy(source, memo)
 
 
 def _build_bridge(

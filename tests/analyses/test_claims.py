@@ -353,6 +353,9 @@ def test_significance_is_judged_after_adjustment():
     weak = Evidence(replace(test, p=0.9), WORDS, against_controls=True)
     assert answers(heads=evidence)[1].verdict == "shown"
     assert answers(heads=evidence, rotation=weak)[1].verdict == "not shown"
+    # the smallest p that 19 controls allow counts
+    at_the_edge = Evidence(replace(test, p=0.05), WORDS, against_controls=True)
+    assert answers(heads=at_the_edge)[1].verdict == "shown"
 
 
 def test_claims_are_saved_and_read_back(tmp_path):

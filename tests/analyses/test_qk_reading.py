@@ -135,6 +135,14 @@ def test_the_first_token_is_the_checkpoints_own() -> None:
     assert not torch.equal(qk_reading(with_bos, PAIRS).sink_score, qk_reading(with_bos, PAIRS, first="</s>").sink_score)
 
 
+def test_half_precision_is_read_and_shown() -> None:
+    half = qk_reading(wrapped(hf_model("llama", dtype=torch.bfloat16), dtype=torch.bfloat16), PAIRS, distances=(1, 3))
+    exact = qk_reading(wrapped(hf_model("llama", dtype=torch.bfloat16).float()), PAIRS, distances=(1, 3))
+    assert half.score.dtype == torch.float32
+    assert float((half.score - exact.score).norm() / exact.score.norm()) < 0.05
+    assert np.isfinite(half.to_df().score).all()
+
+
 def test_chosen_layers_heads_and_chunks() -> None:
     model = wrapped(hf_model("llama"))
     whole = qk_reading(model, PAIRS, distances=(1, 3))

@@ -83,6 +83,7 @@ def test_the_curve_follows_the_width_of_the_window(open_page):
     opened.page.wait_for_function(
         f"document.querySelector('svg.ld-lines').getBoundingClientRect().width < {wide - 100}"
     )
+    assert picture.bounding_box()["width"] <= 420
 
 
 def test_a_label_is_chosen_and_read_by_groups_of_layers(open_page):

@@ -34,7 +34,7 @@ def lensdiff(capsys: pytest.CaptureFixture[str]) -> Command:
     return call
 
 
-def refused(ran: Ran, message: str) -> None:
+def assert_refused(ran: Ran, message: str) -> None:
     """Assert that a command ended with exit code 2 and one sentence that says why."""
     assert ran.code == 2, ran
     lines = ran.err.strip().split("\n")

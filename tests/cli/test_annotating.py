@@ -11,7 +11,7 @@ from lensdiff.analyses.annotations import Annotations
 from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import ResultStore
 from tests.analyses.chat_server import chat_server
-from tests.cli.conftest import Command, refused
+from tests.cli.conftest import Command, assert_refused
 
 pytest.importorskip("openai", reason="the extra annotate is not installed")
 
@@ -66,11 +66,13 @@ def test_both_models_are_annotated_and_nothing_is_asked_twice(lensdiff: Command,
 
 def test_what_cannot_be_annotated_is_refused(lensdiff: Command, server, directory: Path, tmp_path: Path):
     _, url = server
-    refused(lensdiff("annotate", tmp_path / "none", "--model", "m", "--base-url", url), "is no results directory")
+    assert_refused(
+        lensdiff("annotate", tmp_path / "none", "--model", "m", "--base-url", url), "is no results directory"
+    )
     with ResultStore(tmp_path / "other").writing({}):
         pass
-    refused(
+    assert_refused(
         lensdiff("annotate", tmp_path / "other", "--model", "m", "--base-url", url), "has no result 'concepts/base'"
     )
     ran = lensdiff("annotate", directory, "--model", "m", "--base-url", url, "--layers", "1")
-    refused(ran, "layers=[1] given, the concepts have [0]")
+    assert_refused(ran, "layers=[1] given, the concepts have [0]")

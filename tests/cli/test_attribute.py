@@ -13,7 +13,7 @@ from lensdiff.cli.products import attribution_summary
 from lensdiff.models import load_model
 from lensdiff.results import ResultStore
 from lensdiff.views.report import Report
-from tests.cli.conftest import Command, Ran, refused
+from tests.cli.conftest import Command, Ran, assert_refused
 
 PROMPT = "Write a short poem about the sea."
 FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--device", "cpu", "--quiet")
@@ -100,7 +100,7 @@ def test_the_models_own_names_are_kept_out_of_the_way_of_a_run(lensdiff: Command
     with ResultStore(tmp_path / "out").writing(config) as store:
         store.update_step("attribution", state="running", done=["base/1"])
     ran = lensdiff("attribute", models / "base", models / "tuned", "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
-    refused(ran, "holds the results of another config (base is 'a' there")
+    assert_refused(ran, "holds the results of another config (base is 'a' there")
 
 
 BAD = {
@@ -123,22 +123,22 @@ BAD = {
 def test_unusable_input_is_one_sentence(lensdiff: Command, models: Path, tmp_path: Path, arguments, message):
     pair = (models / "base", models / "tuned")
     given = (*arguments, *(() if "--device" in arguments else ("--device", "cpu")))
-    refused(lensdiff("attribute", *pair, "--out", tmp_path / "out", "--quiet", *given), message)
+    assert_refused(lensdiff("attribute", *pair, "--out", tmp_path / "out", "--quiet", *given), message)
 
 
 def test_models_that_cannot_be_loaded(lensdiff: Command, models: Path, tmp_path: Path):
     def with_tuned(path: object) -> Ran:
         return lensdiff("attribute", models / "base", path, "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
 
-    refused(with_tuned(tmp_path / "missing"), "no model folder at")
+    assert_refused(with_tuned(tmp_path / "missing"), "no model folder at")
     (tmp_path / "empty").mkdir()
-    refused(with_tuned(tmp_path / "empty"), "has no config.json")
-    refused(with_tuned("lensdiff-test/no-such-model"), "cannot load lensdiff-test/no-such-model")
+    assert_refused(with_tuned(tmp_path / "empty"), "has no config.json")
+    assert_refused(with_tuned("lensdiff-test/no-such-model"), "cannot load lensdiff-test/no-such-model")
     broken = shutil.copytree(models / "tuned", tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    refused(with_tuned(broken), "weight model.layers.1.mlp.up_proj.weight of the checkpoint is not finite")
+    assert_refused(with_tuned(broken), "weight model.layers.1.mlp.up_proj.weight of the checkpoint is not finite")
 
 
 @pytest.mark.parametrize(

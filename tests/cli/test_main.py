@@ -14,7 +14,7 @@ import lensdiff.cli as cli
 from lensdiff.cli import output
 from lensdiff.pipeline.toml import load_config
 from lensdiff.results import InputError
-from tests.cli.conftest import Command, refused
+from tests.cli.conftest import Command, assert_refused
 from tests.conftest import PAPER
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
@@ -124,8 +124,8 @@ def test_published_robustness(lensdiff: Command):
 
 
 def test_published_needs_the_authors_files(lensdiff: Command, tmp_path: Path):
-    refused(lensdiff("published", tmp_path), str(tmp_path))
-    refused(lensdiff("report", tmp_path), "is no results directory of lensdiff")
+    assert_refused(lensdiff("published", tmp_path), str(tmp_path))
+    assert_refused(lensdiff("report", tmp_path), "is no results directory of lensdiff")
 
 
 def test_control_characters_are_shown_not_obeyed(capsys):

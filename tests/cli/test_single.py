@@ -9,7 +9,7 @@ import pytest
 from lensdiff.analyses.heads import HeadWordPairs
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.results import ResultStore
-from tests.cli.conftest import Command, refused
+from tests.cli.conftest import Command, assert_refused
 
 FAST = ("--quiet", "--device", "cpu")
 PROMPT = ("--prompt", "Repeat the word: moon", "--instruction", "Repeat the word", "--max-new-tokens", 4)
@@ -85,7 +85,7 @@ def test_unusable_options_are_refused(lensdiff: Command, models: Path, tmp_path,
     assert ran.code == 2
     assert message in ran.err.replace("\n", " ")
     if "BadParameter" not in ran.err and ran.err.startswith("lensdiff"):
-        refused(ran, message)
+        assert_refused(ran, message)
 
 
 def test_the_report_again(lensdiff: Command, models: Path, tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,6 +77,14 @@ def test_prompts_are_values() -> None:
     assert len({Prompt("a b", ["a"]), Prompt("a b", ["a"])}) == 1
     with pytest.raises(AttributeError):
         Prompt("a").text = "b"  # type: ignore[misc]
+
+
+def test_what_is_no_text_is_refused() -> None:
+    # in a process without the type checks of tests, which would refuse it first
+    ran = subprocess.run(
+        [sys.executable, "-c", "from lensdiff import Prompt; Prompt(5, id='q1')"], capture_output=True, text=True
+    )
+    assert ran.stderr.strip().endswith("InputError: prompt 'q1' has the text 5, expected words")
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t"])

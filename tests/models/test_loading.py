@@ -151,16 +151,12 @@ def test_folding_writes_into_nothing_that_is_shared(family, wrapper):
     if wrapper == "hooked" and HookedTransformer is None:
         pytest.skip("this transformer-lens has no HookedTransformer")
     source = hf_model(family, tie_word_embeddings=True)
-    raw = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
     before = {name: value.detach().clone() for name, value in source.state_dict().items()}
+    raw = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
     logits = view_of(raw).logits(tokens()).detach()
     # verified against the source, although its unembedding is its embedding
-    options = {"tokenizer": tokenizer_of(), "wrapper": wrapper, "weights": "folded", "device": "cpu"}
-    if HookedTransformer is None and family == "gpt2":  # the bridge of 4.x folds it wrongly, and that is told
-        with pytest.raises(InputError, match="disagrees with transformers"):
-            load_model(source, **options)
-        return
-    folded = load_model(source, **options)
+    folded = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, weights="folded", device="cpu")
+    assert list(source.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
     assert torch.equal(view_of(raw).logits(tokens()), logits)
     difference = logits.log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
@@ -226,6 +222,21 @@ def test_the_checkpoint_is_held_once():
     model = load_model(source, tokenizer=tokenizer_of(), device="cpu")
     own = [p for p in model.parameters() if p.data_ptr() not in pointers]
     assert sum(p.numel() for p in own) < 0.1 * size, "only biases that the checkpoint does not have may be new"
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_the_users_object_stays_as_it_is_and_shares_its_storage(wrapper):
+    source = hf_model("llama")
+    with torch.no_grad():
+        expected = source(tokens()).logits
+    names, pointers = list(source.state_dict()), {p.data_ptr() for p in source.parameters()}
+    model = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
+    assert pointers <= {p.data_ptr() for p in model.parameters()}
+    load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, dtype="bfloat16", device="cpu")
+    assert list(source.state_dict()) == names
+    assert {p.dtype for p in source.parameters()} == {torch.float32}
+    with torch.no_grad():
+        assert torch.equal(source(tokens()).logits, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])

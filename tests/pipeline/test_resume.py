@@ -225,20 +225,20 @@ def test_what_may_change_between_runs(models, tmp_path):
     store = execute(config_for(models, out, **changes))
     first = store.step("attribution")
 
-    def refused(message: str, **more: object) -> None:
+    def assert_refused(message: str, **more: object) -> None:
         with pytest.raises(InputError, match=message):
             execute(config_for(models, out, **(changes | more)))
 
-    refused("max_new_tokens is 4 there, 5 here", max_new_tokens=5)
-    refused("attribution.target is 'probability' there, 'logit' here", attribution={"target": "logit"})
-    refused("seed is 0 there, 1 here", seed=1)
+    assert_refused("max_new_tokens is 4 there, 5 here", max_new_tokens=5)
+    assert_refused("attribution.target is 'probability' there, 'logit' here", attribution={"target": "logit"})
+    assert_refused("seed is 0 there, 1 here", seed=1)
     # nothing that is done depends on these, and an analysis more is welcome
     more = {"analyses": ["attribution", "mlp"], "mlp": {"n_components": 4, "ranks": [1]}, "keep": "both"}
     more |= {"controls": {"prompts": 0, "rotation": 3}}
     again = execute(config_for(models, out, **more))
     assert again.step("attribution") == first
     assert again.step("rotation").state == "done"
-    refused("mlp.n_components is 4 there, 8 here", **(more | {"mlp": {"n_components": 8, "ranks": [1]}}))
+    assert_refused("mlp.n_components is 4 there, 8 here", **(more | {"mlp": {"n_components": 8, "ranks": [1]}}))
 
 
 def test_other_weights_in_the_same_place_are_noticed(models, tmp_path):

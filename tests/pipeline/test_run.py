@@ -300,16 +300,16 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
 def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
 
-    def refused(message: str, **changes: object) -> None:
+    def assert_refused(message: str, **changes: object) -> None:
         with pytest.raises(InputError, match=message):
             execute(config_for(models, tmp_path / "out", **changes))
         assert not (tmp_path / "out").exists()
 
-    refused("no file at", prompts=str(tmp_path / "none.jsonl"))
-    refused("no file at", vocabulary=str(tmp_path / "none.tsv"))
-    refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
-    refused("device 'abacus' is not there", device="abacus")
-    refused("unknown key 'colour'", colour=1)
+    assert_refused("no file at", prompts=str(tmp_path / "none.jsonl"))
+    assert_refused("no file at", vocabulary=str(tmp_path / "none.tsv"))
+    assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
+    assert_refused("device 'abacus' is not there", device="abacus")
+    assert_refused("unknown key 'colour'", colour=1)
 
 
 def test_a_model_is_known_again_by_its_content(models, tmp_path):
