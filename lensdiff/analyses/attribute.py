@@ -18,7 +18,13 @@ from torch import Tensor
 
 from lensdiff.analyses.attribution import Attribution, Results
 from lensdiff.analyses.deletion import deletion_check
-from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.gradients import (
+    NoForwardMode,
+    cheaper_mode,
+    forward_scores,
+    reverse_scores,
+    target_gradients,
+)
 from lensdiff.analyses.targets import Target, probability, target_of
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, encode, generate, token_strings
@@ -64,7 +70,8 @@ def attribute(  # type: ignore[no-redef]
         target: "probability", "log_probability", "logit", or a function (logits [out_pos, d_vocab], ids [out_pos]) ->
             [out_pos].
             The contrast of two tokens a and b is `lambda logits, ids: logits[:, a] - logits[:, b]`.
-        method: "forward" (a pass per prompt token), "reverse" (a pass per response token) or "auto", the cheaper.
+        method: "forward" (a pass per prompt token), "reverse" (a pass per response token) or "auto", the cheaper; where
+            a model cannot be run in forward mode "auto" takes the other and the provenance's options say why.
         max_new_tokens: of the own response.
         retokenise: attribute an own response as if it were given as text, as the paper's authors do.
         prepend_bos: None for the tokenizer's own habit.
@@ -74,7 +81,7 @@ def attribute(  # type: ignore[no-redef]
 
     Raises:
         InputError: an unknown target or method, a negative number, a model in half precision, an empty response given
-            as text, a prompt that does not fit the context.
+            as text, a prompt that does not fit the context, `method="forward"` where a model cannot be run in it.
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
@@ -152,7 +159,13 @@ def _attribute_one(
     method = options["method"]
     if method == "auto":
         method = cheaper_mode(view, encoded.n_prompt, encoded.n_response)
-    scores, targets, probabilities = _scores(view, encoded, target, method, chunk)
+    try:
+        scores, targets, probabilities = _scores(view, encoded, target, method, chunk)
+    except NoForwardMode as error:
+        if options["method"] != "auto":
+            raise
+        method, options = "reverse", options | {"forward_mode": str(error)}
+        scores, targets, probabilities = _scores(view, encoded, target, method, chunk)
     if not bool(torch.isfinite(scores).all()):
         raise RuntimeError(
             f"{view.info.id}: a score is not finite; attribute it in float64 to see whether its range is exceeded"
@@ -196,9 +209,11 @@ def _scores(
         hidden = view.unembed_input(tokens[None])[0, outputs]
         probabilities = probability(view.unembed(hidden), ids)
     targets, gradients = target_gradients(view, hidden, ids, target)
-    scores = (forward_scores if method == "forward" else reverse_scores)(
-        view, tokens, slice(first, first + n), outputs, gradients, chunk=chunk
-    )
+    inputs = slice(first, first + n)
+    if method == "forward":
+        scores = forward_scores(view, tokens, inputs, outputs, gradients, chunk=chunk)
+    else:
+        scores = reverse_scores(view, tokens, inputs, outputs, gradients, chunk=chunk, hidden=hidden)
     return scores.detach(), targets, probabilities
 
 

@@ -8,8 +8,12 @@ unembedding gives every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n
     forward mode    I[n,m] = < g_m, J[m,n] E[x_n] >      one Jacobian-vector product an input token gives all outputs
     reverse mode    I[n,m] = < J[m,n]^T g_m, E[x_n] >    one vector-Jacobian product an output token gives all inputs
 
-Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Reverse mode
-computes no weight gradients and cuts the sequence at the outputs it computes.
+Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Some models cannot be
+run in it (experts that are chosen by data, rotary embeddings that ask how long the sequence is). Reverse mode computes
+no weight gradients and cuts the sequence at the outputs it computes, where that leaves them as they are.
+
+E[x_n] is what the embedding module gives: the token's own embedding, before positions and before a norm that follows
+(BLOOM), with the scale that the module itself applies (Gemma; a constant factor cancels).
 
 Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
 """
@@ -24,13 +28,19 @@ from lensdiff.analyses.targets import Target
 from lensdiff.models.linearized import can_linearize, push_tangents
 from lensdiff.models.memory import available_memory
 from lensdiff.models.view import ModelView, is_hooked
+from lensdiff.results import InputError
 
 Mode = Literal["forward", "reverse"]
+SAME = 1e-3  # of the largest number: more than rounding, less than what another length does to a stretched rotation
 MEMORY_SHARE = 0.25  # of what is free, for tangents or a graph
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
 # of a vector-Jacobian product, in units of a tangent's row; experiments/benchmarks/attribution.py --no-rivals measured
 # that both modes cost the same within 12 % where this makes them equal
 REVERSE_COST = 1.6
+
+
+class NoForwardMode(InputError):
+    """A model does something in its forward pass that forward mode has no rule for."""
 
 
 def target_gradients(
@@ -56,7 +66,11 @@ def forward_scores(
     *,
     chunk: int | None = None,
 ) -> Float[Tensor, "in_pos out_pos"]:
-    """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once."""
+    """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once.
+
+    Raises:
+        NoForwardMode: the model cannot be run in forward mode.
+    """
     embedded = view.embed(tokens[None])[0].detach()
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
     fast = is_hooked(view.model) and can_linearize(view.model)
@@ -85,8 +99,20 @@ def _generic_tangents(
         here = torch.arange(last, device=tokens.device) == position
         return torch.func.jvp(hidden, (embedded[:last],), (here[:, None] * direction,))[1]
 
-    with torch.no_grad():
-        return torch.func.vmap(along)(directions, positions)
+    try:
+        with torch.no_grad():
+            return torch.func.vmap(along)(directions, positions)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise NoForwardMode(
+            f"{view.info.id} cannot be differentiated in forward mode ({_first_line(error)}); "
+            "method='reverse' gives the same scores"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:160]
 
 
 def reverse_scores(
@@ -97,21 +123,36 @@ def reverse_scores(
     gradients: Float[Tensor, "out_pos d_model"],
     *,
     chunk: int | None = None,
+    hidden: Float[Tensor, "out_pos d_model"] | None = None,
 ) -> Float[Tensor, "in_pos out_pos"]:
-    """Return I by reverse mode; `chunk` is the number of output tokens that share one forward pass."""
+    """Return I by reverse mode; `chunk` is the number of output tokens that share one forward pass.
+
+    Args:
+        hidden: the unembedding's input of the whole pass; a pass that is cut short must give the same, or is not cut.
+    """
     embedded = view.embed(tokens[None])[0].detach()
     columns = []
     with view.frozen():
         for group in torch.arange(outputs.start, outputs.stop).split(chunk or REVERSE_GROUP):
             end = int(group[-1]) + 1
             with torch.enable_grad():
-                x = embedded[:end].clone().requires_grad_(True)
-                hidden = view.unembed_input(tokens[None, :end], x[None])[0]
+                x, computed = _traced(view, tokens, embedded, end)
+                if hidden is not None and not _equal(computed[group], hidden[group - outputs.start]):
+                    x, computed = _traced(view, tokens, embedded, len(tokens))  # its outputs depend on the length
             for m in group.tolist():
-                last = m == end - 1
-                (grad,) = torch.autograd.grad(hidden[m], x, gradients[m - outputs.start], retain_graph=not last)
+                last = m == int(group[-1])
+                (grad,) = torch.autograd.grad(computed[m], x, gradients[m - outputs.start], retain_graph=not last)
                 columns.append((grad[inputs] * embedded[inputs]).sum(dim=-1))
     return torch.stack(columns, dim=1)
+
+
+def _traced(view: ModelView, tokens: Tensor, embedded: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    x = embedded[:end].clone().requires_grad_(True)
+    return x, view.unembed_input(tokens[None, :end], x[None])[0]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return float((a.detach() - b).abs().max()) <= SAME * float(b.abs().max())
 
 
 def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:

@@ -23,6 +23,5 @@ def chosen_indices(wanted: Sequence[int] | None, size: int, what: str) -> tuple[
 
 def scaled(view: ModelView, layer: int, name: str) -> Float[Tensor, "head_index d_model d_head"]:
     """Return W_Q, W_K or W_V in float32 with the attention norm's gain on its input side."""
-    W, gain = view.matrix(layer, name), view.gain("attn", layer)  # type: ignore[arg-type]
-    assert W is not None
+    W, gain = view.needed_matrix(layer, name), view.gain("attn", layer)  # type: ignore[arg-type]
     return W.float() if gain is None else W.float() * gain.float()[:, None]

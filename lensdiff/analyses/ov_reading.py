@@ -185,8 +185,7 @@ def ov_reading(
 def _layer(
     view: ModelView, layer: int, heads: list[int], sides: tuple[Tensor, Tensor], components: int, top_words: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    W_V, W_O = scaled(view, layer, "W_V"), view.matrix(layer, "W_O")
-    assert W_O is not None
+    W_V, W_O = scaled(view, layer, "W_V"), view.needed_matrix(layer, "W_O")
     group = torch.tensor(heads, device=W_V.device) // (len(W_O) // len(W_V))
     found = ov_directions(W_V[group], W_O[heads].float(), k=components)
     energy = found.singular_values.square()

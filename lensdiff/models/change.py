@@ -46,13 +46,17 @@ class Weight(NamedTuple):
 
 
 def weights_of(view: ModelView) -> Iterator[Weight]:
-    """Yield the weights that a model has: embedding and unembedding, the final gain, then layer by layer."""
+    """Yield the weights that can be read: embedding and unembedding, the final gain, then layer by layer.
+
+    A norm that attention and MLP share counts once, as the attention's.
+    """
     yield from (Weight("W_E"), Weight("W_U"))
-    if view.gain("final") is not None:
+    if view.known("final"):
         yield Weight("final_gain")
     for layer in range(view.n_layers):
-        yield from (Weight(name, layer) for name in MATRICES if view.matrix(layer, name) is not None)
-        yield from (Weight(f"{name}_gain", layer) for name in GAINS if view.gain(name, layer) is not None)
+        yield from (Weight(name, layer) for name in MATRICES if view.known(name, layer))
+        gains = [name for name in GAINS if not (name == "mlp" and view.meaning.shared(layer))]  # one norm, one weight
+        yield from (Weight(f"{name}_gain", layer) for name in gains if view.known(name, layer))
 
 
 def read(view: ModelView, weight: Weight) -> Tensor | None:
@@ -66,6 +70,17 @@ def read(view: ModelView, weight: Weight) -> Tensor | None:
     matrix: MatrixName = name  # pyright: ignore[reportAssignmentType]
     assert layer is not None
     return view.matrix(layer, matrix)
+
+
+def stored(view: ModelView, weight: Weight) -> Tensor:
+    """Return a weight that `weights_of` names as the model stores it, so that it can be written."""
+    if weight.name.endswith("_gain"):
+        gain: GainName = weight.name.removesuffix("_gain")  # pyright: ignore[reportAssignmentType]
+        value = view.stored_gain(gain, weight.layer or 0)
+    else:
+        value = read(view, weight)
+    assert value is not None  # `weights_of` has seen it
+    return value
 
 
 def flatten(value: Tensor, name: str) -> Float[Tensor, "row col"]:

@@ -30,7 +30,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange, Weight, read, weights_of
+from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange, Weight, read, stored, weights_of
+from lensdiff.models.meaning import Meaning, Unknown
 from lensdiff.models.view import Model, ModelView, forget, is_hooked, register
 from lensdiff.models.weights import GainName, MatrixName, ModelInfo
 from lensdiff.models.wrappers import BridgeView, HookedView
@@ -110,11 +111,22 @@ class ControlView(ModelView):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         return self._required(Weight("W_U"))
 
-    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+    @property
+    def meaning(self) -> Meaning:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What parts of the model mean: a change of weights leaves that as it is in the base."""
+        return self._change.base.meaning
+
+    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         return self._read(Weight(name, layer))
 
     def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
+        if name == "mlp" and self.meaning.shared(layer):
+            name = "attn"
         return self._read(Weight(f"{name}_gain", None if name == "final" else layer))
+
+    def stored_gain(self, name: GainName, layer: int = 0) -> Tensor | None:
+        found, gain = self.meaning.gains[(name, layer)], self.gain(name, layer)
+        return gain if gain is None or isinstance(found, Unknown) else gain - found.offset
 
     def _required(self, weight: Weight) -> Tensor:
         value = self._read(weight)
@@ -164,14 +176,28 @@ class ControlView(ModelView):
     ) -> Float[Tensor, "batch pos d_model"]:
         return self._whole().unembed_input(tokens, embedded)
 
-    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        return self._whole().unembed(hidden)
+    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        return self._whole().unembedded(hidden)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         return self._whole().logits(tokens)
 
-    def greedy(self, tokens: Int[Tensor, " pos"], *, max_new_tokens: int) -> Int[Tensor, " new_pos"]:
-        return self._whole().greedy(tokens, max_new_tokens=max_new_tokens)
+    @property
+    def trusts_cache(self) -> bool:
+        """Whether the whole model's cache is believed."""
+        return self._whole().trusts_cache
+
+    @trusts_cache.setter
+    def trusts_cache(self, value: bool) -> None:
+        self._whole().trusts_cache = value
+
+    def new_cache(self, batch: int) -> Any:
+        return self._whole().new_cache(batch)
+
+    def cached_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
+    ) -> Float[Tensor, "batch d_vocab"]:
+        return self._whole().cached_logits(tokens, mask, cache)
 
     def attention_patterns(
         self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28
@@ -204,14 +230,6 @@ def control_info(base: ModelInfo, kind: Kind, seed: int) -> ModelInfo:
     return replace(base, id=f"{base.id} + {made}")
 
 
-class _RawGains(BridgeView):
-    # a norm's weight as it is stored, which can be written; Gemma's view of it is a sum, which cannot
-
-    def _gain(self, norm: Any) -> Tensor | None:
-        weight = getattr(norm, "weight", None)
-        return None if weight is None else weight.detach()
-
-
 def materialise(control: ControlView) -> ModelView:
     """Return the view of a whole model with a control's weights: a copy of the base, the changed parameters written in.
 
@@ -239,29 +257,21 @@ def materialise(control: ControlView) -> ModelView:
     made = (
         HookedView(model, base._tokenizer, control.info) if hooked else BridgeView(model, base._tokenizer, control.info)
     )
-    source, target = (base, made) if hooked else (_RawGains(v.model, None, v.info) for v in (base, made))
+    vars(made)["meaning"] = base.meaning
     written: list[Tensor] = []
     with torch.no_grad():
         _share_again(base.model, model)
         for weight in weights_of(base):
-            into, old = read(target, weight), read(source, weight)
-            assert into is not None
-            assert old is not None
+            into, old = stored(made, weight), stored(base, weight)
             new = control._changed(weight, old) if weight.name.endswith("_gain") else control._read(weight)
             assert new is not None
             into.copy_(new)
-            if not torch.equal(into, _required(target, weight)):
+            if not torch.equal(into, stored(made, weight)):
                 raise RuntimeError(f"{weight} of the model cannot be written through its view")
             written.append(old)
         _write_the_rest(control, model, written)
     register(made)
     return made
-
-
-def _required(view: ModelView, weight: Weight) -> Tensor:
-    value = read(view, weight)
-    assert value is not None
-    return value
 
 
 def _write_the_rest(control: ControlView, model: Model, written: list[Tensor]) -> None:

@@ -13,15 +13,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
 from lensdiff.models.sources import Source, read_source
+from lensdiff.models.verification import TOLERANCE, expect
+from lensdiff.models.verification import verify as check
 from lensdiff.models.view import Model, ModelView, is_hooked, register, view_of
 from lensdiff.models.weights import ModelInfo
 from lensdiff.models.wrappers import is_bridge, make_view
@@ -30,9 +31,8 @@ from lensdiff.results import InputError
 Weights = Literal["raw", "folded"]
 Wrapper = Literal["auto", "hooked", "bridge"]
 
-# largest logit difference against the transformers model, as a share of its largest logit
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-PROBE_LENGTH = 24
+# what a wrapper raises on a checkpoint that it was not made for
+STUMBLES = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def load_model(
@@ -59,7 +59,8 @@ def load_model(
         wrapper: "auto", or force "hooked" or "bridge".
         device: "cpu", "cuda", "mps", ...; by default the fastest present.
         dtype: of the weights and of every computation.
-        verify: compare the logits on a short probe with the `transformers` model, and refuse on disagreement.
+        verify: compare logits and greedy tokens on a short probe with the `transformers` model. On disagreement a
+            HookedTransformer gives way to a TransformerBridge where `wrapper` is "auto", else the load is refused.
 
     Raises:
         InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
@@ -93,31 +94,58 @@ def _wrap(
     source = found.model
     check_finite(source)
     architecture = type(source).__name__
-    probe = _probe(source)
-    expected = _logits(source, probe) if verify else None
+    expected = expect(source, dtype) if verify else None
     info = _info(found, tokenizer, architecture)
-    reason = why_not_hooked(source.config, architecture)
-    if wrapper == "hooked" and reason:
-        raise InputError(f"{found.id} cannot be a HookedTransformer: {reason}")
-    if wrapper == "bridge" or reason:
-        if found.borrowed:
-            source = _apart(source, shared=weights == "raw")
-        model = _build_bridge(source, tokenizer, found.id, architecture, device, dtype)
-        info = replace(info, wrapper="bridge")
-    else:
-        model = build_hooked(source, architecture=architecture, device=device, dtype=dtype, name=found.id)
-        _give_tokenizer(model, tokenizer)
+    why_not = why_not_hooked(source.config, architecture)
+    if wrapper == "hooked" and why_not:
+        raise InputError(f"{found.id} cannot be a HookedTransformer: {why_not}")
+    tried = ("hooked", "bridge") if wrapper == "auto" and not why_not else ("bridge" if why_not else wrapper,)
+    for kind in tried:
+        try:
+            view = _build(found, kind, tokenizer, replace(info, wrapper=kind), weights, device, dtype)
+            if expected is not None:
+                check(view, expected, folded=weights == "folded")
+            view.meaning  # measured before anybody hooks in  # noqa: B018
+            break
+        except InputError:
+            if kind == tried[-1]:
+                raise
     found.model = None  # the wrapper holds the storage now; nothing else should
     del source
     gc.collect()
-    if weights == "folded":
-        _fold(model)
-        info = replace(info, weights="folded")
-    view = make_view(model, tokenizer, info)
-    if expected is not None:
-        _verify(view, probe, expected, folded=weights == "folded")
     register(view)
-    return model
+    return view.model
+
+
+def _build(
+    found: Source,
+    kind: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    info: ModelInfo,
+    weights: Weights | str,
+    device: str,
+    dtype: torch.dtype,
+) -> ModelView:
+    """Return the view of a model in one wrapper; whatever the wrapper stumbles over becomes one sentence."""
+    source = found.model
+    try:
+        if kind == "bridge":
+            if found.borrowed:
+                source = _apart(source, shared=weights == "raw")
+            model = _build_bridge(source, tokenizer, found.id, info.architecture, device, dtype)
+        else:
+            model = build_hooked(source, architecture=info.architecture, device=device, dtype=dtype, name=found.id)
+            _give_tokenizer(model, tokenizer)
+        if weights == "folded":
+            _fold(model)
+            info = replace(info, weights="folded")
+        return make_view(model, tokenizer, info)
+    except STUMBLES as error:
+        held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
+        what = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        raise InputError(
+            f"transformer-lens cannot hold {found.id}, a {info.architecture}, as a {held}: {what}"
+        ) from error
 
 
 def default_device() -> str:
@@ -146,23 +174,6 @@ def check_finite(model: torch.nn.Module) -> None:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name}={value!r} is none of {', '.join(choices)}")
-
-
-def _probe(model: PreTrainedModel) -> Tensor:
-    size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(size, (1, min(PROBE_LENGTH, limit)), generator=generator)
-
-
-def _logits(model: PreTrainedModel, probe: Tensor) -> Tensor:
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(probe.to(model.device)).logits.float().cpu()
-    model.train(training)
-    return logits
 
 
 def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture: str) -> ModelInfo:
@@ -264,25 +275,6 @@ def _fold(model: Model) -> None:
         model.load_and_process_state_dict(state)
     else:
         model.enable_compatibility_mode()
-
-
-def _verify(view: ModelView, probe: Tensor, expected: Tensor, *, folded: bool) -> None:
-    with torch.no_grad():
-        tokens = probe.to(view.device)
-        whole = view.logits(tokens).float().cpu()
-        split = view.unembed(view.unembed_input(tokens)).float().cpu()
-    if folded:  # centring the unembedding moves all logits of a token together
-        whole, split, expected = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, expected))
-    bound = TOLERANCE[view.dtype] * (10.0 if folded else 1.0)
-    size = float(expected.abs().max())
-    for what, got in (("logits", whole), ("logits from the unembedding's input", split)):
-        difference = float((got - expected).abs().max()) / size
-        if not difference <= bound:  # also true for NaN
-            raise InputError(
-                f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what} differ by "
-                f"{difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}; "
-                "load_model(..., verify=False) loads it all the same"
-            )
 
 
 @contextmanager

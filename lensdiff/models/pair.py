@@ -47,8 +47,7 @@ class Facts:
 
     @classmethod
     def of(cls, view: ModelView) -> "Facts":
-        mlp, gain = view.matrix(0, "W_out"), view.gain("final")
-        assert mlp is not None
+        gain = view.gain("final") if view.known("final") else None
         return cls(
             architecture=view.info.architecture,
             n_layers=view.n_layers,
@@ -56,7 +55,7 @@ class Facts:
             n_key_value_heads=view.n_key_value_heads,
             d_model=view.d_model,
             d_head=view.d_head,
-            d_mlp=mlp.shape[0],
+            d_mlp=view.d_mlp,
             d_vocab=view.d_vocab,
             dtype=str(view.dtype).removeprefix("torch."),
             bos=_bos_habit(view),
@@ -138,8 +137,9 @@ class ModelPair:
         self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
         self._templates[side] = view.info.chat_template
         self._provenance[side] = view.provenance("", {})
-        gains = [g for layer in range(view.n_layers) for n in ("attn", "mlp") if (g := view.gain(n, layer)) is not None]
-        self._norms[side] = torch.cat([g.cpu().double() for g in gains]) if gains else torch.zeros(0)
+        places = [(name, layer) for layer in range(view.n_layers) for name in ("attn", "mlp")]
+        gains = [view.gain(*place) for place in places if view.known(*place)]
+        self._norms[side] = torch.cat([g.cpu().double() for g in gains if g is not None]) if gains else torch.zeros(0)
 
     def _check(self) -> None:
         base, tuned = self._facts["base"], self._facts["tuned"]

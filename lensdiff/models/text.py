@@ -6,13 +6,15 @@ has. Where the tokenizer merges across the boundary, the sequence no longer begi
 reported, not mended.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, overload
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
@@ -118,28 +120,65 @@ def strings_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tupl
     return tuple(piece if "\ufffd" in text or not text else text for text, piece in zip(texts, pieces, strict=True))
 
 
+@overload
 def generate(
     model: Model,
     prompt: Prompt | str,
     *,
+    max_new_tokens: int = ...,
+    prepend_bos: bool | None = ...,
+    batch_size: int = ...,
+) -> Response: ...
+@overload
+def generate(
+    model: Model,
+    prompt: Sequence[Prompt | str],
+    *,
+    max_new_tokens: int = ...,
+    prepend_bos: bool | None = ...,
+    batch_size: int = ...,
+) -> list[Response]: ...
+def generate(  # type: ignore[no-redef]
+    model: Model,
+    prompt: Prompt | str | Sequence[Prompt | str],
+    *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
-) -> Response:
+    batch_size: int = BATCH_SIZE,
+) -> Response | list[Response]:
     """Return the model's own greedy continuation of the raw prompt (no chat template), without the end token.
 
+    Args:
+        prompt: a prompt, or a list of them (then a list of responses in the same order, decoded in batches).
+        max_new_tokens: the longest response; the context's end may come earlier.
+        prepend_bos: None for the tokenizer's own habit.
+        batch_size: prompts that are decoded together.
+
     Raises:
-        InputError: `max_new_tokens` is not positive, or the prompt leaves no room in the context.
+        InputError: `max_new_tokens` or `batch_size` is not positive, a prompt leaves no room in the context, or a logit
+            is not finite.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} is not positive")
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name}={value} is not positive")
     view = view_of(model)
-    prompt = as_prompt(prompt)
+    single = isinstance(prompt, Prompt | str)
+    encoded = [_with_room(view, as_prompt(item), prepend_bos) for item in ([prompt] if single else prompt)]
+    found = greedy(
+        view, [torch.tensor(e.ids) for e in encoded], max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    responses = [_response(view, tuple(new.tolist())) for new in found]
+    return responses[0] if single else responses
+
+
+def _with_room(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> Encoded:
     encoded = encode(view, prompt, prepend_bos=prepend_bos)
-    room = view.n_ctx - len(encoded.ids)
-    if room < 1:
+    if len(encoded.ids) >= view.n_ctx:
         raise InputError(f"prompt {prompt.id or prompt.stripped[:40]!r} fills the context of {view.n_ctx} tokens")
-    new = view.greedy(torch.tensor(encoded.ids), max_new_tokens=min(max_new_tokens, room))
-    ids = tuple(new.tolist())
+    return encoded
+
+
+def _response(view: ModelView, ids: tuple[int, ...]) -> Response:
     return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id)
 
 

@@ -12,6 +12,7 @@ gives the weights and functions in one meaning:
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.weights import AttentionWeights, GainName, MatrixName, MLPWeights, ModelInfo
+from lensdiff.models.meaning import Meaning, Unknown, measure, norm_weight
+from lensdiff.models.weights import ATTENTION, MATRICES, AttentionWeights, GainName, MatrixName, MLPWeights, ModelInfo
 from lensdiff.results import InputError, Provenance
 
 Model = Any  # HookedTransformer | TransformerBridge: version 4 has no HookedTransformer, so no class can be named here
@@ -31,11 +33,18 @@ class _Stop(Exception):
 
 
 class ModelView(ABC):
-    """The weights and functions of one model; see the module's docstring."""
+    """The weights and functions of one model; see the module's docstring.
+
+    Attributes:
+        embedding: the hook point of what the embedding module gives, before positions and norms.
+    """
+
+    embedding: str
 
     def __init__(self, model: Model, tokenizer: PreTrainedTokenizerBase | None, info: ModelInfo):
         self.model = model
         self.info = info
+        self.trusts_cache = True  # until a draft of `decoding` turns out wrong
         self._tokenizer = tokenizer
 
     # sizes
@@ -101,20 +110,72 @@ class ModelView(ABC):
     @abstractmethod
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
 
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What norms, matrices and hooks of the model mean, measured by one short forward pass when first asked for."""
+        return measure(self)
+
     @abstractmethod
+    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+        """Return what the wrapper gives as a weight, unchecked; see `matrix`."""
+
     def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         """Return one weight as the checkpoint has it, or None where there is no such weight (W_gate of an ungated MLP).
 
         W_Q [head_index d_model d_head], W_K and W_V the same with the key-value heads, W_O [head_index d_head d_model],
         W_in and W_gate [d_model d_mlp], W_out [d_mlp d_model].
-        """
 
-    @abstractmethod
+        Raises:
+            InputError: the wrapper's tensor of that name does not do what the name says.
+        """
+        wrong = self.meaning.matrices.get((name, layer))
+        if wrong:
+            raise InputError(f"{name} of layer {layer} of {self.info.id} cannot be read: {wrong}")
+        return self.stored_matrix(layer, name)
+
     def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
         """Return the gain by which a norm scales what is read ("attn", "mlp", "final"), or queries and keys; or None.
 
         None where nothing is scaled at that place: folded weights, or a norm after the layer (OLMo 2).
+
+        Raises:
+            InputError: what is read there is scaled in a way that has not been understood.
         """
+        found = self.meaning.gains[(name, layer)]
+        if isinstance(found, Unknown):
+            raise InputError(f"the {name} gain of layer {layer} of {self.info.id} cannot be read: {found.reason}")
+        stored = self.stored_gain(name, layer)
+        return stored + found.offset if stored is not None and found.offset else stored
+
+    def stored_gain(self, name: GainName, layer: int = 0) -> Tensor | None:
+        """Return the weight behind a gain as its norm stores it (the gain minus one where it scales by 1 + w)."""
+        found = self.meaning.gains[(name, layer)]
+        if isinstance(found, Unknown) or found.module is None:
+            return None
+        weight = norm_weight(self.model.get_submodule(found.module))
+        return None if weight is None else weight.detach()
+
+    def known(self, name: MatrixName | GainName, layer: int = 0) -> bool:
+        """Whether a model has that weight, and it can be read."""
+        if name in MATRICES:
+            return not self.meaning.matrices.get((name, layer)) and self.stored_matrix(layer, name) is not None
+        return self.stored_gain(name, layer) is not None
+
+    def needed_matrix(self, layer: int, name: MatrixName) -> Tensor:
+        """Return one weight of a model that has it.
+
+        Raises:
+            InputError: the layer has no single matrix of that name (a mixture of experts), or it cannot be read.
+        """
+        found = self.matrix(layer, name)
+        if found is None:
+            part = "attention" if name in ATTENTION else "MLP"
+            kind = type(getattr(self.model.blocks[layer], "mlp" if part == "MLP" else "attn", None)).__name__
+            raise InputError(
+                f"layer {layer} of {self.info.id} has no single {name} (its {part} is a {kind}): "
+                "this reading needs one matrix a layer, which a mixture of experts does not have"
+            )
+        return found
 
     @property
     @abstractmethod
@@ -122,11 +183,7 @@ class ModelView(ABC):
 
     def attention(self, layer: int) -> AttentionWeights:
         """Return one layer's attention weights, keys and values repeated to the query heads."""
-        W_Q, W_K, W_V, W_O = (self.matrix(layer, name) for name in ("W_Q", "W_K", "W_V", "W_O"))
-        assert W_Q is not None
-        assert W_K is not None
-        assert W_V is not None
-        assert W_O is not None
+        W_Q, W_K, W_V, W_O = (self.needed_matrix(layer, name) for name in ("W_Q", "W_K", "W_V", "W_O"))
         repeats = W_Q.shape[0] // W_K.shape[0]
         return AttentionWeights(
             self.gain("attn", layer),
@@ -142,15 +199,13 @@ class ModelView(ABC):
 
     def mlp(self, layer: int) -> MLPWeights:
         """Return one layer's feed-forward weights."""
-        W_in, W_out = self.matrix(layer, "W_in"), self.matrix(layer, "W_out")
-        assert W_in is not None
-        assert W_out is not None
+        W_in, W_out = self.needed_matrix(layer, "W_in"), self.needed_matrix(layer, "W_out")
         return MLPWeights(self.gain("mlp", layer), W_in, self.matrix(layer, "W_gate"), W_out)
 
     # functions
     @abstractmethod
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Return what enters the first block before positions are added (with Gemma's scale)."""
+        """Return what the embedding module gives: before positions and a norm behind it, with a scale of its own."""
 
     @abstractmethod
     def unembed_input(
@@ -159,31 +214,39 @@ class ModelView(ABC):
         """Return the unembedding's input (after the final norm and its gain), from the embeddings if they are given."""
 
     @abstractmethod
+    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Return the unembedding's output, bias included, before any scale or soft cap."""
+
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Return the logits for the unembedding's input, soft cap included."""
+        """Return the logits for the unembedding's input, scale and soft cap included.
+
+        Raises:
+            InputError: the logits follow from the unembedding's output in a way that has not been understood.
+        """
+        found = self.meaning.logits
+        if isinstance(found, Unknown):
+            raise InputError(f"the unembedding of {self.info.id} cannot be followed: {found.reason}")
+        return found(self.unembedded(hidden))
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Return the logits without building a graph."""
         with torch.no_grad():
             return self.model(tokens.to(self.device))
 
-    def greedy(self, tokens: Int[Tensor, " pos"], *, max_new_tokens: int) -> Int[Tensor, " new_pos"]:
-        """Return the greedy continuation up to and without the first end-of-sequence token (key-value cache)."""
-        stops = self.info.eos_token_ids
-        with torch.no_grad():
-            out = self.model.generate(
-                tokens[None].to(self.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                stop_at_eos=bool(stops),
-                eos_token_id=list(stops) if stops else None,
-                prepend_bos=False,
-                return_type="tokens",
-                verbose=False,
-            )
-        new = out[0, len(tokens) :].cpu()
-        ends = torch.isin(new, torch.tensor(stops, dtype=new.dtype)).nonzero() if stops else new.new_empty(0)
-        return new[: int(ends[0])] if len(ends) else new
+    # decoding
+    @abstractmethod
+    def new_cache(self, batch: int) -> Any:
+        """Return an empty key-value cache of the wrapper's kind."""
+
+    @abstractmethod
+    def cached_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Return the logits at the last position, reading what came before from `cache` and adding to it.
+
+        Args:
+            mask: 1 for a token, 0 for padding on the left, over all positions so far and `tokens`.
+        """
 
     def attention_patterns(
         self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28
@@ -191,7 +254,11 @@ class ModelView(ABC):
         """Yield the attention of each layer (all of them unless given): a head per query head, rows that sum to 1.
 
         A pass keeps as many layers as fit into `max_bytes`, at least one; what does not fit costs another pass.
+
+        Raises:
+            InputError: a layer's hook_pattern does not hold its attention.
         """
+        self._check_hooks(self.meaning.pattern, layers)
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in (range(self.n_layers) if layers is None else layers)]
         bytes_per_layer = self.n_heads * len(tokens) ** 2 * self.dtype.itemsize
         at_once = max(1, max_bytes // bytes_per_layer)
@@ -210,8 +277,12 @@ class ModelView(ABC):
 
         Every position but the first brings its embedding, with whatever positions add to it, to every layer as it is;
         the first is computed as usual, since it sees only itself.
+
+        Raises:
+            InputError: a layer's hook_attn_scores does not hold what its softmax takes.
         """
-        hooks, caught = [("hook_embed", lambda value, hook: embedded)], {}
+        self._check_hooks(self.meaning.scores, layers)
+        hooks, caught = [(self.embedding, lambda value, hook: embedded)], {}
         entered = self._capture(tokens, "blocks.0.hook_resid_pre", hooks)
 
         def keep(value: Tensor, hook: Any) -> Tensor:
@@ -226,6 +297,11 @@ class ModelView(ABC):
         hooks += [(f"blocks.{layer}.hook_resid_pre", keep) for layer in range(1, max(layers) + 1)]
         self._run(tokens, [*hooks, *((name, catch) for name in names)])
         return [caught[name] for name in names]
+
+    def _check_hooks(self, reasons: dict[int, str], layers: Sequence[int] | None) -> None:
+        for layer in range(self.n_layers) if layers is None else layers:
+            if reasons[layer]:
+                raise InputError(f"the attention of layer {layer} of {self.info.id} cannot be read: {reasons[layer]}")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 MatrixName = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
 GainName = Literal["attn", "mlp", "final", "q_norm", "k_norm"]
+ATTENTION: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V", "W_O")
 MATRICES: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
 
 

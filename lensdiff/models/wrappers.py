@@ -1,7 +1,8 @@
 """The two views: of a HookedTransformer, and of a TransformerBridge."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,18 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lensdiff.models.precision import double_precision
 from lensdiff.models.view import Model, ModelView, is_hooked
-from lensdiff.models.weights import GainName, MatrixName, ModelInfo
+from lensdiff.models.weights import ATTENTION, MatrixName, ModelInfo
 from lensdiff.results import InputError
-
-ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
-
-
-def _soft_capped(logits: Tensor, cap: float | None) -> Tensor:
-    return logits if not cap else cap * torch.tanh(logits / cap)
 
 
 class HookedView(ModelView):
     """A HookedTransformer: weights as they stand, key and value heads repeated to the query heads."""
+
+    embedding = "hook_embed"
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -32,21 +29,13 @@ class HookedView(ModelView):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         return self.model.unembed.W_U.detach()
 
-    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]
         owner = block.attn if name in ATTENTION else block.mlp
         # grouped-query attention: the plain names are repeated to the query heads
         weight = getattr(owner, f"_{name}", None) if name in ("W_K", "W_V") else None
         weight = getattr(owner, name, None) if weight is None else weight
         return None if weight is None else weight.detach()
-
-    def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
-        if name == "final":
-            return _gain_of(getattr(self.model, "ln_final", None))
-        block = self.model.blocks[layer]
-        if name in ("q_norm", "k_norm"):
-            return _gain_of(getattr(block.attn, name, None))
-        return _gain_of(block.ln1 if name == "attn" else block.ln2)
 
     @property
     def attention_soft_cap(self) -> float | None:
@@ -59,17 +48,36 @@ class HookedView(ModelView):
     def unembed_input(
         self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        hooks = [] if embedded is None else [("hook_embed", _replace_by(embedded))]
+        hooks = [] if embedded is None else [(self.embedding, _replace_by(embedded))]
         resid = self.model.run_with_hooks(tokens, stop_at_layer=self.n_layers, fwd_hooks=hooks)
         return self.model.ln_final(resid) if self.model.cfg.normalization_type is not None else resid
 
-    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        logits = hidden @ self.W_U + self.model.unembed.b_U.detach()
-        return _soft_capped(logits, self.info.final_soft_cap)
+    def new_cache(self, batch: int) -> Any:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+
+    def cached_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
+    ) -> Float[Tensor, "batch d_vocab"]:
+        # the mask is always given: else a token that is the padding's would be taken for padding
+        resid = self.model(
+            tokens,
+            attention_mask=mask[:, -tokens.shape[1] :],
+            past_kv_cache=cache,
+            stop_at_layer=self.n_layers,
+        )[:, -1:]
+        hidden = self.model.ln_final(resid) if self.model.cfg.normalization_type is not None else resid
+        return self.unembed(hidden[:, 0])
+
+    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        return hidden @ self.W_U + self.model.unembed.b_U.detach()
 
 
 class BridgeView(ModelView):
     """A TransformerBridge: per-head weights from its properties, norm gains from the module they wrap."""
+
+    embedding = "embed.hook_out"  # its hook_embed lies behind a norm where one follows the embedding (BLOOM)
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -79,27 +87,10 @@ class BridgeView(ModelView):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         return self.model.W_U.detach()
 
-    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]
         weight = getattr(block.attn if name in ATTENTION else block.mlp, name, None)
         return None if weight is None else weight.detach()
-
-    def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
-        if name == "final":
-            return self._gain(self.model.ln_final)
-        block = self.model.blocks[layer]
-        if name in ("q_norm", "k_norm"):
-            return self._gain(getattr(block.attn.original_component, name, None))
-        # OLMo 2 and 3 normalise what a layer writes, not what it reads
-        post_norm = self.info.architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-        return None if post_norm else self._gain(block.ln1 if name == "attn" else block.ln2)
-
-    def _gain(self, norm: Any) -> Tensor | None:
-        weight = getattr(norm, "weight", None)
-        if weight is None:
-            return None
-        # Gemma stores its gain minus one
-        return weight.detach() + 1.0 if self.info.architecture.startswith("Gemma") else weight.detach()
 
     @property
     def attention_soft_cap(self) -> float | None:
@@ -107,12 +98,12 @@ class BridgeView(ModelView):
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         with self._precision():
-            return self._capture(tokens, "hook_embed")
+            return self._capture(tokens, self.embedding)
 
     def unembed_input(
         self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        hooks = [] if embedded is None else [("hook_embed", _replace_by(embedded))]
+        hooks = [] if embedded is None else [(self.embedding, _replace_by(embedded))]
         with self._precision():
             return self._capture(tokens, "unembed.hook_in", hooks)
 
@@ -126,18 +117,49 @@ class BridgeView(ModelView):
         with self._precision():
             return super().static_attention_scores(tokens, embedded, layers)
 
+    def new_cache(self, batch: int) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.original_model.config)
+
+    def cached_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
+    ) -> Float[Tensor, "batch d_vocab"]:
+        source = self.model.original_model
+        taken = inspect.signature(source.forward).parameters
+        # transformers 5.24 renamed the argument
+        name = "cache" if "cache" in taken else "past_key_values"
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        options = {"position_ids": positions, "logits_to_keep": 1}
+        options = {key: value for key, value in options.items() if key in taken}
+        with self._precision(), _handed_down(self.model):
+            out = source(input_ids=tokens, attention_mask=mask, use_cache=True, **{name: cache}, **options)
+        return out.logits[:, -1]
+
     def _precision(self) -> AbstractContextManager[None]:
         return double_precision(self.dtype == torch.float64)
 
-    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         bias = self.model.b_U
-        logits = hidden @ self.W_U
-        return _soft_capped(logits if bias is None else logits + bias.detach(), self.info.final_soft_cap)
+        return hidden @ self.W_U if bias is None else hidden @ self.W_U + bias.detach()
 
 
-def _gain_of(norm: Any) -> Tensor | None:
-    weight = getattr(norm, "w", None)
-    return None if weight is None else weight.detach()
+@contextmanager
+def _handed_down(model: Model) -> Iterator[None]:
+    """Give the attention of a bridge its cache by the name that it knows: since 5.24 transformers says `cache`."""
+
+    def rename(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if kwargs.get("cache") is not None:
+            kwargs = kwargs | {"past_key_values": kwargs["cache"]}
+            del kwargs["cache"]
+        return args, kwargs
+
+    handles = [block.attn.register_forward_pre_hook(rename, with_kwargs=True) for block in model.blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _replace_by(embedded: Tensor) -> Callable[..., Tensor]:

@@ -21,6 +21,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
+from lensdiff.models.decoding import greedy
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.config import RunConfig
@@ -147,7 +148,7 @@ def measure(workspace: Workspace) -> Probe:
     with torch.no_grad():
         forward = _seconds(lambda: view.logits(tokens[None])) / len(tokens)
         step = (
-            _seconds(lambda: view.greedy(tokens.cpu(), max_new_tokens=PROBED_TOKENS)) / PROBED_TOKENS
+            _seconds(lambda: greedy(view, [tokens.cpu()], max_new_tokens=PROBED_TOKENS, stops=())) / PROBED_TOKENS
             if needs_prompts
             else 0.0
         )

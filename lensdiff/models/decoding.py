@@ -1,0 +1,144 @@
+"""Greedy decoding: the tokens of an uncached argmax, at the cost of a key-value cache where that is proven equal.
+
+A wrapper's cached generation depends on three packages agreeing on how a cache is handed down; where they stop to, the
+model forgets its prompt and goes on writing. So the loop is ours, and a cached draft is only believed after one
+uncached pass over prompt and draft: every drafted token must have the largest logit there, up to rounding, and the
+prompt alone must give the same first logits (it does not where rotary embeddings stretch with the length). The first
+draft that fails switches the model's cache off for good, and decoding goes on from the last token that held, by whole
+passes.
+
+Prompts of one batch may differ in length: a cached batch is padded on the left under an explicit mask, so that a token
+which happens to be the padding's is read like any other. Checks and whole passes take one unpadded row at a time. A
+response ends before the first of the model's end-of-sequence tokens, or where its context is full.
+
+Memory: the cache, [batch, pos, n_key_value_heads, d_head] twice a layer; the check holds one row's logits.
+Cost: a pass a new token, and for the check one over the prompt and one over the whole row.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from lensdiff.models.view import ModelView
+from lensdiff.results import InputError
+
+BATCH_SIZE = 8
+# a drafted token may stay this share of the largest logit below the best one: rounding of cached against whole passes
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+def greedy(
+    view: ModelView,
+    prompts: Sequence[Int[Tensor, " pos"]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = BATCH_SIZE,
+    stops: Sequence[int] | None = None,
+) -> list[Int[Tensor, " new_pos"]]:
+    """Return each prompt's greedy continuation, without the end-of-sequence token that ended it.
+
+    Args:
+        max_new_tokens: the longest continuation; a full context ends it earlier.
+        batch_size: rows that are decoded together; prompts of similar length share a batch.
+        stops: tokens that end a continuation; None for the model's own end-of-sequence tokens.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
+    ends = set(view.info.eos_token_ids if stops is None else stops)
+    found: list[Tensor] = [torch.empty(0, dtype=torch.int64)] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = [_Row(prompts[i].tolist(), min(max_new_tokens, view.n_ctx - len(prompts[i])), ends) for i in rows]
+            _decode(view, batch)
+            for i, row in zip(rows, batch, strict=True):
+                new = row.new[:-1] if row.ended else row.new
+                found[i] = torch.tensor(new, dtype=torch.int64)
+    return found
+
+
+class _Row:
+    """One prompt and what has been decoded of its continuation, the token that ends it included."""
+
+    def __init__(self, prompt: list[int], limit: int, ends: set[int]):
+        self.prompt, self.limit, self.ends = prompt, limit, ends
+        self.new: list[int] = []
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.new
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.new) and self.new[-1] in self.ends
+
+    @property
+    def done(self) -> bool:
+        return self.ended or len(self.new) >= self.limit
+
+
+def _decode(view: ModelView, rows: list[_Row]) -> None:
+    if view.trusts_cache:
+        try:
+            _draft(view, rows)
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+            view.trusts_cache = False  # somebody else's cache: whatever it stumbles over, whole passes do not
+        for row in rows:
+            held = _agreeing(view, row)
+            if held < len(row.new):
+                view.trusts_cache = False
+                del row.new[held:]
+    _decode_uncached(view, rows)
+
+
+def _draft(view: ModelView, rows: list[_Row]) -> None:
+    live = [row for row in rows if not row.done]
+    if not live:
+        return
+    longest = max(len(row.ids) for row in live)
+    padding = [longest - len(row.ids) for row in live]
+    tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(live, padding, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(live, padding, strict=True)])
+    tokens, mask = tokens.to(view.device), mask.to(view.device)
+    cache = view.new_cache(len(live))
+    while True:
+        chosen = _choose(view, view.cached_logits(tokens, mask, cache))
+        for row, token in zip(live, chosen.tolist(), strict=True):
+            if not row.done:
+                row.new.append(token)
+        if all(row.done for row in live):
+            return
+        tokens, mask = chosen[:, None], F.pad(mask, (0, 1), value=1)
+
+
+def _agreeing(view: ModelView, row: _Row) -> int:
+    """Return how many of the drafted tokens, from the first on, have the largest logit in an uncached pass."""
+    if not row.new:
+        return 0
+    tokens = torch.tensor([row.ids[:-1]], device=view.device)
+    logits = view.unembed(view.unembed_input(tokens)[0, len(row.prompt) - 1 :])
+    alone = view.unembed(view.unembed_input(tokens[:, : len(row.prompt)])[0, -1])
+    if not bool((alone - logits[0]).abs().max() <= ROUNDING[view.dtype] * alone.abs().max()):
+        return 0
+    drafted = logits.gather(1, torch.tensor(row.new, device=view.device)[:, None])[:, 0]
+    short = logits.amax(dim=1) - drafted
+    wrong = ~(short <= ROUNDING[view.dtype] * logits.abs().amax(dim=1))  # NaN is wrong
+    return int(wrong.nonzero()[0]) if wrong.any() else len(row.new)
+
+
+def _decode_uncached(view: ModelView, rows: list[_Row]) -> None:
+    for row in rows:
+        while not row.done:
+            hidden = view.unembed_input(torch.tensor([row.ids], device=view.device))
+            row.new.append(int(_choose(view, view.unembed(hidden[:, -1]))))
+
+
+def _choose(view: ModelView, logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise InputError(f"{view.info.id}: a logit is not finite, so no token is the most likely; try dtype='float32'")
+    return logits.argmax(dim=-1)

@@ -1,0 +1,105 @@
+"""Whether a wrapped model computes what its `transformers` model computes: logits, their two halves, greedy tokens.
+
+What is expected is computed before the wrapper takes the storage over, without a cache and by `transformers` alone.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lensdiff.models.decoding import ROUNDING, greedy
+from lensdiff.models.view import ModelView
+from lensdiff.results import InputError
+
+# largest logit difference against the transformers model, as a share of its largest logit
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+PROBE_LENGTH = 24
+START, CONTINUED = 8, 4  # tokens of the probe that are continued, and by how many
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a `transformers` model makes of a probe: its logits, and the greedy tokens after the probe's beginning."""
+
+    probe: Int[Tensor, "1 pos"]
+    logits: Float[Tensor, "1 pos d_vocab"]
+    continuation: tuple[int, ...]
+
+
+def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
+    """Return what `source` makes of a random probe; the continuation ends before a token that rounding could change.
+
+    Raises:
+        InputError: `transformers` itself cannot run the model.
+    """
+    size = cast(Tensor, source.get_input_embeddings().weight).shape[0]
+    config = source.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randint(size, (1, min(PROBE_LENGTH, limit)), generator=generator)
+    training = source.training
+    source.eval()
+    try:
+        logits, new = _run(source, probe, limit, dtype)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        what = str(error).strip().split("\n", 1)[0][:200]
+        raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error
+    finally:
+        source.train(training)
+    return Expected(probe, logits, new)
+
+
+def _run(source: PreTrainedModel, probe: Tensor, limit: int, dtype: torch.dtype) -> tuple[Tensor, tuple[int, ...]]:
+    ids, new = probe[:, : min(START, limit - CONTINUED)], []
+    with torch.no_grad():
+        logits = source(probe.to(source.device)).logits.float().cpu()
+        while ids.shape[1] and len(new) < CONTINUED:
+            last = source(ids.to(source.device)).logits[0, -1].float().cpu()
+            best = last.topk(2)
+            if not float(best.values[0] - best.values[1]) > 2 * ROUNDING[dtype] * float(last.abs().max()):
+                break
+            new.append(int(best.indices[0]))
+            ids = torch.cat([ids, best.indices[None, :1]], dim=1)
+    return logits, tuple(new)
+
+
+def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
+    """Refuse a wrapped model that does not do what was expected of it.
+
+    Raises:
+        InputError: logits, logits from the unembedding's input, or generated tokens differ.
+    """
+    with torch.no_grad():
+        tokens = expected.probe.to(view.device)
+        whole = view.logits(tokens).float().cpu()
+        split = view.unembed(view.unembed_input(tokens)).float().cpu()
+    wanted = expected.logits
+    if folded:  # centring the unembedding moves all logits of a token together
+        whole, split, wanted = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, wanted))
+    bound = TOLERANCE[view.dtype] * (10.0 if folded else 1.0)
+    size = float(wanted.abs().max())
+    for what, got in (("logits", whole), ("logits from the unembedding's input", split)):
+        difference = float((got - wanted).abs().max()) / size
+        if not difference <= bound:  # also true for NaN
+            raise _disagreement(
+                view, f"{what} differ by {difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}"
+            )
+    if not expected.continuation:
+        return
+    start = expected.probe[0, : min(START, view.n_ctx - CONTINUED)]
+    (new,) = greedy(view, [start], max_new_tokens=len(expected.continuation), stops=())
+    if tuple(new.tolist()) != expected.continuation:
+        raise _disagreement(
+            view, f"greedy decoding goes on with tokens {new.tolist()}, expected {list(expected.continuation)}"
+        )
+
+
+def _disagreement(view: ModelView, what: str) -> InputError:
+    return InputError(
+        f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what}; "
+        "load_model(..., verify=False) loads it all the same"
+    )
