@@ -194,9 +194,7 @@ def _patterns(view: ModelView, reference: Any) -> float:
     tokens = _text(LONG)
     with torch.no_grad():
         expected = reference(tokens[None], output_attentions=True).attentions
-    return max(
-        _share(got, rows[0]) for got, rows in zip(view.attention_patterns(tokens), expected, strict=True)
-    )
+    return max(_share(got, rows[0]) for got, rows in zip(view.attention_patterns(tokens), expected, strict=True))
 
 
 def _scores(view: ModelView, reference: Any, run: Callable[..., Tensor]) -> float:

@@ -16,10 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 try:  # the last transformer-lens with the class is 3.9
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.utilities.activation_functions import ACTIVATION_FN_DICT
+    from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 except ImportError:
     HookedTransformer = HookedTransformerConfig = None
-    ACTIVATION_FN_DICT: dict[str, Any] = {}
+    SUPPORTED_ACTIVATIONS: dict[str, Any] = {}
 
 Options = dict[str, Any]
 
@@ -163,7 +163,7 @@ def why_not_hooked(config: PretrainedConfig, architecture: str) -> str | None:
     if architecture == "GPTNeoXForCausalLM" and not getattr(config, "attention_bias", True):
         return "a GPT-NeoX without attention biases has no HookedTransformer counterpart"
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
-    if activation not in ACTIVATION_FN_DICT:
+    if activation not in SUPPORTED_ACTIVATIONS:
         return f"its activation {activation!r} has no HookedTransformer counterpart"
     if architecture != "MistralForCausalLM" and getattr(config, "use_sliding_window", False):
         return "its sliding windows have no HookedTransformer counterpart"

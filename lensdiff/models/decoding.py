@@ -32,12 +32,12 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torc
 
 def greedy(
     view: ModelView,
-    prompts: Sequence[Int[Tensor, " pos"]],
+    prompts: Sequence[Int[Tensor, " _"]],
     *,
     max_new_tokens: int,
     batch_size: int = BATCH_SIZE,
     stops: Sequence[int] | None = None,
-) -> list[Int[Tensor, " new_pos"]]:
+) -> list[Int[Tensor, " _"]]:
     """Return each prompt's greedy continuation, without the end-of-sequence token that ended it.
 
     Args:
@@ -111,7 +111,7 @@ def _draft(view: ModelView, rows: list[_Row]) -> None:
         for row, token in zip(live, chosen.tolist(), strict=True):
             if not row.done:
                 row.new.append(token)
-        if all(row.done for row in live):
+        if all(row.done for row in live) or mask.shape[1] >= view.n_ctx:  # a padded batch fills the context early
             return
         tokens, mask = chosen[:, None], F.pad(mask, (0, 1), value=1)
 

@@ -32,7 +32,16 @@ Weights = Literal["raw", "folded"]
 Wrapper = Literal["auto", "hooked", "bridge"]
 
 # what a wrapper raises on a checkpoint that it was not made for
-STUMBLES = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+STUMBLES = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def load_model(
@@ -140,6 +149,8 @@ def _build(
             _fold(model)
             info = replace(info, weights="folded")
         return make_view(model, tokenizer, info)
+    except InputError:
+        raise
     except STUMBLES as error:
         held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
         what = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

@@ -54,6 +54,9 @@ class LogitMap(NamedTuple):
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
+IDENTITY = LogitMap()
+
+
 @dataclass
 class Meaning:
     """The measured meanings of one model, by layer.
@@ -68,7 +71,7 @@ class Meaning:
     matrices: dict[tuple[MatrixName, int], str] = field(default_factory=dict)
     scores: dict[int, str] = field(default_factory=dict)
     pattern: dict[int, str] = field(default_factory=dict)
-    logits: LogitMap | Unknown = LogitMap()
+    logits: LogitMap | Unknown = IDENTITY
 
     def shared(self, layer: int) -> bool:
         """Whether attention and MLP of a layer read the output of one norm (parallel branches)."""
@@ -329,7 +332,12 @@ def _scale(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: float)
 
 
 def _epsilons(norm: Any) -> list[float]:
-    owners = (norm, getattr(norm, "original_component", None), getattr(norm, "cfg", None), getattr(norm, "config", None))
+    owners = (
+        norm,
+        getattr(norm, "original_component", None),
+        getattr(norm, "cfg", None),
+        getattr(norm, "config", None),
+    )
     values = {getattr(o, n, None) for o in owners for n in ("eps", "variance_epsilon", "norm_eps")}
     return [float(value) for value in values if isinstance(value, float | int)] or [1e-5]
 

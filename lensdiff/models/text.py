@@ -164,9 +164,7 @@ def generate(  # type: ignore[no-redef]
     view = view_of(model)
     single = isinstance(prompt, Prompt | str)
     encoded = [_with_room(view, as_prompt(item), prepend_bos) for item in ([prompt] if single else prompt)]
-    found = greedy(
-        view, [torch.tensor(e.ids) for e in encoded], max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    found = greedy(view, [torch.tensor(e.ids) for e in encoded], max_new_tokens=max_new_tokens, batch_size=batch_size)
     responses = [_response(view, tuple(new.tolist())) for new in found]
     return responses[0] if single else responses
 

@@ -86,7 +86,8 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
         difference = float((got - wanted).abs().max()) / size
         if not difference <= bound:  # also true for NaN
             raise _disagreement(
-                view, f"{what} differ by {difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}"
+                view,
+                f"{what} differ by {difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}",
             )
     if not expected.continuation:
         return

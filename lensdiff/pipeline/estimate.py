@@ -18,10 +18,10 @@ import torch
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.decoding import greedy
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
-from lensdiff.models.decoding import greedy
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.config import RunConfig

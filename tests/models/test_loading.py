@@ -5,12 +5,13 @@ import gc
 import json
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lensdiff.models import load_model, view_of
+from lensdiff.models import load_model, loading, view_of
 from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.loading import as_dtype
 from lensdiff.models.weights import MATRICES
@@ -392,14 +393,55 @@ def test_llama3_rotary_scaling_is_carried_over():
     assert view.info.wrapper == "hooked"
 
 
-def test_a_model_that_disagrees_is_refused_and_can_be_loaded_all_the_same(monkeypatch):
-    from lensdiff.models import loading
-
-    honest = loading._logits
-    monkeypatch.setattr(loading, "_logits", lambda model, probe: honest(model, probe) * 1.01)
-    with pytest.raises(InputError, match=r"disagrees with transformers: logits differ by 9\.9e-03"):
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("logits", lambda logits: logits * 1.01, r"disagrees with transformers: logits differ by 9\.9e-03"),
+        (
+            "continuation",
+            lambda tokens: tuple((token + 1) % 400 for token in tokens),
+            r"disagrees with transformers: greedy decoding goes on with tokens \[.*\], expected \[",
+        ),
+    ],
+)
+def test_a_model_that_disagrees_is_refused_and_can_be_loaded_all_the_same(part, change, message, monkeypatch):
+    honest = loading.expect
+    monkeypatch.setattr(
+        loading,
+        "expect",
+        lambda source, dtype: replace(e := honest(source, dtype), **{part: change(getattr(e, part))}),
+    )
+    with pytest.raises(InputError, match=message):
         load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")
     assert load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu", verify=False) is not None
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+def test_where_a_hooked_transformer_disagrees_a_bridge_is_taken(monkeypatch):
+    honest = loading.build_hooked
+
+    def spoilt(source, **options):
+        model = honest(source, **options)
+        model.unembed.b_U.data += torch.arange(400.0)
+        return model
+
+    monkeypatch.setattr(loading, "build_hooked", spoilt)
+    view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu"))
+    assert view.info.wrapper == "bridge"
+    with pytest.raises(InputError, match="as a HookedTransformer disagrees with transformers"):
+        load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper="hooked", device="cpu")
+
+
+def test_what_a_wrapper_stumbles_over_is_one_sentence():
+    with pytest.raises(InputError, match=r"transformer-lens cannot hold GPTNeoXForCausalLM.*as a TransformerBridge: "):
+        load_model(hf_model("gpt_neox_without_bias"), tokenizer=tokenizer_of(), device="cpu")
+
+
+def test_what_transformers_itself_cannot_run_is_one_sentence(monkeypatch):
+    source = hf_model("llama")
+    monkeypatch.setattr(source.model, "forward", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(InputError, match=r"transformers cannot run its LlamaForCausalLM in torch\.float32: "):
+        load_model(source, tokenizer=tokenizer_of(), device="cpu")
 
 
 def test_what_is_no_model_is_refused():
