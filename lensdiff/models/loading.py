@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
+from lensdiff.models.probe import TOLERANCE
+from lensdiff.models.probe import logits_of as _logits
+from lensdiff.models.probe import probe_tokens as _probe
 from lensdiff.models.sources import Source, read_source
 from lensdiff.models.view import Model, ModelView, is_hooked, register, view_of
 from lensdiff.models.weights import ModelInfo
@@ -29,10 +32,6 @@ from lensdiff.results import InputError
 
 Weights = Literal["raw", "folded"]
 Wrapper = Literal["auto", "hooked", "bridge"]
-
-# largest logit difference against the transformers model, as a share of its largest logit
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-PROBE_LENGTH = 24
 
 
 def load_model(
@@ -77,7 +76,10 @@ def load_model(
     with quiet():
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = tokenizer or found.tokenizer
-        return _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
+        model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
+    for note in found.notes:
+        logging.getLogger(__name__).warning("%s: %s", found.id, note)
+    return model
 
 
 def _wrap(
@@ -148,23 +150,6 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r} is none of {', '.join(choices)}")
 
 
-def _probe(model: PreTrainedModel) -> Tensor:
-    size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(size, (1, min(PROBE_LENGTH, limit)), generator=generator)
-
-
-def _logits(model: PreTrainedModel, probe: Tensor) -> Tensor:
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(probe.to(model.device)).logits.float().cpu()
-    model.train(training)
-    return logits
-
-
 def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture: str) -> ModelInfo:
     config = found.model.config.get_text_config()
     generation = getattr(found.model, "generation_config", None)
@@ -183,6 +168,7 @@ def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture
         eos_token_ids=tuple(dict.fromkeys(stops)),
         final_soft_cap=getattr(config, "final_logit_softcapping", None),
         chat_template=getattr(tokenizer, "chat_template", None),
+        notes=found.notes,
     )
 
 

@@ -89,6 +89,7 @@ class ModelPair:
         self._facts: dict[str, Facts] = {}
         self._vocabularies: dict[str, dict[str, int] | None] = {}
         self._templates: dict[str, str | None] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
         self._norms: dict[str, Tensor] = {}
         self._provenance: dict[str, Provenance] = {}
         for side in ("base", "tuned"):
@@ -137,6 +138,7 @@ class ModelPair:
         self._facts[side] = Facts.of(view)
         self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
         self._templates[side] = view.info.chat_template
+        self._notes[side] = view.info.notes
         self._provenance[side] = view.provenance("", {})
         gains = [g for layer in range(view.n_layers) for n in ("attn", "mlp") if (g := view.gain(n, layer)) is not None]
         self._norms[side] = torch.cat([g.cpu().double() for g in gains]) if gains else torch.zeros(0)
@@ -266,6 +268,9 @@ class ModelPair:
                     "weights are compared raw and with gains folded",
                 )
             )
+        said = "said when the model was loaded"
+        rows += [("note", note, "", said) for note in self._notes["base"]]
+        rows += [("note", "", note, said) for note in self._notes["tuned"]]
         return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
 
     def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:
