@@ -21,7 +21,8 @@ from lensdiff.models.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.results import InputError
 
 ADAPTER = "default"  # peft's name for the only adapter of a model
-EMBEDDING_KEYS = ("weight", "base_layer.weight")  # as peft saves a whole embedding, not adapted and adapted
+# where a file holds a whole embedding, adapted or not
+EMBEDDING_KEYS = ("weight", "base_layer.weight", "token_adapter.base_layer.weight")
 
 
 def read_config(path: Path) -> Any:
@@ -56,7 +57,6 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
     _fit_vocabulary(under.model, stored, name)
     try:
         model = PeftModel(under.model, config)
-        tied = _untie(under.model)
         _check_shapes(model, stored, name)
         report = model.load_adapter(str(path), ADAPTER, torch_device="cpu")
     except KeyError as error:  # of a module that was saved whole
@@ -65,7 +65,7 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
         raise InputError(f"the adapter {name} does not fit its base: {first_line(error)}") from error
     _check_keys(model, stored, report, name)
     notes = (*_unknown_options(path, config), *_zeros(model))
-    merged = _merge(model, tied, name)
+    merged = _merge(model, name)
     tokenizer = under.tokenizer
     if (path / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
@@ -83,8 +83,8 @@ def merge_peft(model: Any) -> tuple[Any, tuple[str, ...]]:
     for config in model.peft_config.values():
         _refuse_kind(config, name)
     model = copy.deepcopy(model)  # merging writes into it
-    tied = _untie(model.get_base_model())
-    return _merge(model, tied, name), _zeros(model)
+    notes = _zeros(model)
+    return _merge(model, name), notes
 
 
 def holds_adapter(model: torch.nn.Module) -> bool:
@@ -140,8 +140,11 @@ def _check_shapes(model: Any, stored: dict[str, Tensor], name: str) -> None:
 
 
 def _check_keys(model: Any, stored: dict[str, Tensor], report: Any, name: str) -> None:
-    if report.unexpected_keys:
-        raise InputError(f"the adapter {name} holds {few(report.unexpected_keys)}, which fits nothing in its base")
+    # of a grown embedding that is saved whole, peft writes a second copy
+    copies = {key: stored.get(key.replace(".modules_to_save.", ".")) for key in stored if ".modules_to_save." in key}
+    copied = {key for key, twin in copies.items() if twin is not None and torch.equal(twin, stored[key])}
+    if unexpected := set(report.unexpected_keys) - copied:
+        raise InputError(f"the adapter {name} holds {few(unexpected)}, which fits nothing in its base")
     missing = [key for key in report.missing_keys if ADAPTER in key.split(".")]  # old peft lists the base's, too
     if missing:
         raise InputError(f"the adapter {name} lacks {few(key.replace(f'.{ADAPTER}', '') for key in missing)}")
@@ -173,7 +176,8 @@ def _untie(base: Any) -> bool:
     return True
 
 
-def _merge(model: Any, tied: bool, name: str) -> PreTrainedModel:
+def _merge(model: Any, name: str) -> PreTrainedModel:
+    tied = _untie(model.get_base_model())
     probe = probe_tokens(model.get_base_model())
     own = [token for config in model.peft_config.values() for token in _own_tokens(config)][: probe.shape[1]]
     probe[0, : len(own)] = torch.tensor(own, dtype=probe.dtype)

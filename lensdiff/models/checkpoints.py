@@ -24,6 +24,7 @@ from lensdiff.models.probe import TOLERANCE
 from lensdiff.results import InputError
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
 NAMED = 3  # so many tensors of a list are named in an error
 
 
@@ -95,8 +96,8 @@ def _config(where: str, name: str, options: dict[str, Any]) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of a GGUF file that was dequantised and saved: its weights are plain ones
     for architecture in getattr(config, "architectures", None) or ():
-        task = architecture.partition("For")[2]
-        if task and not task.startswith(("CausalLM", "ConditionalGeneration")):
+        task = architecture.rpartition("For")[2]
+        if "For" in architecture and not task.startswith(("CausalLM", "ConditionalGeneration")):
             raise InputError(f"{name} is a {architecture}, expected a causal language model such as LlamaForCausalLM")
     return config
 
@@ -123,8 +124,8 @@ def check_report(report: dict[str, Any], name: str, architecture: str) -> None:
     faults = []
     if report["missing_keys"]:
         faults.append(f"its files lack {few(report['missing_keys'])}")
-    if report["unexpected_keys"]:
-        faults.append(f"a {architecture} has no place for {few(report['unexpected_keys'])}")
+    if unexpected := [key for key in report["unexpected_keys"] if not key.endswith(MASKED)]:
+        faults.append(f"a {architecture} has no place for {few(unexpected)}")
     if report["mismatched_keys"]:
         shapes = {f"{key} of shape {tuple(ours)} for {tuple(due)}" for key, ours, due in report["mismatched_keys"]}
         faults.append(f"its files hold {few(shapes)}")

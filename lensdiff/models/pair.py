@@ -268,9 +268,8 @@ class ModelPair:
                     "weights are compared raw and with gains folded",
                 )
             )
-        said = "said when the model was loaded"
-        rows += [("note", note, "", said) for note in self._notes["base"]]
-        rows += [("note", "", note, said) for note in self._notes["tuned"]]
+        rows += [("note", note, "", "said on loading") for note in self._notes["base"]]
+        rows += [("note", "", note, "said on loading") for note in self._notes["tuned"]]
         return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
 
     def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:
