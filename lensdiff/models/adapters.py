@@ -82,7 +82,10 @@ def merge_peft(model: Any) -> tuple[Any, tuple[str, ...]]:
     name = f"the {type(model).__name__}"
     for config in model.peft_config.values():
         _refuse_kind(config, name)
-    model = copy.deepcopy(model)  # merging writes into it
+    try:
+        model = copy.deepcopy(model)  # merging writes into it
+    except RuntimeError as error:  # peft keeps a computed tensor where two adapters are tied
+        raise InputError(f"{name} cannot be copied: save it, and give the folder of its adapter") from error
     notes = _zeros(model)
     return _merge(model, name), notes
 
@@ -140,17 +143,16 @@ def _check_shapes(model: Any, stored: dict[str, Tensor], name: str) -> None:
 
 
 def _check_keys(model: Any, stored: dict[str, Tensor], report: Any, name: str) -> None:
-    # of a grown embedding that is saved whole, peft writes a second copy
-    copies = {key: stored.get(key.replace(".modules_to_save.", ".")) for key in stored if ".modules_to_save." in key}
-    copied = {key for key, twin in copies.items() if twin is not None and torch.equal(twin, stored[key])}
-    if unexpected := set(report.unexpected_keys) - copied:
+    own = _by_stored_name(model)
+    # peft writes some embeddings twice, and the second copy has no place of its own
+    held = {key: own.get(key.replace(".modules_to_save.", ".")) for key in stored}
+    copies = {key for key, tensor in held.items() if tensor is not None and same(tensor, stored[key])}
+    if unexpected := set(report.unexpected_keys) - copies:
         raise InputError(f"the adapter {name} holds {few(unexpected)}, which fits nothing in its base")
     missing = [key for key in report.missing_keys if ADAPTER in key.split(".")]  # old peft lists the base's, too
     if missing:
         raise InputError(f"the adapter {name} lacks {few(key.replace(f'.{ADAPTER}', '') for key in missing)}")
-    own = _by_stored_name(model)
-    wrong = [key for key, tensor in stored.items() if key in own and not same(own[key], tensor)]
-    if wrong:
+    if wrong := [key for key in stored if key in own and key not in copies]:
         raise InputError(f"{few(wrong)} of the adapter {name} was loaded as another tensor than its file holds")
 
 
