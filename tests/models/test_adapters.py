@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lensdiff.models import adapters, load_model, load_pair, view_of
 from lensdiff.models.loading import quiet
+from lensdiff.models.probe import probe_tokens
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, VOCABULARY, hf_model, save_checkpoint, tokenizer_of
 
@@ -281,6 +282,17 @@ def test_a_merge_that_changes_what_the_model_says_is_refused(tmp_path):
         InputError, match=r"merged into the weights, the adapter .* changes what the model says: logits differ"
     ):
         load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
+
+
+def test_the_merge_is_checked_on_the_tokens_that_an_adapter_changes(tmp_path, monkeypatch):
+    drawn = probe_tokens(hf_model("llama")).flatten().tolist()
+    rare = next(token for token in range(VOCABULARY) if token not in drawn)
+    config = peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[rare])
+    folder = save(adapted(config, hf_model("llama")), tmp_path)
+    tuner = peft.tuners.tuners_utils.BaseTuner
+    monkeypatch.setattr(tuner, "merge_and_unload", lambda self: self.unload())  # loses the change
+    with pytest.raises(InputError, match=r"changes what the model says: logits differ"):
+        load_model(folder, device="cpu")
 
 
 @pytest.mark.parametrize(
