@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lensdiff.models.checkpoints import LOADING_ERRORS, Source, few, first_line, same
+from lensdiff.models.checkpoints import LOADING_ERRORS, Source, few, first_line, refuse_quantised, same
 from lensdiff.models.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.results import InputError
 
@@ -79,7 +79,8 @@ def is_peft(model: torch.nn.Module) -> bool:
 
 def merge_peft(model: Any) -> tuple[Any, tuple[str, ...]]:
     """Return a copy of a peft model with its active adapters merged into the weights, and what is to be noted of it."""
-    name = f"the {type(model).__name__}"
+    name = type(model).__name__
+    refuse_quantised(model.get_base_model().config, name)
     for config in model.peft_config.values():
         _refuse_kind(config, name)
     try:

@@ -316,6 +316,13 @@ def test_a_kind_that_changes_no_weight_is_refused_by_name(kind, config, tmp_path
         load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
 
 
+def test_a_model_on_a_quantised_base_is_refused():
+    tuned = adapted(lora(), hf_model("llama"))
+    tuned.get_base_model().config.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(InputError, match=r"PeftModel is quantised \(bitsandbytes\)"):
+        load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
+
+
 def test_an_unknown_kind_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "FROM_NEXT_YEAR", "base_model_name_or_path": "a/b"}')
     with pytest.raises(InputError, match=r"cannot read adapter_config\.json in .*FROM_NEXT_YEAR"):
