@@ -20,8 +20,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
+from lensdiff.models.probe import TOLERANCE
 from lensdiff.models.sources import Source, read_source
-from lensdiff.models.verification import TOLERANCE, expect
+from lensdiff.models.verification import expect
 from lensdiff.models.verification import verify as check
 from lensdiff.models.view import Model, ModelView, is_hooked, register, view_of
 from lensdiff.models.weights import ModelInfo
@@ -87,7 +88,10 @@ def load_model(
     with quiet():
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = tokenizer or found.tokenizer
-        return _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
+        model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
+    for note in found.notes:
+        logging.getLogger(__name__).warning("%s: %s", found.id, note)
+    return model
 
 
 def _wrap(
@@ -205,6 +209,7 @@ def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture
         eos_token_ids=tuple(dict.fromkeys(stops)),
         final_soft_cap=getattr(config, "final_logit_softcapping", None),
         chat_template=getattr(tokenizer, "chat_template", None),
+        notes=found.notes,
     )
 
 

@@ -88,6 +88,7 @@ class ModelPair:
         self._facts: dict[str, Facts] = {}
         self._vocabularies: dict[str, dict[str, int] | None] = {}
         self._templates: dict[str, str | None] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
         self._norms: dict[str, Tensor] = {}
         self._provenance: dict[str, Provenance] = {}
         for side in ("base", "tuned"):
@@ -136,6 +137,7 @@ class ModelPair:
         self._facts[side] = Facts.of(view)
         self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
         self._templates[side] = view.info.chat_template
+        self._notes[side] = view.info.notes
         self._provenance[side] = view.provenance("", {})
         places = [(name, layer) for layer in range(view.n_layers) for name in ("attn", "mlp")]
         gains = [view.gain(*place) for place in places if view.known(*place)]
@@ -266,6 +268,8 @@ class ModelPair:
                     "weights are compared raw and with gains folded",
                 )
             )
+        rows += [("note", note, "", "said on loading") for note in self._notes["base"]]
+        rows += [("note", "", note, "said on loading") for note in self._notes["tuned"]]
         return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
 
     def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:

@@ -4,7 +4,6 @@ What is expected is computed before the wrapper takes the storage over, without 
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lensdiff.models.decoding import ROUNDING, greedy
+from lensdiff.models.probe import TOLERANCE, probe_tokens
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
-# largest logit difference against the transformers model, as a share of its largest logit
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-PROBE_LENGTH = 24
 START, CONTINUED = 8, 4  # tokens of the probe that are continued, and by how many
 
 
@@ -36,15 +33,11 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     Raises:
         InputError: `transformers` itself cannot run the model.
     """
-    size = cast(Tensor, source.get_input_embeddings().weight).shape[0]
-    config = source.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", PROBE_LENGTH)
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randint(size, (1, min(PROBE_LENGTH, limit)), generator=generator)
+    probe = probe_tokens(source)
     training = source.training
     source.eval()
     try:
-        logits, new = _run(source, probe, limit, dtype)
+        logits, new = _run(source, probe, dtype)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         what = str(error).strip().split("\n", 1)[0][:200]
         raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error
@@ -53,8 +46,8 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     return Expected(probe, logits, new)
 
 
-def _run(source: PreTrainedModel, probe: Tensor, limit: int, dtype: torch.dtype) -> tuple[Tensor, tuple[int, ...]]:
-    ids, new = probe[:, : min(START, limit - CONTINUED)], []
+def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> tuple[Tensor, tuple[int, ...]]:
+    ids, new = probe[:, : min(START, probe.shape[1] - CONTINUED)], []
     with torch.no_grad():
         logits = source(probe.to(source.device)).logits.float().cpu()
         while ids.shape[1] and len(new) < CONTINUED:
@@ -91,7 +84,7 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
             )
     if not expected.continuation:
         return
-    start = expected.probe[0, : min(START, view.n_ctx - CONTINUED)]
+    start = expected.probe[0, : min(START, expected.probe.shape[1] - CONTINUED)]
     (new,) = greedy(view, [start], max_new_tokens=len(expected.continuation), stops=())
     if tuple(new.tolist()) != expected.continuation:
         raise _disagreement(

@@ -24,6 +24,7 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
     final_soft_cap: float | None = None
     chat_template: str | None = None
+    notes: tuple[str, ...] = ()  # what was said when it was loaded
 
 
 @dataclass(frozen=True, eq=False)

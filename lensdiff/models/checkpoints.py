@@ -1,0 +1,210 @@
+"""One checkpoint, a folder or a hub name, loaded through `transformers` and held against its own files.
+
+`transformers` fills a tensor that the files lack with random numbers and leaves one that fits nowhere unread; at most
+a log says so. Here both are errors, by two witnesses: the report that `transformers` gives of a load, and a second
+reading of the files, tensor by tensor, that shares nothing with the first. Tensors that are renamed or fused on the way
+into a model (the experts of a mixture) have no counterpart of their name; of those only the report speaks.
+"""
+
+import json
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from lensdiff.models.probe import TOLERANCE
+from lensdiff.results import InputError
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
+NAMED = 3  # so many tensors of a list are named in an error
+
+
+@dataclass
+class Source:
+    """A `transformers` model with what is known of its origin."""
+
+    id: str
+    model: Any  # PreTrainedModel, taken out once its storage has gone into a wrapper
+    tokenizer: PreTrainedTokenizerBase | None
+    revision: str | None = None
+    borrowed: bool = False  # the model is the user's own object
+    notes: tuple[str, ...] = ()  # what a reader of the results should know of the load
+
+
+def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype, gguf: str | None = None) -> Source:
+    """Load a folder or a hub name, and check that every tensor of the model is the one in the files.
+
+    Args:
+        where: the folder or the hub name.
+        name: what the model is called from now on.
+        revision: branch, tag or commit of a hub name.
+        dtype: of the weights.
+        gguf: the name of the GGUF file in the folder, where that is what is loaded.
+
+    Raises:
+        InputError: there is no such checkpoint, it is quantised or made for another task, tensors are missing,
+            unexpected, of another shape or not those in the files.
+    """
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        config = None if gguf else _config(where, name, options)
+        # explicit attention: fused kernels know no forward mode; weights_only is what .bin files are opened with;
+        # a tensor of another shape is refused below, by its name
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            **({"gguf_file": gguf} if gguf else {"config": config}),
+            dtype=dtype,
+            attn_implementation="eager",
+            experts_implementation="eager",  # the grouped kernel knows no float64
+            trust_remote_code=False,
+            weights_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except LOADING_ERRORS as error:
+        raise InputError(f"cannot load {name}: {first_line(error)}") from error
+    model, report = loaded
+    check_report(report, name, type(model).__name__)
+    _check_tie(model, name)
+    if not gguf:
+        files = _weight_files(Path(str(cached_file(where, "config.json", **options))).parent)
+        check_tensors(model, files, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}), **options
+        )
+    except (OSError, ValueError, KeyError):
+        tokenizer = None  # weight-only analyses need none; the others say so
+    commit = getattr(model.config, "_commit_hash", None)
+    return Source(name, model, tokenizer, commit or revision)
+
+
+def _config(where: str, name: str, options: dict[str, Any]) -> Any:
+    if not Path(where).is_dir() and find_adapter_config_file(where, **options):
+        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
+    config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    refuse_quantised(config, name)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of a GGUF file that was dequantised and saved: its weights are plain ones
+    for architecture in getattr(config, "architectures", None) or ():
+        task = architecture.rpartition("For")[2]
+        if "For" in architecture and not task.startswith(("CausalLM", "ConditionalGeneration")):
+            raise InputError(f"{name} is a {architecture}, expected a causal language model such as LlamaForCausalLM")
+    return config
+
+
+def quantisation(config: Any) -> str | None:
+    """Return the method by which a `transformers` config says that the weights are quantised, or None."""
+    for part in (config, config.get_text_config()):
+        found = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
+        if found is not None:
+            method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+            return str(getattr(method, "value", method) or "bitsandbytes")  # which once named no method
+    return None
+
+
+def refuse_quantised(config: Any, name: str) -> None:
+    """Refuse a checkpoint whose config says that its weights are codes; those of a GGUF file are dequantised."""
+    method = quantisation(config)
+    if method not in (None, "gguf"):
+        raise InputError(f"{name} is quantised ({method}): expected an unquantised checkpoint or a GGUF file")
+
+
+def check_report(report: dict[str, Any], name: str, architecture: str) -> None:
+    """Refuse a load in which, by the report of `transformers`, tensors were missing, unexpected or of another shape."""
+    faults = []
+    if report["missing_keys"]:
+        faults.append(f"its files lack {few(report['missing_keys'])}")
+    if unexpected := [key for key in report["unexpected_keys"] if not key.endswith(MASKED)]:
+        faults.append(f"a {architecture} has no place for {few(unexpected)}")
+    if report["mismatched_keys"]:
+        shapes = {f"{key} of shape {tuple(ours)} for {tuple(due)}" for key, ours, due in report["mismatched_keys"]}
+        faults.append(f"its files hold {few(shapes)}")
+    faults += report["error_msgs"]
+    if faults:
+        raise InputError(
+            f"{name} is not the {architecture} that its config describes: {'; '.join(faults)} "
+            "(what is meant all the same can be loaded with transformers and given as a model)"
+        )
+
+
+def _check_tie(model: Any, name: str) -> None:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and head is not None and head.weight is not embedding.weight:
+        raise InputError(
+            f"the config of {name} ties the unembedding to the embedding, but its files hold two different ones: "
+            'set "tie_word_embeddings" to false in config.json, or take the unembedding out of the files'
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    # in the order in which transformers looks; .bin files have no other witness than the report
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    return [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
+    """Refuse a model with a tensor that is not the one of that name in the files, or that comes from none of them.
+
+    Raises:
+        InputError: a tensor differs from the file's, is stored as integers, or has no counterpart in the files.
+    """
+    own = model.state_dict(keep_vars=True)
+    found, left_over, read = set(), 0, False
+    for file in files:
+        read = True
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 (a file is no mapping)
+                # a checkpoint of the bare model, like GPT-2's, leaves out the prefix
+                tensor = own.get(key, own.get(f"{model.base_model_prefix}.{key}"))
+                # stacks of experts are turned on the way in
+                if tensor is None or tensor.ndim > 2:
+                    left_over += torch.Size(stored.get_slice(key).get_shape()).numel()
+                    continue
+                found.add(id(tensor))
+                _check_tensor(tensor, stored.get_tensor(key), f"{key} of {name}")
+    lacking = {key: tensor for key, tensor in model.named_parameters() if id(tensor) not in found}
+    if read and sum(tensor.numel() for tensor in lacking.values()) > left_over:
+        raise InputError(f"the files of {name} lack {few(lacking)}")
+
+
+def _check_tensor(tensor: Tensor, stored: Tensor, name: str) -> None:
+    if tensor.is_floating_point() and stored.dtype not in TOLERANCE:
+        raise InputError(f"{name} is stored as {stored.dtype}: expected an unquantised checkpoint or a GGUF file")
+    if not same(tensor, stored):
+        raise InputError(f"{name} was loaded as another tensor than its file holds")
+
+
+def same(tensor: Tensor, stored: Tensor) -> bool:
+    """Return whether a stored tensor, brought to the other's dtype, is the same (NaN equals NaN)."""
+    stored = stored.to(device=tensor.device, dtype=tensor.dtype)
+    return tensor.shape == stored.shape and (
+        torch.equal(tensor, stored) or torch.allclose(tensor, stored, rtol=0.0, atol=0.0, equal_nan=True)
+    )
+
+
+def few(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else ""
+    return ", ".join(ordered[:NAMED]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first."""
+    return str(error).strip().split("\n", 1)[0]
