@@ -69,7 +69,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
         notes = _settle(config, file)
         parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
         # explicit attention: fused kernels know no forward mode
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] (a pair)
             **where, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:

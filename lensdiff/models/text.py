@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
@@ -21,11 +22,17 @@ MAX_NEW_TOKENS = 300
 
 @dataclass(frozen=True)
 class Response:
-    """A continuation as it was generated: its token ids and their text."""
+    """A continuation as it was generated: its token ids and their text.
+
+    Attributes:
+        model: the name of the model that said it.
+        tokenizer: the digest of the tokenizer whose ids they are (`digest_of`), or "" where nobody knows.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     model: str = ""
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,9 @@ def encode(
         prepend_bos: None for the checkpoint's own habit; True or False to force it.
 
     Raises:
-        InputError: the response text is empty or adds no token, the sequence is longer than the model's context, or a
-            BOS is asked of a tokenizer that has none.
+        InputError: the response text is empty or adds no token, the ids of a `Response` are of another tokenizer and
+            mean another text in this one, the sequence is longer than the model's context, or a BOS is asked of a
+            tokenizer that has none.
     """
     text = prompt.stripped
     special = _special_ids(view, prepend_bos)
@@ -87,6 +95,8 @@ def encode(
     merged, kind, out = False, "none", ()
     if isinstance(response, Response):
         kind, out = "generated", response.token_ids
+        if response.tokenizer and response.tokenizer != digest_of(view):
+            check_ids(view, out, response.text, response.model)
     elif response is not None:
         if not response.strip():
             raise InputError("the response is an empty text: leave it out for the model's own response")
@@ -140,7 +150,7 @@ def generate(
         raise InputError(f"prompt {prompt.id or prompt.stripped[:40]!r} fills the context of {view.n_ctx} tokens")
     new = view.greedy(torch.tensor(encoded.ids), max_new_tokens=min(max_new_tokens, room))
     ids = tuple(new.tolist())
-    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id)
+    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id, digest_of(view))
 
 
 def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
