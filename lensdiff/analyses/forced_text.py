@@ -48,7 +48,9 @@ def force_tuned(
         InputError: a token of the response is not in both vocabularies, or the text cannot be tokenised (see `encode`).
     """
     if isinstance(response, Response) and _is_of_the_base(pair, response):
-        response = replace(response, token_ids=_translated(pair, response.token_ids, source=0))
+        response = replace(
+            response, token_ids=_translated(pair, response.token_ids, source=0), tokenizer=pair.digests[1]
+        )
     encoded = encode(view, prompt, response, prepend_bos=prepend_bos)
     pieces = view.tokenizer.convert_ids_to_tokens([*encoded.prompt_ids, *encoded.response_ids])
     where = _places(pair, 1)
@@ -70,7 +72,8 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
     """
     response = text.given
     if isinstance(response, Response):
-        response = replace(response, token_ids=_translated(pair, response.token_ids, source=1))
+        translated = _translated(pair, response.token_ids, source=1)
+        response = replace(response, token_ids=translated, tokenizer=pair.digests[0])
     encoded = encode(view, text.prompt, response, prepend_bos=prepend_bos)
     pieces = view.tokenizer.convert_ids_to_tokens([*encoded.prompt_ids, *encoded.response_ids])
     if tuple(pieces) != text.pieces or encoded.n_prompt != text.tuned.n_prompt:
@@ -84,8 +87,10 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
 
 
 def _is_of_the_base(pair: ModelPair, response: Response) -> bool:
-    base, tuned = pair.ids
-    return response.model == base and base != tuned
+    if response.tokenizer:  # that decides what its ids mean, whoever said it
+        base, tuned = pair.digests
+        return response.tokenizer == base and base != tuned
+    return response.model == pair.ids[0]
 
 
 def _places(pair: ModelPair, side: int) -> dict[int, int]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, print_frame, write
+from lensdiff.cli.output import Terminal, print_frame, write, write_notice
 
 SIDES = ("base", "tuned")
 
@@ -79,6 +79,7 @@ def _finish(store: Any) -> None:
     store.save_table("annotation_shift", shift.to_df())
     store.save_table("annotation_groups", shift.groups_df())
     write_description(store)
+    write_notice(store)
     counts = pd.DataFrame({side: annotations.counts() for side, annotations in found.items()}).fillna(0).astype(int)
     print_frame("Annotations", counts.rename_axis("status").reset_index())
     shown = ["side", "label", "kind", "base_mean", "tuned_mean", "difference", "low", "high", "p_adjusted", "verdict"]

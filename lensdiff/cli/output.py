@@ -118,6 +118,12 @@ def write(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_notice(store: Any) -> None:
+    """Write first what a reader must know of the whole pair: that its weights are equal."""
+    if notice := store.manifest.pair.get("notice"):
+        write(notice)
+
+
 def complain(message: str) -> None:
     """Write one line to standard error."""
     sys.stderr.write(f"lensdiff: {printable(' '.join(message.split()))}\n")

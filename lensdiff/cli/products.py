@@ -116,7 +116,8 @@ def rotation_summary(store: ResultStore) -> pd.DataFrame:
 
 def sections_page(store: ResultStore, title: str) -> str:
     """Return a page with those sections of the report that the directory has results for."""
-    parts = []
+    notice = store.manifest.pair.get("notice")
+    parts = [f'<p class="ld-warning">{html.escape(notice)}</p>'] if notice else []
     for section in sections():
         if content := section.build(store):
             parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")

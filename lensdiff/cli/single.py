@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, complain, print_frame, write
+from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
 
 
 def attribute(
@@ -209,6 +209,7 @@ def _finish(store: Any, name: str, summaries: dict[str, str], tables: Sequence[s
     """Show the command's tables, put them and its page at the top of the directory, and say where they are."""
     from lensdiff.cli import products
 
+    write_notice(store)
     for title, summary in summaries.items():
         of: Callable[[Any], Any] = getattr(products, summary)
         print_frame(title, of(store))

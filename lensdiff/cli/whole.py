@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, complain, print_frame, write
+from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
 
 EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
@@ -69,6 +69,7 @@ def _whole(config: Any, quiet: bool) -> None:
     with terminal.watching():
         store = execute(config, listener=terminal, estimate=not quiet)
         path = Report(store).save()
+    write_notice(store)
     write(str(path))
     failed = {name: state.note for name, state in store.manifest.steps.items() if state.state == "failed"}
     for name, note in failed.items():
@@ -85,7 +86,9 @@ def report(
     store = existing(directory)
     from lensdiff.views.report import Report
 
-    write(str(Report(store).save(out)))
+    path = Report(store).save(out)
+    write_notice(store)
+    write(str(path))
 
 
 def existing(directory: Path) -> Any:

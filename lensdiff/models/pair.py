@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from lensdiff.models.change import Kind, RealChange, SharedTokens
 from lensdiff.models.controls import ControlView
+from lensdiff.models.equality import Seen, equal_weights, equal_weights_notice, fingerprint
+from lensdiff.models.facts import Facts
+from lensdiff.models.identity import digest_of, distinct_ids
 from lensdiff.models.loading import load_model
-from lensdiff.models.precision import as_double
 from lensdiff.models.sources import is_adapter
 from lensdiff.models.view import Model, ModelView, forget, is_hooked, view_of
 from lensdiff.models.wrappers import is_bridge
@@ -24,53 +26,6 @@ Keep = Literal["both", "one"]
 MINIMUM_SHARED_TOKENS = 0.9  # of the smaller vocabulary; below that the tokenizers are different ones
 
 _SHAPES = ("architecture", "n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What one model says of itself, as far as a comparison needs it."""
-
-    architecture: str
-    n_layers: int
-    n_heads: int
-    n_key_value_heads: int
-    d_model: int
-    d_head: int
-    d_mlp: int
-    d_vocab: int
-    dtype: str
-    bos: str
-    eos: str
-    chat_template: str
-    weights: str
-    final_gain: float
-
-    @classmethod
-    def of(cls, view: ModelView) -> "Facts":
-        gain = view.gain("final") if view.known("final") else None
-        return cls(
-            architecture=view.info.architecture,
-            n_layers=view.n_layers,
-            n_heads=view.n_heads,
-            n_key_value_heads=view.n_key_value_heads,
-            d_model=view.d_model,
-            d_head=view.d_head,
-            d_mlp=view.d_mlp,
-            d_vocab=view.d_vocab,
-            dtype=str(view.dtype).removeprefix("torch."),
-            bos=_bos_habit(view),
-            eos=", ".join(map(str, view.info.eos_token_ids)) or "none",
-            chat_template="none" if not view.info.chat_template else f"{len(view.info.chat_template)} characters",
-            weights=view.info.weights,
-            final_gain=float("nan") if gain is None else float(as_double(gain).mean()),
-        )
-
-
-def _bos_habit(view: ModelView) -> str:
-    if view._tokenizer is None:
-        return "no tokenizer"
-    ids = view.tokenizer.encode("a", add_special_tokens=True)
-    return "prepended" if view.tokenizer.bos_token_id in ids[:1] else "none"
 
 
 class ModelPair:
@@ -91,6 +46,9 @@ class ModelPair:
         self._notes: dict[str, tuple[str, ...]] = {}
         self._norms: dict[str, Tensor] = {}
         self._provenance: dict[str, Provenance] = {}
+        self._names: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        self._seen: dict[str, Seen] = {}  # where one model is in memory at a time
         for side in ("base", "tuned"):
             if keep == "one" and not isinstance(sources[side], str | Path):
                 raise InputError(
@@ -99,6 +57,7 @@ class ModelPair:
                 )
         for side in ("tuned", "base"):  # an adapter copies a base in memory before a wrapper takes it over
             self._side(side)
+        self._name_apart()
         self._check()
 
     @property
@@ -115,8 +74,13 @@ class ModelPair:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """The names of base and tuned model, as results carry them."""
+        """The names of base and tuned model, as results carry them; never the same (see `distinct_ids`)."""
         return self._provenance["base"].model, self._provenance["tuned"].model
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """The digests of base and tuned model's tokenizers, as a `Response` carries them; "" where there is none."""
+        return self._digests["base"], self._digests["tuned"]
 
     def _side(self, side: str) -> Model:
         if side not in self._loaded:
@@ -132,10 +96,34 @@ class ModelPair:
             forget(self._loaded.popitem()[1])
         gc.collect()  # a model is full of reference cycles
 
+    def _name_apart(self) -> None:
+        # only lensdiff's label of a model changes, also where it was wrapped elsewhere; one object that is both models
+        # keeps the label it has
+        sides = "base", "tuned"
+        options = [self._options[side].get("revision") for side in sides]
+        names = distinct_ids(self.ids, (self._sources["base"], self._sources["tuned"]), (options[0], options[1]))
+        same = len(self._loaded) > 1 and view_of(self._loaded["base"]) is view_of(self._loaded["tuned"])
+        for side, name in zip(sides, names, strict=True):
+            self._provenance[side] = replace(self._provenance[side], model=name)
+            if not same:
+                self._names[side] = name
+        for side, model in self._loaded.items():
+            self._label(side, view_of(model))
+
+    def _label(self, side: str, view: ModelView) -> None:
+        if side in self._names and view.info.id != self._names[side]:
+            view.info = replace(view.info, id=self._names[side])
+
     def _remember(self, side: str) -> None:
         view = view_of(self._loaded[side])
+        self._label(side, view)
+        if side in self._facts:  # loaded again
+            return
         self._facts[side] = Facts.of(view)
         self._vocabularies[side] = None if view._tokenizer is None else dict(view.tokenizer.get_vocab())
+        self._digests[side] = digest_of(view)
+        if self._keep == "one":
+            self._seen[side] = Seen.of(view, sample=True)
         self._templates[side] = view.info.chat_template
         self._notes[side] = view.info.notes
         self._provenance[side] = view.provenance("", {})
@@ -227,8 +215,28 @@ class ModelPair:
     def _change(self) -> RealChange:
         return RealChange(view_of(self.base), view_of(self.tuned), self.shared_tokens)
 
+    @cached_property
+    def equal(self) -> bool:
+        """Whether all weights of the two models are equal (in one dtype and one wrapper)."""
+        if self._keep == "both":
+            return equal_weights(view_of(self.base), view_of(self.tuned))
+        if self._seen["base"].sample != self._seen["tuned"].sample:
+            return False
+        return fingerprint(view_of(self.base), whole=True) == fingerprint(view_of(self.tuned), whole=True)
+
+    @property
+    def notice(self) -> str:
+        """What stands on the first line of every output: that the weights are equal, where they are, else ""."""
+        if not self.equal:
+            return ""
+        seen = self._seen or {side: Seen.of(view_of(self._side(side)), sample=False) for side in ("base", "tuned")}
+        return equal_weights_notice(seen["base"], seen["tuned"])
+
     def differences(self) -> pd.DataFrame:
-        """Return what differs between the models beside their weights, one row each: what, base, tuned, meaning."""
+        """Return what differs between the models beside their weights, one row each: what, base, tuned, meaning.
+
+        Where all weights are equal, the first row says so.
+        """
         base, tuned = asdict(self._facts["base"]), asdict(self._facts["tuned"])
         meaning = {
             "d_vocab": "compared on the token strings that both have",
@@ -237,7 +245,8 @@ class ModelPair:
             "eos": "responses end differently",
             "weights": "one is folded: weight analyses are not comparable",
         }
-        rows = [(name, base[name], tuned[name], text) for name, text in meaning.items() if base[name] != tuned[name]]
+        rows = [("equal weights", "all", "all", self.notice)] if self.equal else []
+        rows += [(name, base[name], tuned[name], text) for name, text in meaning.items() if base[name] != tuned[name]]
         if self._templates["base"] != self._templates["tuned"]:
             rows.append(
                 ("chat_template", base["chat_template"], tuned["chat_template"], "not applied: raw prompts are used")

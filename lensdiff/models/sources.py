@@ -65,11 +65,10 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> Source:
         import gguf  # noqa: F401
     except ImportError as error:
         raise InputError("a GGUF file needs the extra: pip install 'lensdiff[gguf]'") from error
-    found = from_name(str(path.parent), path.stem, revision=None, dtype=dtype, gguf=path.name)
-    # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved
-    if hasattr(found.model.config, "quantization_config"):
-        del found.model.config.quantization_config
-    return found
+    from lensdiff.models.gguf_file import load_gguf
+
+    model, tokenizer, notes = load_gguf(path, dtype)
+    return Source(path.stem, model, tokenizer, notes=notes)
 
 
 def _from_adapter(path: Path, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:

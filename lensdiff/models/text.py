@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.decoding import BATCH_SIZE, greedy
+from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
@@ -23,11 +24,17 @@ MAX_NEW_TOKENS = 300
 
 @dataclass(frozen=True)
 class Response:
-    """A continuation as it was generated: its token ids and their text."""
+    """A continuation as it was generated: its token ids and their text.
+
+    Attributes:
+        model: the name of the model that said it.
+        tokenizer: the digest of the tokenizer whose ids they are (`digest_of`), or "" where nobody knows.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     model: str = ""
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,9 @@ def encode(
         prepend_bos: None for the checkpoint's own habit; True or False to force it.
 
     Raises:
-        InputError: the response text is empty or adds no token, the sequence is longer than the model's context, or a
-            BOS is asked of a tokenizer that has none.
+        InputError: the response text is empty or adds no token, the ids of a `Response` are of another tokenizer and
+            mean another text in this one, the sequence is longer than the model's context, or a BOS is asked of a
+            tokenizer that has none.
     """
     text = prompt.stripped
     special = _special_ids(view, prepend_bos)
@@ -89,6 +97,8 @@ def encode(
     merged, kind, out = False, "none", ()
     if isinstance(response, Response):
         kind, out = "generated", response.token_ids
+        if response.tokenizer and response.tokenizer != digest_of(view):
+            check_ids(view, out, response.text, response.model)
     elif response is not None:
         if not response.strip():
             raise InputError("the response is an empty text: leave it out for the model's own response")
@@ -177,7 +187,7 @@ def _with_room(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> Enc
 
 
 def _response(view: ModelView, ids: tuple[int, ...]) -> Response:
-    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id)
+    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id, digest_of(view))
 
 
 def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:

@@ -33,6 +33,7 @@ def respond(workspace: Workspace, unit: str) -> None:
         "token_ids": list(response.token_ids),
         "source": "generated" if given is None else "given",
         "model_id": response.model,
+        "tokenizer": response.tokenizer,
     }
     workspace.store.save_table(f"responses/{name}/{prompt_id}", pd.DataFrame([row]))
 

@@ -71,6 +71,7 @@ TABLES = {
             "token_ids": "as it was generated; empty for a given text",
             "source": "generated, or given by the config",
             "model_id": "the model's name",
+            "tokenizer": "digest of the tokenizer whose ids token_ids are; empty for a given text",
         },
     ),
     "attribution": Described(

@@ -127,7 +127,8 @@ class Workspace:
         row = self.store.load_table(name).iloc[0]
         if row["source"] == "given":
             return str(row["text"])
-        return Response(str(row["text"]), tuple(int(i) for i in row["token_ids"]), str(row["model_id"]))
+        ids = tuple(int(i) for i in row["token_ids"])
+        return Response(str(row["text"]), ids, str(row["model_id"]), str(row.get("tokenizer", "")))
 
     def shared_response(self, prompt_id: str) -> Response | str | None:
         """Return the text that all models are read on: the tuned model's response, else the base's, or None if empty.
@@ -193,7 +194,7 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
 
 def pair_facts(pair: ModelPair, keep: str) -> dict[str, Any]:
     """Return what a manifest says of the two models."""
-    facts: dict[str, Any] = {"keep": keep, "comparable": True}
+    facts: dict[str, Any] = {"keep": keep, "comparable": True, "notice": pair.notice}
     for side in SIDES:
         view = view_of(getattr(pair, side))
         facts[side] = {

@@ -70,6 +70,7 @@ class Report:
         every = [self._show(section) for section in sections()]
         body = templates.get_template("report.html.j2").render(
             names=names,
+            notice=store.manifest.pair.get("notice"),
             facts=_facts(store.manifest.pair),
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),

@@ -64,6 +64,21 @@ def test_the_first_screen_names_the_pair_and_what_differs(html):
     assert "spectrum-matched meaningless changes of the base (3 for prompts, 99 for rotation)" in text
 
 
+def test_a_notice_about_the_pair_is_the_first_line(tmp_path):
+    store = with_attribution(tmp_path / "run")
+    assert "ld-warning" not in Report(store).html().split("<main>")[1].split("</header>")[0]
+    with store.writing(store.manifest.config):
+        store.describe_pair(store.manifest.pair | {"notice": "equal <script>x</script>"})
+        row = {"what": "equal weights", "base": "all", "tuned": "all", "meaning": "said above"}
+        store.save_table("differences", pd.DataFrame([row, *store.load_table("differences").to_dict("records")]))
+    header = Report(store).html().split("<main>")[1].split("</header>")[0]
+    assert header.index('<p class="ld-warning">') < header.index("<h1>")
+    assert "equal &lt;script&gt;x" in header
+    assert "<script>" not in header
+    assert "said above" not in header  # once is enough
+    assert "eos: tiny" in text_of(header)
+
+
 def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html):
     first = embedded(html)[0]["claims"]
     assert [c["verdict"] for c in first] == ["shown", "not-testable", "not-testable"]

@@ -1,0 +1,173 @@
+"""A model from a GGUF file, checked against the file itself.
+
+`transformers` reads the weights; what it made of them is compared with the file as the `gguf` package reads it, by a
+table of names that is our own: every tensor of the file is one of the model's and the other way round, shapes are
+equal, and rows of each tensor are equal (norms whole). Only the architectures in `LAYER_NAMES` are checked so; any
+other one loads with a note that says it was not, and with rotary scaling it is refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from lensdiff.models.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
+from lensdiff.models.gguf_rope import TENSORS as ROPE_TENSORS
+from lensdiff.models.gguf_rope import settle_rope
+from lensdiff.results import InputError
+
+NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_DECODER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_GEMMA = _DECODER | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+LAYER_NAMES = {  # of the architectures that are checked: from a tensor's name in the file to the module's
+    "llama": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER | _QK_NORMS,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA | _QK_NORMS,
+    "phi3": {k: v for k, v in _DECODER.items() if k not in ("attn_q", "attn_k", "attn_v", "ffn_gate")} | _FUSED,
+}
+ONE_PLUS = ("gemma2", "gemma3")  # the file has 1 + w of a norm that transformers holds as w
+INTERLEAVED = ("llama",)  # the file has the two halves of each query and key head interleaved
+ROWS = 6  # of a matrix that are compared, the first and the last among them
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase | None, tuple[str, ...]]:
+    """Return the model and tokenizer of a GGUF file, and notes on what was not understood.
+
+    Raises:
+        InputError: the file is not a whole model of an architecture that transformers reads, its metadata asks for
+            something that the model does not do (the key is named), or a tensor is missing, too many, or not what
+            the file says.
+    """
+    file = GGUFFile.read(path)
+    if file.architecture in LAYER_NAMES:
+        check_layers_alike(file)
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    try:
+        config = AutoConfig.from_pretrained(**where)
+        notes = _settle(config, file)
+        parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
+        # explicit attention: fused kernels know no forward mode
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] (a pair)
+            **where, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot load {path.name}: {str(error).strip().splitlines()[0]}") from error
+    if report["missing_keys"]:
+        raise InputError(f"{path.name} has no tensor for {min(report['missing_keys'])} of a {type(model).__name__}")
+    for name, parameter in parts.items():
+        _compare(file, name, model.get_parameter(parameter).detach(), config)
+    # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError, KeyError):
+        tokenizer = None  # weight-only analyses need none; the others say so
+    return model, tokenizer, notes + _bos_note(file, tokenizer)
+
+
+def _settle(config: PretrainedConfig, file: GGUFFile) -> tuple[str, ...]:
+    """Put the file's metadata into the config, and return notes on what was not read."""
+    if file.architecture in LAYER_NAMES:
+        settle_sizes(config, file)
+        settle_rope(config, file)
+        return file.nobody_took()
+    for name in ("rope.scaling.type", "rope.scaling.factor"):
+        if file.metadata.get(file.key(name), "none") not in ("none", 0.0, 1.0):
+            raise file.refuse(name, f"which is mapped for {', '.join(LAYER_NAMES)} only")
+    if given := [name for name in ROPE_TENSORS if name in file.tensors]:
+        raise InputError(
+            f"{file.path.name} is a {file.architecture} with {given[0]}, which is mapped for {', '.join(LAYER_NAMES)} "
+            "only"
+        )
+    return (f"metadata and tensors of a {file.architecture} are not checked (of {', '.join(LAYER_NAMES)} they are)",)
+
+
+def _parts(config: PretrainedConfig, file: GGUFFile) -> dict[str, str]:
+    """Return the parameter that each tensor of the file is, after checking that they are the same ones.
+
+    Raises:
+        InputError: a tensor has no place in the model, has another shape, or a parameter has no tensor.
+    """
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
+    found = {name: _parameter_of(file, name) for name in file.tensors if name not in ROPE_TENSORS}
+    for name, parameter in found.items():
+        shape = tuple(int(n) for n in reversed(file.tensors[name].shape))  # ggml counts dimensions from the last
+        if parameter not in shapes:
+            raise InputError(f"{file.path.name} has a tensor {name}, which a {type(empty).__name__} has no place for")
+        if shape != shapes[parameter]:
+            raise InputError(f"tensor {name} of {file.path.name} is {shape}, expected {shapes[parameter]}")
+    if missing := [name for name in shapes if name not in found.values()]:
+        raise InputError(f"{file.path.name} has no tensor for {missing[0]} of a {type(empty).__name__}")
+    return found
+
+
+def _parameter_of(file: GGUFFile, name: str) -> str:
+    stem, _, ending = name.rpartition(".")
+    block, _, inner = stem.removeprefix("blk.").partition(".")
+    if stem.startswith("blk.") and inner in LAYER_NAMES[file.architecture]:
+        return f"model.layers.{block}.{LAYER_NAMES[file.architecture][inner]}.{ending}"
+    return f"{NAMES.get(stem, stem)}.{ending}"
+
+
+def _compare(file: GGUFFile, name: str, loaded: Tensor, config: Any) -> None:
+    """Refuse a loaded parameter whose rows are not those of the file's tensor."""
+    from gguf.quants import dequantize
+
+    tensor, n_rows = file.tensors[name], loaded.shape[0]
+    rows = np.arange(n_rows) if loaded.ndim == 1 else np.unique(np.linspace(0, n_rows - 1, ROWS).astype(int))
+    lines = rows
+    if file.architecture in INTERLEAVED and (".attn_q." in name or ".attn_k." in name):
+        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+        lines = rearrange(np.arange(n_rows), "(head pair half) -> (head half pair)", head=heads, half=2)[rows]
+    # a row is quantised by itself, but a vector is a row: it is read whole
+    stored = dequantize(tensor.data, tensor.tensor_type)[lines] if loaded.ndim == 1 else None
+    stored = dequantize(tensor.data[lines], tensor.tensor_type) if stored is None else stored
+    expected = torch.from_numpy(np.array(stored, dtype=np.float32))
+    if file.architecture in ONE_PLUS and name.endswith("norm.weight"):
+        expected = expected - 1.0
+    found = loaded[torch.from_numpy(rows)].float().cpu()
+    size, eps = float(expected.abs().max()), torch.finfo(loaded.dtype).eps
+    difference = float((found - expected).abs().max())
+    if not difference <= 4 * eps * max(size, 1e-30):
+        raise InputError(
+            f"transformers read {name} of {file.path.name} wrongly: rows differ by {difference:.1e} from the file's, "
+            f"whose largest entry is {size:.1e}"
+        )
+
+
+def _bos_note(file: GGUFFile, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+    wanted = file.metadata.get("tokenizer.ggml.add_bos_token")
+    if tokenizer is None or wanted is None or tokenizer.bos_token_id is None:
+        return ()
+    does = tokenizer.encode("a", add_special_tokens=True)[:1] == [tokenizer.bos_token_id]
+    if does == wanted:
+        return ()
+    habits = {True: "prepends a BOS", False: "prepends none"}
+    return (f"the file's tokenizer {habits[bool(wanted)]}, as transformers reads it it {habits[does]}",)
