@@ -65,6 +65,8 @@ def parse_labels(text: str, prompts: AnnotationPrompts) -> tuple[tuple[str, ...]
 
 def _json_object(text: str, keys: dict[str, type]) -> dict[str, Any]:
     found = object_in(text, keys)
+    if more := set(found) - set(keys):
+        raise ValueError(f"expected an object with {', '.join(keys)} alone, given also {min(more)!r}")
     for key, kind in keys.items():
         if not isinstance(found[key], kind):
             raise ValueError(f"{key} is a {type(found[key]).__name__}, expected {kind.__name__}")

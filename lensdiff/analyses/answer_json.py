@@ -1,8 +1,8 @@
 """The JSON object in what a chat model says: alone, in a fence, after a reasoning block, or with prose around it.
 
 Reasoning is what stands before the last closing tag (`</think>`, `[/THINK]` and the like; some chat templates open the
-block themselves, so that an answer only closes it). In the rest, an object counts if it has exactly the keys that were
-asked for; two such objects that differ are no answer, since nothing says which one is meant.
+block themselves, so that an answer only closes it). In the rest, an object counts if it has the keys that were asked
+for; two such objects that differ are no answer, since nothing says which one is meant.
 """
 
 import json
@@ -13,14 +13,16 @@ from typing import Any
 _NAMES = "(?:think|thinking|thoughts?|reasoning|reflection)"
 _OPENS = re.compile(rf"<{_NAMES}>|\[THINK\]|◁think▷")
 _CLOSES = re.compile(rf"</{_NAMES}>|\[/THINK\]|◁/think▷")
+_BRACES = re.compile(r"\{(?=[ \t\r\n]*[\"}])")  # those of prose and formulas begin no object
+MISSES = 1000  # braces that begin no object after all: each costs as much as what stands before it
 _DECODER = json.JSONDecoder()
 
 
 def object_in(text: str, keys: Collection[str]) -> dict[str, Any]:
-    """Return the one object with exactly these keys that a text holds.
+    """Return the one object with these keys, and perhaps others, that a text holds.
 
     Raises:
-        ValueError: there is none, there are several that differ, or it is nested too deeply to be read.
+        ValueError: there is none, there are several that differ, or the text is too deep or too confused to be read.
     """
     try:
         return _object_in(text, keys)
@@ -33,7 +35,7 @@ def _object_in(text: str, keys: Collection[str]) -> dict[str, Any]:
         whole = json.loads(text)
     except ValueError as error:
         return _within(text, keys, error)
-    if not isinstance(whole, dict) or set(whole) != set(keys):
+    if not isinstance(whole, dict) or not set(keys) <= set(whole):
         raise ValueError(f"expected an object with {', '.join(keys)}")
     return whole
 
@@ -44,7 +46,7 @@ def _within(text: str, keys: Collection[str], error: ValueError) -> dict[str, An
     opened = _OPENS.search(rest)
     end = opened.start() if opened else len(rest)
     objects = [found for start, found in _objects(rest) if start < end]
-    answers = [found for found in objects if set(found) == set(keys)]
+    answers = [found for found in objects if set(keys) <= set(found)]
     if not answers:
         if opened:
             raise ValueError("the reasoning has no end")
@@ -56,12 +58,15 @@ def _within(text: str, keys: Collection[str], error: ValueError) -> dict[str, An
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield where each outermost JSON object of a text begins, and the object."""
-    at = text.find("{")
-    while at >= 0:
+    end, failed = 0, 0
+    for brace in _BRACES.finditer(text):
+        if brace.start() < end:  # within an object
+            continue
         try:
-            found, end = _DECODER.raw_decode(text, at)
+            found, end = _DECODER.raw_decode(text, brace.start())
         except ValueError:
-            end = at + 1
+            failed += 1
+            if failed > MISSES:
+                raise ValueError(f"more than {MISSES} braces that begin no object") from None
         else:
-            yield at, found
-        at = text.find("{", end)
+            yield brace.start(), found

@@ -90,6 +90,7 @@ class Chat:
     """A chat model behind a server; safe to use from several threads.
 
     Attributes:
+        key: what no message may hold.
         names: options that the server turned out to know by another name.
     """
 
@@ -98,6 +99,7 @@ class Chat:
     cache: AnswerCache
     options: dict[str, Any] = field(default_factory=dict)
     response_format: str = "json_schema"
+    key: str = field(default=NO_KEY, repr=False)
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -132,7 +134,7 @@ class Chat:
         options: dict[str, Any] = {LIMIT: max_tokens}
         if temperature is not None:
             options["temperature"] = temperature
-        return cls(client, model, AnswerCache(Path(cache)), options, response_format)
+        return cls(client, model, AnswerCache(Path(cache)), options, response_format, key)
 
     def ask(
         self,
@@ -219,17 +221,16 @@ class Chat:
         if refusal or finish == "content_filter":
             return Answer("refused", self._told(refusal or "the content filter stopped the answer"), finish)
         said = escaped(_text_of(getattr(message, "content", None)))
-        return Answer("said", self._hidden(said) if len(self.client.api_key) >= SECRET else said, finish)
+        return Answer("said", self._hidden(said) if len(self.key) >= SECRET else said, finish)
 
     def _told(self, problem: object) -> str:
         """Return what a server or an error says as it may be kept: short, writable, without the key."""
         return self._hidden(escaped(str(problem)))[:TROUBLE]
 
     def _hidden(self, text: str) -> str:
-        key = self.client.api_key
-        if key in ("", NO_KEY):
+        if self.key in ("", NO_KEY):
             return text
-        for spelled in (key, repr(key)[1:-1], json.dumps(key)[1:-1]):
+        for spelled in (self.key, repr(self.key)[1:-1], json.dumps(self.key)[1:-1]):
             text = text.replace(spelled, "[key]")
         return text
 

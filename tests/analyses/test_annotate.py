@@ -231,7 +231,7 @@ LONG = ("{" * 200_000, '{"x' * 100_000, "</thin" * 50_000, '{"a": 1} ' * 50_000,
 
 @pytest.mark.parametrize("text", LONG, ids=lambda text: text[:8])
 def test_a_long_answer_without_an_object_is_malformed(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Expecting|expected an object|the reasoning has no end"):
+    with pytest.raises(ValueError, match=r"Expecting|expected an object|no end|1000 braces that begin no object"):
         parse_description(text)
 
 
