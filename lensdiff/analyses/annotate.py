@@ -7,8 +7,9 @@ Each component is asked with several seeds. Five seeds are not five samples: `an
 An answer that is refused, malformed or not given is recorded as that and never guessed at; its components are left out
 of the shares and counted.
 
-Every answer is kept on disk by content (`lensdiff.analyses.chat`): a stopped run repeats nothing. Prompts and labels
-are in `inputs/data/annotation_prompts.toml`. Cost: at most two requests per component and seed.
+Every answer is kept on disk by content (`lensdiff.analyses.chat`): a stopped run repeats nothing; what was malformed or
+not given is asked again by the next run. Prompts and labels are in `inputs/data/annotation_prompts.toml`. Cost: at most
+two requests per component and seed.
 Reference: Wu et al., NAACL 2024, section 6; doi 10.18653/v1/2024.naacl-long.130. The prompts are lensdiff's own.
 """
 
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from lensdiff.results import InputError
 
 SEEDS = (0, 1, 2, 3, 4)
 WORDS = 15
-NOT_SAID = {"refused": "refused", "rejected": "rejected", "empty": "malformed"}
+NOT_SAID = {"refused": "refused", "rejected": "rejected", "empty": "malformed", "malformed": "malformed"}
 ALL_REJECTED = 20  # in a row and nothing accepted: the server does not take such requests
 
 
@@ -66,7 +68,7 @@ def annotate(
         top_words: words shown of each component.
         prompts: what is asked; lensdiff's own unless given.
         temperature: None leaves it to the server.
-        max_tokens: of an answer.
+        max_tokens: of an answer, its reasoning included; sent as `max_completion_tokens` to a server that asks for it.
         response_format: "json_schema", or what else the server understands: "json_object", "none".
         concurrency: requests at a time.
         max_retries, timeout: of the client, per request; seconds.
@@ -176,37 +178,34 @@ class _Run:
 
     def _annotation(self, words: list[str], seed: int) -> Annotation:
         asked = self.prompts.ask_description(words)
-        answer = self._ask(asked, "description", self.prompts.description_schema(), seed)
+        answer = self._ask(asked, "description", self.prompts.description_schema(), seed, parse_description)
         if answer.kind != "said":
             return Annotation(NOT_SAID[answer.kind], reason=answer.text)
-        try:
-            explainable, description = parse_description(answer.text)
-        except ValueError as error:
-            return Annotation("malformed", reason=_malformed(answer, error))
+        explainable, description = answer.value
         if not explainable:
             return Annotation("unexplained", description)
         asked = self.prompts.ask_labels(words, description)
-        answer = self._ask(asked, "labels", self.prompts.label_schema(), seed)
+        read = partial(parse_labels, prompts=self.prompts)
+        answer = self._ask(asked, "labels", self.prompts.label_schema(), seed, read)
         if answer.kind != "said":
             return Annotation(NOT_SAID[answer.kind], description, reason=answer.text)
-        try:
-            tasks, level = parse_labels(answer.text, self.prompts)
-        except ValueError as error:
-            return Annotation("malformed", description, reason=_malformed(answer, error))
+        tasks, level = answer.value
         return Annotation("explained", description, tasks, level)
 
-    def _ask(self, messages: list[dict[str, str]], name: str, schema: dict[str, Any], seed: int) -> Answer:
+    def _ask(
+        self,
+        messages: list[dict[str, str]],
+        name: str,
+        schema: dict[str, Any],
+        seed: int,
+        read: Callable[[str], Any],
+    ) -> Answer:
         if self.stopped.is_set():
             raise AnnotationStopped("another request was given up")
-        answer = self.chat.ask(messages, name, schema, seed)
+        answer = self.chat.ask(messages, name, schema, seed, read)
         with self.lock:
-            self.accepted |= answer.kind in ("said", "refused")
+            self.accepted |= answer.kind in ("said", "refused", "malformed")
             self.rejected += answer.kind == "rejected"
             if self.rejected >= ALL_REJECTED and not self.accepted:
                 raise AnnotationStopped(f"the server rejected each of {self.rejected} requests: {answer.text}")
         return answer
-
-
-def _malformed(answer: Answer, error: ValueError) -> str:
-    cut = ", cut off at max_tokens" if answer.finish == "length" else ""
-    return f"{error}{cut}: {answer.text[:200]}"

@@ -1,10 +1,9 @@
 """What an annotating model says of components: the result, and how its answers are read.
 
 An annotation is a description with tasks (several or none) and one linguistic level, or a status that says why there
-is none. Nothing is guessed: what is not exactly the JSON that was asked for is malformed.
+is none. Nothing is guessed: an answer that does not hold exactly the JSON that was asked for is malformed.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +12,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lensdiff.analyses.answer_json import object_in
 from lensdiff.analyses.components import Side
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
+from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.results import Provenance, Result
 
 STATUSES = ("explained", "unexplained", "refused", "malformed", "rejected")
@@ -35,12 +36,15 @@ def parse_description(text: str) -> tuple[bool, str]:
     """Return whether a component can be explained, and how.
 
     Raises:
-        ValueError: the text is not the JSON that was asked for, or explains without a description.
+        ValueError: the text does not hold the JSON that was asked for, explains without a description, or with half a
+            character, which nothing can be written with.
     """
     found = _json_object(text, {"explainable": bool, "description": str})
     description = found["description"].strip()
     if found["explainable"] and not description:
         raise ValueError("explainable, but without a description")
+    if lone_surrogate(description) is not None:
+        raise ValueError("the description holds half a character")
     return found["explainable"], description
 
 
@@ -48,7 +52,7 @@ def parse_labels(text: str, prompts: AnnotationPrompts) -> tuple[tuple[str, ...]
     """Return a component's tasks, in the prompts' order, and its level.
 
     Raises:
-        ValueError: the text is not the JSON that was asked for, or names a label that does not exist.
+        ValueError: the text does not hold the JSON that was asked for, or names a label that does not exist.
     """
     found = _json_object(text, {"tasks": list, "level": str})
     unknown = [task for task in found["tasks"] if task not in list(prompts.tasks)]
@@ -60,12 +64,9 @@ def parse_labels(text: str, prompts: AnnotationPrompts) -> tuple[tuple[str, ...]
 
 
 def _json_object(text: str, keys: dict[str, type]) -> dict[str, Any]:
-    lines = text.strip().splitlines()
-    if len(lines) > 2 and lines[0].startswith("```") and lines[-1].strip() == "```":
-        lines = lines[1:-1]  # a fence is a habit, not another answer
-    found = json.loads("\n".join(lines))
-    if not isinstance(found, dict) or set(found) != set(keys):
-        raise ValueError(f"expected an object with {', '.join(keys)}")
+    found = object_in(text, keys)
+    if more := set(found) - set(keys):
+        raise ValueError(f"expected an object with {', '.join(keys)} alone, given also {min(more)!r}")
     for key, kind in keys.items():
         if not isinstance(found[key], kind):
             raise ValueError(f"{key} is a {type(found[key]).__name__}, expected {kind.__name__}")

@@ -223,6 +223,7 @@ def _attend(
         "sink": sink,
         "keep_patterns": keep_patterns,
         "prepend_bos": prepend_bos,
+        "bos": encoded.bos,
     }
     return AttentionPatterns(
         view.provenance("attention", options),

@@ -176,7 +176,7 @@ def _attribute_one(
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
     masks = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in ("instruction", "context")}
     return Attribution(
-        view.provenance("attribute", options),
+        view.provenance("attribute", options | {"bos": encoded.bos}),
         prompt_id=prompt.id,
         prompt=prompt.stripped,
         response=response.text if isinstance(response, Response) else response.strip(),

@@ -1,9 +1,10 @@
 """Questions to a chat model behind an OpenAI-compatible server, each answer kept on disk by the question's content.
 
 An answer is what the model said, or that it refused; both are kept, so that a question is asked once. What is no answer
-is not kept: a question that the server rejects (400, 413, 422) or answers without any choice is reported and asked
-again by the next run. A server that cannot be reached, refuses the key, stays busy (429) or fails (5xx) after the
-client's own retries stops the run: everything answered until then is on disk.
+is not kept: a question that the server rejects (400, 413, 422), that it answers without any choice, or that the model
+answers with something else than was asked for, is reported and asked again by the next run. A server that cannot be
+reached, refuses the key, stays busy (429) or fails (5xx) after the client's own retries stops the run: everything
+answered until then is on disk. The key is in no message and no file, also where a server repeats it.
 
 The content is model, messages, options and seed. The server's address does not count: the same question to the same
 model elsewhere is the same question.
@@ -13,16 +14,22 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lensdiff.inputs.characters import escaped
 from lensdiff.results import InputError
 
-Kind = Literal["said", "refused", "rejected", "empty"]
+Kind = Literal["said", "refused", "malformed", "rejected", "empty"]
 FORMATS = ("json_schema", "json_object", "none")
 REJECTED = (400, 413, 422)
 TROUBLE = 300  # characters of a server's message that are kept
+QUOTED = 200  # characters of a malformed answer that are kept
+LIMIT, LIMIT_ELSEWHERE = "max_tokens", "max_completion_tokens"  # two names that servers have for one option
+NO_KEY = "none"  # a server of one's own needs no key, but the client insists on one
+SECRET = 16  # characters from which on a key is never a word that an answer holds by itself
 
 
 class AnnotationStopped(RuntimeError):
@@ -34,15 +41,18 @@ class Answer:
     """What came back: `text` is what was said, or why nothing was.
 
     Attributes:
-        kind: "said", "refused" (by the model or a content filter), "rejected" (by the server) or "empty" (no choice).
+        kind: "said", "refused" (by the model or a content filter), "malformed" (said, but not what was asked for),
+            "rejected" (by the server) or "empty" (no choice).
         finish: the server's finish reason.
         cached: whether it was read from disk.
+        value: what the asker read in what was said.
     """
 
     kind: Kind
     text: str
     finish: str = ""
     cached: bool = False
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class AnswerCache:
         try:
             stored = json.loads(self._path(question).read_text("utf-8"))
             return Answer(stored["kind"], stored["text"], stored["finish"], cached=True)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def put(self, question: dict[str, Any], answer: Answer) -> None:
@@ -64,7 +74,7 @@ class AnswerCache:
         path = self._path(question)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        stored = {name: value for name, value in asdict(answer).items() if name != "cached"} | {"question": question}
+        stored = {"kind": answer.kind, "text": answer.text, "finish": answer.finish, "question": question}
         with os.fdopen(handle, "w", encoding="utf-8") as f:
             json.dump(stored, f, ensure_ascii=False, indent=1)
         os.replace(temporary, path)
@@ -77,13 +87,20 @@ class AnswerCache:
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """A chat model behind a server; safe to use from several threads."""
+    """A chat model behind a server; safe to use from several threads.
+
+    Attributes:
+        key: what no message may hold.
+        names: options that the server turned out to know by another name.
+    """
 
     client: Any
     model: str
     cache: AnswerCache
     options: dict[str, Any] = field(default_factory=dict)
     response_format: str = "json_schema"
+    key: str = field(default=NO_KEY, repr=False)
+    names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def connect(
@@ -110,18 +127,27 @@ class Chat:
             import openai
         except ImportError as error:
             raise InputError("annotating needs the package openai: pip install 'lensdiff[annotate]'") from error
-        # a server of one's own needs no key, but the client insists on one
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
+        key = api_key or os.environ.get("OPENAI_API_KEY") or (NO_KEY if base_url else None)
         if key is None:
             raise InputError("no api_key given and OPENAI_API_KEY is not set: give one, or base_url of a local server")
         client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=timeout)
-        options: dict[str, Any] = {"max_tokens": max_tokens}
+        options: dict[str, Any] = {LIMIT: max_tokens}
         if temperature is not None:
             options["temperature"] = temperature
-        return cls(client, model, AnswerCache(Path(cache)), options, response_format)
+        return cls(client, model, AnswerCache(Path(cache)), options, response_format, key)
 
-    def ask(self, messages: list[dict[str, str]], name: str, schema: dict[str, Any], seed: int) -> Answer:
-        """Return the answer to a question, from disk if it was asked before.
+    def ask(
+        self,
+        messages: list[dict[str, str]],
+        name: str,
+        schema: dict[str, Any],
+        seed: int,
+        read: Callable[[str], Any],
+    ) -> Answer:
+        """Return the answer to a question, from disk if it was answered before.
+
+        Args:
+            read: makes of what was said what was asked for; where it raises a ValueError the answer is malformed.
 
         Raises:
             AnnotationStopped: the server gave none after all retries.
@@ -133,35 +159,92 @@ class Chat:
         elif self.response_format == "json_object":
             question["response_format"] = {"type": "json_object"}
         known = self.cache.get(question)
-        if known is not None:
+        if known is not None and (known := self._understood(known, read)).kind in ("said", "refused"):
             return known
-        answer = self._send(question)
+        answer = self._understood(self._send(question), read)
         if answer.kind in ("said", "refused"):
             self.cache.put(question, answer)
         return answer
+
+    def _understood(self, answer: Answer, read: Callable[[str], Any]) -> Answer:
+        if answer.kind != "said":
+            return answer
+        try:
+            return replace(answer, value=read(answer.text))
+        except ValueError as error:
+            cut = ", cut off at max_tokens" if answer.finish == "length" else ""
+            said = self._hidden(answer.text)[:QUOTED]
+            return replace(answer, kind="malformed", text=f"{self._told(error)}{cut}: {said}")
 
     def _send(self, question: dict[str, Any]) -> Answer:
         import openai
 
         try:
-            found = self.client.chat.completions.create(**question)
+            return self._answer(self._create(question))
         except openai.APIStatusError as error:
             if error.status_code in REJECTED:
-                return Answer("rejected", f"{error.status_code}: {str(error)[:TROUBLE]}")
-            raise AnnotationStopped(f"the server answers {error.status_code}: {str(error)[:TROUBLE]}") from error
+                return Answer("rejected", f"{error.status_code}: {self._told(error)}")
+            raise self._stopped(f"the server answers {error.status_code}", error) from self._cause(error)
         except openai.APIConnectionError as error:
-            raise AnnotationStopped(f"the server at {self.client.base_url} does not answer: {error}") from error
-        except ValueError as error:  # a body that is no JSON
-            return Answer("empty", f"the server's answer is no JSON ({error})"[:TROUBLE])
-        return _read(found)
+            where = f"the server at {self.client.base_url} does not answer"
+            raise self._stopped(where, error) from self._cause(error)
+        except (ValueError, RecursionError) as error:  # a body that is no JSON, or nested too deeply
+            return Answer("empty", f"the server's answer is no JSON ({self._told(error)})")
+
+    def _create(self, question: dict[str, Any]) -> Any:
+        """Send a question; once more where the server seems to know the limit of tokens by its other name."""
+        import openai
+
+        create = self.client.chat.completions.create
+        sent = {self.names.get(name, name): value for name, value in question.items()}
+        try:
+            return create(**sent)
+        except openai.APIStatusError as error:
+            names_it = any(name in f"{error} {error.body}" for name in (LIMIT, LIMIT_ELSEWHERE))
+            if error.status_code not in REJECTED or LIMIT not in sent or not names_it:
+                raise
+            try:
+                found = create(**{LIMIT_ELSEWHERE if name == LIMIT else name: value for name, value in sent.items()})
+            except openai.APIStatusError as second:
+                raise (error if second.status_code in REJECTED else second) from None
+            self.names[LIMIT] = LIMIT_ELSEWHERE
+            return found
+
+    def _answer(self, found: Any) -> Answer:
+        choices = getattr(found, "choices", None)
+        first = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(first, "message", None)
+        if message is None:
+            return Answer("empty", f"the server's answer holds no choice: {self._told(repr(found))}")
+        finish = escaped(str(getattr(first, "finish_reason", None) or ""))
+        refusal = getattr(message, "refusal", None)
+        if refusal or finish == "content_filter":
+            return Answer("refused", self._told(refusal or "the content filter stopped the answer"), finish)
+        said = escaped(_text_of(getattr(message, "content", None)))
+        return Answer("said", self._hidden(said) if len(self.key) >= SECRET else said, finish)
+
+    def _told(self, problem: object) -> str:
+        """Return what a server or an error says as it may be kept: short, writable, without the key."""
+        return self._hidden(escaped(str(problem)))[:TROUBLE]
+
+    def _hidden(self, text: str) -> str:
+        if self.key in ("", NO_KEY):
+            return text
+        for spelled in (self.key, repr(self.key)[1:-1], json.dumps(self.key)[1:-1]):
+            text = text.replace(spelled, "[key]")
+        return text
+
+    def _cause(self, error: Exception) -> Exception | None:
+        # a traceback shows the cause in its own words
+        return error if self._hidden(str(error)) == str(error) else None
+
+    def _stopped(self, what: str, error: Exception) -> AnnotationStopped:
+        return AnnotationStopped(f"{what}: {self._told(error)}")
 
 
-def _read(found: Any) -> Answer:
-    choices = getattr(found, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        return Answer("empty", f"the server's answer holds no choice: {found!r}"[:TROUBLE])
-    message, finish = choices[0].message, choices[0].finish_reason or ""
-    refusal = getattr(message, "refusal", None)
-    if refusal or finish == "content_filter":
-        return Answer("refused", refusal or "the content filter stopped the answer", finish)
-    return Answer("said", message.content or "", finish)
+def _text_of(content: Any) -> str:
+    """Return a message's text, which some servers give in parts, with reasoning among them."""
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
+        return "".join(text for text in texts if isinstance(text, str))
+    return "" if content is None else str(content)

@@ -24,7 +24,8 @@ class Forced:
 
     Attributes:
         given: the response as it was given, with ids of the tuned model's vocabulary.
-        pieces: prompt and response as the vocabulary spells their tokens.
+        pieces: prompt and response as the vocabulary spells their tokens; a BOS counts if it is written in the prompt,
+            which may be the BOS of one model and an ordinary token of the other.
         shared_ids: the response's tokens, as indices into the pair's shared tokens.
     """
 
@@ -49,19 +50,20 @@ def force_tuned(
     """
     if isinstance(response, Response) and _is_of_the_base(pair, response):
         response = replace(
-            response, token_ids=_translated(pair, response.token_ids, source=0), tokenizer=pair.digests[1]
+            response, token_ids=_translated(pair, prompt, response.token_ids, source=0), tokenizer=pair.digests[1]
         )
     encoded = encode(view, prompt, response, prepend_bos=prepend_bos)
-    pieces = view.tokenizer.convert_ids_to_tokens([*encoded.prompt_ids, *encoded.response_ids])
+    pieces = _pieces(view, encoded)
     where = _places(pair, 1)
-    missing = [p for p, i in zip(pieces[encoded.n_prompt :], encoded.response_ids, strict=True) if i not in where]
+    said = pieces[len(pieces) - encoded.n_response :]
+    missing = [p for p, i in zip(said, encoded.response_ids, strict=True) if i not in where]
     if missing:
         raise InputError(
-            f"the response has the token {missing[0]!r}, which the base does not have: "
+            f"the response to prompt {_name(prompt)} has the token {missing[0]!r}, which the base does not have: "
             "it cannot be forced on both models"
         )
     shared_ids = torch.tensor([where[i] for i in encoded.response_ids], dtype=torch.int64)
-    return Forced(prompt, response, encoded, tuple(pieces), shared_ids)
+    return Forced(prompt, response, encoded, pieces, shared_ids)
 
 
 def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: bool | None) -> Encoded:
@@ -72,18 +74,27 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
     """
     response = text.given
     if isinstance(response, Response):
-        translated = _translated(pair, response.token_ids, source=1)
+        translated = _translated(pair, text.prompt, response.token_ids, source=1)
         response = replace(response, token_ids=translated, tokenizer=pair.digests[0])
     encoded = encode(view, text.prompt, response, prepend_bos=prepend_bos)
-    pieces = view.tokenizer.convert_ids_to_tokens([*encoded.prompt_ids, *encoded.response_ids])
-    if tuple(pieces) != text.pieces or encoded.n_prompt != text.tuned.n_prompt:
-        n = next((i for i, (a, b) in enumerate(zip_longest(pieces, text.pieces)) if a != b), encoded.n_prompt)
+    pieces = _pieces(view, encoded)
+    if pieces != text.pieces or encoded.n_response != text.tuned.n_response:
+        boundary = len(pieces) - encoded.n_response
+        n = next((i for i, (a, b) in enumerate(zip_longest(pieces, text.pieces)) if a != b), boundary)
         seen = " but ".join(repr(side[n]) if n < len(side) else "no token" for side in (pieces, text.pieces))
         raise InputError(
-            f"the models read the prompt {text.prompt.id or text.prompt.stripped[:40]!r} or its response as different "
+            f"the models read the prompt {_name(text.prompt)} or its response as different "
             f"tokens, {seen} at position {n}: the same text cannot be forced on both"
         )
     return encoded
+
+
+def _pieces(view: ModelView, encoded: Encoded) -> tuple[str, ...]:
+    return tuple(view.tokenizer.convert_ids_to_tokens(list(encoded.ids[encoded.n_added :])))
+
+
+def _name(prompt: Prompt) -> str:
+    return repr(prompt.id or prompt.stripped[:40])
 
 
 def _is_of_the_base(pair: ModelPair, response: Response) -> bool:
@@ -98,11 +109,12 @@ def _places(pair: ModelPair, side: int) -> dict[int, int]:
     return {i: place for place, i in enumerate(pair.shared_tokens[side].tolist())}
 
 
-def _translated(pair: ModelPair, ids: tuple[int, ...], *, source: int) -> tuple[int, ...]:
+def _translated(pair: ModelPair, prompt: Prompt, ids: tuple[int, ...], *, source: int) -> tuple[int, ...]:
     where, other = _places(pair, source), pair.shared_tokens[1 - source]
     missing = [i for i in ids if i not in where]
     if missing:
         raise InputError(
-            f"token {missing[0]} of the response is not in both vocabularies: it cannot be forced on both models"
+            f"token {missing[0]} of the response to prompt {_name(prompt)} is not in both vocabularies: "
+            "it cannot be forced on both models"
         )
     return tuple(int(other[where[i]]) for i in ids)

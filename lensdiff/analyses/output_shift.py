@@ -223,7 +223,8 @@ def _block(
     for text, outputs in zip(texts, tuned, strict=True):
         encoded = force_base(pair, view, text, prepend_bos=options["prepend_bos"])
         base = _read(view, encoded, pair.shared_tokens[0])
-        results.append(_compare(pair, text, base, outputs, tokenizer, options))
+        bos = {"base": encoded.bos, "tuned": text.tuned.bos}
+        results.append(_compare(pair, text, base, outputs, tokenizer, options | {"bos": bos}))
     return results
 
 

@@ -3,19 +3,19 @@
     1 does not follow the instruction    2 partly    3 mostly    4 fully
 
 One question per response, through any OpenAI-compatible server, every answer kept on disk by content (see
-`lensdiff.analyses.chat`). An answer that is refused or is not the JSON that was asked for is no rating (0) with its
-reason; nothing is guessed. The rater sees prompt and response alone: neither which model wrote it, nor any score.
+`lensdiff.analyses.chat`). An answer that is refused or does not hold the JSON that was asked for is no rating (0) with
+its reason; nothing is guessed. The rater sees prompt and response alone: neither which model wrote it, nor any score.
 
 A rater is a model with its own taste, and prefers long answers: read Table 1 at equal length beside it, and compare
 some of its ratings with one's own. Reference: Wu et al., NAACL 2024, section 4 (ratings there are of people).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from lensdiff.analyses.answer_json import object_in
 from lensdiff.analyses.chat import Answer, Chat
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.ratings import HIGHEST, UNFOLLOWED
@@ -70,7 +70,19 @@ def _rating(chat: Chat, prompt: Prompt, response: str, seed: int) -> tuple[int, 
         return UNFOLLOWED, ""
     question = QUESTION.format(prompt=prompt.stripped, response=response.strip())
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    return read_rating(chat.ask(messages, "rating", SCHEMA, seed))
+    return read_rating(chat.ask(messages, "rating", SCHEMA, seed, parse_rating))
+
+
+def parse_rating(text: str) -> int:
+    """Return the rating in what was said.
+
+    Raises:
+        ValueError: there is none, or none of the scale.
+    """
+    rating = object_in(text, SCHEMA["required"])["rating"]
+    if type(rating) is not int or not UNFOLLOWED <= rating <= HIGHEST:
+        raise ValueError(f"no rating from {UNFOLLOWED} to {HIGHEST}")
+    return rating
 
 
 def read_rating(answer: Answer) -> tuple[int, str]:
@@ -78,10 +90,6 @@ def read_rating(answer: Answer) -> tuple[int, str]:
     if answer.kind != "said":
         return NO_RATING, f"{answer.kind}: {answer.text}"
     try:
-        found = json.loads(answer.text)
+        return parse_rating(answer.text), ""
     except ValueError as error:
-        return NO_RATING, f"no JSON ({error}): {answer.text[:200]}"
-    rating = found.get("rating") if isinstance(found, dict) else None
-    if type(rating) is not int or not UNFOLLOWED <= rating <= HIGHEST:
-        return NO_RATING, f"no rating from {UNFOLLOWED} to {HIGHEST}: {answer.text[:200]}"
-    return rating, ""
+        return NO_RATING, f"{error}: {answer.text[:200]}"

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
+from lensdiff.inputs.tables import read_text
 from lensdiff.results import InputError
 
 PLACEHOLDERS = {"describe": ("{words}",), "classify": ("{words}", "{description}")}
@@ -44,12 +45,12 @@ class AnnotationPrompts:
         """Read a file with the same keys as lensdiff's own.
 
         Raises:
-            InputError: there is no such file, it is no TOML, or something is missing in it.
+            InputError: there is no such file, it is no UTF-8 or no TOML, or something is missing in it.
         """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no file of annotation prompts at {path}")
-        return cls.parse(path.read_text("utf-8"), str(path))
+        return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> "AnnotationPrompts":

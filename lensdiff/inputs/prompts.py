@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jaxtyping import Bool
 from torch import Tensor
 
+from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, read_text, split_spans, unescape
 from lensdiff.results import InputError
@@ -29,7 +30,8 @@ class Prompt:
     substring alone stands for a sequence of one. They are kept as tuples.
 
     Raises:
-        InputError: the text is empty or no text, or a span is empty, not in the text, reversed or out of range.
+        InputError: the text is empty or no text, the id holds half a character (results are filed by it), or a span is
+            empty, not in the text, reversed or out of range.
     """
 
     text: str
@@ -42,6 +44,8 @@ class Prompt:
             raise InputError(f"prompt {self.id!r} has the text {shorten(self.text)}, expected words")
         if not self.text.strip():
             raise InputError(f"prompt {self.id!r} has the empty text {shorten(self.text)}, expected words")
+        if lone_surrogate(str(self.id)) is not None:
+            raise InputError(f"the id {self.id!r} holds half a character, expected whole ones")
         for part in ("instruction", "context"):
             given = getattr(self, part)
             spans = (given,) if isinstance(given, str) else tuple(given)
@@ -79,6 +83,8 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        except RecursionError:
+            raise InputError(f"{path}, line {number}: not JSON that can be read (nested too deeply)") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise InputError(f'{path}, line {number}: expected an object with a string "text", got {shorten(record)}')
         name = record.get("id", str(number))
@@ -117,7 +123,8 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     JSONL: one object a line with "text", and optionally "id" (else the line's number), "instruction" and "context" (a
     substring, or a list of substrings and [start, end] pairs); other keys are ignored. TSV: columns ID, Prompt,
     Response, Instruct&Context with the authors' escapes, annotated spans widened to sentences (see
-    `widen_to_sentences`).
+    `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt fails by itself
+    when it is tokenised, and the others go on.
 
     Raises:
         InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable

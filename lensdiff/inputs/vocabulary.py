@@ -2,7 +2,10 @@
 
 A word whose lower-case, upper-case or capitalised form came before it in the list is merged into that form: its
 frequency is added there and its own place is given up. "Python" after "python" becomes "python"; "PyTorch" stays unless
-"pytorch", "PYTORCH" or "Pytorch" came before.
+"pytorch", "PYTORCH" or "Pytorch" came before. A form from which there is no way back is another word: "ß" is written
+"SS" in upper case, whose lower case is "ss", so "straße" does not go into "STRASSE".
+
+Words of a file are composed (NFC): an accented letter is one letter, whether the file spells it as one or as two.
 
 Reference: Wu et al., NAACL 2024, section 5 (the word list of the heads' pairs); doi 10.18653/v1/2024.naacl-long.130.
 """
@@ -15,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from lensdiff.inputs.characters import composed, lone_surrogate
 from lensdiff.inputs.tables import read_text
 from lensdiff.results import InputError
 
@@ -26,8 +30,8 @@ def merge_case(words: Sequence[str], frequencies: Sequence[float]) -> tuple[tupl
     """Return the words, in order of their first form, with the frequencies of later case variants added."""
     merged: dict[str, float] = {}
     for word, frequency in zip(words, frequencies, strict=True):
-        earlier = (form for form in (word, word.lower(), word.upper(), word.capitalize()) if form in merged)
-        form = next(earlier, word)
+        forms = (form for form in (word, word.lower(), word.upper(), word.capitalize()) if form in merged)
+        form = next((form for form in forms if form == word or form.lower() == word.lower()), word)
         merged[form] = merged.get(form, 0.0) + frequency
     return tuple(merged), list(merged.values())
 
@@ -39,7 +43,8 @@ class Vocabulary:
     The order matters: the first words of the list are the background against which a word's cosines are judged.
 
     Raises:
-        InputError: there is no word, one is empty or comes twice, or the frequencies are not one number >= 0 per word.
+        InputError: there is no word, one is empty, holds half a character or comes twice, or the frequencies are not
+            one number >= 0 per word.
     """
 
     words: tuple[str, ...]
@@ -59,6 +64,8 @@ class Vocabulary:
         for word in self.words:
             if not word.strip():
                 raise InputError(f"{word!r} is no word: expected something beside white space")
+            if lone_surrogate(word) is not None:
+                raise InputError(f"the word {word!r} holds half a character, expected whole ones")
             if word in seen:
                 raise InputError(f"the word {word!r} comes twice, expected distinct words (merge_case adds them up)")
             seen.add(word)
@@ -77,7 +84,7 @@ class Vocabulary:
         """Read lines `word<TAB>frequency`, in order; empty lines, and comments (# without a tab), are skipped.
 
         Args:
-            merge: merge case variants and repeated words as the module describes; False keeps the list as it is.
+            merge: merge case variants and repeated words as the module describes; False keeps every line apart.
 
         Raises:
             InputError: the file is missing or empty, or a line is no word with a frequency (named by its number).
@@ -108,7 +115,7 @@ class Vocabulary:
                 value = float("nan")
             if not (tab and word.strip() and np.isfinite(value) and value >= 0):
                 raise InputError(f"{place}, line {number}: expected word<TAB>frequency, got {line[:40]!r}")
-            words.append(word)
+            words.append(composed(word))
             frequencies.append(value)
         if not words:
             raise InputError(f"{place} holds no words")

@@ -1,7 +1,8 @@
 """Static word vectors: from arrays, GloVe and word2vec text files, sentence-transformers, or a model's own embeddings.
 
 They say which words occur in one local context: two words are related where the cosine of their vectors is high. A word
-without a vector has no cosine with any word; `lookup` returns zeros for it and says so.
+without a vector has no cosine with any word; `lookup` returns zeros for it and says so. A word is the same word in
+Unicode's composed and decomposed spelling (NFC and NFD).
 
 Memory: a file is read line by line, and only the words asked for are kept (GloVe 840B has 2.2 million).
 Reference: Wu et al., NAACL 2024, section 5; Pennington et al., EMNLP 2014 (GloVe).
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from lensdiff.inputs.characters import composed
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.results import InputError
@@ -50,17 +52,18 @@ class WordVectors:
         if len(bad):
             raise InputError(f"the vector of {self.words[bad[0]]!r} holds a value that is not finite")
         if len(self._index) < len(self.words):
-            repeated = next(word for i, word in enumerate(self.words) if self._index[word] != i)
+            repeated = next(word for i, word in enumerate(self.words) if self._index[composed(word)] != i)
             raise InputError(f"the word {repeated!r} has two vectors, expected one")
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
+        return {composed(word): i for i, word in enumerate(self.words)}
 
     def lookup(self, words: Sequence[str]) -> tuple[Float[np.ndarray, "word dim"], Bool[np.ndarray, " word"]]:
         """Return each word's vector, else that of its lower-case form, else zeros; and which words have one."""
         index = self._index
-        rows = np.array([index.get(word, index.get(word.lower(), -1)) for word in words], dtype=np.int64)
+        own = (composed(word) for word in words)
+        rows = np.array([index.get(word, index.get(composed(word.lower()), -1)) for word in own], dtype=np.int64)
         found = rows >= 0
         return np.where(found[:, None], self.vectors[rows], np.float32(0)), found
 
@@ -68,7 +71,9 @@ class WordVectors:
     def read(cls, path: str | Path, *, words: Iterable[str] | None = None) -> "WordVectors":
         """Read GloVe or word2vec text, plain or gzip (`.gz`): lines `word value value ...`, word2vec's header or none.
 
-        A word that comes again keeps its first vector; a word may contain spaces.
+        Between them are spaces, or a tab after the word and spaces or tabs after that. A word that comes again, also in
+        its other spelling (NFC or NFD), keeps its first vector; a word may contain spaces. A byte-order mark is no part
+        of the first word.
 
         Args:
             words: keep only these words and their lower-case forms; None keeps all.
@@ -79,7 +84,7 @@ class WordVectors:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no file at {path}")
-        wanted = None if words is None else {form for word in words for form in (word, word.lower())}
+        wanted = None if words is None else {composed(form) for word in words for form in (word, word.lower())}
         kept: dict[str, Float[np.ndarray, " dim"]] = {}
         try:
             for number, word, values in _lines(path):
@@ -116,7 +121,7 @@ class WordVectors:
             raise InputError(f"{name} cannot be loaded by sentence-transformers ({error})") from error
         if not listed:
             raise InputError(f"vectors of {name} need at least one word, given none")
-        vectors = np.asarray(model.encode(list(listed), show_progress_bar=False))
+        vectors = np.asarray(model.encode([composed(word) for word in listed], show_progress_bar=False))
         found = np.abs(vectors).sum(axis=1) > 0
         if not found.any():
             raise InputError(f"{name} has a vector of none of the {len(listed)} words")
@@ -158,19 +163,30 @@ class WordVectors:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield (line number, word, values) of a file of vectors."""
+    """Yield (line number, composed word, values) of a file of vectors."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with closing(opened(path, "rt", encoding="utf-8", newline="\n")) as f:  # a word may hold a carriage return
+    with closing(opened(path, "rt", encoding="utf-8-sig", newline="\n")) as f:  # a word may hold a carriage return
         lines = ((n, line.rstrip()) for n, line in enumerate(f, start=1))
         lines = ((n, line) for n, line in lines if line)
         first = list(islice(lines, LOOK_AHEAD))
-        header = first[0][1].split(" ") if first else []
-        if len(header) == 2 and all(field.isdigit() for field in header):
-            size, first = int(header[1]), first[1:]
-        else:
-            size = Counter(line.count(" ") for _, line in first).most_common(1)[0][0] if first else 0
+        header = first[0][1].replace("\t", " ").split(" ") if first else []
+        sized = len(header) == 2 and all(field.isdigit() for field in header)
+        first = first[1:] if sized else first
+        # a word may itself contain spaces: only a tab, where every line has one, says where it ends
+        tabbed = bool(first) and all("\t" in line for _, line in first)
+        counted = Counter(_count(line, tabbed) for _, line in first).most_common(1)
+        size = int(header[1]) if sized else counted[0][0] if counted else 0
         for number, line in chain(first, lines):
-            word, *values = line.rsplit(" ", size)
+            word, *values = _after_tab(line) if tabbed else line.rsplit(" ", size)
             if size < 1 or len(values) != size or not word:
                 raise InputError(f"{path}, line {number}: expected a word and {max(size, 1)} values")
-            yield number, word, values
+            yield number, composed(word), values
+
+
+def _after_tab(line: str) -> list[str]:
+    word, tab, values = line.partition("\t")
+    return [word, *values.replace("\t", " ").split(" ")] if tab else [word]
+
+
+def _count(line: str, tabbed: bool) -> int:
+    return len(_after_tab(line)) - 1 if tabbed else line.count(" ")

@@ -63,7 +63,11 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
     file = GGUFFile.read(path)
     if file.architecture in LAYER_NAMES:
         check_layers_alike(file)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
+        "trust_remote_code": False,
+    }
     try:
         config = AutoConfig.from_pretrained(**where)
         notes = _settle(config, file)

@@ -4,6 +4,10 @@ A model's own response keeps the ids it was generated with. A response given as 
 + " " + response, both stripped, tokenised as one; the response's tokens are those after as many as the prompt alone
 has. Where the tokenizer merges across the boundary, the sequence no longer begins with the prompt's tokens; that is
 reported, not mended.
+
+A text is taken as it is. Where it already begins with the BOS (a rendered chat template), that BOS is the sequence's
+only one: none is added, and it gets no score and is not counted, as an added one would not. What follows it is text,
+a second BOS included. A tokenizer that reads the BOS' spelling as ordinary characters makes it ordinary text.
 """
 
 from collections.abc import Sequence
@@ -13,6 +17,7 @@ from typing import cast, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.identity import check_ids, digest_of
@@ -43,12 +48,13 @@ class Encoded:
 
     Attributes:
         ids: special tokens, prompt and response.
-        n_special: how many special tokens (BOS) precede the prompt; they get no score and are not counted in
-            `n_prompt`.
+        n_special: how many special tokens (BOS) precede the prompt, added or written at its start; they get no score
+            and are not counted in `n_prompt`.
         n_prompt: the prompt's tokens.
-        offsets: characters (start, end) of each prompt token in the stripped prompt.
+        offsets: characters (start, end) of each prompt token in the stripped prompt, which also counts a written BOS.
         response_kind: "none", "generated" (ids as generated) or "text" (tokenised with the prompt).
         merged: the tokenizer merged across the boundary of prompt and response.
+        n_added: how many of the special tokens were added; the others are written in the prompt.
     """
 
     ids: tuple[int, ...]
@@ -57,6 +63,14 @@ class Encoded:
     offsets: tuple[tuple[int, int], ...]
     response_kind: str
     merged: bool
+    n_added: int
+
+    @property
+    def bos(self) -> str:
+        """Where the special tokens come from: "in the text", "added" or "none"."""
+        if self.n_special > self.n_added:
+            return "in the text"
+        return "added" if self.n_added else "none"
 
     @property
     def n_response(self) -> int:
@@ -84,17 +98,28 @@ def encode(
     """Return the token ids of a prompt and its response.
 
     Args:
-        prepend_bos: None for the checkpoint's own habit; True or False to force it.
+        prepend_bos: None for the checkpoint's own habit; True or False to force it. A prompt that already begins with
+            the BOS has that one whatever is asked for.
 
     Raises:
-        InputError: the response text is empty or adds no token, the ids of a `Response` are of another tokenizer and
-            mean another text in this one, the sequence is longer than the model's context, or a BOS is asked of a
+        InputError: the prompt is nothing but the BOS, the response text is empty or adds no token, the ids of a
+            `Response` are of another tokenizer and mean another text in this one, a text holds half a character, a
+            token has no row in the embedding, the sequence is longer than the model's context, or a BOS is asked of a
             tokenizer that has none.
     """
     text = prompt.stripped
-    special = _special_ids(view, prepend_bos)
+    name = repr(prompt.id or text[:40])
+    _check_characters(text, f"prompt {name}")
     ids, offsets = _tokenize(view, text)
+    added, written = _split_special(view.tokenizer, text, ids, offsets, _special_ids(view, prepend_bos))
+    if len(ids) == written:
+        raise InputError(
+            f"prompt {name} is read as {'the BOS alone' if ids else 'no token'}, expected a text to answer"
+        )
     merged, kind, out = False, "none", ()
+    if response is not None:
+        said = response.text if isinstance(response, Response) else response
+        _check_characters(said, f"the response to prompt {name}")
     if isinstance(response, Response):
         kind, out = "generated", response.token_ids
         if response.tokenizer and response.tokenizer != digest_of(view):
@@ -106,14 +131,13 @@ def encode(
         kind, merged = "text", whole[: len(ids)] != ids
         ids, out = whole[: len(ids)], whole[len(ids) :]
         if not out:
-            raise InputError(
-                f"the response {response.strip()!r} adds no token to the prompt {prompt.id or text[:40]!r}"
-            )
-    found = Encoded((*special, *ids, *out), len(special), len(ids), offsets, kind, merged)
+            raise InputError(f"the response {response.strip()!r} adds no token to the prompt {name}")
+    sizes = len(added) + written, len(ids) - written
+    found = Encoded((*added, *ids, *out), *sizes, offsets[written:], kind, merged, len(added))
+    _check_ids(view, found, name)
     if len(found.ids) > view.n_ctx:
         raise InputError(
-            f"prompt {prompt.id or text[:40]!r} and response have {len(found.ids)} tokens, "
-            f"the model's context holds {view.n_ctx}"
+            f"prompt {name} and response have {len(found.ids)} tokens, the model's context holds {view.n_ctx}"
         )
     return found
 
@@ -190,6 +214,25 @@ def _response(view: ModelView, ids: tuple[int, ...]) -> Response:
     return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id, digest_of(view))
 
 
+def _check_characters(text: str, name: str) -> None:
+    at = lone_surrogate(text)
+    if at is not None:
+        raise InputError(f"{name} holds half a character ({text[at]!r} at {at}), expected whole ones")
+
+
+def _check_ids(view: ModelView, encoded: Encoded, name: str) -> None:
+    """Refuse a token that the embedding has no row for; on some devices reading one ends the whole process."""
+    for position, token in enumerate(encoded.ids):
+        if not 0 <= token < view.d_vocab:
+            known = 0 <= token < len(view.tokenizer)
+            spelled = f" ({view.tokenizer.convert_ids_to_tokens(token)!r})" if known else ""
+            part = "the response to prompt" if position >= encoded.n_special + encoded.n_prompt else "prompt"
+            raise InputError(
+                f"{part} {name} has the token {token}{spelled} at position {position}, "
+                f"the embedding of {view.info.id!r} has rows 0 to {view.d_vocab - 1}"
+            )
+
+
 def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     tokenizer = view.tokenizer
     if not getattr(tokenizer, "is_fast", False):
@@ -200,12 +243,33 @@ def _tokenize(view: ModelView, text: str) -> tuple[tuple[int, ...], tuple[tuple[
     return tuple(encoding["input_ids"]), tuple((int(a), int(b)) for a, b in encoding["offset_mapping"])
 
 
+def _split_special(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    ids: tuple[int, ...],
+    offsets: tuple[tuple[int, int], ...],
+    special: tuple[int, ...],
+) -> tuple[tuple[int, ...], int]:
+    """Return which special tokens are to be added, and how many are written at the text's start instead."""
+
+    def is_written(expected: tuple[int, ...]) -> bool:
+        # the id alone does not tell: some tokenizers read what they do not know as their BOS
+        spelled = (text[slice(*offset)].strip() for offset in offsets[: len(expected)])
+        return ids[: len(expected)] == expected and list(spelled) == tokenizer.convert_ids_to_tokens(list(expected))
+
+    for n in range(len(special), 0, -1):  # as much as is written of several, "[gMASK]<sop>"
+        if is_written(special[-n:]):
+            return special[:-n], n
+    bos = tokenizer.bos_token_id  # also of a tokenizer that adds none by itself
+    return special, int(bos is not None and is_written((int(cast(int, bos)),)))
+
+
 def _special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:
     tokenizer = view.tokenizer
     if prepend_bos is None:
         plain = tokenizer("a", add_special_tokens=False)["input_ids"]
         habit = tokenizer("a", add_special_tokens=True)["input_ids"]
-        for start in range(len(habit) - len(plain) + 1):
+        for start in range(len(habit) - len(plain) + 1 if plain else 0):
             if habit[start : start + len(plain)] == plain:
                 return tuple(habit[:start])
         raise InputError(

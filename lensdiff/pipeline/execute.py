@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from lensdiff.analyses.evidence import claims_of
+from lensdiff.inputs.characters import lone_surrogate
+from lensdiff.inputs.spans import shorten
 from lensdiff.pipeline.attention_steps import STEPS as ATTENTION_STEPS
 from lensdiff.pipeline.attribution_steps import STEPS as ATTRIBUTION_STEPS
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import PromptEntry, RunConfig
 from lensdiff.pipeline.control_steps import CONTROL_ANALYSES
 from lensdiff.pipeline.control_steps import STEPS as CONTROL_STEPS
 from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
@@ -108,15 +110,23 @@ def prepare(config: RunConfig) -> None:
     if config.prompts or config.prompt:
         prompts_of(config)
     for number, entry in enumerate(config.prompt, start=1):
-        if entry.response is not None and not entry.response.strip():
-            name = repr(entry.id or str(number))
-            raise InputError(
-                f"the response of prompt {name} is an empty text: leave it out for the model's own response"
-            )
+        _check_entry(entry, repr(entry.id or str(number)))
     if config.chosen("heads", "mlp"):
         vocabulary_of(config)
         if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
             raise InputError(f"no file of word vectors at {config.path(config.vectors)}")
+
+
+def _check_entry(entry: PromptEntry, name: str) -> None:
+    for key, text in (("text", entry.text), ("response", entry.response)):
+        if (
+            text is not None and lone_surrogate(text) is not None
+        ):  # the manifest, which keeps the config, cannot hold it
+            raise InputError(
+                f"the {key} of prompt {name} holds half a character ({shorten(text)}), expected whole ones"
+            )
+    if entry.response is not None and not entry.response.strip():
+        raise InputError(f"the response of prompt {name} is an empty text: leave it out for the model's own response")
 
 
 def check_device(name: str) -> None:

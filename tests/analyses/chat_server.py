@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = dict[str, Any] | str | int | None  # a message, its content, a status code, or None to cut the connection
+# a message, its content, a status code, with or without an error's message, or None to cut the connection
+Reply = dict[str, Any] | str | int | tuple[int, str] | None
 Script = Callable[[dict[str, Any], int], Reply]  # of the request and how often it came before
 
 
@@ -84,11 +85,12 @@ def chat_server() -> Iterator[tuple[ChatServer, str]]:
             if reply is None:
                 self.close_connection = True
                 self.connection.close()
-            elif isinstance(reply, int):
-                self.send(reply, {"error": {"message": f"planted {reply}"}}, {"retry-after-ms": "1"})
+            elif isinstance(reply, int | tuple):
+                status, message = reply if isinstance(reply, tuple) else (reply, f"planted {reply}")
+                self.send(status, {"error": {"message": message}}, {"retry-after-ms": "1"})
             else:
-                message = {"content": reply} if isinstance(reply, str) else reply
-                self.send(200, message.pop("body", None) or completion(message))
+                said = {"content": reply} if isinstance(reply, str) else reply
+                self.send(200, said.pop("body", None) or completion(said))
 
         def send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
             data = body.encode() if isinstance(body, str) else json.dumps(body).encode()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,25 @@ BAD = {
     "no choices": ({"body": {"id": "1", "choices": [], "model": "fake"}}, "holds no choice"),
     "broken body": ({"body": '{"id": '}, "is no JSON"),
     "another body": ({"body": "[1]"}, "holds no choice"),
+    "choices of another kind": ({"body": {"id": "1", "choices": {"a": 1}, "model": "fake"}}, "holds no choice"),
+    "a choice of another kind": ({"body": {"id": "1", "choices": ["x"], "model": "fake"}}, "holds no choice"),
+    "a deep answer": ("[" * 100_000, "nested too deeply"),
+    "a deep object": ('{"a":' * 100_000, "nested too deeply"),
+    "a deep object in prose": ("Well: " + '{"a":' * 100_000, "nested too deeply"),
+    "a deep body": ({"body": "[" * 100_000}, "is no JSON"),
+    "half a character": ("\ud83d", "Expecting value: line 1 column 1 (char 0): \\ud83d"),
+    "half a character described": ('{"explainable": true, "description": "x\\ud83d"}', "holds half a character"),
+    "half a character in it": ('{"explainable": true, "description": "x\ud83d"}', "holds half a character"),
+    "a long number": ('{"explainable": ' + "1" * 10_000 + "}", "integer string conversion"),
+    "reasoning alone": ('<think>{"explainable": true, "description": "x"}', "the reasoning has no end"),
+    "reasoning cut off": ({"content": "<think>so it", "finish_reason": "length"}, "no end, cut off at max_tokens"),
+    "two answers": (
+        '{"explainable": true, "description": "x"} or {"explainable": true, "description": "y"}',
+        "2 answers that differ",
+    ),
+    "within another": ('Here: {"answer": {"explainable": true, "description": "x"}}', "expected an object with"),
+    "parts without text": ({"content": [{"type": "image", "text": "{}"}, 3]}, "Expecting value"),
+    "a number": ({"content": 7}, "expected an object with"),
 }
 
 
@@ -121,6 +141,11 @@ def test_a_malformed_answer_is_recorded_and_nothing_invented(server: Any, tmp_pa
     assert frame.reason.str.contains(reason, regex=False).all()
     assert (frame.tasks == "").all()
     assert (frame.level == "").all()
+    assert frame.reason.str.len().max() < 700
+    Annotations.load(found.save(tmp_path / "a.safetensors"))  # it can be written
+    assert not list(tmp_path.glob("*/*.json"))
+    server.script = lambda body, n: answer(body)
+    assert run(server, tmp_path, components=1).counts().to_dict()["explained"] == 4
 
 
 @pytest.mark.parametrize(
@@ -138,6 +163,145 @@ def test_labels_that_do_not_exist_are_malformed(server: Any, tmp_path: Path, lab
     assert (frame.status == "malformed").all()
     assert frame.description.str.startswith("words like").all()
     assert frame.reason.str.contains(reason, regex=False).all()
+
+
+def test_malformed_labels_are_asked_for_again_and_their_description_is_not(server: Any, tmp_path: Path) -> None:
+    server.script = lambda body, n: answer(body) if is_description(body) else '{"tasks": [], "level": "tone"}'
+    assert run(server, tmp_path).counts().to_dict()["malformed"] == PLACES
+    before = len(server.requests)
+    server.script = lambda body, n: answer(body)
+    assert run(server, tmp_path).counts().to_dict()["explained"] == PLACES
+    assert [is_description(body) for body in server.requests[before:]] == [False] * PLACES
+
+
+def test_a_kept_answer_that_cannot_be_read_is_asked_for_again(server: Any, tmp_path: Path) -> None:
+    run(server, tmp_path)
+    kept = sorted(tmp_path.glob("*/*.json"))
+    for path, text in ((kept[0], "They are all verbs."), (kept[1], "[" * 100_000)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"text": text}))
+    kept[2].write_text("[" * 100_000)
+    before = len(server.requests)
+    assert run(server, tmp_path).counts().to_dict()["explained"] == PLACES
+    assert len(server.requests) == before + 3
+
+
+def test_many_malformed_answers_are_no_server_that_rejects_everything(server: Any, tmp_path: Path) -> None:
+    words = {CONCEPTS.words_of(layer, "value", i)[0] for layer in (0, 3) for i in range(2)}
+    server.script = lambda body, n: "no" if words_in(body)[0] in words else 400
+    counts = run(server, tmp_path, seeds=range(4), concurrency=1).counts().to_dict()
+    assert (counts["malformed"], counts["rejected"]) == (16, 32)
+
+
+SAID = '{"explainable": true, "description": "sets like {a} and \\"}\\""}'
+WRAPPED = {
+    "alone": SAID,
+    "a byte-order mark": "\ufeff" + SAID,
+    "a fence": f"```json\n{SAID}\n```",
+    "a fence in prose": f"Here it is:\n\n```json\n{SAID}\n```\nI hope this {{helps}}.",
+    "prose": f"The words {{a, b}} are sets. {SAID} Shall I go on?",
+    "the same twice": f"{SAID}\nTo repeat: {SAID}",
+    "another object before": f'{{"note": 1}} {SAID}',
+    "a draft in the reasoning": f'<think>Perhaps {{"explainable": false, "description": ""}}?</think>\n{SAID}',
+    "a block that the template opened": f'{{"explainable": false, "description": ""}} no</think>{SAID}',
+    "two blocks": f"<think>a</think><think>{{}}</think>{SAID}",
+    "another name": f"<thinking>{{</thinking>{SAID}",
+    "brackets": f'[THINK]{{"explainable": false, "description": ""}}[/THINK]{SAID}',
+    "prose after a block": f"<think>x</think>So: {SAID}.",
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_object_is_found_in_what_is_around_it(server: Any, tmp_path: Path, name: str) -> None:
+    server.script = lambda body, n: WRAPPED[name] if is_description(body) else f"<think>{{</think>{answer(body)} Done."
+    frame = run(server, tmp_path, components=1).to_df()
+    assert (frame.status == "explained").all()
+    assert (frame.description == 'sets like {a} and "}"').all()
+    assert (frame.tasks == "coding").all()
+
+
+def test_a_tag_within_an_answer_is_a_part_of_it() -> None:
+    said = '{"explainable": true, "description": "tags such as <think> and </think>"}'
+    assert parse_description(said) == (True, "tags such as <think> and </think>")
+    said = '{"explainable": true, "description": "tags such as <think>"}'
+    assert parse_description(f"Here: {said}") == (True, "tags such as <think>")
+
+
+LONG = ("{" * 200_000, '{"x' * 100_000, "</thin" * 50_000, '{"a": 1} ' * 50_000, "<think>" * 50_000)
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:8])
+def test_a_long_answer_without_an_object_is_malformed(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|expected an object|no end|1000 braces that begin no object"):
+        parse_description(text)
+
+
+def test_a_message_may_come_in_parts(server: Any, tmp_path: Path) -> None:
+    def script(body: dict, n: int) -> dict:
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]}
+        said = answer(body)
+        return {"content": [thought, {"type": "text", "text": said[:9]}, {"type": "text", "text": said[9:]}]}
+
+    server.script = script
+    assert run(server, tmp_path).counts().to_dict()["explained"] == PLACES
+
+
+UNSUPPORTED = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_knows_the_limit_by_its_other_name_is_asked_by_that(
+    server: Any, tmp_path: Path, status: int
+) -> None:
+    server.script = lambda body, n: (status, UNSUPPORTED) if "max_tokens" in body else answer(body)
+    found = run(server, tmp_path, max_tokens=77, concurrency=1)
+    assert found.counts().to_dict()["explained"] == PLACES
+    first, *rest = server.requests
+    assert first["max_tokens"] == 77
+    assert len(rest) == 2 * PLACES  # one request too many in the whole run
+    assert all(body["max_completion_tokens"] == 77 and "max_tokens" not in body for body in rest)
+    run(server, tmp_path, max_tokens=77)
+    assert len(server.requests) == 1 + 2 * PLACES  # it is the same question
+
+
+def test_a_limit_that_is_refused_under_both_names_is_reported_in_the_first_words(server: Any, tmp_path: Path) -> None:
+    server.script = lambda body, n: (400, "max_tokens is too large" if "max_tokens" in body else "unknown field")
+    frame = run(server, tmp_path, components=1).to_df()
+    assert (frame.status == "rejected").all()
+    assert frame.reason.str.contains("max_tokens is too large").all()
+    assert len(server.requests) == 2 * len(frame)
+    server.script = lambda body, n: (500 if "max_completion_tokens" in body else 400, UNSUPPORTED)
+    with pytest.raises(AnnotationStopped, match="the server answers 500"):
+        run(server, tmp_path, components=1, max_retries=0)
+
+
+@pytest.mark.parametrize("key", ["mine", "sk-'quoted\\\\key-of-many-characters", "sk-" + "0123456789" * 30])
+def test_the_key_is_in_no_message_and_no_file(server: Any, tmp_path: Path, key: str) -> None:
+    def echo(status: int) -> Any:
+        return lambda body, n: (status, f"Not with {server.keys[-1]}, nor {key!r}, nor {json.dumps(key)}")
+
+    def assert_hidden(text: str) -> None:
+        assert "[key]" in text
+        assert all(spelled not in text for spelled in (key, key[:40], repr(key)[1:-1], json.dumps(key)[1:-1]))
+
+    for status in (401, 500):
+        server.script = echo(status)
+        with pytest.raises(AnnotationStopped, match=f"answers {status}") as caught:
+            run(server, tmp_path, api_key=key, max_retries=0)
+        assert_hidden("".join(traceback.format_exception(caught.value)))
+    server.script = echo(400)
+    for reason in run(server, tmp_path, components=1, api_key=key).to_df().reason:
+        assert_hidden(reason)
+    replies: list[Any] = [f"I got {key}", {"refusal": f"Not for {key}"}, {"body": {"id": key, "choices": []}}]
+    for i, reply in enumerate(replies):
+        server.script = lambda body, n, reply=reply: dict(reply) if isinstance(reply, dict) else reply
+        for reason in run(server, tmp_path / str(i), components=1, api_key=key).to_df().reason:
+            assert_hidden(reason)
+    said = json.dumps({"explainable": True, "description": f"like {key}"})
+    server.script = lambda body, n: said if is_description(body) else answer(body)
+    described = run(server, tmp_path / "said", components=1, api_key=key).to_df().description
+    assert (described == ("like mine" if key == "mine" else "like [key]")).all()  # a short one may be a word
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "mine" in kept if key == "mine" else key not in kept
 
 
 def test_a_fence_is_taken_off_and_tasks_come_in_their_order() -> None:
@@ -316,6 +480,11 @@ high = "h"
         path.write_text(wrong)
         with pytest.raises(InputError, match=message):
             AnnotationPrompts.load(path)
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert AnnotationPrompts.load(path).tasks == {"only": "the one"}
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        AnnotationPrompts.load(path)
     with pytest.raises(InputError, match="no file of annotation prompts at"):
         AnnotationPrompts.load(tmp_path / "missing.toml")
 

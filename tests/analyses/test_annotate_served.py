@@ -1,7 +1,7 @@
 """Annotation against `transformers serve` with SmolLM2-135M-Instruct on loopback: the transport, and nothing else.
 
 The server ignores `response_format`, and so small a model says nothing of meaning: any status will do, as long as it is
-recorded, kept, and read back without the server.
+recorded, what can be read is kept, and what cannot is asked for again.
 """
 
 import importlib.util
@@ -87,12 +87,14 @@ def test_a_real_server_is_asked_and_its_answers_kept(served, folder: Path, tmp_p
     assert len(frame) == 2
     assert set(frame.status) <= set(STATUSES)
     kept = [json.loads(path.read_text()) for path in tmp_path.glob("*/*.json")]
-    assert len(kept) >= 2
-    assert all(answer["kind"] == "said" and answer["text"] for answer in kept)
-    assert {answer["question"]["seed"] for answer in kept} == {7}
+    malformed = frame.status == "malformed"
+    assert malformed.any() or kept
+    assert frame.reason[malformed].str.len().gt(0).all()
+    assert all(answer["kind"] in ("said", "refused") and answer["text"] for answer in kept)
+    assert all(answer["question"]["seed"] == 7 for answer in kept)
     process.terminate()
     process.wait(20)
-    again = annotate(concepts(words=words), **options)
-    assert again.to_df().equals(frame)
+    if not malformed.any():
+        assert annotate(concepts(words=words), **options).to_df().equals(frame)
     with pytest.raises(AnnotationStopped, match="does not answer"):
         annotate(concepts(words=words), **(options | {"seeds": (2,), "max_retries": 0}))

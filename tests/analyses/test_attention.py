@@ -253,6 +253,7 @@ def test_provenance_names_every_option(llama):
         "sink": "apart",
         "keep_patterns": True,
         "prepend_bos": None,
+        "bos": "added",
     }
 
 

@@ -67,5 +67,19 @@ def test_what_is_no_rating_is_not_guessed(text: str) -> None:
     assert text in reason
 
 
+@pytest.mark.parametrize("text", ['<think>{"rating": 1}?</think>{"rating": 4}', 'It is:\n```json\n{"rating": 4}\n```'])
+def test_a_rating_is_found_in_what_is_around_it(text: str) -> None:
+    assert read_rating(Answer("said", text)) == (4, "")
+
+
+def test_what_is_no_rating_is_asked_for_again(tmp_path) -> None:
+    rater = Rater("[" * 100_000, '{"rating": 4}')
+    first, second, third = (rate(chat_with(rater, tmp_path), PROMPTS, {"hello": "x"}) for _ in range(3))
+    assert first["rating"].tolist() == [0]
+    assert first["reason"].item().startswith("malformed: nested too deeply")
+    assert second["rating"].tolist() == third["rating"].tolist() == [4]
+    assert len(rater.asked) == 2
+
+
 def test_a_refusal_is_no_rating() -> None:
     assert read_rating(Answer("refused", "no")) == (0, "refused: no")

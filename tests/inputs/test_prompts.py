@@ -252,6 +252,8 @@ def test_jsonl(tmp_path) -> None:
         ('{"text": "a", "instruction": [0, 1]}', "line 2: the span 0 is neither"),
         ('{"text": " "}', "line 2: prompt '2' has the empty text"),
         ('{"text": "again", "id": "one"}', "line 2: the id 'one' was used before"),
+        ('{"text": "a", "id": "q\\ud800"}', r"line 2: the id 'q\\ud800' holds half a character, expected whole ones"),
+        ('{"text": ' + "[" * 100_000, r"line 2: not JSON that can be read \(nested too deeply\)"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line: str, message: str) -> None:
@@ -259,6 +261,13 @@ def test_a_bad_line_is_named(tmp_path, line: str, message: str) -> None:
     path.write_text('{"id": "one", "text": "fine"}\n' + line, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         load_prompts(path)
+
+
+def test_a_text_with_half_a_character_is_read_and_left_to_whoever_tokenises_it(tmp_path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"text": "a \\ud83d b", "instruction": "b"}\n{"text": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    half, whole = load_prompts(path)
+    assert (half.text, half.ranges("instruction"), whole.text) == ("a \ud83d b", ((4, 5),), "\U0001f600")
 
 
 def test_tsv(tmp_path) -> None:

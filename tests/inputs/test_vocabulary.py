@@ -20,6 +20,37 @@ def test_case_variants_go_into_the_form_that_came_first() -> None:
     assert frequencies == [19, 7, 7, 3, 0.5, 0.375]
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["STRASSE", "straße"], ["STRASSE", "straße"]),
+        (["MASSE", "masse", "maße", "MASSE"], ["MASSE", "maße"]),
+        (["SS", "ß"], ["SS", "ß"]),
+        (["straße", "Straße", "STRAẞE"], ["straße"]),  # the capital ẞ has a way back
+        (["FIN", "ﬁn", "Fin"], ["FIN", "ﬁn"]),
+        (["ʼN", "ŉ"], ["ʼN", "ŉ"]),
+        (["IRMAK", "ırmak", "irmak"], ["IRMAK", "ırmak"]),  # the dotless i
+        (["S", "ſ", "s"], ["S", "ſ"]),
+        (["ΣΑΣ", "σας", "Σας"], ["ΣΑΣ"]),  # two lower-case sigmas, one in the middle of words
+        (["ÉTÉ", "été"], ["ÉTÉ"]),
+    ],
+)
+def test_a_form_without_a_way_back_is_another_word(words: list[str], kept: list[str]) -> None:
+    merged, frequencies = merge_case(words, [1.0] * len(words))
+    assert merged == tuple(kept)
+    assert sum(frequencies) == len(words)
+
+
+def test_a_file_is_read_in_composed_letters(tmp_path: Path) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_bytes("\ufeffcafe\u0301\t2\nsea\t1\ncaf\u00e9\t3\nCAFE\u0301\t4\n".encode())
+    vocabulary = Vocabulary.read(path)
+    assert vocabulary.words == ("caf\u00e9", "sea")
+    assert vocabulary.frequencies.tolist() == [9, 1]
+    with pytest.raises(InputError, match="the word 'caf\u00e9' comes twice, expected distinct words"):
+        Vocabulary.read(path, merge=False)
+
+
 def test_the_papers_list_becomes_the_words_of_the_reference(reference: Path) -> None:
     path = PAPER / "datasets" / "SingleShareGPT_Vocab.tsv"
     if not path.is_file():
@@ -90,6 +121,7 @@ def test_words_alone_are_a_vocabulary() -> None:
         (("a", "b"), [1, float("nan")], "finite number of at least 0"),
         (("a", " \t"), [1, 1], r"' \\t' is no word"),
         (("a", "a"), [1, 1], "'a' comes twice"),
+        (("a", "b\ud800"), [1, 1], r"the word 'b\\ud800' holds half a character"),
     ],
 )
 def test_unusable_vocabularies_are_refused(words: tuple[str, ...], frequencies: list[float], message: str) -> None:

@@ -44,6 +44,54 @@ def test_text_files_of_either_format(tmp_path: Path, header: bool, zipped: bool,
     assert found.source == path.name
 
 
+@pytest.mark.parametrize("header", ["", "4\t3\n", "4 3\n"])
+@pytest.mark.parametrize("between", ["\t", " "])  # of the values; a tab follows the word
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte-order mark"])
+@pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gzip"])
+def test_a_tab_ends_a_word_and_a_byte_order_mark_begins_none(
+    tmp_path: Path, header: str, between: str, mark: bytes, zipped: bool
+) -> None:
+    path = tmp_path / ("vectors.tsv" + ".gz" * zipped)
+    words = ["new york", "los angeles", "rio de janeiro", "sea"]  # most hold spaces, and not as many
+    lines = [f"{word}\t{between.join(f'{i}.{j}' for j in range(3))}\n" for i, word in enumerate(words)]
+    content = mark + (header + "".join(lines)).encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    found = WordVectors.read(path)
+    assert found.words == tuple(words)
+    np.testing.assert_array_equal(found.vectors[2], np.array([2.0, 2.1, 2.2], dtype=np.float32))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_word_between_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(b"\xef\xbb\xbfsea 1 2\nmoon 3 4\n")
+    assert WordVectors.read(path).words == ("sea", "moon")
+    path.write_bytes(b"\xef\xbb\xbf2 2\nsea 1 2\nmoon 3 4\n")
+    assert WordVectors.read(path).words == ("sea", "moon")
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("written", [NFC, NFD])
+@pytest.mark.parametrize("asked", [NFC, NFD, NFC.upper(), NFD.upper()])
+def test_a_word_is_found_in_either_spelling_of_its_accents(tmp_path: Path, written: str, asked: str) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text(f"sea 1 2\n{written} 3 4\n{NFC} 5 6\n{NFD} 7 8\n", encoding="utf-8")
+    found = WordVectors.read(path, words=[asked])
+    assert found.words == (NFC,)  # the first vector counts, as of any word that comes again
+    vectors, has = found.lookup([asked, "sea"])
+    assert vectors.tolist() == [[3, 4], [0, 0]]
+    assert has.tolist() == [True, False]
+
+
+def test_given_vectors_are_found_in_either_spelling_and_two_of_one_word_are_refused() -> None:
+    given = WordVectors((NFD, "sea"), np.eye(2))
+    assert given.words == (NFD, "sea")
+    assert given.lookup([NFC, NFD])[0].tolist() == [[1, 0], [1, 0]]
+    with pytest.raises(InputError, match=f"the word '{NFC}' has two vectors, expected one"):
+        WordVectors((NFC, NFD), np.eye(2))
+
+
 def test_only_the_words_asked_for_and_their_lower_case_forms_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
     path.write_text(text_of(VECTORS | {"PARIS": [9.0, 9.0, 9.0], "rome": [7.0, 7.0, 7.0]}), encoding="utf-8")
@@ -77,6 +125,9 @@ def test_a_word_may_look_like_numbers_or_hold_a_carriage_return(tmp_path: Path) 
         (b"", r"holds no vectors"),
         (b"5 3\n", r"holds no vectors"),
         (b"sea\nmoon\n", r"line 1: expected a word and 1 values"),
+        (b"sea\t1 2\nmoon\t1 2\nsun\t1\n", r"line 3: expected a word and 2 values"),
+        (b"sea\t1\t2\n" * 20 + b"sun 1 2\n", r"line 21: expected a word and 2 values"),
+        (b"\t1 2\nsun\t1 2\n", r"line 1: expected a word and 2 values"),
         (b"sea \xff 1\n", r"is no GloVe or word2vec text"),
     ],
 )
@@ -171,6 +222,17 @@ def test_the_papers_vectors_are_the_named_default(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=rf"{GLOVE} cannot be loaded by sentence-transformers \(no network\)"):
         WordVectors.from_sentence_transformers(["sea"])
     assert asked == [("average_word_embeddings_glove.840B.300d", "cpu")]
+
+
+def test_sentence_transformers_are_asked_for_composed_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Embeds:
+        def __init__(self, name: str, device: str): ...
+
+        def encode(self, words: list[str], show_progress_bar: bool) -> np.ndarray:
+            return np.array([[float(word == NFC)] for word in words])
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Embeds))
+    assert WordVectors.from_sentence_transformers(["sea", NFD]).words == (NFD,)
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,22 @@ def test_a_failing_prompt_is_told_and_the_rest_goes_on(models, tmp_path):
     assert any("base/long failed" in message for message in recorder.said)
 
 
+@pytest.mark.parametrize("keep", ["both", "one"])
+def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"id": "half", "text": "Say \\ud83d"}\n{"id": "ok", "text": "Repeat the word: moon"}\n')
+    changes = {"prompts": str(path), "analyses": ["attribution", "outputs", "attention"], "keep": keep}
+    changes |= {"controls": {"prompts": 0, "heads": 0, "rotation": 0, "rotation_norm": 0}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert set(store.step("responses").failures) == {"base/half", "tuned/half"}
+    reason = store.step("responses").failures["base/half"]
+    assert reason == r"prompt 'half' holds half a character ('\ud83d' at 4), expected whole ones"
+    assert all(reason in failure for failure in store.step("outputs").failures.values())
+    assert store.names("outputs/") == ["outputs/ok"]
+    assert store.names("attribution/base/") == ["attribution/base/ok"]
+    assert store.names("attention/tuned/") == ["attention/tuned/ok"]
+
+
 def test_nothing_to_score_is_no_failure(models, tmp_path):
     changes = {"prompts": None, "prompt": [{"text": "Repeat the word: moon"}], "analyses": ["attribution"]}
     store = execute(config_for(models, tmp_path / "out", **changes))
@@ -310,6 +326,10 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
     assert_refused("device 'abacus' is not there", device="abacus")
     assert_refused("unknown key 'colour'", colour=1)
+    halves: tuple[dict[str, str], ...] = ({"text": "Say \ud83d"}, {"text": "Say", "response": "\ud83d"})
+    for entry in halves:  # where a manifest would have to hold it
+        key = list(entry)[-1]
+        assert_refused(rf"the {key} of prompt '1' holds half a character", prompts=None, prompt=[entry])
 
 
 def test_a_model_is_known_again_by_its_content(models, tmp_path):
