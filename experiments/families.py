@@ -141,7 +141,8 @@ def _text(length: int) -> Tensor:
 
 
 def _share(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-300))
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
 def _logits(view: ModelView, reference: Any) -> float:

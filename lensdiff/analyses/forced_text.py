@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensdiff.inputs import Prompt
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Encoded, Response, encode
+from lensdiff.models.text import Encoded, Response, encode, pieces_of
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
@@ -90,7 +90,7 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
 
 
 def _pieces(view: ModelView, encoded: Encoded) -> tuple[str, ...]:
-    return tuple(view.tokenizer.convert_ids_to_tokens(list(encoded.ids[encoded.n_added :])))
+    return pieces_of(view.tokenizer, encoded.ids[encoded.n_added :])
 
 
 def _name(prompt: Prompt) -> str:

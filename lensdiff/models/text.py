@@ -150,8 +150,14 @@ def token_strings(view: ModelView, ids: tuple[int, ...]) -> tuple[str, ...]:
 def strings_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, ...]:
     """Return the same where there is only a tokenizer."""
     texts = [str(tokenizer.decode([i])) for i in ids]
-    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    pieces = pieces_of(tokenizer, ids)
     return tuple(piece if "\ufffd" in text or not text else text for text, piece in zip(texts, pieces, strict=True))
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, ...]:
+    """Return each token as the vocabulary spells it; a row of the embedding that is no token is shown by its number."""
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    return tuple(f"<{i}>" if piece is None else piece for i, piece in zip(ids, pieces, strict=True))
 
 
 @overload

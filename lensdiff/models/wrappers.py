@@ -154,7 +154,11 @@ def _handed_down(model: Model) -> Iterator[None]:
             del kwargs["cache"]
         return args, kwargs
 
-    handles = [block.attn.register_forward_pre_hook(rename, with_kwargs=True) for block in model.blocks]
+    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+
+    # where a bridge hands the call on to transformers' own attention, that knows the new name
+    own = [block.attn for block in model.blocks if type(block.attn).forward is not AttentionBridge.forward]
+    handles = [attn.register_forward_pre_hook(rename, with_kwargs=True) for attn in own]
     try:
         yield
     finally:

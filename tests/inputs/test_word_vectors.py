@@ -88,6 +88,8 @@ def test_given_vectors_are_found_in_either_spelling_and_two_of_one_word_are_refu
     given = WordVectors((NFD, "sea"), np.eye(2))
     assert given.words == (NFD, "sea")
     assert given.lookup([NFC, NFD])[0].tolist() == [[1, 0], [1, 0]]
+    both = WordVectors((NFC.upper(), NFC), np.eye(2))
+    assert both.lookup([NFD.upper(), NFD])[0].tolist() == [[1, 0], [0, 1]]  # its own vector before the lower-case one
     with pytest.raises(InputError, match=f"the word '{NFC}' has two vectors, expected one"):
         WordVectors((NFC, NFD), np.eye(2))
 

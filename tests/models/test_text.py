@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from lensdiff.analyses.attention import attention
 from lensdiff.analyses.attention_shift import attention_shift
 from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribution import Attribution
 from lensdiff.analyses.output_shift import output_shift
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model, load_pair, view_of
@@ -231,6 +232,19 @@ def test_ids_of_a_response_beyond_the_embedding_are_refused_by_name(short, token
     for call in (encode, attribute, attention):
         with pytest.raises(InputError, match=message):
             call(view_of(short), Prompt(TEXT, id="p"), Response("", (5, token)))
+
+
+def test_a_row_of_the_embedding_that_is_no_token_is_shown_by_its_number(tmp_path):
+    model = load(hf_model("llama", vocab_size=VOCABULARY + 100), tokenizer=tokenizer_of())
+    found = attribute(model, TEXT, Response("", (5, 450)), deletion_draws=0)
+    assert found.out_tokens[1] == "<450>"
+    assert Attribution.load(found.save(tmp_path / "a.safetensors")).out_tokens == found.out_tokens
+    sides = [hf_model("llama", vocab_size=VOCABULARY + 100, seed=seed) for seed in range(2)]
+    pair = load_pair(*sides, tokenizer=tokenizer_of(), device="cpu", verify=False)
+    with pytest.raises(
+        InputError, match="the response to prompt 'p' has the token '<450>', which the base does not have"
+    ):
+        output_shift(pair, Prompt(TEXT, id="p"), Response("", (5, 450)))
 
 
 BROKEN = {"half a character": "Say \ud83d", "no row": "Say <|user|>"}
