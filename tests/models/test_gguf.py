@@ -133,13 +133,18 @@ def test_linear_scaling(tmp_path, keys):
 def yarn(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     writer.add_rope_scaling_factor(4.0)
-    writer.add_rope_scaling_orig_ctx_len(32)
-    writer.add_rope_scaling_yarn_beta_fast(16.0)
+    writer.add_rope_scaling_orig_ctx_len(96)
+    writer.add_rope_scaling_yarn_beta_fast(2.0)
+    writer.add_rope_scaling_yarn_beta_slow(0.1)
 
 
 def test_yarn_scaling(tmp_path):
-    expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}
-    assert_same_function(write_gguf(tmp_path / "m.gguf", llama(), keys=yarn), llama(**expected), "bridge")
+    usual = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 96}
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=yarn)
+    for betas in ({}, {"beta_fast": 2.0}, {"beta_slow": 0.1}):
+        with pytest.raises(AssertionError):
+            assert_same_function(path, llama(**usual, **betas))
+    assert_same_function(path, llama(**usual, beta_fast=2.0, beta_slow=0.1), "bridge")
 
 
 @pytest.mark.parametrize("name", ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"])
