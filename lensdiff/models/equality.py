@@ -16,6 +16,7 @@ from torch import Tensor
 from lensdiff.models.identity import digest_of
 from lensdiff.models.view import ModelView, is_hooked
 
+EQUAL_WEIGHTS = "equal weights"  # the row of a pair's differences that says so
 SAMPLE = 4096  # entries of a tensor that are hashed when a model is loaded
 ROWS = 1024  # that are hashed at once
 # of a config: names, and what is for initialising, saving and generating

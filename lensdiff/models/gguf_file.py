@@ -79,7 +79,8 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"cannot load {path.name}: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise InputError(f"cannot load {path.name}: {reason}") from error
     if report["missing_keys"]:
         raise InputError(f"{path.name} has no tensor for {min(report['missing_keys'])} of a {type(model).__name__}")
     for name, parameter in parts.items():
@@ -91,7 +92,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError, KeyError):
         tokenizer = None  # weight-only analyses need none; the others say so
-    return model, tokenizer, notes + _bos_note(file, tokenizer)
+    return model, tokenizer, notes + bos_note(file, tokenizer)
 
 
 def _settle(config: PretrainedConfig, file: GGUFFile) -> tuple[str, ...]:
@@ -166,7 +167,8 @@ def _compare(file: GGUFFile, name: str, loaded: Tensor, config: Any) -> None:
         )
 
 
-def _bos_note(file: GGUFFile, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+def bos_note(file: GGUFFile, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+    """Return a note where the tokenizer adds a BOS and the file says that it adds none, or the other way round."""
     wanted = file.metadata.get("tokenizer.ggml.add_bos_token")
     if tokenizer is None or wanted is None or tokenizer.bos_token_id is None:
         return ()

@@ -24,6 +24,7 @@ REQUIRED = {
 }
 SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 WINDOWED = ("gemma2", "gemma3", "phi3")
+ALWAYS_WINDOWED = ("gemma2", "gemma3")
 # what llama.cpp reads from such a key changes nothing where it has this value
 NEUTRAL = {
     "expert_count": 0,
@@ -190,10 +191,10 @@ def _settle_windows(config: Any, file: GGUFFile) -> None:
     window = file.take("attention.sliding_window")
     if window and file.architecture not in WINDOWED:
         raise file.refuse("attention.sliding_window", f"but a {file.architecture} has no windows in transformers")
-    if file.architecture in WINDOWED and window is not None:
+    if file.architecture in ALWAYS_WINDOWED and window is None:
+        raise InputError(f"{file.path.name} has no {file.key('attention.sliding_window')}, which it needs")
+    if hasattr(config, "sliding_window"):  # a class's default is another checkpoint's
         config.sliding_window = window or None
-    if file.architecture == "gemma3" and window is None:
-        raise InputError(f"{file.path.name} has no {file.key('attention.sliding_window')}, which a gemma3 needs")
     pattern = file.take("attention.sliding_window_pattern")
     if pattern is None:
         return

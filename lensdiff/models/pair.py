@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensdiff.models.change import Kind, RealChange, SharedTokens
 from lensdiff.models.controls import ControlView
-from lensdiff.models.equality import Seen, equal_weights, equal_weights_notice, fingerprint
+from lensdiff.models.equality import EQUAL_WEIGHTS, Seen, equal_weights, equal_weights_notice, fingerprint
 from lensdiff.models.facts import Facts
 from lensdiff.models.identity import digest_of, distinct_ids
 from lensdiff.models.loading import load_model
@@ -245,7 +245,7 @@ class ModelPair:
             "eos": "responses end differently",
             "weights": "one is folded: weight analyses are not comparable",
         }
-        rows = [("equal weights", "all", "all", self.notice)] if self.equal else []
+        rows = [(EQUAL_WEIGHTS, "all", "all", self.notice)] if self.equal else []
         rows += [(name, base[name], tuned[name], text) for name, text in meaning.items() if base[name] != tuned[name]]
         if self._templates["base"] != self._templates["tuned"]:
             rows.append(

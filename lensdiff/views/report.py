@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.analyses.evidence import claims_of
+from lensdiff.models.equality import EQUAL_WEIGHTS
 from lensdiff.results import InputError, ResultStore
 from lensdiff.views.section import Section, Table, cell, sections
 from lensdiff.views.show import show
@@ -123,11 +124,11 @@ def _readable(value: Any) -> str:
 
 
 def _differences(store: ResultStore) -> list[dict[str, str]] | None:
-    """Return what differs beside the weights, or None where it was not recorded."""
+    """Return what differs beside the weights, or None where it was not recorded; the notice stands above."""
     if not store.has_table("differences"):
         return None
     frame: pd.DataFrame = store.load_table("differences").fillna("").astype(str)
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records") if row["what"] != EQUAL_WEIGHTS]
 
 
 def _run_facts(config: dict[str, Any]) -> list[str]:

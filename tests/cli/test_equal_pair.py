@@ -55,6 +55,7 @@ def test_a_run_and_its_report_say_it_first(lensdiff: Command, models: Path, twin
     page = (tmp_path / "out" / "report.html").read_text()
     assert first_text(page).lstrip().startswith(f'<p class="ld-warning">{ZERO}</p>')
     assert page.count(ZERO) == 1
+    assert "Beside their weights they do not differ." in page
     shown = ResultStore(tmp_path / "out").load_table("differences")
     assert shown.iloc[0].tolist() == ["equal weights", "all", "all", ZERO]
     outputs = ResultStore(tmp_path / "out").load_table("outputs")

@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.gguf_file import load_gguf
+from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.gguf_file import bos_note, load_gguf
 from lensdiff.models.gguf_metadata import GGUFFile
 from lensdiff.results import InputError
-from tests.checkpoints import VOCABULARY, hf_model
+from tests.checkpoints import VOCABULARY, hf_model, tokenizer_of
 from tests.gguf_files import Tensors, write_gguf
 
 D_HEAD, THETA = 16, 5000.0
@@ -42,7 +43,7 @@ def assert_same_function(path: Path, expected: PreTrainedModel, wrapper: str | N
     """Assert that a file loads as `expected` over a text longer than the original context, and return its notes."""
     loaded = load_model(path, device="cpu")
     if wrapper is not None:
-        assert view_of(loaded).info.wrapper == wrapper
+        assert view_of(loaded).info.wrapper == (wrapper if HookedTransformer is not None else "bridge")
     found, right = view_of(loaded).logits(LONG), logits(expected)
     torch.testing.assert_close(found, right, rtol=0, atol=1e-4 * float(right.abs().max()))
     return load_gguf(path, torch.float32)[2]
@@ -132,13 +133,18 @@ def test_linear_scaling(tmp_path, keys):
 def yarn(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     writer.add_rope_scaling_factor(4.0)
-    writer.add_rope_scaling_orig_ctx_len(32)
-    writer.add_rope_scaling_yarn_beta_fast(16.0)
+    writer.add_rope_scaling_orig_ctx_len(96)
+    writer.add_rope_scaling_yarn_beta_fast(2.0)
+    writer.add_rope_scaling_yarn_beta_slow(0.1)
 
 
 def test_yarn_scaling(tmp_path):
-    expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}
-    assert_same_function(write_gguf(tmp_path / "m.gguf", llama(), keys=yarn), llama(**expected), "bridge")
+    usual = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 96}
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=yarn)
+    for betas in ({}, {"beta_fast": 2.0}, {"beta_slow": 0.1}):
+        with pytest.raises(AssertionError):
+            assert_same_function(path, llama(**usual, **betas))
+    assert_same_function(path, llama(**usual, beta_fast=2.0, beta_slow=0.1), "bridge")
 
 
 @pytest.mark.parametrize("name", ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"])
@@ -346,8 +352,16 @@ def test_heads_that_differ_by_layer_are_refused(tmp_path):
 
 
 def test_a_gemma_3_without_a_window_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has no gemma3\.attention\.sliding_window, which a gemma3 needs"):
+    with pytest.raises(InputError, match=r"has no gemma3\.attention\.sliding_window, which it needs"):
         load_model(write_gguf(tmp_path / "m.gguf", gemma3(), "gemma3"))
+
+
+def test_what_transformers_cannot_read_is_one_sentence(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=lambda writer: writer.add_name("mistral"))
+    with pytest.raises(
+        InputError, match=r"cannot load m\.gguf: .*mistral"
+    ):  # of that name it makes a Mistral, and fails
+        load_model(path)
 
 
 def test_a_file_that_is_no_gguf_file_is_refused(tmp_path):
@@ -356,15 +370,16 @@ def test_a_file_that_is_no_gguf_file_is_refused(tmp_path):
         load_model(tmp_path / "m.gguf")
 
 
-def test_another_habit_of_the_tokenizer_is_noted(tmp_path):
-    path = write_gguf(tmp_path / "m.gguf", llama(), keys=lambda w: w.add_add_bos_token(True))
-    notes = load_gguf(path, torch.float32)[2]
-    tokenizer = load_gguf(path, torch.float32)[1]
+@pytest.mark.parametrize("prepends", [True, False])
+def test_another_habit_of_the_tokenizer_is_noted(tmp_path, prepends):
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=lambda writer: writer.add_add_bos_token(prepends))
+    _, tokenizer, notes = load_gguf(path, torch.float32)
     assert tokenizer is not None
-    prepends = tokenizer.encode("a")[:1] == [1]
-    assert notes == (
-        () if prepends else ("the file's tokenizer prepends a BOS, as transformers reads it it prepends none",)
-    )
+    assert notes == ()
+    assert (tokenizer.encode("a")[0] == 1) == prepends
+    said = {True: "prepends a BOS", False: "prepends none"}
+    (note,) = bos_note(GGUFFile.read(path), tokenizer_of(not prepends))
+    assert note == f"the file's tokenizer {said[prepends]}, as transformers reads it it {said[not prepends]}"
 
 
 # tensors

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.output_shift import output_shift
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
+from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.identity import digest_of, distinct_ids, tokenizer_digest
 from lensdiff.models.text import Response, as_prompt, encode, generate
 from lensdiff.results import InputError
@@ -217,9 +218,10 @@ def test_what_else_can_differ_beside_equal_weights_is_named(tmp_path):
     sides = {"base_options": {"tokenizer": tokenizer_of()}, "tuned_options": {"tokenizer": tokenizer_of(True)}}
     notice = load_pair(base, tuned, **sides, **OPTIONS).notice
     start = "base and tuned have equal weights: any difference below comes from "
-    assert notice == f"{start}the tokenizer and the end tokens and the config (eps) alone"
+    epsilon = "eps" if HookedTransformer is not None else "rms_norm_eps"
+    assert notice == f"{start}the tokenizer and the end tokens and the config ({epsilon}) alone"
     bridged = load_pair(base, tuned, **sides, **OPTIONS, wrapper="bridge").notice
-    assert bridged == notice.replace("eps", "rms_norm_eps")
+    assert bridged == notice.replace(f"({epsilon})", "(rms_norm_eps)")
 
 
 def test_two_dtypes_or_wrappers_are_not_called_equal(folders):
