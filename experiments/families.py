@@ -148,7 +148,7 @@ def _share(got: Tensor, expected: Tensor) -> float:
 def _logits(view: ModelView, reference: Any) -> float:
     tokens = _text(LONG)[None]
     with torch.no_grad():
-        return _share(view.logits(tokens), reference(tokens).logits)
+        return _share(view.forward.logits(tokens), reference(tokens).logits)
 
 
 def _generation(view: ModelView, reference: Any) -> float:
@@ -171,11 +171,11 @@ def uncached(reference: Any, prompt: Tensor, count: int) -> Tensor:
 
 def _gains(view: ModelView, reference: Any, where: tuple[str, str, str, float]) -> float:
     *inside, final, offset = where
-    worst = _gain_difference(view.gain("final"), reference.get_submodule(final), offset)
+    worst = _gain_difference(view.weights.gain("final"), reference.get_submodule(final), offset)
     for layer, block in enumerate(blocks_of(reference)):
         for name, norm in zip(("attn", "mlp"), inside, strict=True):
             module = getattr(block, norm) if norm else None
-            worst = max(worst, _gain_difference(view.gain(name, layer), module, offset))  # pyright: ignore[reportArgumentType]
+            worst = max(worst, _gain_difference(view.weights.gain(name, layer), module, offset))  # pyright: ignore[reportArgumentType]
     return worst
 
 
@@ -195,7 +195,7 @@ def _patterns(view: ModelView, reference: Any) -> float:
     tokens = _text(LONG)
     with torch.no_grad():
         expected = reference(tokens[None], output_attentions=True).attentions
-    return max(_share(got, rows[0]) for got, rows in zip(view.attention_patterns(tokens), expected, strict=True))
+    return max(_share(got, rows[0]) for got, rows in zip(view.forward.patterns(tokens), expected, strict=True))
 
 
 def _scores(view: ModelView, reference: Any, run: Callable[..., Tensor]) -> float:
@@ -215,7 +215,7 @@ def _scores(view: ModelView, reference: Any, run: Callable[..., Tensor]) -> floa
     expected = torch.stack([(column * kept[0][0, :N]).sum(-1) for column in columns], dim=1).detach()
     outputs = slice(N - 1, N - 1 + M)
     with torch.no_grad():
-        hidden = view.unembed_input(tokens[None, :-1])[0, outputs]
+        hidden = view.forward.final(tokens[None, :-1])[0, outputs]
     _, gradients = target_gradients(view, hidden, tokens[N:], TARGETS["probability"])
     return _share(run(view, tokens[:-1], slice(0, N), outputs, gradients).detach(), expected)
 

@@ -24,8 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.targets import probability
-from lensdiff.models import load_model, view_of
-from lensdiff.models.view import ModelView
+from lensdiff.models import ModelView, load_model, view_of
 
 AGREEMENT = 2e-4  # of the largest score: float32 noise of three ways to the same number
 
@@ -46,7 +45,7 @@ def ours(view: ModelView, tokens: Tensor, n: int, mode: str) -> Tensor:
     """What `attribute` computes once the text is tokens."""
     outputs = slice(n - 1, len(tokens) - 1)
     with torch.no_grad():
-        hidden = view.unembed_input(tokens[None, :-1])[0, outputs]
+        hidden = view.forward.final(tokens[None, :-1])[0, outputs]
     _, gradients = target_gradients(view, hidden, tokens[n:], probability)
     run = forward_scores if mode == "forward" else reverse_scores
     return run(view, tokens[:-1], slice(0, n), outputs, gradients)

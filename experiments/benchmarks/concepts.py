@@ -46,7 +46,7 @@ def changed(model: Any) -> None:
     view, generator = view_of(model), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in range(view.n_layers):
-            weight = view.matrix(layer, "W_out")
+            weight = view.weights.matrix(layer, "W_out")
             assert weight is not None
             left, right = (torch.randn(n, RANK, generator=generator) for n in weight.shape)
             product = left @ right.T

@@ -56,7 +56,7 @@ def main() -> None:
     spread: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for draw in range(options.draws):
         layer = draw % view.n_layers
-        stored = view.matrix(layer, "W_out")
+        stored = view.weights.matrix(layer, "W_out")
         assert stored is not None
         base = stored.double()
         before = leading(base)

@@ -30,8 +30,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lensdiff.inputs import Prompt
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.text import Encoded, Response, as_prompt, encode, token_strings
-from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError, Result
 
 Sink = Literal["apart", "counted"]
@@ -211,7 +211,7 @@ def _attend(
     marked = parts.any(dim=1, keepdim=True)
     size = len(position) if keep_patterns else 0
     kept, shares = torch.empty(len(layers), view.n_heads, size, size), []
-    for i, raw in enumerate(view.attention_patterns(torch.tensor(encoded.ids), layers)):
+    for i, raw in enumerate(view.forward.patterns(torch.tensor(encoded.ids), layers)):
         pattern = raw.float().cpu()
         in_parts = torch.where(marked, part_shares(pattern, responding, parts), torch.nan)
         shares.append(torch.stack([sink_share(pattern, readers), attention_entropy(pattern, readers), *in_parts]))

@@ -27,8 +27,8 @@ from lensdiff.analyses.gradients import (
 )
 from lensdiff.analyses.targets import Target, probability, target_of
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, encode, generate, token_strings
-from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
 Method = Literal["auto", "forward", "reverse"]
@@ -206,8 +206,8 @@ def _scores(
     ids = torch.tensor(encoded.response_ids, device=view.device)
     outputs = slice(first + n - 1, first + n - 1 + m)
     with torch.no_grad():
-        hidden = view.unembed_input(tokens[None])[0, outputs]
-        probabilities = probability(view.unembed(hidden), ids)
+        hidden = view.forward.final(tokens[None])[0, outputs]
+        probabilities = probability(view.forward.unembed(hidden), ids)
     targets, gradients = target_gradients(view, hidden, ids, target)
     inputs = slice(first, first + n)
     if method == "forward":

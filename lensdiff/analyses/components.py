@@ -30,7 +30,6 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.controls import ControlView
 from lensdiff.models.precision import as_double
 from lensdiff.results import InputError, Provenance, Result
 
@@ -79,13 +78,13 @@ def concept_vectors(
     Raises:
         InputError: the layer has no such weight (a gate, where it is not gated), with the sides it has.
     """
-    matrix = view.matrix(layer, MATRIX[side])
+    matrix = view.weights.matrix(layer, MATRIX[side])
     if matrix is None:
-        available = ", ".join(s for s in SIDES if view.matrix(layer, MATRIX[s]) is not None) or "none"
+        available = ", ".join(s for s in SIDES if view.weights.matrix(layer, MATRIX[s]) is not None) or "none"
         raise InputError(f"layer {layer} of {view.info.id} has no side {side!r}, available: {available}")
     if side == "value":
         return as_double(matrix)
-    gain = view.gain("mlp", layer) if fold_gain else None
+    gain = view.weights.gain("mlp", layer) if fold_gain else None
     keys = rearrange(as_double(matrix), "d_model d_mlp -> d_mlp d_model")
     return keys if gain is None else keys * as_double(gain)
 
@@ -125,9 +124,8 @@ class Selection:
         return cls(chosen, tuple(dict.fromkeys(cast(Sequence[Side], sides))), n_components, used, fold_gain)
 
     def options(self, view: ModelView) -> dict[str, Any]:
-        """Return the selection as it is recorded, with the kind and seed of a control."""
-        control = {"control": {"kind": view.kind, "seed": view.seed}} if isinstance(view, ControlView) else {}
-        return asdict(self) | {"layers": list(self.layers), "sides": list(self.sides)} | control
+        """Return the selection as it is recorded."""
+        return asdict(self) | {"layers": list(self.layers), "sides": list(self.sides)}
 
     def components(self, view: ModelView) -> Iterator[tuple[Side, PrincipalComponents]]:
         """Yield the components of each side of each layer, in order, one at a time."""

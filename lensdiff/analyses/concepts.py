@@ -185,4 +185,4 @@ def mlp_concepts(
 
 def word_directions(view: ModelView, name: Embedding, tokens: WordTokens) -> Float[Tensor, "word d_model"]:
     """Return the words' mean embeddings, of length 1: what the components are read against."""
-    return normalize(word_embeddings(view.W_U.T if name == "W_U" else view.W_E, tokens), dim=1)
+    return normalize(word_embeddings(view.weights.W_U.T if name == "W_U" else view.weights.W_E, tokens), dim=1)

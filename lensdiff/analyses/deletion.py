@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensdiff.models import ModelView
 from lensdiff.models.text import Encoded
-from lensdiff.models.view import ModelView
 
 TOKENS = 3
 
@@ -75,5 +75,5 @@ def _mean_target(
         batch.append([token for i, token in enumerate(encoded.ids[:-1]) if i not in skip])
     tokens = torch.tensor(batch, device=view.device)
     with torch.no_grad():
-        hidden = view.unembed_input(tokens)[:, -len(ids) :]
-        return torch.stack([target(view.unembed(h), ids).mean() for h in hidden]).cpu()
+        hidden = view.forward.final(tokens)[:, -len(ids) :]
+        return torch.stack([target(view.forward.unembed(h), ids).mean() for h in hidden]).cpu()

@@ -12,9 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lensdiff.inputs import Prompt
+from lensdiff.models import ModelView
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Encoded, Response, encode, pieces_of
-from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
 

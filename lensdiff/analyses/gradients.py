@@ -25,9 +25,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses.targets import Target
+from lensdiff.models import ModelView, Point
 from lensdiff.models.linearized import can_linearize, push_tangents
 from lensdiff.models.memory import available_memory
-from lensdiff.models.view import ModelView, is_hooked
 from lensdiff.results import InputError
 
 Mode = Literal["forward", "reverse"]
@@ -52,7 +52,7 @@ def target_gradients(
     """Return the targets t_m and g_m = d t_m / d h_m, by one backward pass of their sum through the unembedding."""
     with torch.enable_grad():
         hidden = hidden.detach().requires_grad_(True)
-        values = target(view.unembed(hidden), ids)
+        values = target(view.forward.unembed(hidden), ids)
         (gradients,) = torch.autograd.grad(values.sum(), hidden)
     return values.detach(), gradients
 
@@ -71,15 +71,15 @@ def forward_scores(
     Raises:
         NoForwardMode: the model cannot be run in forward mode.
     """
-    embedded = view.embed(tokens[None])[0].detach()
+    embedded = view.forward.embed(tokens[None])[0].detach()
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
-    fast = is_hooked(view.model) and can_linearize(view.model)
+    fast = can_linearize(view)
     chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=fast)
     parts = []
     for at in positions.split(chunk):
         directions = embedded[at]
         if fast:
-            tangents = push_tangents(view.model, tokens, directions, at, outputs)
+            tangents = push_tangents(view, tokens, directions, at, outputs)
         else:
             tangents = _generic_tangents(view, tokens, embedded, directions, at, outputs)
         parts.append(torch.einsum("nmd,md->nm", tangents, gradients))
@@ -91,9 +91,10 @@ def _generic_tangents(
 ) -> Tensor:
     # any architecture: the tangents of one pass, through a forward hook that puts the embedding in
     last = outputs.stop
+    view.forward.require(write=[Point("embed")])  # measured here, not under a transform
 
     def hidden(x: Tensor) -> Tensor:
-        return view.unembed_input(tokens[None, :last], x[None])[0, outputs]
+        return view.forward.final(tokens[None, :last], x[None])[0, outputs]
 
     def along(direction: Tensor, position: Tensor) -> Tensor:
         here = torch.arange(last, device=tokens.device) == position
@@ -130,9 +131,9 @@ def reverse_scores(
     Args:
         hidden: the unembedding's input of the whole pass; a pass that is cut short must give the same, or is not cut.
     """
-    embedded = view.embed(tokens[None])[0].detach()
+    embedded = view.forward.embed(tokens[None])[0].detach()
     columns = []
-    with view.frozen():
+    with view.forward.frozen():
         for group in torch.arange(outputs.start, outputs.stop).split(chunk or REVERSE_GROUP):
             end = int(group[-1]) + 1
             with torch.enable_grad():
@@ -148,7 +149,7 @@ def reverse_scores(
 
 def _traced(view: ModelView, tokens: Tensor, embedded: Tensor, end: int) -> tuple[Tensor, Tensor]:
     x = embedded[:end].clone().requires_grad_(True)
-    return x, view.unembed_input(tokens[None, :end], x[None])[0]
+    return x, view.forward.final(tokens[None, :end], x[None])[0]
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -158,7 +159,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:
     """Return the mode with fewer rows to compute: forward N (T - N/2), reverse M (N + M/2) and its forward passes."""
     length = n_inputs + n_outputs
-    linear = is_hooked(view.model) and can_linearize(view.model)
+    linear = can_linearize(view)
     forward = n_inputs * (length - n_inputs / 2) if linear else 1.5 * n_inputs * length
     mean = n_inputs + n_outputs / 2
     reverse = n_outputs * mean * REVERSE_COST + -(-n_outputs // REVERSE_GROUP) * mean

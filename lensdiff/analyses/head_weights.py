@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.models.view import ModelView
+from lensdiff.models import ModelView
 from lensdiff.results import InputError
 
 
@@ -23,5 +23,5 @@ def chosen_indices(wanted: Sequence[int] | None, size: int, what: str) -> tuple[
 
 def scaled(view: ModelView, layer: int, name: str) -> Float[Tensor, "head_index d_model d_head"]:
     """Return W_Q, W_K or W_V in float32 with the attention norm's gain on its input side."""
-    W, gain = view.needed_matrix(layer, name), view.gain("attn", layer)  # type: ignore[arg-type]
+    W, gain = view.weights.needed_matrix(layer, name), view.weights.gain("attn", layer)  # type: ignore[arg-type]
     return W.float() if gain is None else W.float() * gain.float()[:, None]

@@ -38,7 +38,7 @@ from lensdiff.analyses.head_weights import chosen_indices, scaled
 from lensdiff.analyses.word_pairs import Candidates, Pairs, candidates, cosine_thresholds, related_pairs, unit_vectors
 from lensdiff.analyses.words import WordList, word_embeddings, word_tokens
 from lensdiff.inputs.word_vectors import WordVectors
-from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.results import InputError, Result
 
 TOP_K = 100
@@ -249,7 +249,7 @@ def head_word_pairs(
         )
     unit = unit_vectors(torch.from_numpy(vectors).to(view.device))
     thresholds = cosine_thresholds(unit, threshold_words=threshold_words, threshold_std=threshold_std)
-    embedded = word_embeddings(view.W_E, tokens)
+    embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
         part
         for layer in chosen[0]

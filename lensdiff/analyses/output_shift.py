@@ -33,9 +33,9 @@ from transformers import PreTrainedTokenizerBase
 from lensdiff.analyses.distributions import js_distance, kl_divergence, ranks, top_k_agreement
 from lensdiff.analyses.forced_text import Forced, force_base, force_tuned
 from lensdiff.inputs import Prompt
+from lensdiff.models import ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, generate, strings_of
-from lensdiff.models.view import ModelView, view_of
 from lensdiff.results import InputError, Result
 
 MARGINAL = 3  # the last rank under the base that is only a marginal shift
@@ -235,7 +235,7 @@ def _read(view: ModelView, encoded: Encoded, shared: Int[Tensor, " shared"]) -> 
     first = encoded.n_special + encoded.n_prompt - 1
     # the last response token is only predicted, never read
     tokens = torch.tensor(encoded.ids[:-1], device=view.device)
-    logits = view.unembed(view.unembed_input(tokens[None])[0, first:]).cpu()
+    logits = view.forward.unembed(view.forward.final(tokens[None])[0, first:]).cpu()
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     own = torch.ones(log_probs.shape[1], dtype=torch.bool).index_fill(0, shared, False)
     return _Outputs(log_probs[:, shared].log_softmax(dim=-1), log_probs[:, own].exp().sum(dim=-1))

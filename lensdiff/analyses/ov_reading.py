@@ -34,7 +34,7 @@ from torch import Tensor
 from lensdiff.analyses.head_weights import chosen_indices, scaled
 from lensdiff.analyses.word_pairs import unit_vectors
 from lensdiff.analyses.words import WordList, word_embeddings, word_tokens
-from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.results import InputError, Result
 
 SIDES = ("read", "write")
@@ -163,10 +163,10 @@ def ov_reading(
     chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
     tokens = word_tokens(view, vocabulary)
     components, top_words = min(components, view.d_head), min(top_words, len(tokens.words))
-    gain = view.gain("final")
-    written = word_embeddings(view.W_U.T, tokens)
+    gain = view.weights.gain("final")
+    written = word_embeddings(view.weights.W_U.T, tokens)
     sides = (
-        unit_vectors(word_embeddings(view.W_E, tokens)),
+        unit_vectors(word_embeddings(view.weights.W_E, tokens)),
         unit_vectors(written if gain is None else written * gain.float()),
     )
     parts = [_layer(view, layer, list(chosen[1]), sides, components, top_words) for layer in chosen[0]]
@@ -185,7 +185,7 @@ def ov_reading(
 def _layer(
     view: ModelView, layer: int, heads: list[int], sides: tuple[Tensor, Tensor], components: int, top_words: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    W_V, W_O = scaled(view, layer, "W_V"), view.needed_matrix(layer, "W_O")
+    W_V, W_O = scaled(view, layer, "W_V"), view.weights.needed_matrix(layer, "W_O")
     group = torch.tensor(heads, device=W_V.device) // (len(W_O) // len(W_V))
     found = ov_directions(W_V[group], W_O[heads].float(), k=components)
     energy = found.singular_values.square()

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lensdiff.analyses.head_weights import chosen_indices
 from lensdiff.analyses.words import WordTokens, word_tokens
-from lensdiff.models.view import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.results import InputError, Result
 
 
@@ -184,10 +184,10 @@ def _scores(
     of_pairs = [(tokens.of(index[key]), tokens.of(index[query])) for key, query in pairs]
     with torch.no_grad():
         key, query = (
-            torch.stack([view.embed(torch.tensor([ids], device=view.device))[0].mean(dim=0) for ids in side])
+            torch.stack([view.forward.embed(torch.tensor([ids], device=view.device))[0].mean(dim=0) for ids in side])
             for side in zip(*of_pairs, strict=True)
         )
-        start = view.embed(torch.tensor([[begin]], device=view.device))[0]
+        start = view.forward.embed(torch.tensor([[begin]], device=view.device))[0]
         embedded = torch.cat(
             [
                 repeat(start, "one d_model -> pair one d_model", pair=len(pairs)),
@@ -198,7 +198,7 @@ def _scores(
         )
         # ids only stand for positions; those of the words, lest one is taken for padding
         ids = torch.tensor([[begin, *[k[0]] * (at - 1), q[0]] for k, q in of_pairs], device=view.device)
-        found = torch.stack(view.static_attention_scores(ids, embedded, layers)).cpu()
+        found = torch.stack(view.forward.static_scores(ids, embedded, layers)).cpu()
     lowest = torch.finfo(found.dtype).min / 2  # some models mask with the lowest number there is
     scores = found.to(torch.promote_types(found.dtype, torch.float32))
     return torch.where(found < lowest, -torch.inf, scores)

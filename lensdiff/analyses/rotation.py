@@ -254,7 +254,8 @@ def _stream(controls: Iterable[Any], base: Directions) -> Iterator[tuple[str, Di
                 fold_gain=options["fold_gain"],
             )
         _check(base, found, f"control {i}")
-        yield found.provenance.options.get("control", {}).get("kind", GIVEN), found
+        made = found.provenance.control
+        yield GIVEN if made is None else made.kind, found
 
 
 def _check(base: Directions, other: Directions, name: str) -> None:

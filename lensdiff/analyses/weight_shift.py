@@ -34,10 +34,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.change import RealChange, Weight, flatten, read, singular_values, weights_of
+from lensdiff.models.change import RealChange, flatten, singular_values
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.view import ModelView
-from lensdiff.models.weights import GainName
+from lensdiff.models.parts import GainName, Weight
+from lensdiff.models.weights import Weights
 from lensdiff.results import InputError, Result
 
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")
@@ -132,7 +132,7 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
     if directions < 1:
         raise InputError(f"directions={directions} is not positive")
     change = pair.change()
-    rows = [row for weight in weights_of(change.base) for row in _rows(change, weight, directions)]
+    rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
     return WeightShift(
         pair.provenance("weight_shift", {"directions": directions}),
         tuple(row.matrix for row in rows),
@@ -156,11 +156,11 @@ def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]
     """Yield the rows of one weight: the whole, then its heads."""
     layer = NONE if weight.layer is None else weight.layer
     raw = [_double(change, weight, side) for side in (0, 1)]
-    gains = [_gain_before(view, weight) for view in (change.base, change.tuned)]
+    gains = [_gain_before(weights, weight) for weights in (change.base, change.tuned)]
     folded = None
     if gains[0] is not None or gains[1] is not None:
         folded = [x if gain is None else x * gain[:, None] for x, gain in zip(raw, gains, strict=True)]
-    eps = max(torch.finfo(view.dtype).eps for view in (change.base, change.tuned))
+    eps = max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
 
     def measures(sides: list[Tensor], values: Tensor | None = None) -> tuple[float, ...]:
         base, tuned = (flatten(x, weight.name) if x.ndim != 2 else x for x in sides)
@@ -183,12 +183,12 @@ def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]
 
 
 def _double(change: RealChange, weight: Weight, side: int) -> Tensor:
-    value = read((change.base, change.tuned)[side], weight)
+    value = (change.base, change.tuned)[side].read(weight)
     assert value is not None
     return change.shared(weight.name, value, side).cpu().double()
 
 
-def _gain_before(view: ModelView, weight: Weight) -> Float[Tensor, " d_model"] | None:
+def _gain_before(weights: Weights, weight: Weight) -> Float[Tensor, " d_model"] | None:
     name = GAIN_BEFORE.get(weight.name)
-    gain = None if name is None else view.gain(name, weight.layer or 0)
+    gain = None if name is None else weights.gain(name, weight.layer or 0)
     return None if gain is None else gain.cpu().double()

@@ -16,71 +16,25 @@ of one weight. Where vocabularies differ, an embedding's change is that of the s
 """
 
 import hashlib
-from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.view import ModelView
-from lensdiff.models.weights import MATRICES, GainName, MatrixName
+from lensdiff.models.parts import Weight
+from lensdiff.models.weights import Weights
+from lensdiff.results import Control
 
 Kind = Literal["spectrum", "norm", "self"]
 KINDS: tuple[str, ...] = get_args(Kind)
-GAINS: tuple[GainName, ...] = ("attn", "mlp", "q_norm", "k_norm")  # those of a layer
 DROPPED = 1e-3  # at most this share of a change's norm is taken for rounding
 PARAMETER = "parameter "  # prefix of what only the wrapper has a name for
 TALL = 2  # times as many rows as columns, and a Gaussian matrix is well conditioned
 
 SharedTokens = tuple[Int[Tensor, " shared"], Int[Tensor, " shared"]]
-
-
-class Weight(NamedTuple):
-    """The name of one weight: a matrix, "W_E", "W_U", or a gain ("attn_gain", ..., "final_gain")."""
-
-    name: str
-    layer: int | None = None
-
-
-def weights_of(view: ModelView) -> Iterator[Weight]:
-    """Yield the weights that can be read: embedding and unembedding, the final gain, then layer by layer.
-
-    A norm that attention and MLP share counts once, as the attention's.
-    """
-    yield from (Weight("W_E"), Weight("W_U"))
-    if view.known("final"):
-        yield Weight("final_gain")
-    for layer in range(view.n_layers):
-        yield from (Weight(name, layer) for name in MATRICES if view.known(name, layer))
-        gains = [name for name in GAINS if not (name == "mlp" and view.meaning.shared(layer))]  # one norm, one weight
-        yield from (Weight(f"{name}_gain", layer) for name in gains if view.known(name, layer))
-
-
-def read(view: ModelView, weight: Weight) -> Tensor | None:
-    """Return a weight of a model in the shape that `ModelView` gives it, or None where the model has none."""
-    name, layer = weight
-    if name in ("W_E", "W_U"):
-        return getattr(view, name)
-    if name.endswith("_gain"):
-        gain: GainName = name.removesuffix("_gain")  # pyright: ignore[reportAssignmentType]
-        return view.gain(gain, layer or 0)
-    matrix: MatrixName = name  # pyright: ignore[reportAssignmentType]
-    assert layer is not None
-    return view.matrix(layer, matrix)
-
-
-def stored(view: ModelView, weight: Weight) -> Tensor:
-    """Return a weight that `weights_of` names as the model stores it, so that it can be written."""
-    if weight.name.endswith("_gain"):
-        gain: GainName = weight.name.removesuffix("_gain")  # pyright: ignore[reportAssignmentType]
-        value = view.stored_gain(gain, weight.layer or 0)
-    else:
-        value = read(view, weight)
-    assert value is not None  # `weights_of` has seen it
-    return value
 
 
 def flatten(value: Tensor, name: str) -> Float[Tensor, "row col"]:
@@ -165,13 +119,11 @@ class RealChange:
 
     Attributes:
         rows: the shared vocabulary entries in the base and in the tuned model, or None where that is all of them.
-        last: the weight of a control that was read last: kind, seed and name, and its value.
     """
 
-    def __init__(self, base: ModelView, tuned: ModelView, shared: SharedTokens):
+    def __init__(self, base: Weights, tuned: Weights, shared: SharedTokens):
         self.base, self.tuned = base, tuned
-        self.rows = rows_to_compare(base.d_vocab, tuned.d_vocab, shared)
-        self.last: tuple[tuple[str, int, Weight], Tensor | None] | None = None
+        self.rows = rows_to_compare(base.sizes.d_vocab, tuned.sizes.d_vocab, shared)
         self._values: dict[Weight, Tensor] = {}
 
     @cached_property
@@ -182,7 +134,7 @@ class RealChange:
     def singular_values(self, weight: Weight) -> Float[Tensor, " rank"]:
         """Return S of one weight, to its numerical rank."""
         if weight not in self._values:
-            base, tuned = read(self.base, weight), read(self.tuned, weight)
+            base, tuned = self.base.read(weight), self.tuned.read(weight)
             assert base is not None
             assert tuned is not None
             self._values[weight] = self.values_of(weight.name, base, tuned)
@@ -197,21 +149,22 @@ class RealChange:
 
     def shared(self, name: str, value: Tensor, side: int) -> Tensor:
         """Return the part of a weight that both models have; `side` is 0 for the base, 1 for the tuned model."""
-        axis = vocabulary_axis(name, value, (self.base, self.tuned)[side].d_vocab)
+        axis = vocabulary_axis(name, value, (self.base, self.tuned)[side].sizes.d_vocab)
         if self.rows is None or axis is None:
             return value
         return value.index_select(axis, self.rows[side].to(value.device))
 
-    def apply(self, kind: Kind, seed: int, weight: Weight, base: Tensor, values: Tensor) -> Tensor:
+    def apply(self, control: Control, weight: Weight, base: Tensor, values: Tensor) -> Tensor:
         """Return base + meaningless change of one weight; the base's own tensor where nothing changed."""
-        if kind == "self" or not len(values):
+        if control.kind == "self" or not len(values):
             return base
         part = flatten(self.shared(weight.name, base, 0), weight.name)
-        change = meaningless_change(kind, values, (part.shape[0], part.shape[1]), generator_for(seed, weight))
+        kind: Kind = control.kind  # pyright: ignore[reportAssignmentType]
+        change = meaningless_change(kind, values, (part.shape[0], part.shape[1]), generator_for(control.seed, weight))
         # never rounded to half precision, which would take away the part of a change that is below half an ulp
         dtype = torch.promote_types(base.dtype, torch.float32)
         base, changed = base.to(dtype), (part.cpu().double() + change).to(dtype).to(base.device)
-        axis = vocabulary_axis(weight.name, base, self.base.d_vocab)
+        axis = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab)
         if self.rows is None or axis is None:
             return unflatten(changed, base, weight.name)
         return base.index_copy(axis, self.rows[0].to(base.device), changed.reshape(self._part_shape(base, axis)))

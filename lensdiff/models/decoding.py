@@ -83,15 +83,15 @@ class _Row:
 
 
 def _decode(view: ModelView, rows: list[_Row]) -> None:
-    if view.trusts_cache:
+    if view.forward.trusts_cache:
         try:
             _draft(view, rows)
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-            view.trusts_cache = False  # somebody else's cache: whatever it stumbles over, whole passes do not
+            view.forward.trusts_cache = False  # somebody else's cache: whatever it stumbles over, whole passes do not
         for row in rows:
             held = _agreeing(view, row)
             if held < len(row.new):
-                view.trusts_cache = False
+                view.forward.trusts_cache = False
                 del row.new[held:]
     _decode_uncached(view, rows)
 
@@ -105,9 +105,9 @@ def _draft(view: ModelView, rows: list[_Row]) -> None:
     tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(live, padding, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(live, padding, strict=True)])
     tokens, mask = tokens.to(view.device), mask.to(view.device)
-    cache = view.new_cache(len(live))
+    cache = view.forward.new_cache(len(live))
     while True:
-        chosen = _choose(view, view.cached_logits(tokens, mask, cache))
+        chosen = _choose(view, view.forward.cached_logits(tokens, mask, cache))
         for row, token in zip(live, chosen.tolist(), strict=True):
             if not row.done:
                 row.new.append(token)
@@ -121,8 +121,8 @@ def _agreeing(view: ModelView, row: _Row) -> int:
     if not row.new:
         return 0
     tokens = torch.tensor([row.ids[:-1]], device=view.device)
-    logits = view.unembed(view.unembed_input(tokens)[0, len(row.prompt) - 1 :])
-    alone = view.unembed(view.unembed_input(tokens[:, : len(row.prompt)])[0, -1])
+    logits = view.forward.unembed(view.forward.final(tokens)[0, len(row.prompt) - 1 :])
+    alone = view.forward.unembed(view.forward.final(tokens[:, : len(row.prompt)])[0, -1])
     if not bool((alone - logits[0]).abs().max() <= ROUNDING[view.dtype] * alone.abs().max()):
         return 0
     drafted = logits.gather(1, torch.tensor(row.new, device=view.device)[:, None])[:, 0]
@@ -134,8 +134,8 @@ def _agreeing(view: ModelView, row: _Row) -> int:
 def _decode_uncached(view: ModelView, rows: list[_Row]) -> None:
     for row in rows:
         while not row.done:
-            hidden = view.unembed_input(torch.tensor([row.ids], device=view.device))
-            row.new.append(int(_choose(view, view.unembed(hidden[:, -1]))))
+            hidden = view.forward.final(torch.tensor([row.ids], device=view.device))
+            row.new.append(int(_choose(view, view.forward.unembed(hidden[:, -1]))))
 
 
 def _choose(view: ModelView, logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:

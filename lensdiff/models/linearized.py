@@ -25,17 +25,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensdiff.models.view import Model
+from lensdiff.models.view import ModelView
 
 ROWS = 400  # direction-position rows of a chunk: enough for full matrix-multiply speed, few enough to stay in cache
 _NORMS = ("RMS", "RMSPre", "LN", "LNPre")
 
 
-def can_linearize(model: Model) -> bool:
-    """Return whether every block of a HookedTransformer is of the kinds that this module differentiates."""
-    cfg = model.cfg
+def can_linearize(view: ModelView) -> bool:
+    """Return whether a model is a HookedTransformer, every block of the kinds that this module differentiates."""
+    cfg = view.model.cfg
     return (
-        cfg.normalization_type in _NORMS
+        view.info.wrapper == "hooked"
+        and cfg.normalization_type in _NORMS
         and cfg.positional_embedding_type in ("standard", "rotary")
         and not cfg.use_normalization_before_and_after
         and not cfg.attn_only
@@ -55,7 +56,7 @@ def can_linearize(model: Model) -> bool:
 
 
 def push_tangents(
-    model: Model,
+    view: ModelView,
     tokens: Int[Tensor, " pos"],
     directions: Float[Tensor, "direction d_model"],
     positions: Int[Tensor, " direction"],
@@ -70,7 +71,7 @@ def push_tangents(
         out: output positions, a slice of the sequence.
         rows: about how many direction-position rows are computed at once.
     """
-    length = len(tokens)
+    model, length = view.model, len(tokens)
     chunks = _chunks(positions.tolist(), length, rows)
     tangents = [_start(directions[a:b], positions[a:b], s, length) for a, b, s in chunks]
     saved: dict[str, Tensor] = {}
@@ -80,7 +81,7 @@ def push_tangents(
             value if value.ndim == 2 else value[0]
         )
 
-    with torch.no_grad(), model.hooks(fwd_hooks=[(_needed, save)]):
+    with torch.no_grad(), view.forward.wrapper.lock, model.hooks(fwd_hooks=[(_needed, save)]):
         resid, *_ = model.input_to_embed(tokens[None])
         for block in model.blocks:
             saved.clear()

@@ -20,13 +20,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
+from lensdiff.models.info import ModelInfo
 from lensdiff.models.probe import TOLERANCE
 from lensdiff.models.sources import Source, read_source
 from lensdiff.models.verification import expect
 from lensdiff.models.verification import verify as check
-from lensdiff.models.view import Model, ModelView, is_hooked, register, view_of
-from lensdiff.models.weights import ModelInfo
-from lensdiff.models.wrappers import is_bridge, make_view
+from lensdiff.models.view import ModelView, register, view_of
+from lensdiff.models.wrappers import Model, is_bridge, is_hooked, wrapper_of
 from lensdiff.results import InputError
 
 Weights = Literal["raw", "folded"]
@@ -81,7 +81,7 @@ def load_model(
     if is_hooked(source) or is_bridge(source):
         view = view_of(source)
         if tokenizer is not None:
-            register(make_view(source, tokenizer, view.info))
+            register(ModelView(view.info, tokenizer, wrapper_of(source)))
         return source
     dtype = as_dtype(dtype)
     device = str(device or default_device())
@@ -152,7 +152,7 @@ def _build(
         if weights == "folded":
             _fold(model)
             info = replace(info, weights="folded")
-        return make_view(model, tokenizer, info)
+        return ModelView(info, tokenizer, wrapper_of(model))
     except InputError:
         raise
     except STUMBLES as error:
@@ -207,7 +207,6 @@ def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture
         wrapper="hooked",
         revision=found.revision,
         eos_token_ids=tuple(dict.fromkeys(stops)),
-        final_soft_cap=getattr(config, "final_logit_softcapping", None),
         chat_template=getattr(tokenizer, "chat_template", None),
         notes=found.notes,
     )

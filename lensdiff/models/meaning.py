@@ -5,7 +5,8 @@ One forward pass over a few tokens is recorded at the modules and hook points of
     gains     which norm's output attention and MLP read, and whether that norm scales by w, by 1 + w or not at all:
               y = x^ (w + offset) + b, with x^ the normalised input; no gain where the stream itself is read (OLMo 2)
     matrices  whether a weight takes what its layer reads to what the layer makes of it: (x_i - x_0) W = q_i - q_0
-    scores    whether softmax(scores) is the pattern; pattern: whether its rows sum to 1 and pattern v is z
+    biases    what is added behind it; positions: what is added to the embedding
+    points    where the stream, its parts, scores, pattern and z can be read (see `points`)
     logits    whether they are h W_U + b, a multiple of it (Granite, Cohere), or its soft cap (Gemma 2)
 
 What fits none of the meanings is kept as a reason, and reading it is refused in that sentence. What a wrapper does not
@@ -14,8 +15,7 @@ pass through a module or hook point cannot be measured and counts as unknown too
 Memory: the recorded activations of a few tokens in every layer.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +23,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lensdiff.models.weights import MATRICES, GainName, MatrixName
-
-PROBE_TOKENS = 8
-# largest difference, as a share of the largest value, that rounding explains
-CLOSE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+from lensdiff.models.parts import LAYER_GAINS, MATRICES, BiasName, GainName, MatrixName
+from lensdiff.models.points import Point, attention_sites, stream_candidates, stream_sites
+from lensdiff.models.tape import CLOSE, Tape, probe, recorded, same
+from lensdiff.models.wrappers import Wrapper
 
 
 class Gain(NamedTuple):
@@ -63,14 +62,16 @@ class Meaning:
 
     Attributes:
         gains: of what is read by "attn", "mlp" (by layer), and "final" (layer 0); of "q_norm" and "k_norm".
-        matrices: why a matrix does not do what its name says; those that do are not listed.
-        scores, pattern: why the hook of that name does not hold what it should; an empty text where it does.
+        matrices, biases: why one does not do what its name says; those that do are not listed.
+        positions: why W_pos is not what is added to the embedding; an empty text where it is, or nothing is.
+        points: the module whose output a point is, or why it cannot be read.
     """
 
     gains: dict[tuple[GainName, int], Gain | Unknown] = field(default_factory=dict)
     matrices: dict[tuple[MatrixName, int], str] = field(default_factory=dict)
-    scores: dict[int, str] = field(default_factory=dict)
-    pattern: dict[int, str] = field(default_factory=dict)
+    biases: dict[tuple[BiasName, int], str] = field(default_factory=dict)
+    positions: str = ""
+    points: dict[Point, nn.Module | Unknown] = field(default_factory=dict)
     logits: LogitMap | Unknown = IDENTITY
 
     def shared(self, layer: int) -> bool:
@@ -91,36 +92,42 @@ def _own(norm: Any, *names: str) -> Tensor | None:
     return next((value for value in found if value is not None), None)
 
 
-def measure(view: Any) -> Meaning:
-    """Return the meanings of a view's model, by one forward pass over a few tokens."""
-    model, meaning = view.model, Meaning()
-    count = min(PROBE_TOKENS, view.n_ctx)
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(view.d_vocab, (1, count), generator=generator).to(view.device)
-    with torch.no_grad(), _recorded(model) as tape:
-        logits = view.logits(tokens)
-        close = CLOSE[view.dtype]
-        for layer, block in enumerate(model.blocks):
-            record = _Block(block, tape, close)
-            for name in ("attn", "mlp"):
+def measure(wrapper: Wrapper) -> Meaning:
+    """Return the meanings of a wrapped model, by one forward pass over a few tokens."""
+    model, meaning, sizes = wrapper.model, Meaning(), wrapper.sizes()
+    close = CLOSE[sizes.dtype]
+    norms = {id(module): (path, module) for path, module in model.named_modules() if is_norm(module)}
+    with torch.no_grad(), wrapper.lock, recorded(recorded_modules(wrapper)) as tape, wrapper.precision():
+        logits = wrapper(probe(sizes.d_vocab, sizes.n_ctx, sizes.device))
+        for layer in range(sizes.n_layers):
+            record = BlockRecord(wrapper, layer, tape, norms)
+            for name in LAYER_GAINS:
                 meaning.gains[(name, layer)] = record.gain(name)
-            for name in ("q_norm", "k_norm"):
-                meaning.gains[(name, layer)] = record.head_gain(name)
-            meaning.matrices |= {(name, layer): why for name in MATRICES if (why := record.wrong_matrix(view, name))}
-            meaning.scores[layer] = record.wrong_scores()
-            meaning.pattern[layer] = record.wrong_pattern(view.n_heads)
-        meaning.gains[("final", 0)] = _final_gain(model, tape, close)
-        meaning.logits = _logit_map(view, tape.ins.get(id(model.unembed)), logits, close)
+            for name in MATRICES:
+                if why := record.wrong_matrix(name):
+                    meaning.matrices[(name, layer)] = why
+                elif why := record.wrong_bias(name):
+                    bias: BiasName = f"b{name[1:]}"  # pyright: ignore[reportAssignmentType]
+                    meaning.biases[(bias, layer)] = why
+            meaning.points |= {Point(name, layer): site for name, site in record.points().items()}  # pyright: ignore[reportArgumentType]
+        meaning.gains[("final", 0)] = _final_gain(model, tape, norms, close)
+        meaning.points[Point("embed")] = wrapper.embedding
+        meaning.positions = _wrong_positions(wrapper, tape, meaning, close)
+        meaning.logits = _logit_map(wrapper, tape.read(model.unembed), logits, close)
     return meaning
 
 
-@dataclass
-class _Tape:
-    """First input and output of each recorded module, by its identity; paths of the norms."""
-
-    ins: dict[int, Tensor] = field(default_factory=dict)
-    outs: dict[int, Tensor] = field(default_factory=dict)
-    norms: dict[int, tuple[str, nn.Module]] = field(default_factory=dict)
+def recorded_modules(wrapper: Wrapper) -> Iterable[nn.Module]:
+    """Return the modules and hook points whose inputs and outputs tell what a model's parts mean."""
+    model = wrapper.model
+    found = [model.unembed, wrapper.embedding, *(module for module in model.modules() if is_norm(module))]
+    for block in model.blocks:
+        attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+        found += [block, attn, mlp, *attention_sites(block).values()]
+        found += [module for modules in stream_candidates(block, []).values() for module in modules]
+        found += [getattr(attn, name, None) for name in ("hook_q", "hook_k", "hook_v", "q", "k", "v")]
+        found += [getattr(mlp, name, None) for name in ("hook_pre", "hook_pre_linear", "hook_post", "in", "gate")]
+    return [module for module in found if isinstance(module, nn.Module)]
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -130,84 +137,52 @@ def is_norm(module: nn.Module) -> bool:
     return hasattr(module, "hook_normalized") or alone
 
 
-@contextmanager
-def _recorded(model: Any) -> Iterator[_Tape]:
-    tape, wanted = _Tape(), {id(model.unembed): model.unembed}
-    for path, module in model.named_modules():
-        if is_norm(module):
-            tape.norms[id(module)] = path, module
-            wanted[id(module)] = module
-    for block in model.blocks:
-        wanted |= {id(module): module for module in _parts(block)}
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        into, made = _first_tensor((*args, *kwargs.values())), _first_tensor((out,))
-        if into is not None and made is not None:
-            tape.ins[id(module)], tape.outs[id(module)] = into, made
-
-    with ExitStack() as stack:
-        for module in wanted.values():
-            stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-        yield tape
-
-
-def _first_tensor(values: tuple) -> Tensor | None:
-    for value in values:
-        if isinstance(value, tuple | list):
-            value = _first_tensor(tuple(value))
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    return None
-
-
-_POINTS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_attn_scores", "hook_pattern")
-_MLP_POINTS = ("hook_pre", "hook_pre_linear", "hook_post")
-
-
-def _parts(block: Any) -> list[nn.Module]:
-    attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-    found = [block, attn, mlp, getattr(block, "hook_attn_out", None), getattr(block, "hook_mlp_out", None)]
-    found += [getattr(attn, name, None) for name in (*_POINTS, "q", "k", "v", "o")]
-    found += [getattr(mlp, name, None) for name in (*_MLP_POINTS, "in", "gate", "out")]
-    return [module for module in found if isinstance(module, nn.Module)]
-
-
-class _Block:
+class BlockRecord:
     """What was recorded of one block."""
 
-    def __init__(self, block: Any, tape: _Tape, close: float):
-        self.block, self.tape, self.close = block, tape, close
-        self.attn, self.mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-        inside = {id(module) for module in block.modules()}
-        self.norms = {key: value for key, value in tape.norms.items() if key in inside and key in tape.outs}
-        self.entered = tape.ins.get(id(block))
+    def __init__(self, wrapper: Wrapper, layer: int, tape: Tape, norms: dict[int, tuple[str, nn.Module]]):
+        self.wrapper, self.layer, self.tape = wrapper, layer, tape
+        self.block = wrapper.model.blocks[layer]
+        self.close = CLOSE[wrapper.sizes().dtype]
+        self.attn, self.mlp = getattr(self.block, "attn", None), getattr(self.block, "mlp", None)
+        inside = {id(module) for module in self.block.modules()}
+        self.norms = {key: value for key, value in norms.items() if key in inside and key in tape.outs}
+        self.entered = tape.read(self.block)
 
-    def _out(self, owner: Any, *names: str) -> Tensor | None:
-        found = (self.tape.outs.get(id(getattr(owner, name, None))) for name in names)
+    def _made(self, owner: Any, *names: str) -> Tensor | None:
+        found = (self.tape.made(getattr(owner, name, None)) for name in names)
         return next((value for value in found if value is not None), None)
 
-    def _in(self, owner: Any, *names: str) -> Tensor | None:
-        found = (self.tape.ins.get(id(getattr(owner, name, None))) for name in names)
+    def _read(self, owner: Any, *names: str) -> Tensor | None:
+        found = (self.tape.read(getattr(owner, name, None)) for name in names)
         return next((value for value in found if value is not None), None)
 
     def read_by(self, name: str) -> Tensor | None:
         """Return what attention or the MLP read."""
         if name == "attn":
-            read = self.tape.ins.get(id(self.attn))
-            return self._in(self.attn, "q") if read is None else read
-        read = self.tape.ins.get(id(self.mlp))
-        return self._in(self.mlp, "in", "gate") if read is None else read
+            read = self.tape.read(self.attn)
+            return self._read(self.attn, "q") if read is None else read
+        read = self.tape.read(self.mlp)
+        return self._read(self.mlp, "in", "gate") if read is None else read
 
-    def gain(self, name: str) -> Gain | Unknown:
+    def norm_before(self, name: str) -> int | None:
+        """Return the identity of the norm whose output attention or the MLP read, or None."""
+        read = self.read_by(name)
+        return next((key for key in self.norms if same(self.tape.outs[key], read, self.close)), None)
+
+    def gain(self, name: GainName) -> Gain | Unknown:
+        """Return what scales the input of attention or MLP, or the queries and keys."""
+        if name in ("q_norm", "k_norm"):
+            return self._head_gain(name)
         read = self.read_by(name)
         if read is None or self.entered is None:
             return Unknown(f"what {name} reads passes through no module")
-        for key, (path, norm) in self.norms.items():
-            if _same(self.tape.outs[key], read, self.close):
-                return _scale(path, norm, self.tape.ins[key], read, self.close)
+        key = self.norm_before(name)
+        if key is not None:
+            return _scale(*self.norms[key], self.tape.ins[key], read, self.close)
         return Gain(None) if self._is_stream(read) else Unknown(f"what {name} reads is neither the stream nor its norm")
 
-    def head_gain(self, name: str) -> Gain | Unknown:
+    def _head_gain(self, name: str) -> Gain | Unknown:
         norm = getattr(self.attn, name, None)
         if not isinstance(norm, nn.Module):
             return Gain(None)
@@ -225,69 +200,114 @@ class _Block:
         added = (value - self.entered).double()
         if float(added.abs().max()) <= self.close * float(value.abs().max()):
             return True
-        outs = [self.tape.outs.get(id(self.attn)), *(self.tape.outs[key] for key in self.norms)]
+        outs = [self.tape.made(self.attn), *(self.tape.outs[key] for key in self.norms)]
         return any(
             out is not None and out.shape == added.shape and _parallel(out.double(), added, self.close) for out in outs
         )
 
-    def wrong_matrix(self, view: Any, name: MatrixName) -> str:
+    def wrong_matrix(self, name: MatrixName) -> str:
         """Return why a matrix does not take what is read to what is made of it; an empty text where it does."""
-        layer = next(i for i, block in enumerate(view.model.blocks) if block is self.block)
         try:
-            weight = view.stored_matrix(layer, name)
+            weight = self.wrapper.matrix(self.layer, name)
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             return f"transformer-lens cannot give it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
         if weight is None:
             return ""
-        read, made = self._around(name, gated=view.stored_matrix(layer, "W_gate") is not None)
+        read, made = self._around(name)
         if read is None or made is None:
             return "what it reads or writes passes through no hook point"
-        flat = _flat(weight, name)
-        read, made = (_rows(x).double() for x in (read, made))
+        flat, read, made = _flat(weight, name), _rows(read).double(), _rows(made).double()
         if read.shape[-1] != flat.shape[0] or made.shape[-1] != flat.shape[1]:
             return f"it has the shape {tuple(weight.shape)}, but maps {read.shape[-1]} to {made.shape[-1]} numbers"
         # differences of positions: a bias cancels
         got, expected = (read[1:] - read[:1]) @ flat.double(), made[1:] - made[:1]
-        if len(read) > 1 and not _same(got, expected, self.close):
+        if len(read) > 1 and not same(got, expected, self.close):
             return "multiplied by it, what is read does not become what is written"
         return ""
 
-    def _around(self, name: MatrixName, *, gated: bool) -> tuple[Tensor | None, Tensor | None]:
+    def wrong_bias(self, name: MatrixName) -> str:
+        """Return why the bias that goes with a (right) matrix is not what is added behind it."""
+        weight = self.wrapper.matrix(self.layer, name)
+        if weight is None:
+            return ""
+        bias = self.wrapper.bias(self.layer, f"b{name[1:]}")  # pyright: ignore[reportArgumentType]
+        read, made = self._around(name)
+        assert read is not None
+        assert made is not None
+        mapped, made = _rows(read).double() @ _flat(weight, name).double(), _rows(made).double()
+        added = mapped if bias is None else mapped + bias.double().flatten()
+        return "" if same(added, made, self.close) else "what is added behind its matrix is something else"
+
+    def _around(self, name: MatrixName) -> tuple[Tensor | None, Tensor | None]:
         attn, mlp = self.attn, self.mlp
         if name in ("W_Q", "W_K", "W_V"):
             letter = name[-1].lower()
-            return self.read_by("attn"), self._out(attn, f"hook_{letter}", letter)
+            return self.read_by("attn"), self._made(attn, f"hook_{letter}", letter)
         if name == "W_O":
-            made = self._out(attn, "o")
-            return self._out(attn, "hook_z"), self._out(self.block, "hook_attn_out") if made is None else made
+            made = self._made(attn, "o")
+            return self._made(attn, "hook_z"), self._made(self.block, "hook_attn_out") if made is None else made
         if name == "W_out":
-            read, made = self._in(mlp, "out"), self._out(mlp, "out")
-            return (self._out(mlp, "hook_post"), self.tape.outs.get(id(mlp))) if made is None else (read, made)
-        part = self._out(mlp, "in" if name == "W_in" else "gate")
+            read, made = self._read(mlp, "out"), self._made(mlp, "out")
+            return (self._made(mlp, "hook_post"), self.tape.made(mlp)) if made is None else (read, made)
+        part = self._made(mlp, "in" if name == "W_in" else "gate")
         if part is None:  # a HookedTransformer: the gate's output is hook_pre where there is a gate
-            part = self._out(mlp, "hook_pre_linear" if gated and name == "W_in" else "hook_pre")
+            gated = self.wrapper.matrix(self.layer, "W_gate") is not None
+            part = self._made(mlp, "hook_pre_linear" if gated and name == "W_in" else "hook_pre")
         return self.read_by("mlp"), part
 
+    def points(self) -> dict[str, nn.Module | Unknown]:
+        """Return, by name, the module whose output each point of the block is, or why it cannot be read."""
+        candidates = stream_candidates(self.block, [norm for _, norm in self.norms.values()])
+        found: dict[str, nn.Module | Unknown] = dict(stream_sites(candidates, self.tape, self.close))
+        for name in ("resid_pre", "resid_post"):
+            found.setdefault(name, Unknown(f"{name} passes through no hook point"))
+        for name in ("attn_out", "mlp_out"):
+            found.setdefault(name, Unknown("no two hook points hold what attention and MLP add to the stream"))
+        sites = attention_sites(self.block)
+        reasons = {
+            "attn_scores": self.wrong_scores(),
+            "pattern": self.wrong_pattern(),
+            "z": self.wrong_matrix("W_O") if "z" in sites else "the model has no hook_z",
+        }
+        for name, why in reasons.items():
+            found[name] = Unknown(why) if why else sites[name]
+        added = found["attn_out"]
+        mid = added.reason if isinstance(added, Unknown) else self._wrong_mid(found["resid_pre"], added)
+        found["resid_mid"] = Unknown(mid) if mid else added
+        return found
+
+    def _wrong_mid(self, entered: nn.Module | Unknown, added: nn.Module) -> str:
+        key = self.norm_before("mlp")
+        read = self.read_by("mlp") if key is None else self.tape.ins[key]
+        before, part = self.tape.made(entered), self.tape.made(added)
+        if read is None or before is None or part is None or read.numel() != before.numel():
+            return "what the MLP reads passes through no module"
+        middle = before.double() + part.double().reshape(before.shape)
+        if same(read.double().reshape(before.shape), middle, self.close):
+            return ""
+        return "its MLP does not read the stream behind its attention (parallel blocks have no middle)"
+
     def wrong_scores(self) -> str:
-        scores, pattern = self._out(self.attn, "hook_attn_scores"), self._out(self.attn, "hook_pattern")
+        """Return why hook_attn_scores does not hold what softmax makes the pattern of."""
+        scores, pattern = self._made(self.attn, "hook_attn_scores"), self._made(self.attn, "hook_pattern")
         if scores is None or pattern is None:
             return "the model does not pass through hook_attn_scores and hook_pattern"
-        same = scores.shape == pattern.shape and _same(scores.float().softmax(dim=-1), pattern.float(), self.close)
-        return "" if same else "the softmax of its hook_attn_scores is not its attention pattern"
+        right = same(scores.float().softmax(dim=-1), pattern.float(), self.close)
+        return "" if right else "the softmax of its hook_attn_scores is not its attention pattern"
 
-    def wrong_pattern(self, n_heads: int) -> str:
-        pattern, v, z = (self._out(self.attn, name) for name in ("hook_pattern", "hook_v", "hook_z"))
-        if pattern is None:
-            return "the model does not pass through hook_pattern"
-        if pattern.ndim != 4 or not _same(pattern.sum(dim=-1), torch.ones_like(pattern[..., 0]), self.close):
+    def wrong_pattern(self) -> str:
+        """Return why hook_pattern does not hold how z is mixed from the values."""
+        pattern, v, z = (self._made(self.attn, name) for name in ("hook_pattern", "hook_v", "hook_z"))
+        if pattern is None or v is None or z is None:
+            return "the model does not pass through hook_pattern, hook_v and hook_z"
+        if pattern.ndim != 4 or not same(pattern.sum(dim=-1), torch.ones_like(pattern[..., 0]), self.close):
             return "the rows of its hook_pattern do not sum to 1"
-        if v is None or z is None:
-            return ""
-        d_head = z.flatten(2).shape[-1] // n_heads
-        v = rearrange(v.flatten(2)[0], "pos (kv d_head) -> kv pos d_head", d_head=d_head)
+        n_heads = pattern.shape[1]
+        d_head = _rows(z).shape[-1] // n_heads
+        v = rearrange(_rows(v), "pos (kv d_head) -> kv pos d_head", d_head=d_head)
         v = repeat(v, "kv pos d_head -> (kv group) pos d_head", group=n_heads // v.shape[0])
         mixed = rearrange(pattern[0].to(v.dtype) @ v, "head_index pos d_head -> pos (head_index d_head)")
-        return "" if _same(mixed, z.flatten(2)[0], self.close) else "its hook_pattern times hook_v is not hook_z"
+        return "" if same(mixed, _rows(z), self.close) else "its hook_pattern times hook_v is not hook_z"
 
 
 def _rows(value: Tensor) -> Tensor:
@@ -301,15 +321,9 @@ def _flat(weight: Tensor, name: MatrixName) -> Tensor:
     return weight.flatten(0, 1) if name == "W_O" else weight
 
 
-def _same(a: Tensor, b: Tensor, close: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    return float((a.double() - b.double()).abs().max()) <= close * max(float(b.abs().max()), 1e-30)
-
-
 def _parallel(a: Tensor, b: Tensor, close: float) -> bool:
     along = (a * b).sum() / (a * a).sum().clamp(min=1e-30)
-    return _same(along * a, b, close)
+    return same(along * a, b, close)
 
 
 def _scale(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: float) -> Gain | Unknown:
@@ -342,24 +356,34 @@ def _epsilons(norm: Any) -> list[float]:
     return [float(value) for value in values if isinstance(value, float | int)] or [1e-5]
 
 
-def _final_gain(model: Any, tape: _Tape, close: float) -> Gain | Unknown:
-    read = tape.ins.get(id(model.unembed))
-    for key, (path, norm) in tape.norms.items():
-        if read is not None and key in tape.outs and _same(tape.outs[key], read, close):
-            return _scale(path, norm, tape.ins[key], read, close)
-    last = tape.outs.get(id(model.blocks[-1]))
-    if read is not None and last is not None and _same(last, read, close):
+def _final_gain(model: Any, tape: Tape, norms: dict[int, tuple[str, nn.Module]], close: float) -> Gain | Unknown:
+    read = tape.read(model.unembed)
+    for key, (path, norm) in norms.items():
+        if key in tape.outs and same(tape.outs[key], read, close):
+            return _scale(path, norm, tape.ins[key], tape.outs[key], close)
+    if same(tape.made(model.blocks[-1]), read, close):
         return Gain(None)
     return Unknown("what the unembedding reads is neither the stream nor its norm")
 
 
-def _logit_map(view: Any, hidden: Tensor | None, logits: Tensor, close: float) -> LogitMap | Unknown:
+def _wrong_positions(wrapper: Wrapper, tape: Tape, meaning: Meaning, close: float) -> str:
+    positions, site = wrapper.W_pos(), meaning.points[Point("resid_pre", 0)]
+    before, entered = tape.made(wrapper.embedding), tape.made(site)
+    if positions is None:
+        return ""
+    if before is None or entered is None:
+        return "what is added to the embedding passes through no hook point"
+    right = same(before + positions[: before.shape[1]], entered, close)
+    return "" if right else "its position embeddings are not what is added to its embedding"
+
+
+def _logit_map(wrapper: Wrapper, hidden: Tensor | None, logits: Tensor, close: float) -> LogitMap | Unknown:
     if hidden is None:
         return Unknown("the unembedding is no module that is passed through")
-    raw, expected = view.unembedded(hidden).double(), logits.double()
-    cap = view.info.final_soft_cap
+    raw, expected = hidden @ wrapper.W_U, logits.double()
+    raw = (raw if wrapper.b_U is None else raw + wrapper.b_U).double()
     scale = float((raw * expected).sum() / (raw * raw).sum().clamp(min=1e-30))
-    for candidate in (LogitMap(1.0, cap), LogitMap(), LogitMap(scale)):
-        if _same(candidate(raw), expected, close):
+    for candidate in (LogitMap(1.0, wrapper.final_soft_cap()), IDENTITY, LogitMap(scale)):
+        if same(candidate(raw), expected, close):
             return candidate
     return Unknown("the logits are neither the unembedding's output, nor a multiple of it, nor its soft cap")

@@ -68,8 +68,8 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
     """
     with torch.no_grad():
         tokens = expected.probe.to(view.device)
-        whole = view.logits(tokens).float().cpu()
-        split = view.unembed(view.unembed_input(tokens)).float().cpu()
+        whole = view.forward.logits(tokens).float().cpu()
+        split = view.forward.unembed(view.forward.final(tokens)).float().cpu()
     wanted = expected.logits
     if folded:  # centring the unembedding moves all logits of a token together
         whole, split, wanted = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, wanted))

@@ -1,92 +1,108 @@
-"""A model as the analyses read it, whichever wrapper holds it.
+"""One model as everything else reads it: its weights, its forward passes, its tokenizer and what is known of it.
 
-HookedTransformer and TransformerBridge share names, not meanings: the one repeats W_K to all query heads, the other
-keeps the key-value heads; Gemma's norm weight is a gain minus one; OLMo 2 normalises after attention. A `ModelView`
-gives the weights and functions in one meaning:
+    view.weights    `weights.Weights`: matrices, gains, biases, a tensor at a time
+    view.forward    `forward.Forward`: passes that are read and written at points of one meaning
 
-- `matrix(layer, name)`, `gain(name, layer)`: raw matrices that multiply from the right, and their input's gain;
-- `attention(layer)`, `mlp(layer)`: the same, a layer at a time, keys and values repeated to the query heads;
-- `embed`, `unembed_input`, `unembed`: from tokens to embeddings, to the unembedding's input, to logits.
+A control is such a view too: its weights are the base's with a change, computed as they are read, and a model is only
+made of them when a pass is asked for.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.meaning import Meaning, Unknown, measure, norm_weight
-from lensdiff.models.weights import ATTENTION, MATRICES, AttentionWeights, GainName, MatrixName, MLPWeights, ModelInfo
-from lensdiff.results import InputError, Provenance
-
-Model = Any  # HookedTransformer | TransformerBridge: version 4 has no HookedTransformer, so no class can be named here
-
-
-class _Stop(Exception):
-    """Ends a forward pass once what was asked for is there."""
+from lensdiff.models.forward import Forward
+from lensdiff.models.info import ModelInfo
+from lensdiff.models.meaning import Meaning, measure
+from lensdiff.models.weights import ModelWeights, Weights
+from lensdiff.models.wrappers import Model, Wrapper, wrapper_of
+from lensdiff.results import Control, InputError, Provenance
 
 
-class ModelView(ABC):
-    """The weights and functions of one model; see the module's docstring.
+class ModelView:
+    """One model; see the module.
 
     Attributes:
-        embedding: the hook point of what the embedding module gives, before positions and norms.
+        info: what is known of it beside its weights.
+        control: what control it is, or None.
     """
 
-    embedding: str
-
-    def __init__(self, model: Model, tokenizer: PreTrainedTokenizerBase | None, info: ModelInfo):
-        self.model = model
-        self.info = info
-        self.trusts_cache = True  # until a draft of `decoding` turns out wrong
-        self._tokenizer = tokenizer
-
-    # sizes
-    @property
-    def n_layers(self) -> int:
-        return self.model.cfg.n_layers
-
-    @property
-    def n_heads(self) -> int:
-        return self.model.cfg.n_heads
+    def __init__(
+        self,
+        info: ModelInfo,
+        tokenizer: PreTrainedTokenizerBase | None,
+        wrapper: Wrapper | None = None,
+        *,
+        weights: Weights | None = None,
+        make: "Callable[[], ModelView] | None" = None,
+        control: Control | None = None,
+    ):
+        """A model in a wrapper; or, for a control, its `weights` and how to `make` a whole model of them."""
+        self.info, self.control = info, control
+        self._wrapper, self._tokenizer, self._weights, self._make = wrapper, tokenizer, weights, make
+        self._made: ModelView | None = None
 
     @property
-    def n_key_value_heads(self) -> int:
-        return self.model.cfg.n_key_value_heads or self.model.cfg.n_heads
+    def weights(self) -> Weights:
+        """The weights, without a forward pass."""
+        if self._made is not None:
+            return self._made.weights
+        if self._weights is None:
+            assert self._wrapper is not None
+            self._weights = ModelWeights(self._wrapper, lambda: self.info.id, lambda: self.meaning)
+        return self._weights
 
     @property
-    def d_model(self) -> int:
-        return self.model.cfg.d_model
+    def forward(self) -> Forward:
+        """The forward passes; of a control, those of the whole model that is made here.
+
+        Raises:
+            InputError: no whole model can be made of a control.
+        """
+        return self.whole()._own_forward
+
+    @cached_property
+    def _own_forward(self) -> Forward:
+        assert self._wrapper is not None
+        return Forward(self._wrapper, lambda: self.info.id, lambda: self.meaning)
+
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the parts of the model mean, measured by one short forward pass when first asked for."""
+        assert self._wrapper is not None
+        return measure(self._wrapper)
 
     @property
-    def d_head(self) -> int:
-        return self.model.cfg.d_head
+    def model(self) -> Model:
+        """The HookedTransformer or TransformerBridge; of a control, the whole model that is made here."""
+        wrapper = self.whole()._wrapper
+        assert wrapper is not None
+        return wrapper.model
+
+    def whole(self) -> "ModelView":
+        """Return the view of the model in memory: itself, or what is made of a control when first asked for."""
+        if self._make is None:
+            return self
+        if self._made is None:
+            found = self._make()
+            if found.control is None:  # no change: the base itself, which is not this control's to let go of
+                return found
+            self._made = found
+        return self._made
 
     @property
-    def d_mlp(self) -> int:
-        return self.model.cfg.d_mlp or 4 * self.d_model
+    def is_made(self) -> bool:
+        """Whether a whole model is in memory for this view alone."""
+        return self._make is None or self._made is not None
 
-    @property
-    def d_vocab(self) -> int:
-        return int(self.W_E.shape[0])
-
-    @property
-    def n_ctx(self) -> int:
-        return self.model.cfg.n_ctx
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.W_E.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.W_E.device
+    def free(self) -> None:
+        """Let go of a control's whole model; it is made again when it is needed."""
+        if self._made is not None:
+            forget(self._made.model)
+            self._made = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -97,241 +113,51 @@ class ModelView(ABC):
 
     def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:
         """Return where a result of this model comes from."""
-        info = self.info
-        dtype = str(self.dtype).removeprefix("torch.")
-        return Provenance(analysis, info.id, info.revision, info.weights, info.wrapper, dtype, options, seed)
-
-    # weights
-    @property
-    @abstractmethod
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]: ...
-
-    @property
-    @abstractmethod
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
-
-    @cached_property
-    def meaning(self) -> Meaning:
-        """What norms, matrices and hooks of the model mean, measured by one short forward pass when first asked for."""
-        return measure(self)
-
-    @abstractmethod
-    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
-        """Return what the wrapper gives as a weight, unchecked; see `matrix`."""
-
-    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
-        """Return one weight as the checkpoint has it, or None where there is no such weight (W_gate of an ungated MLP).
-
-        W_Q [head_index d_model d_head], W_K and W_V the same with the key-value heads, W_O [head_index d_head d_model],
-        W_in and W_gate [d_model d_mlp], W_out [d_mlp d_model].
-
-        Raises:
-            InputError: the wrapper's tensor of that name does not do what the name says.
-        """
-        wrong = self.meaning.matrices.get((name, layer))
-        if wrong:
-            raise InputError(f"{name} of layer {layer} of {self.info.id} cannot be read: {wrong}")
-        return self.stored_matrix(layer, name)
-
-    def gain(self, name: GainName, layer: int = 0) -> Tensor | None:
-        """Return the gain by which a norm scales what is read ("attn", "mlp", "final"), or queries and keys; or None.
-
-        None where nothing is scaled at that place: folded weights, or a norm after the layer (OLMo 2).
-
-        Raises:
-            InputError: what is read there is scaled in a way that has not been understood.
-        """
-        found = self.meaning.gains[(name, layer)]
-        if isinstance(found, Unknown):
-            raise InputError(f"the {name} gain of layer {layer} of {self.info.id} cannot be read: {found.reason}")
-        stored = self.stored_gain(name, layer)
-        return stored + found.offset if stored is not None and found.offset else stored
-
-    def stored_gain(self, name: GainName, layer: int = 0) -> Tensor | None:
-        """Return the weight behind a gain as its norm stores it (the gain minus one where it scales by 1 + w)."""
-        found = self.meaning.gains[(name, layer)]
-        if isinstance(found, Unknown) or found.module is None:
-            return None
-        weight = norm_weight(self.model.get_submodule(found.module))
-        return None if weight is None else weight.detach()
-
-    def known(self, name: MatrixName | GainName, layer: int = 0) -> bool:
-        """Whether a model has that weight, and it can be read."""
-        if name in MATRICES:
-            return not self.meaning.matrices.get((name, layer)) and self.stored_matrix(layer, name) is not None
-        return self.stored_gain(name, layer) is not None
-
-    def needed_matrix(self, layer: int, name: MatrixName) -> Tensor:
-        """Return one weight of a model that has it.
-
-        Raises:
-            InputError: the layer has no single matrix of that name (a mixture of experts), or it cannot be read.
-        """
-        found = self.matrix(layer, name)
-        if found is None:
-            part = "attention" if name in ATTENTION else "MLP"
-            kind = type(getattr(self.model.blocks[layer], "mlp" if part == "MLP" else "attn", None)).__name__
-            raise InputError(
-                f"layer {layer} of {self.info.id} has no single {name} (its {part} is a {kind}): "
-                "this reading needs one matrix a layer, which a mixture of experts does not have"
-            )
-        return found
-
-    @property
-    @abstractmethod
-    def attention_soft_cap(self) -> float | None: ...
-
-    def attention(self, layer: int) -> AttentionWeights:
-        """Return one layer's attention weights, keys and values repeated to the query heads."""
-        W_Q, W_K, W_V, W_O = (self.needed_matrix(layer, name) for name in ("W_Q", "W_K", "W_V", "W_O"))
-        repeats = W_Q.shape[0] // W_K.shape[0]
-        return AttentionWeights(
-            self.gain("attn", layer),
-            W_Q,
-            W_K.repeat_interleave(repeats, dim=0),
-            W_V.repeat_interleave(repeats, dim=0),
-            W_O,
-            self.gain("q_norm", layer),
-            self.gain("k_norm", layer),
-            n_key_value_heads=W_K.shape[0],
-            soft_cap=self.attention_soft_cap,
+        info, dtype = self.info, str(self.dtype).removeprefix("torch.")
+        return Provenance(
+            analysis, info.id, info.revision, info.weights, info.wrapper, dtype, options, seed, control=self.control
         )
 
-    def mlp(self, layer: int) -> MLPWeights:
-        """Return one layer's feed-forward weights."""
-        W_in, W_out = self.needed_matrix(layer, "W_in"), self.needed_matrix(layer, "W_out")
-        return MLPWeights(self.gain("mlp", layer), W_in, self.matrix(layer, "W_gate"), W_out)
+    # sizes
+    @property
+    def n_layers(self) -> int:
+        return self.weights.sizes.n_layers
 
-    # functions
-    @abstractmethod
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Return what the embedding module gives: before positions and a norm behind it, with a scale of its own."""
+    @property
+    def n_heads(self) -> int:
+        return self.weights.sizes.n_heads
 
-    @abstractmethod
-    def unembed_input(
-        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """Return the unembedding's input (after the final norm and its gain), from the embeddings if they are given."""
+    @property
+    def n_key_value_heads(self) -> int:
+        return self.weights.sizes.n_key_value_heads
 
-    @abstractmethod
-    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Return the unembedding's output, bias included, before any scale or soft cap."""
+    @property
+    def d_model(self) -> int:
+        return self.weights.sizes.d_model
 
-    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Return the logits for the unembedding's input, scale and soft cap included.
+    @property
+    def d_head(self) -> int:
+        return self.weights.sizes.d_head
 
-        Raises:
-            InputError: the logits follow from the unembedding's output in a way that has not been understood.
-        """
-        found = self.meaning.logits
-        if isinstance(found, Unknown):
-            raise InputError(f"the unembedding of {self.info.id} cannot be followed: {found.reason}")
-        return found(self.unembedded(hidden))
+    @property
+    def d_mlp(self) -> int:
+        return self.weights.sizes.d_mlp
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the logits without building a graph."""
-        with torch.no_grad():
-            return self.model(tokens.to(self.device))
+    @property
+    def d_vocab(self) -> int:
+        return self.weights.sizes.d_vocab
 
-    # decoding
-    @abstractmethod
-    def new_cache(self, batch: int) -> Any:
-        """Return an empty key-value cache of the wrapper's kind."""
+    @property
+    def n_ctx(self) -> int:
+        return self.weights.sizes.n_ctx
 
-    @abstractmethod
-    def cached_logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
-    ) -> Float[Tensor, "batch d_vocab"]:
-        """Return the logits at the last position, reading what came before from `cache` and adding to it.
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.sizes.dtype
 
-        Args:
-            mask: 1 for a token, 0 for padding on the left, over all positions so far and `tokens`.
-        """
-
-    def attention_patterns(
-        self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28
-    ) -> Iterator[Float[Tensor, "head_index query_pos key_pos"]]:
-        """Yield the attention of each layer (all of them unless given): a head per query head, rows that sum to 1.
-
-        A pass keeps as many layers as fit into `max_bytes`, at least one; what does not fit costs another pass.
-
-        Raises:
-            InputError: a layer's hook_pattern does not hold its attention.
-        """
-        self._check_hooks(self.meaning.pattern, layers)
-        names = [f"blocks.{layer}.attn.hook_pattern" for layer in (range(self.n_layers) if layers is None else layers)]
-        bytes_per_layer = self.n_heads * len(tokens) ** 2 * self.dtype.itemsize
-        at_once = max(1, max_bytes // bytes_per_layer)
-        for start in range(0, len(names), at_once):
-            wanted = names[start : start + at_once]
-            with torch.no_grad():
-                _, cache = self.model.run_with_cache(
-                    tokens[None].to(self.device), names_filter=wanted, return_type=None
-                )
-            yield from (cache[name][0] for name in wanted)
-
-    def static_attention_scores(
-        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"], layers: Sequence[int]
-    ) -> list[Float[Tensor, "batch head_index key_pos"]]:
-        """Return the last query's scores before softmax (scaled, soft-capped, masked) in each layer, in order.
-
-        Every position but the first brings its embedding, with whatever positions add to it, to every layer as it is;
-        the first is computed as usual, since it sees only itself.
-
-        Raises:
-            InputError: a layer's hook_attn_scores does not hold what its softmax takes.
-        """
-        self._check_hooks(self.meaning.scores, layers)
-        hooks, caught = [(self.embedding, lambda value, hook: embedded)], {}
-        entered = self._capture(tokens, "blocks.0.hook_resid_pre", hooks)
-
-        def keep(value: Tensor, hook: Any) -> Tensor:
-            return torch.cat([value[:, :1], entered[:, 1:]], dim=1)
-
-        def catch(value: Tensor, hook: Any) -> None:
-            caught[hook.name] = value[:, :, -1]
-            if len(caught) == len(layers):
-                raise _Stop
-
-        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
-        hooks += [(f"blocks.{layer}.hook_resid_pre", keep) for layer in range(1, max(layers) + 1)]
-        self._run(tokens, [*hooks, *((name, catch) for name in names)])
-        return [caught[name] for name in names]
-
-    def _check_hooks(self, reasons: dict[int, str], layers: Sequence[int] | None) -> None:
-        for layer in range(self.n_layers) if layers is None else layers:
-            if reasons[layer]:
-                raise InputError(f"the attention of layer {layer} of {self.info.id} cannot be read: {reasons[layer]}")
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Switch weight gradients off, so that a backward pass computes none."""
-        switched = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in switched:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in switched:
-                parameter.requires_grad_(True)
-
-    def _run(self, tokens: Tensor, hooks: Sequence[tuple[str, Callable]]) -> None:
-        # a context takes away its own hooks alone, also from a pass that was stopped: those of the user stay
-        with self.model.hooks(fwd_hooks=list(hooks)), suppress(_Stop):
-            self.model(tokens)
-
-    def _capture(self, tokens: Tensor, name: str, replace: Sequence[tuple[str, Callable]] = ()) -> Tensor:
-        # forward hooks, never a cached activation: caches are detached, and a gradient through one is silently wrong
-        caught: list[Tensor] = []
-
-        def catch(value: Tensor, hook: Any) -> None:
-            caught.append(value)
-            raise _Stop
-
-        self._run(tokens, [*replace, (name, catch)])
-        if not caught:
-            raise RuntimeError(f"{self.info.id}: the forward pass did not reach {name}")
-        return caught[0]
+    @property
+    def device(self) -> torch.device:
+        return self.weights.sizes.device
 
 
 _VIEW = "_lensdiff_view"  # a model carries its view: a table of them would keep every model in memory
@@ -357,13 +183,21 @@ def view_of(model: Model) -> ModelView:
         return model
     found = getattr(model, "__dict__", {}).get(_VIEW)
     if found is None:
-        from lensdiff.models.wrappers import wrap
-
-        found = wrap(model)
+        found = _wrap(model)
         register(found)
     return found
 
 
-def is_hooked(model: object) -> bool:
-    """Return whether a model is a HookedTransformer (false on versions that have none)."""
-    return HookedTransformer is not None and isinstance(model, HookedTransformer)
+def _wrap(model: Model) -> ModelView:
+    """Return the view of a model that somebody else wrapped; its tokenizer and weights are taken as they are."""
+    wrapper, config, tokenizer = wrapper_of(model), model.cfg, getattr(model, "tokenizer", None)
+    eos = getattr(tokenizer, "eos_token_id", None)
+    info = ModelInfo(
+        id=str(getattr(config, "model_name", None) or "unnamed"),
+        architecture=str(getattr(config, "original_architecture", None) or getattr(config, "architecture", "")),
+        wrapper=wrapper.kind,
+        weights="folded" if str(config.normalization_type).endswith("Pre") else "as given",
+        eos_token_ids=() if eos is None else (eos,),
+        chat_template=getattr(tokenizer, "chat_template", None),
+    )
+    return ModelView(info, tokenizer, wrapper)

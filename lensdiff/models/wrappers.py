@@ -1,25 +1,139 @@
-"""The two views: of a HookedTransformer, and of a TransformerBridge."""
+"""The two wrappers, raw: what a HookedTransformer and a TransformerBridge hold and how they are run, nothing measured.
+
+They share names, not meanings: the one repeats W_K to all query heads, the other keeps the key-value heads; the one has
+a hook at the embedding's output, the other behind the norm that may follow. `weights` and `forward` give both one
+meaning, `meaning` and `points` measure which.
+"""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
 
+from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.parts import ATTENTION, BiasName, MatrixName, Sizes
 from lensdiff.models.precision import double_precision
-from lensdiff.models.view import Model, ModelView, is_hooked
-from lensdiff.models.weights import ATTENTION, MatrixName, ModelInfo
 from lensdiff.results import InputError
 
+Model = Any  # HookedTransformer | TransformerBridge: version 4 has no HookedTransformer, so no class can be named here
 
-class HookedView(ModelView):
-    """A HookedTransformer: weights as they stand, key and value heads repeated to the query heads."""
 
-    embedding = "hook_embed"
+class Wrapper(ABC):
+    """One wrapped model.
+
+    Attributes:
+        kind: "hooked" or "bridge".
+        model: the HookedTransformer or TransformerBridge.
+        lock: held during every pass, since hooks are put on the model itself.
+    """
+
+    kind: str
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.lock = threading.RLock()
+
+    def sizes(self) -> Sizes:
+        """Return how large the model is."""
+        cfg = self.model.cfg
+        return Sizes(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
+            d_model=cfg.d_model,
+            d_head=cfg.d_head,
+            d_mlp=cfg.d_mlp or 4 * cfg.d_model,
+            d_vocab=int(self.W_E.shape[0]),
+            n_ctx=cfg.n_ctx,
+            dtype=self.W_E.dtype,
+            device=self.W_E.device,
+        )
+
+    @property
+    @abstractmethod
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]: ...
+
+    @property
+    @abstractmethod
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
+
+    @property
+    @abstractmethod
+    def b_U(self) -> Float[Tensor, " d_vocab"] | None: ...
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """The module or hook point whose output is the embedding, before positions and norms."""
+
+    @abstractmethod
+    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+        """Return a weight as the wrapper gives it, keys and values with their own heads; None where it has none."""
+
+    @abstractmethod
+    def bias(self, layer: int, name: BiasName) -> Tensor | None:
+        """Return a bias as the wrapper gives it; None where it has none."""
+
+    @abstractmethod
+    def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
+        """Return the learned position embeddings, one row a position, or None where there are none."""
+
+    @abstractmethod
+    def attention_soft_cap(self) -> float | None:
+        """Return the cap of the attention scores, or None."""
+
+    @abstractmethod
+    def final_soft_cap(self) -> float | None:
+        """Return the cap of the logits, or None."""
+
+    @abstractmethod
+    def __call__(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits of a pass; `mask` is 1 for a token and 0 for padding, on either side."""
+
+    @abstractmethod
+    def new_cache(self, batch: int) -> Any:
+        """Return an empty key-value cache of the wrapper's kind."""
+
+    @abstractmethod
+    def cached_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Return the logits at the last position, reading what came before from `cache` and adding to it.
+
+        Args:
+            mask: 1 for a token, 0 for padding on the left, over all positions so far and `tokens`.
+        """
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Compute in the precision of the weights while the context lasts."""
+        yield
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Switch weight gradients off, so that a backward pass computes none."""
+        switched = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in switched:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in switched:
+                parameter.requires_grad_(True)
+
+
+class HookedWrapper(Wrapper):
+    """A HookedTransformer."""
+
+    kind = "hooked"
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -29,7 +143,15 @@ class HookedView(ModelView):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         return self.model.unembed.W_U.detach()
 
-    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"] | None:
+        return self.model.unembed.b_U.detach()
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self.model.hook_embed
+
+    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]
         owner = block.attn if name in ATTENTION else block.mlp
         # grouped-query attention: the plain names are repeated to the query heads
@@ -37,47 +159,52 @@ class HookedView(ModelView):
         weight = getattr(owner, name, None) if weight is None else weight
         return None if weight is None else weight.detach()
 
-    @property
+    def bias(self, layer: int, name: BiasName) -> Tensor | None:
+        block = self.model.blocks[layer]
+        owner = block.attn if f"W{name[1:]}" in ATTENTION else block.mlp
+        bias = getattr(owner, f"_{name}", None) if name in ("b_K", "b_V") else None
+        bias = getattr(owner, name, None) if bias is None else bias
+        return None if bias is None else bias.detach()
+
+    def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
+        if self.model.cfg.positional_embedding_type != "standard":
+            return None
+        return self.model.pos_embed.W_pos.detach()
+
     def attention_soft_cap(self) -> float | None:
         cap = self.model.cfg.attn_scores_soft_cap
         return cap if cap > 0 else None
 
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return self.model.embed(tokens)
+    def final_soft_cap(self) -> float | None:
+        cap = self.model.cfg.output_logits_soft_cap
+        return cap if cap and cap > 0 else None
 
-    def unembed_input(
-        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        hooks = [] if embedded is None else [(self.embedding, _replace_by(embedded))]
-        resid = self.model.run_with_hooks(tokens, stop_at_layer=self.n_layers, fwd_hooks=hooks)
-        return self.model.ln_final(resid) if self.model.cfg.normalization_type is not None else resid
+    def __call__(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.model(tokens, attention_mask=mask)
 
     def new_cache(self, batch: int) -> Any:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.W_E.device, batch)
 
     def cached_logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
     ) -> Float[Tensor, "batch d_vocab"]:
         # the mask is always given: else a token that is the padding's would be taken for padding
-        resid = self.model(
-            tokens,
-            attention_mask=mask[:, -tokens.shape[1] :],
-            past_kv_cache=cache,
-            stop_at_layer=self.n_layers,
-        )[:, -1:]
-        hidden = self.model.ln_final(resid) if self.model.cfg.normalization_type is not None else resid
-        return self.unembed(hidden[:, 0])
-
-    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        return hidden @ self.W_U + self.model.unembed.b_U.detach()
+        new = mask[:, -tokens.shape[1] :]
+        resid = self.model(tokens, attention_mask=new, past_kv_cache=cache, stop_at_layer=self.model.cfg.n_layers)
+        hidden = resid[:, -1:]
+        if self.model.cfg.normalization_type is not None:
+            hidden = self.model.ln_final(hidden)
+        return self.model.unembed(hidden)[:, 0]
 
 
-class BridgeView(ModelView):
-    """A TransformerBridge: per-head weights from its properties, norm gains from the module they wrap."""
+class BridgeWrapper(Wrapper):
+    """A TransformerBridge: per-head weights from its properties, everything else from the modules that it wraps."""
 
-    embedding = "embed.hook_out"  # its hook_embed lies behind a norm where one follows the embedding (BLOOM)
+    kind = "bridge"
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -87,35 +214,43 @@ class BridgeView(ModelView):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         return self.model.W_U.detach()
 
-    def stored_matrix(self, layer: int, name: MatrixName) -> Tensor | None:
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"] | None:
+        bias = self.model.b_U
+        return None if bias is None else bias.detach()
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self.model.embed.hook_out  # its hook_embed lies behind a norm where one follows (BLOOM)
+
+    def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]
         weight = getattr(block.attn if name in ATTENTION else block.mlp, name, None)
         return None if weight is None else weight.detach()
 
-    @property
+    def bias(self, layer: int, name: BiasName) -> Tensor | None:
+        block = self.model.blocks[layer]
+        bias = getattr(block.attn if f"W{name[1:]}" in ATTENTION else block.mlp, name, None)
+        return None if bias is None else bias.detach()
+
+    def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
+        module = getattr(getattr(self.model, "pos_embed", None), "original_component", None)
+        weight = getattr(module, "weight", None)
+        # OPT keeps two rows before the first position
+        return None if weight is None else weight.detach()[getattr(module, "offset", 0) :]
+
     def attention_soft_cap(self) -> float | None:
         return getattr(self.model.blocks[0].attn.original_component, "attn_logit_softcapping", None)
 
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        with self._precision():
-            return self._capture(tokens, self.embedding)
+    def final_soft_cap(self) -> float | None:
+        return getattr(self.model.original_model.config.get_text_config(), "final_logit_softcapping", None)
 
-    def unembed_input(
-        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"] | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        hooks = [] if embedded is None else [(self.embedding, _replace_by(embedded))]
-        with self._precision():
-            return self._capture(tokens, "unembed.hook_in", hooks)
-
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        with self._precision():
-            return super().logits(tokens)
-
-    def static_attention_scores(
-        self, tokens: Int[Tensor, "batch pos"], embedded: Float[Tensor, "batch pos d_model"], layers: Sequence[int]
-    ) -> list[Float[Tensor, "batch head_index key_pos"]]:
-        with self._precision():
-            return super().static_attention_scores(tokens, embedded, layers)
+    def __call__(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        if mask is None:
+            return self.model(tokens)
+        return self.model(tokens, attention_mask=mask, **self._taken(position_ids=_positions(mask)))
 
     def new_cache(self, batch: int) -> Any:
         from transformers import DynamicCache
@@ -125,87 +260,70 @@ class BridgeView(ModelView):
     def cached_logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"], cache: Any
     ) -> Float[Tensor, "batch d_vocab"]:
-        source = self.model.original_model
-        taken = inspect.signature(source.forward).parameters
         # transformers 5.24 renamed the argument
-        name = "cache" if "cache" in taken else "past_key_values"
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        options = {"position_ids": positions, "logits_to_keep": 1}
-        options = {key: value for key, value in options.items() if key in taken}
-        with self._precision(), _handed_down(self.model):
-            out = source(input_ids=tokens, attention_mask=mask, use_cache=True, **{name: cache}, **options)
+        options = self._taken(position_ids=_positions(mask)[:, -tokens.shape[1] :], logits_to_keep=1, cache=cache)
+        if "cache" not in options:
+            options["past_key_values"] = cache
+        with self._handed_down():
+            out = self.model.original_model(input_ids=tokens, attention_mask=mask, use_cache=True, **options)
         return out.logits[:, -1]
 
-    def _precision(self) -> AbstractContextManager[None]:
-        return double_precision(self.dtype == torch.float64)
+    def _taken(self, **options: Any) -> dict[str, Any]:
+        names = inspect.signature(self.model.original_model.forward).parameters
+        return {name: value for name, value in options.items() if name in names}
 
-    def unembedded(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        bias = self.model.b_U
-        return hidden @ self.W_U if bias is None else hidden @ self.W_U + bias.detach()
+    @contextmanager
+    def _handed_down(self) -> Iterator[None]:
+        """Give attention its cache by the name that it knows: since 5.24 transformers says `cache`."""
 
+        def rename(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            if kwargs.get("cache") is not None:
+                kwargs = kwargs | {"past_key_values": kwargs["cache"]}
+                del kwargs["cache"]
+            return args, kwargs
 
-@contextmanager
-def _handed_down(model: Model) -> Iterator[None]:
-    """Give the attention of a bridge its cache by the name that it knows: since 5.24 transformers says `cache`."""
+        from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
-    def rename(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if kwargs.get("cache") is not None:
-            kwargs = kwargs | {"past_key_values": kwargs["cache"]}
-            del kwargs["cache"]
-        return args, kwargs
+        # where a bridge hands the call on to transformers' own attention, that knows the new name
+        own = [b.attn for b in self.model.blocks if type(b.attn).forward is not AttentionBridge.forward]
+        handles = [attn.register_forward_pre_hook(rename, with_kwargs=True) for attn in own]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-
-    # where a bridge hands the call on to transformers' own attention, that knows the new name
-    own = [block.attn for block in model.blocks if type(block.attn).forward is not AttentionBridge.forward]
-    handles = [attn.register_forward_pre_hook(rename, with_kwargs=True) for attn in own]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _replace_by(embedded: Tensor) -> Callable[..., Tensor]:
-    return lambda value, hook: embedded
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        with double_precision(self.W_E.dtype == torch.float64):
+            yield
 
 
-def is_bridge(model: object) -> bool:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return isinstance(model, TransformerBridge)
+def _positions(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def make_view(model: Model, tokenizer: PreTrainedTokenizerBase | None, info: ModelInfo) -> ModelView:
-    """Return the view that fits the wrapper."""
-    return (HookedView if is_hooked(model) else BridgeView)(model, tokenizer, info)
+def wrapper_of(model: Model) -> Wrapper:
+    """Return the raw access to a HookedTransformer or a TransformerBridge.
 
-
-def wrap(model: Model) -> ModelView:
-    """Return the view of a model that somebody else wrapped; its tokenizer and weights are taken as they are."""
+    Raises:
+        InputError: `model` is neither.
+    """
     if not (is_hooked(model) or is_bridge(model)):
         raise InputError(
             f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
             "load_model makes one of any other model"
         )
-    hooked = is_hooked(model)
-    config = model.cfg
-    tokenizer = getattr(model, "tokenizer", None)
-    eos = getattr(tokenizer, "eos_token_id", None)
-    info = ModelInfo(
-        id=str(getattr(config, "model_name", None) or "unnamed"),
-        architecture=str(getattr(config, "original_architecture", None) or getattr(config, "architecture", "")),
-        wrapper="hooked" if hooked else "bridge",
-        weights="folded" if str(config.normalization_type).endswith("Pre") else "as given",
-        eos_token_ids=() if eos is None else (eos,),
-        final_soft_cap=_final_soft_cap(model),
-        chat_template=getattr(tokenizer, "chat_template", None),
-    )
-    return make_view(model, tokenizer, info)
+    return (HookedWrapper if is_hooked(model) else BridgeWrapper)(model)
 
 
-def _final_soft_cap(model: Model) -> float | None:
-    if is_hooked(model):
-        cap = model.cfg.output_logits_soft_cap
-        return cap if cap and cap > 0 else None
-    return getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None)
+def is_hooked(model: object) -> bool:
+    """Return whether a model is a HookedTransformer (false on versions that have none)."""
+    return HookedTransformer is not None and isinstance(model, HookedTransformer)
+
+
+def is_bridge(model: object) -> bool:
+    """Return whether a model is a TransformerBridge."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return isinstance(model, TransformerBridge)

@@ -6,8 +6,8 @@ import pandas as pd
 
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.attribution import Attribution
+from lensdiff.models import view_of
 from lensdiff.models.text import Response, generate
-from lensdiff.models.view import view_of
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import PROMPT_KEYS, model_columns, sides_and_prompts, split_unit
@@ -28,7 +28,7 @@ def respond(workspace: Workspace, unit: str) -> None:
         raise InputError("the response is an empty text: leave it out for the model's own response")
     row = {
         "prompt_id": prompt_id,
-        **model_columns(name, workspace.config.seed),
+        **model_columns(workspace, name),
         "text": response.text,
         "token_ids": list(response.token_ids),
         "source": "generated" if given is None else "given",

@@ -44,9 +44,7 @@ def score_instructions(workspace: Workspace, unit: str) -> None:
             score = found.instruction_score()
             sizes = {"n_in": n_in, "n_out": n_out}
             rows.append(
-                {"prompt_id": found.prompt_id, **model_columns(name, workspace.config.seed)}
-                | {"instruction_score": score}
-                | sizes
+                {"prompt_id": found.prompt_id, **model_columns(workspace, name)} | {"instruction_score": score} | sizes
             )
     if not rows:
         raise NotPossible("no prompt marks an instruction")

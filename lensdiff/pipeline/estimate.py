@@ -18,11 +18,11 @@ import torch
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import ModelView, view_of
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
-from lensdiff.models.view import ModelView, view_of
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.layers import LAYERS_AT_ONCE
@@ -146,7 +146,7 @@ def measure(workspace: Workspace) -> Probe:
     mean = sum(lengths) / len(lengths)
     tokens = torch.arange(min(max(2, int(mean)), view.n_ctx - PROBED_TOKENS - 1), device=view.device) % view.d_vocab
     with torch.no_grad():
-        forward = _seconds(lambda: view.logits(tokens[None])) / len(tokens)
+        forward = _seconds(lambda: view.forward.logits(tokens[None])) / len(tokens)
         step = (
             _seconds(lambda: greedy(view, [tokens.cpu()], max_new_tokens=PROBED_TOKENS, stops=())) / PROBED_TOKENS
             if needs_prompts

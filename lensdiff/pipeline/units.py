@@ -25,9 +25,9 @@ def one_unit(workspace: Workspace) -> list[str]:
     return ["all"]
 
 
-def model_columns(model: str, seed: int) -> dict[str, object]:
-    """Return the columns of a table that say which model a row is of; `seed` is the run's."""
-    kind, _, number = model.rpartition("-")
+def model_columns(workspace: Workspace, model: str) -> dict[str, object]:
+    """Return the columns of a table that say which model a row is of."""
     if model in SIDES:
         return {"model": model, "kind": "", "seed": pd.NA}
-    return {"model": "control", "kind": kind, "seed": seed + int(number)}
+    control = workspace.control_of(model)
+    return {"model": "control", "kind": control.kind, "seed": control.seed}

@@ -11,14 +11,13 @@ from typing import Any, Generic, Literal
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
-from lensdiff.models.controls import ControlView
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.models.text import Response
-from lensdiff.models.view import Model, view_of
 from lensdiff.pipeline.both import SIDES, R
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
-from lensdiff.results import InputError, ResultStore
+from lensdiff.results import Control, InputError, ResultStore
 
 
 class Stored(Sequence[R], Generic[R]):
@@ -49,7 +48,7 @@ class Workspace:
 
     def __init__(self, config: RunConfig, store: ResultStore, listener: Listener, keep: Literal["both", "one"]):
         self.config, self.store, self.listener, self.keep = config, store, listener, keep
-        self._control: tuple[str, ControlView] | None = None
+        self._control: tuple[str, ModelView] | None = None
 
     # models
     @cached_property
@@ -81,8 +80,8 @@ class Workspace:
             return getattr(self.pair, name)
         if self._control is None or self._control[0] != name:
             self.free()
-            kind, _, seed = name.rpartition("-")
-            self._control = name, self.pair.control(kind, self.config.seed + int(seed))  # type: ignore[arg-type]
+            control = self.control_of(name)
+            self._control = name, self.pair.control(control.kind, control.seed)
         return self._control[1]
 
     def free(self) -> None:
@@ -96,10 +95,22 @@ class Workspace:
         options = self.config.controls
         if self.keep == "one":
             return []
-        names = [f"{options.kind}-{i}" for i in range(getattr(options, what))]
-        if what == "rotation" and options.kind == "spectrum":
-            names += [f"norm-{i}" for i in range(options.rotation_norm)]
-        return names
+        count = getattr(options, what)
+        norms = options.rotation_norm if what == "rotation" and options.kind == "spectrum" else 0
+        return list(self._made(options.kind, count) | self._made("norm", norms))
+
+    def control_of(self, name: str) -> Control:
+        """Return which control a name stands for."""
+        return self._named[name]
+
+    def _made(self, kind: str, count: int) -> dict[str, Control]:
+        return {f"{kind}-{i}": Control(kind, self.config.seed + i) for i in range(count)}
+
+    @cached_property
+    def _named(self) -> dict[str, Control]:
+        options = self.config.controls
+        most = max(options.prompts, options.heads, options.rotation)
+        return self._made(options.kind, most) | self._made("norm", max(most, options.rotation_norm))
 
     # prompts and responses
     @cached_property

@@ -3,8 +3,8 @@
 from lensdiff.results.diff import Diff
 from lensdiff.results.errors import InputError
 from lensdiff.results.manifest import Manifest, StepState
-from lensdiff.results.provenance import Provenance
+from lensdiff.results.provenance import Control, Provenance
 from lensdiff.results.result import Result
 from lensdiff.results.store import ResultStore
 
-__all__ = ["Diff", "InputError", "Manifest", "Provenance", "Result", "ResultStore", "StepState"]
+__all__ = ["Control", "Diff", "InputError", "Manifest", "Provenance", "Result", "ResultStore", "StepState"]

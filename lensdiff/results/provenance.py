@@ -23,11 +23,26 @@ def _version(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A meaningless change of the base, of the size of the real one.
+
+    Attributes:
+        kind: "spectrum", "norm" or "self"; see `lensdiff.models.controls`.
+        seed: of its random numbers.
+        options: what else it was made with.
+    """
+
+    kind: str
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Model, view of its weights, options and versions behind a result.
 
     `options` holds every keyword of the analysis as it was used, also those left at their default; values are JSON
-    types.
+    types. `control` is there where the model was one.
     """
 
     analysis: str
@@ -39,3 +54,4 @@ class Provenance:
     options: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
+    control: Control | None = None

@@ -190,12 +190,12 @@ def test_few_layers_at_a_time_give_the_same_in_more_passes(wrapper, monkeypatch)
     ids = torch.tensor(tokenizer_of(True).encode(PROMPT.text))
     passes, run = [], view.model.run_with_cache
     monkeypatch.setattr(view.model, "run_with_cache", lambda *a, **k: passes.append(1) or run(*a, **k))
-    at_once = list(view.attention_patterns(ids))
+    at_once = list(view.forward.patterns(ids))
     assert len(passes) == 1
-    one_by_one = list(view.attention_patterns(ids, max_bytes=1))
+    one_by_one = list(view.forward.patterns(ids, max_bytes=1))
     assert len(passes) == 3
     assert all(torch.equal(a, b) for a, b in zip(at_once, one_by_one, strict=True))
-    (second,) = view.attention_patterns(ids, [1])
+    (second,) = view.forward.patterns(ids, [1])
     assert torch.equal(second, at_once[1])
     assert not second.requires_grad
 

@@ -35,7 +35,7 @@ def test_tokens_are_the_checkpoints_own(model, result):
     assert "".join(result.in_tokens) == TEXT
     assert "".join(result.out_tokens) == " The answer is: bonjour."
     assert result.scores.shape == (n, len(whole) - n)
-    logits = view_of(model).logits(torch.tensor([whole]))[0]
+    logits = view_of(model).forward.logits(torch.tensor([whole]))[0]
     expected = logits.softmax(-1)[torch.arange(n - 1, len(whole) - 1), torch.tensor(whole[n:])]
     torch.testing.assert_close(result.probabilities, expected.detach(), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(result.targets, result.probabilities)
@@ -110,7 +110,7 @@ def test_own_response_is_greedy_and_equals_recomputation_without_a_cache(model):
     got = generate(model, PROMPT, max_new_tokens=5).token_ids
     view = view_of(model)
     for token in got:
-        assert int(view.logits(torch.tensor([ids]))[0, -1].argmax()) == token
+        assert int(view.forward.logits(torch.tensor([ids]))[0, -1].argmax()) == token
         ids = [*ids, token]
 
 
@@ -190,7 +190,7 @@ def test_deletion_check_is_what_deleting_does(model, result):
     ids = tokenizer_of()(TEXT)["input_ids"]
     response = tokenizer_of()(TEXT + " The answer is: bonjour.")["input_ids"][len(ids) :]
     left = [t for i, t in enumerate(ids) if i not in top]
-    logits = view_of(model).logits(torch.tensor([left + response]))[0]
+    logits = view_of(model).forward.logits(torch.tensor([left + response]))[0]
     after = logits.softmax(-1)[torch.arange(len(left) - 1, len(left) + len(response) - 1), torch.tensor(response)]
     assert result.deletion.effect == pytest.approx(float(result.probabilities.mean() - after.mean()), abs=1e-5)
     assert len(result.deletion.random) == 8

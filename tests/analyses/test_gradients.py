@@ -48,7 +48,7 @@ def scores(model: object, mode: str, *, target: str = "probability", chunk: int 
     view, tokens = view_of(model), ids()
     outputs = slice(N - 1, N - 1 + M)
     with torch.no_grad():
-        hidden = view.unembed_input(tokens[None, :-1])[0, outputs]
+        hidden = view.forward.final(tokens[None, :-1])[0, outputs]
     _, gradients = target_gradients(view, hidden, tokens[N:], TARGETS[target])
     run = forward_scores if mode == "forward" else reverse_scores
     return run(view, tokens[:-1], slice(0, N), outputs, gradients, chunk=chunk).detach()
@@ -106,9 +106,9 @@ def test_first_order_form_of_scaling_an_embedding():
     for n in (0, N - 1):
         values = []
         for factor in (1 + step, 1 - step):
-            embedded = view.embed(tokens[None, :-1]).clone()
+            embedded = view.forward.embed(tokens[None, :-1]).clone()
             embedded[0, n] *= factor
-            logits = view.unembed(view.unembed_input(tokens[None, :-1], embedded))[0, N - 1 :]
+            logits = view.forward.unembed(view.forward.final(tokens[None, :-1], embedded))[0, N - 1 :]
             values.append(TARGETS["probability"](logits, tokens[N:]))
         numeric = (values[0] - values[1]) / (2 * step)
         torch.testing.assert_close(found[n], numeric.detach(), atol=1e-9, rtol=1e-5)

@@ -233,7 +233,7 @@ def test_distributions_are_over_shared_tokens():
     assert shift.outside[0].eq(0).all()
     view = view_of(pair.tuned)
     ids = torch.tensor([tokenizer_of().encode(f"{PROMPT.text} {RESPONSE}")])
-    own = view.logits(ids)[0, -len(shift.out_tokens) - 1 : -1].softmax(-1)[:, 400:].sum(-1)
+    own = view.forward.logits(ids)[0, -len(shift.out_tokens) - 1 : -1].softmax(-1)[:, 400:].sum(-1)
     torch.testing.assert_close(shift.outside[1], own, atol=1e-6, rtol=1e-4)
     assert shift.outside[1].gt(0).all()
 

@@ -245,7 +245,7 @@ def _low_rank(seed: int, *, size: float = 0.1, rank: int = 2) -> Any:
 
 def test_meaningless_low_rank_changes_are_significant_in_about_five_of_a_hundred_draws() -> None:
     pair = _pair(lambda weight: weight, num_hidden_layers=1)
-    weight = view_of(pair.tuned).matrix(0, "W_out")
+    weight = view_of(pair.tuned).weights.matrix(0, "W_out")
     assert weight is not None
     original, base = weight.clone(), concept_directions(pair.base, n_components=8)
     found = []

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.words import WordTokens, word_embeddings, word_tokens, words_of
 from lensdiff.models import ModelView
-from lensdiff.models.weights import ModelInfo
+from lensdiff.models.parts import ModelInfo
 from lensdiff.models.wrappers import HookedView
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, tokenizer_of

@@ -105,7 +105,7 @@ def test_merged_says_what_the_unmerged_model_says(kind, family, tie, tmp_path):
     expected = logits(tuned)
     assert not torch.allclose(expected, logits(hf_model(family, tie_word_embeddings=tie)), atol=1e-3)
     found = view_of(load_model(save(tuned, tmp_path, family, tie), device="cpu"))
-    torch.testing.assert_close(found.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
     if kind == "both as one" and tie and family != "gpt2":
         with pytest.raises(InputError, match="PeftModel cannot be copied: save it, and give the folder"):
             load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
@@ -126,7 +126,7 @@ def test_added_tokens_come_with_the_adapter(kind, family, tie, tmp_path):
         return
     view = view_of(load_model(folder, device="cpu"))
     assert view.d_vocab == VOCABULARY + 10
-    torch.testing.assert_close(view.logits(tokens()), logits(tuned), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view.forward.logits(tokens()), logits(tuned), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "tie"), BASES)
@@ -150,12 +150,12 @@ def test_all_active_adapters_of_a_model_are_merged():
     tuned.add_adapter("second", peft.LoraConfig(r=3, target_modules=["v_proj"], init_lora_weights=False))
     one = logits(tuned)
     found = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu"))
-    torch.testing.assert_close(found.logits(tokens()), one, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.forward.logits(tokens()), one, rtol=1e-4, atol=1e-4)
     tuned.base_model.set_adapter(["default", "second"])
     two = logits(tuned)
     assert not torch.allclose(one, two, atol=1e-3)
     found = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu"))
-    torch.testing.assert_close(found.logits(tokens()), two, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.forward.logits(tokens()), two, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -163,7 +163,7 @@ def test_an_adapter_is_merged_in_the_dtype_asked_for(dtype, tmp_path):
     tuned = adapted(lora(), hf_model("llama"))
     view = view_of(load_model(save(tuned, tmp_path), dtype=dtype, device="cpu"))
     bound = 1e-1 if dtype == "bfloat16" else 1e-5
-    difference = (view.logits(tokens()).float() - logits(tuned)).abs().max()
+    difference = (view.forward.logits(tokens()).float() - logits(tuned)).abs().max()
     assert float(difference / logits(tuned).abs().max()) < bound
 
 
@@ -173,7 +173,7 @@ def test_pickled_adapters_load_and_run_nothing(tmp_path):
     file = folder / "adapter_model.safetensors"
     torch.save(load_file(file), folder / "adapter_model.bin")
     file.unlink()
-    found = view_of(load_model(folder, device="cpu")).logits(tokens())
+    found = view_of(load_model(folder, device="cpu")).forward.logits(tokens())
     torch.testing.assert_close(found, logits(tuned), rtol=1e-4, atol=1e-4)
 
     class Touch:

@@ -40,7 +40,7 @@ def edit_config(folder: Path, **options: object) -> Path:
 
 
 def logits(folder: Path, **options: object) -> torch.Tensor:
-    return view_of(load_model(folder, device="cpu", **options)).logits(tokens())
+    return view_of(load_model(folder, device="cpu", **options)).forward.logits(tokens())
 
 
 # faults in the files
@@ -158,7 +158,7 @@ def test_names_of_the_bare_model_and_buffers_that_serve_nothing_load(tmp_path):
 def test_any_dtype_is_compared_in_the_models(stored, dtype, tmp_path):
     folder = save_checkpoint("llama", tmp_path / "model", dtype=stored)
     expected = hf_model("llama", dtype=stored).model.embed_tokens.weight.to(getattr(torch, dtype))
-    assert torch.equal(view_of(load_model(folder, dtype=dtype, device="cpu")).W_E, expected)
+    assert torch.equal(view_of(load_model(folder, dtype=dtype, device="cpu")).weights.W_E, expected)
 
 
 def test_what_is_not_finite_is_said_to_be_that(tmp_path):
@@ -302,7 +302,9 @@ def test_a_hub_name_is_held_against_the_files_in_the_cache(hub, monkeypatch):
     view = view_of(load_model(name, device="cpu"))
     assert view.info.id == name
     with torch.no_grad():
-        torch.testing.assert_close(view.logits(tokens()), hf_model("llama")(tokens()).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            view.forward.logits(tokens()), hf_model("llama")(tokens()).logits, rtol=1e-4, atol=1e-4
+        )
     planted(monkeypatch, lambda model: model.get_parameter(Q_PROJ)[0, 0].add_(1e-3))
     with pytest.raises(InputError, match=f"{Q_PROJ} of somebody/model was loaded as another tensor"):
         load_model(name, device="cpu")

@@ -190,7 +190,7 @@ def test_directions_are_not_those_of_the_real_change(llama):
 def test_self_is_the_base(llama):
     control, base = llama.control("self"), view_of(llama.base)
     assert all(equal(control, base, weight) for weight in weights_of(base))
-    assert torch.equal(control.logits(tokens()), base.logits(tokens()))
+    assert torch.equal(control.forward.logits(tokens()), base.forward.logits(tokens()))
     assert control.model is llama.base
     assert not control.is_made
 
@@ -203,7 +203,7 @@ def test_what_did_not_change_stays_and_low_rank_stays_low_rank(adapted):
             assert int(torch.linalg.matrix_rank(change, rtol=1e-10)) == RANK
         else:
             assert equal(control, base, weight)
-    assert torch.equal(adapted.control("norm", 4).W_E, base.W_E)
+    assert torch.equal(adapted.control("norm", 4).W_E, base.weights.W_E)
     control._whole()
     for name, parameter in control.model.named_parameters():
         same = torch.equal(parameter, adapted.base.get_parameter(name))
@@ -228,10 +228,10 @@ def test_a_seed_means_one_change_whatever_is_read_before(llama, kind):
 def test_a_tied_unembedding_stays_tied():
     pair = pair_of("gpt2")
     control = pair.control("spectrum", 0)
-    assert torch.equal(control.W_U, control.W_E.T)
-    assert torch.equal(control._whole().W_U, control.W_E.T)
+    assert torch.equal(control.weights.W_U, control.weights.W_E.T)
+    assert torch.equal(control._whole().W_U, control.weights.W_E.T)
     untied = pair_of("llama").control("spectrum", 0)
-    assert not torch.equal(untied.W_U, untied.W_E.T)
+    assert not torch.equal(untied.weights.W_U, untied.weights.W_E.T)
 
 
 def test_only_rows_of_shared_tokens_change():
@@ -244,14 +244,14 @@ def test_only_rows_of_shared_tokens_change():
     pair = load_pair(base, tuned, tokenizer=fewer, device="cpu", verify=False)
     control, view = pair.control("norm", 0), view_of(pair.base)
     shared = pair.shared_tokens[0]
-    changed = (control.W_E != view.W_E).any(dim=1)
+    changed = (control.weights.W_E != view.weights.W_E).any(dim=1)
     expected = torch.zeros(view.d_vocab, dtype=torch.bool)
     expected[shared] = True
     assert torch.equal(changed, expected)
-    assert torch.equal((control.W_U != view.W_U).any(dim=0), expected)
-    real = view_of(pair.tuned).W_E[pair.shared_tokens[1]] - view.W_E[shared]
-    torch.testing.assert_close((control.W_E - view.W_E).norm(), real.norm(), rtol=1e-4, atol=0)
-    assert control.logits(tokens()).shape[-1] == view.d_vocab
+    assert torch.equal((control.weights.W_U != view.weights.W_U).any(dim=0), expected)
+    real = view_of(pair.tuned).weights.W_E[pair.shared_tokens[1]] - view.weights.W_E[shared]
+    torch.testing.assert_close((control.weights.W_E - view.weights.W_E).norm(), real.norm(), rtol=1e-4, atol=0)
+    assert control.forward.logits(tokens()).shape[-1] == view.d_vocab
 
 
 def test_reading_weights_copies_no_model(llama, monkeypatch):
@@ -268,8 +268,8 @@ def test_reading_weights_copies_no_model(llama, monkeypatch):
     controls = [llama.control("norm", seed) for seed in range(99)]
     for control in controls:
         for layer in range(control.n_layers):
-            control.attention(layer)
-            control.mlp(layer)
+            control.weights.attention(layer)
+            control.weights.mlp(layer)
     # the last weight that was read, of one control, and the numbers of the real change
     values = sum(len(v) for v in controls[0]._change._values.values()) * 8
     assert held() - before <= base.d_model * base.d_mlp * 8 + values
@@ -295,14 +295,14 @@ def test_a_whole_model_is_made_of_every_weight(family, wrapper, monkeypatch):
         # a gain is written as it is stored, which is not as it is read (Gemma)
         return before + (now - old) if weight.name.endswith("gain") else now
 
-    untouched = base.logits(tokens())
+    untouched = base.forward.logits(tokens())
     monkeypatch.setattr(RealChange, "apply", the_real_one)
     control = pair.control("spectrum", 0)
-    expected, found = tuned.logits(tokens()), control.logits(tokens())
+    expected, found = tuned.forward.logits(tokens()), control.forward.logits(tokens())
     size = float(expected.abs().max())
     assert float((found - expected).abs().max()) < 1e-5 * size
     assert float((untouched - expected).abs().max()) > 1e-3 * size
-    assert torch.equal(base.logits(tokens()), untouched), "the base was written into"
+    assert torch.equal(base.forward.logits(tokens()), untouched), "the base was written into"
 
 
 @pytest.mark.parametrize(("family", "wrapper"), CASES)
@@ -310,9 +310,9 @@ def test_a_forward_pass_uses_the_weights_that_are_read(family, wrapper):
     pair = pair_of(family, wrapper=wrapper)
     base, control = view_of(pair.base), pair.control("spectrum", 3)
     lazy = {weight: read(control, weight) for weight in weights_of(base)}
-    logits = control.logits(tokens())
+    logits = control.forward.logits(tokens())
     assert control.is_made
-    assert not torch.equal(logits, base.logits(tokens()))
+    assert not torch.equal(logits, base.forward.logits(tokens()))
     assert bool(torch.isfinite(logits).all())
     for weight, value in lazy.items():
         assert value is not None
@@ -330,18 +330,18 @@ def test_what_is_read_is_what_the_forward_pass_computes_with(family, wrapper):
     changed = [name for name, parameter in base.items() if not torch.equal(parameter, tuned[name])]
     assert [name for name in changed if torch.equal(copied[name], base[name])] == []
     for weight in [w for w in weights_of(made) if w.layer == 0 and not w.name.endswith("gain")]:
-        value, before = read(made, weight), made.logits(tokens())
+        value, before = read(made, weight), made.forward.logits(tokens())
         assert value is not None
         with torch.no_grad():
             value.add_(value.std() * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
-        difference = (made.logits(tokens()) - before).abs().max()
+        difference = (made.forward.logits(tokens()) - before).abs().max()
         assert float(difference) > 1e-4 * float(before.abs().max()), f"{weight} is not used"
 
 
 def test_no_change_makes_the_base_itself_again():
     pair = pair_of("qwen2", nothing)
     for kind in ("spectrum", "norm"):
-        assert torch.equal(pair.control(kind, 0).logits(tokens()), view_of(pair.base).logits(tokens()))
+        assert torch.equal(pair.control(kind, 0).logits(tokens()), view_of(pair.base).forward.logits(tokens()))
 
 
 @pytest.mark.parametrize("wrapper", ["bridge", pytest.param("hooked", marks=NO_HOOKED)])
@@ -360,12 +360,12 @@ def test_a_control_is_a_model_to_every_analysis(wrapper):
 
 def test_free_lets_go_of_the_model_and_makes_it_again(llama):
     control = llama.control("norm", 0)
-    logits, model = control.logits(tokens()), weakref.ref(control.model)
+    logits, model = control.forward.logits(tokens()), weakref.ref(control.model)
     control.free()
     gc.collect()
     assert model() is None
     assert not control.is_made
-    assert torch.equal(control.logits(tokens()), logits)
+    assert torch.equal(control.forward.logits(tokens()), logits)
 
 
 def test_a_control_of_half_precision_is_read_unrounded_and_never_run():
@@ -377,7 +377,7 @@ def test_a_control_of_half_precision_is_read_unrounded_and_never_run():
         real, drawn = (after.double() - before.double()).norm(), (made.double() - before.double()).norm()
         assert float(drawn / real) == pytest.approx(1, abs=2e-3)
     with pytest.raises(InputError, match="a control cannot be run in bfloat16"):
-        control.logits(tokens())
+        control.forward.logits(tokens())
     assert pair.control("self").logits(tokens()).dtype == torch.bfloat16
 
 
@@ -387,7 +387,7 @@ def test_the_control_says_what_it_is(llama):
     assert llama.control("self").info.id.endswith("+ no change")
     for name in ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "dtype"):
         assert getattr(control, name) == getattr(base, name)
-    assert control.attention_soft_cap is None
+    assert control.weights.attention_soft_cap is None
     assert control.tokenizer is base.tokenizer
     assert not control.is_made
 
@@ -406,9 +406,9 @@ def test_two_wrappers_allow_reading_but_no_forward_pass():
     options = {"tokenizer": tokenizer_of(), "device": "cpu", "verify": False}
     pair = load_pair(base, tuned, tuned_options={"wrapper": "bridge"}, **options)
     control = pair.control("norm", 0)
-    assert control.matrix(0, "W_in") is not None
+    assert control.weights.matrix(0, "W_in") is not None
     with pytest.raises(InputError, match=r"needs both models in one wrapper: give wrapper=\.\.\. to load_pair"):
-        control.logits(tokens())
+        control.forward.logits(tokens())
 
 
 def test_directions_differ_over_seeds_as_chance_has_it(llama):
@@ -424,12 +424,12 @@ def test_a_folded_bridge_runs_no_control():
     options = {"tokenizer": tokenizer_of(), "device": "cpu", "verify": False, "wrapper": "bridge", "weights": "folded"}
     control = load_pair(base, tuned, **options).control("norm", 0)
     with pytest.raises(InputError, match="needs weights='raw' where the models are TransformerBridges"):
-        control.logits(tokens())
+        control.forward.logits(tokens())
 
 
 def test_a_control_can_run_after_a_pass_with_gradients(llama):
     tokens = torch.tensor([[5, 6, 7]])
     view = view_of(llama.base)
-    hidden = view.unembed_input(tokens, view.embed(tokens).detach().requires_grad_())
+    hidden = view.forward.final(tokens, view.forward.embed(tokens).detach().requires_grad_())
     assert hidden.requires_grad, "the wrapper may keep tensors of this pass"
     assert bool(torch.isfinite(llama.control("norm", 17).logits(tokens)).all())

@@ -44,7 +44,7 @@ def assert_same_function(path: Path, expected: PreTrainedModel, wrapper: str | N
     loaded = load_model(path, device="cpu")
     if wrapper is not None:
         assert view_of(loaded).info.wrapper == (wrapper if HookedTransformer is not None else "bridge")
-    found, right = view_of(loaded).logits(LONG), logits(expected)
+    found, right = view_of(loaded).forward.logits(LONG), logits(expected)
     torch.testing.assert_close(found, right, rtol=0, atol=1e-4 * float(right.abs().max()))
     return load_gguf(path, torch.float32)[2]
 

@@ -14,7 +14,7 @@ import torch
 from lensdiff.models import load_model, loading, view_of
 from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.loading import as_dtype
-from lensdiff.models.weights import MATRICES
+from lensdiff.models.parts import MATRICES
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
 
@@ -40,8 +40,8 @@ def test_loads_by_config_whatever_the_folder_is_called(family, wrapper, name, tm
     view = view_of(model)
     with torch.no_grad():
         expected = hf_model(family)(tokens()).logits
-        got = view.logits(tokens())
-        split = view.unembed(view.unembed_input(tokens(), view.embed(tokens())))
+        got = view.forward.logits(tokens())
+        split = view.forward.unembed(view.forward.final(tokens(), view.forward.embed(tokens())))
     size = float(expected.abs().max())
     assert float((got - expected).abs().max()) < 1e-5 * size
     assert float((split - expected).abs().max()) < 1e-5 * size
@@ -56,7 +56,7 @@ def test_weights_read_the_same_in_both_wrappers_and_in_the_checkpoint(family, wr
     source = hf_model(family, dtype=torch.float64)
     model = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, dtype="float64", device="cpu")
     view = view_of(model)
-    attention, mlp = view.attention(0), view.mlp(0)
+    attention, mlp = view.weights.attention(0), view.weights.mlp(0)
     x = torch.randn(5, view.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     reference = _reference_projections(family, hf_model(family, dtype=torch.float64), x)
     heads = {"q": attention.W_Q, "k": attention.W_K, "v": attention.W_V}
@@ -125,12 +125,12 @@ def test_query_and_key_norms_are_told(family):
     source = hf_model(family)
     expected = source.model.layers[1].self_attn.q_norm.weight.detach().clone()
     view = view_of(load_model(source, tokenizer=tokenizer_of(), device="cpu"))
-    torch.testing.assert_close(view.attention(1).q_norm, expected)
+    torch.testing.assert_close(view.weights.attention(1).q_norm, expected)
 
 
 def test_soft_caps_are_told():
     view = view_of(load_model(hf_model("gemma2"), tokenizer=tokenizer_of(), device="cpu"))
-    assert view.attention(0).soft_cap == 2.0
+    assert view.weights.attention(0).soft_cap == 2.0
     assert view.info.final_soft_cap == 3.0
 
 
@@ -140,9 +140,11 @@ def test_folded_weights_on_request_and_recorded():
     folded = load_model(hf_model("llama"), tokenizer=tokenizer_of(), weights="folded", device="cpu")
     assert view_of(raw).info.weights == "raw"
     assert view_of(folded).info.weights == "folded"
-    assert view_of(folded).attention(0).gain is None
-    assert view_of(raw).attention(0).gain is not None
-    difference = view_of(raw).logits(tokens()).log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
+    assert view_of(folded).weights.attention(0).gain is None
+    assert view_of(raw).weights.attention(0).gain is not None
+    difference = view_of(raw).forward.logits(tokens()).log_softmax(-1) - view_of(folded).forward.logits(
+        tokens()
+    ).log_softmax(-1)
     assert float(difference.abs().max()) < 1e-4
 
 
@@ -154,20 +156,20 @@ def test_folding_writes_into_nothing_that_is_shared(family, wrapper):
     source = hf_model(family, tie_word_embeddings=True)
     before = {name: value.detach().clone() for name, value in source.state_dict().items()}
     raw = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
-    logits = view_of(raw).logits(tokens()).detach()
+    logits = view_of(raw).forward.logits(tokens()).detach()
     # verified against the source, although its unembedding is its embedding
     folded = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, weights="folded", device="cpu")
     assert list(source.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
-    assert torch.equal(view_of(raw).logits(tokens()), logits)
-    difference = logits.log_softmax(-1) - view_of(folded).logits(tokens()).log_softmax(-1)
+    assert torch.equal(view_of(raw).forward.logits(tokens()), logits)
+    difference = logits.log_softmax(-1) - view_of(folded).forward.logits(tokens()).log_softmax(-1)
     assert float(difference.abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
 def test_a_model_that_is_dropped_leaves_the_memory(wrapper):
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
-    view_of(model).logits(tokens())
+    view_of(model).forward.logits(tokens())
     alive = weakref.ref(model)
     del model
     gc.collect()
@@ -182,7 +184,7 @@ def test_a_first_token_that_is_the_paddings_is_read(wrapper):
     ids = torch.tensor([[7, 20, 30, 40]])
     with torch.no_grad():
         expected = source(ids).logits
-    found = view_of(load_model(source, tokenizer=tokenizer, wrapper=wrapper, device="cpu")).logits(ids)
+    found = view_of(load_model(source, tokenizer=tokenizer, wrapper=wrapper, device="cpu")).forward.logits(ids)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert tokenizer.padding_side == "left"
 
@@ -192,10 +194,10 @@ def test_the_users_hooks_stay(wrapper):
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
     view, seen = view_of(model), []
     model.add_hook("blocks.0.hook_resid_pre", lambda value, hook: seen.append(hook.name))
-    view.unembed_input(tokens())
-    view.static_attention_scores(tokens(), view.embed(tokens()), [0, 1])
+    view.forward.final(tokens())
+    view.forward.static_scores(tokens(), view.forward.embed(tokens()), [0, 1])
     seen.clear()
-    view.unembed_input(tokens())
+    view.forward.final(tokens())
     assert seen
 
 
@@ -244,7 +246,7 @@ def test_the_users_object_stays_as_it_is_and_shares_its_storage(wrapper):
 def test_dtype_is_an_argument(dtype):
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype=dtype, device="cpu")
     assert view_of(model).dtype == as_dtype(dtype)
-    assert bool(torch.isfinite(view_of(model).logits(tokens())).all())
+    assert bool(torch.isfinite(view_of(model).forward.logits(tokens())).all())
 
 
 def test_lora_folder_is_merged_onto_its_base(tmp_path):
@@ -258,7 +260,7 @@ def test_lora_folder_is_merged_onto_its_base(tmp_path):
     tuned.save_pretrained(tmp_path / "adapter")
     for given in (None, base, hf_model("llama")):
         model = load_model(tmp_path / "adapter", base=given, device="cpu")
-        torch.testing.assert_close(view_of(model).logits(tokens()), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(view_of(model).forward.logits(tokens()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gguf_file_loads(smollm2):
@@ -276,7 +278,7 @@ def test_bin_files_load_without_unpickling_code(tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
     view = view_of(load_model(folder, device="cpu"))
-    torch.testing.assert_close(view.W_E, state["model.embed_tokens.weight"])
+    torch.testing.assert_close(view.weights.W_E, state["model.embed_tokens.weight"])
 
 
 class _Touch:
@@ -473,5 +475,5 @@ def test_a_missing_extra_is_named(module, file, extra, tmp_path, monkeypatch):
 def test_every_matrix_name_is_known_to_both_wrappers():
     for family in ("gpt2", "llama"):
         view = view_of(load_model(hf_model(family), tokenizer=tokenizer_of(), device="cpu"))
-        missing = {name for name in MATRICES if view.matrix(0, name) is None}
+        missing = {name for name in MATRICES if view.weights.matrix(0, name) is None}
         assert missing == ({"W_gate"} if family == "gpt2" else set())

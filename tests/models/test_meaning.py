@@ -40,8 +40,8 @@ def test_a_norm_that_is_neither_is_refused_by_name(monkeypatch):
     with pytest.raises(
         InputError, match=r"the attn gain of layer 1 of .* cannot be read: the norm at .* scales neither"
     ):
-        found.gain("attn", 1)
-    assert not found.known("attn", 1)
+        found.weights.gain("attn", 1)
+    assert not found.weights.has_gain("attn", 1)
 
 
 def test_what_is_read_behind_something_else_is_refused():
@@ -71,8 +71,8 @@ def test_a_matrix_that_is_not_what_it_says_is_refused_by_name(name, family, monk
     assert set(meaning.matrices) == {(name, 1)}
     monkeypatch.setitem(vars(found), "meaning", meaning)
     with pytest.raises(InputError, match=rf"{name} of layer 1 of .* cannot be read: multiplied by it"):
-        found.matrix(1, name)
-    assert found.matrix(0, name) is not None
+        found.weights.matrix(1, name)
+    assert found.weights.matrix(0, name) is not None
 
 
 def test_a_bias_is_no_lie():
@@ -96,21 +96,21 @@ def test_a_norm_that_two_branches_share_is_one_weight_of_a_control(family):
                 parameter.mul_(1.1)
     pair = load_pair(hf_model(family), tuned, tokenizer=tokenizer_of(), device="cpu")
     control = pair.control("norm", seed=1)
-    lazily = [control.gain(name, 1) for name in ("attn", "mlp")]
+    lazily = [control.weights.gain(name, 1) for name in ("attn", "mlp")]
     assert torch.equal(*lazily)
-    assert not torch.equal(lazily[0], view_of(pair.base).gain("attn", 1))
+    assert not torch.equal(lazily[0], view_of(pair.base).weights.gain("attn", 1))
     made = view_of(control.model)
-    assert torch.equal(made.gain("attn", 1), lazily[0])
+    assert torch.equal(made.weights.gain("attn", 1), lazily[0])
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe"])
 def test_a_mixture_of_experts_is_a_pair_and_has_no_single_matrix(family):
     pair = load_pair(hf_model(family), hf_model(family, seed=1), tokenizer=tokenizer_of(), device="cpu")
     found = view_of(pair.base)
-    assert found.matrix(0, "W_out") is None
+    assert found.weights.matrix(0, "W_out") is None
     with pytest.raises(InputError, match=r"has no single W_in \(its MLP is a MoEBridge\)"):
-        found.mlp(0)
-    assert found.attention(0).W_Q.shape == (4, 32, found.d_head)
+        found.weights.mlp(0)
+    assert found.weights.attention(0).W_Q.shape == (4, 32, found.d_head)
 
 
 def test_a_query_that_carries_its_gate_is_refused_in_a_sentence():

@@ -62,7 +62,9 @@ def test_both_models_are_loaded_and_differ(folders):
     for side, seed in (("base", 0), ("tuned", 1)):
         with torch.no_grad():
             expected = hf_model("llama", seed=seed)(tokens()).logits
-        torch.testing.assert_close(view_of(getattr(both, side)).logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            view_of(getattr(both, side)).forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_options_of_one_model_go_to_it_alone(folders):
@@ -76,7 +78,7 @@ def test_one_at_a_time_holds_one_and_gives_the_same(folders):
     one, both = (load_pair(*folders, keep=keep, **OPTIONS) for keep in ("one", "both"))
     assert (one.keep, both.keep) == ("one", "both")
     for side in ("base", "tuned", "base"):
-        found, expected = (view_of(getattr(p, side)).logits(tokens()) for p in (one, both))
+        found, expected = (view_of(getattr(p, side)).forward.logits(tokens()) for p in (one, both))
         assert torch.equal(found, expected)
         assert len(one._loaded) == 1
     assert torch.equal(one.shared_tokens[0], both.shared_tokens[0])
@@ -125,10 +127,10 @@ def test_an_adapter_goes_on_the_pairs_base(given, wrapper, tmp_path):
     folder, expected = adapter(tmp_path, names="somebody/elses-model")
     base = save_checkpoint("llama", tmp_path / "base") if given == "folder" else hf_model("llama")
     found = load_pair(base, folder, tokenizer=tokenizer_of(), wrapper=wrapper, **OPTIONS)
-    torch.testing.assert_close(view_of(found.tuned).logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view_of(found.tuned).forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         untouched = hf_model("llama")(tokens()).logits
-    torch.testing.assert_close(view_of(found.base).logits(tokens()), untouched, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view_of(found.base).forward.logits(tokens()), untouched, rtol=1e-4, atol=1e-4)
     changed = {w.name for w in weights_of(view_of(found.base)) if len(found.change().singular_values(w))}
     assert changed == {"W_Q", "W_out"}
     assert all(len(v) <= 2 for v in found.change()._values.values()), "a merged adapter has its rank"
@@ -139,9 +141,9 @@ def test_an_adapters_own_base_can_be_asked_for(tmp_path):
     folder, expected = adapter(tmp_path, names=str(other))
     base = save_checkpoint("llama", tmp_path / "base", seed=5)
     found = load_pair(base, folder, tuned_options={"base": other}, **OPTIONS)
-    torch.testing.assert_close(view_of(found.tuned).logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view_of(found.tuned).forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
     wrapped = load_pair(load_model(base, **OPTIONS), folder, **OPTIONS)
-    torch.testing.assert_close(view_of(wrapped.tuned).logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view_of(wrapped.tuned).forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_merging_leaves_a_base_in_memory_as_it_is(tmp_path):
@@ -149,7 +151,7 @@ def test_merging_leaves_a_base_in_memory_as_it_is(tmp_path):
     base = hf_model("llama")
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     merged = load_model(folder, base=base, tokenizer=tokenizer_of(), **OPTIONS)
-    torch.testing.assert_close(view_of(merged).logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view_of(merged).forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
     assert base.state_dict().keys() == before.keys()
     assert all(torch.equal(base.state_dict()[name], tensor) for name, tensor in before.items())
 

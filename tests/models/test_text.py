@@ -183,7 +183,7 @@ def test_what_is_bos_in_one_model_alone_is_the_same_text_for_both():
     shift = output_shift(pair, text, "bonjour")
     ids = torch.tensor([ids_of(text + " bonjour")])
     n = len(shift.out_tokens)
-    logits = [view_of(m).logits(ids)[0, -n - 1 : -1].double().log_softmax(-1) for m in (pair.base, pair.tuned)]
+    logits = [view_of(m).forward.logits(ids)[0, -n - 1 : -1].double().log_softmax(-1) for m in (pair.base, pair.tuned)]
     torch.testing.assert_close(
         shift.kl.double(), (logits[1].exp() * (logits[1] - logits[0])).sum(-1), atol=1e-4, rtol=1e-4
     )

@@ -71,7 +71,7 @@ def test_load_and_generate(family, wrapper, tmp_path):
     model, source = load_model(folder, wrapper=wrapper, device="cpu"), transformers_model(folder)
     ids = tokenizer_of()(PROMPT)["input_ids"]
     with torch.no_grad():
-        expected, logits = source(torch.tensor([ids])).logits, view_of(model).logits(torch.tensor([ids]))
+        expected, logits = source(torch.tensor([ids])).logits, view_of(model).forward.logits(torch.tensor([ids]))
     assert view_of(model).info.wrapper == wrapper
     assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     tokens = own_tokens(source, ids)
