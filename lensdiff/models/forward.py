@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lensdiff.models.meaning import LogitMap, Meaning, Unknown
 from lensdiff.models.parts import Sizes
-from lensdiff.models.points import POINTS, WHOLE, Point
+from lensdiff.models.points import POINTS, WHOLE, Point, Site
 from lensdiff.models.wrappers import Wrapper
 from lensdiff.models.writing import why_not_written
 from lensdiff.results import InputError
@@ -129,8 +129,8 @@ class Forward:
                     continue
                 else:
                     site = points[point]
-                    assert isinstance(site, nn.Module)
-                    handle = site.register_forward_hook(caught.hook(point))
+                    assert isinstance(site, Site)
+                    handle = site.module.register_forward_hook(caught.hook(point, site.scale))
                 stack.callback(handle.remove)
             yield
 
@@ -260,11 +260,11 @@ class _Caught:
         if point == self.until:
             raise _Stop
 
-    def hook(self, point: Point) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
+    def hook(self, point: Point, scale: float) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
         middle = Point("resid_mid", point.layer)
 
         def hooked(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
-            value = self._canonical(point, out)
+            value = self._canonical(point, out if scale == 1.0 else out * scale)
             new = self.at(point, value) if self._asked(point) else value
             self.stop_behind(point)
             if point.name == "resid_pre" and self._asked(middle):
@@ -274,7 +274,7 @@ class _Caught:
                 through = self.at(middle, before + new)
                 self.stop_behind(middle)
                 new = through - before if middle in self.write else new
-            return None if new is value else new.reshape(out.shape)
+            return None if new is value else (new if scale == 1.0 else new / scale).reshape(out.shape)
 
         return hooked
 

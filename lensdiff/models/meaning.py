@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from lensdiff.models.parts import LAYER_GAINS, MATRICES, BiasName, GainName, MatrixName
-from lensdiff.models.points import Point, attention_sites, stream_candidates, stream_sites
+from lensdiff.models.points import Point, Site, attention_sites, stream_candidates, stream_sites
 from lensdiff.models.tape import CLOSE, Tape, probe, recorded, same
 from lensdiff.models.wrappers import Wrapper
 
@@ -64,14 +64,14 @@ class Meaning:
         gains: of what is read by "attn", "mlp" (by layer), and "final" (layer 0); of "q_norm" and "k_norm".
         matrices, biases: why one does not do what its name says; those that do are not listed.
         positions: why W_pos is not what is added to the embedding; an empty text where it is, or nothing is.
-        points: the module whose output a point is, or why it cannot be read.
+        points: where each point is, or why it cannot be read.
     """
 
     gains: dict[tuple[GainName, int], Gain | Unknown] = field(default_factory=dict)
     matrices: dict[tuple[MatrixName, int], str] = field(default_factory=dict)
     biases: dict[tuple[BiasName, int], str] = field(default_factory=dict)
     positions: str = ""
-    points: dict[Point, nn.Module | Unknown] = field(default_factory=dict)
+    points: dict[Point, Site | Unknown] = field(default_factory=dict)
     logits: LogitMap | Unknown = IDENTITY
 
     def shared(self, layer: int) -> bool:
@@ -111,7 +111,7 @@ def measure(wrapper: Wrapper) -> Meaning:
                     meaning.biases[(bias, layer)] = why
             meaning.points |= {Point(name, layer): site for name, site in record.points().items()}  # pyright: ignore[reportArgumentType]
         meaning.gains[("final", 0)] = _final_gain(model, tape, norms, close)
-        meaning.points[Point("embed")] = wrapper.embedding
+        meaning.points[Point("embed")] = Site(wrapper.embedding)
         meaning.positions = _wrong_positions(wrapper, tape, meaning, close)
         meaning.logits = _logit_map(wrapper, tape.read(model.unembed), logits, close)
     return meaning
@@ -255,10 +255,10 @@ class BlockRecord:
             part = self._made(mlp, "hook_pre_linear" if gated and name == "W_in" else "hook_pre")
         return self.read_by("mlp"), part
 
-    def points(self) -> dict[str, nn.Module | Unknown]:
-        """Return, by name, the module whose output each point of the block is, or why it cannot be read."""
+    def points(self) -> dict[str, Site | Unknown]:
+        """Return, by name, where each point of the block is, or why it cannot be read."""
         candidates = stream_candidates(self.block, [norm for _, norm in self.norms.values()])
-        found: dict[str, nn.Module | Unknown] = dict(stream_sites(candidates, self.tape, self.close))
+        found: dict[str, Site | Unknown] = dict(stream_sites(candidates, self.tape, self.close))
         for name in ("resid_pre", "resid_post"):
             found.setdefault(name, Unknown(f"{name} passes through no hook point"))
         for name in ("attn_out", "mlp_out"):
@@ -270,16 +270,18 @@ class BlockRecord:
             "z": self.wrong_matrix("W_O") if "z" in sites else "the model has no hook_z",
         }
         for name, why in reasons.items():
-            found[name] = Unknown(why) if why else sites[name]
+            found[name] = Unknown(why) if why else Site(sites[name])
         added = found["attn_out"]
         mid = added.reason if isinstance(added, Unknown) else self._wrong_mid(found["resid_pre"], added)
         found["resid_mid"] = Unknown(mid) if mid else added
         return found
 
-    def _wrong_mid(self, entered: nn.Module | Unknown, added: nn.Module) -> str:
+    def _wrong_mid(self, entered: Site | Unknown, added: Site) -> str:
         key = self.norm_before("mlp")
         read = self.read_by("mlp") if key is None else self.tape.ins[key]
-        before, part = self.tape.made(entered), self.tape.made(added)
+        if isinstance(entered, Unknown):
+            return entered.reason
+        before, part = entered.value(self.tape), added.value(self.tape)
         if read is None or before is None or part is None or read.numel() != before.numel():
             return "what the MLP reads passes through no module"
         middle = before.double() + part.double().reshape(before.shape)
@@ -368,7 +370,7 @@ def _final_gain(model: Any, tape: Tape, norms: dict[int, tuple[str, nn.Module]],
 
 def _wrong_positions(wrapper: Wrapper, tape: Tape, meaning: Meaning, close: float) -> str:
     positions, site = wrapper.W_pos(), meaning.points[Point("resid_pre", 0)]
-    before, entered = tape.made(wrapper.embedding), tape.made(site)
+    before, entered = tape.made(wrapper.embedding), None if isinstance(site, Unknown) else site.value(tape)
     if positions is None:
         return ""
     if before is None or entered is None:

@@ -19,6 +19,7 @@ stream, softmax(scores) is the pattern, z W_O is what attention's projection mak
 with changed values shows that what must follow from them does. What fails is refused by name.
 """
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -56,6 +57,19 @@ class Point(NamedTuple):
         return f"blocks.{self.layer}.{'attn.' if self.name in _IN_ATTENTION else ''}hook_{self.name}"
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a point is: `scale` times what comes out of a module (Granite multiplies what is added to the stream)."""
+
+    module: nn.Module
+    scale: float = 1.0
+
+    def value(self, tape: Tape) -> Tensor | None:
+        """Return what a recorded pass had here."""
+        made = tape.made(self.module)
+        return made if made is None or self.scale == 1.0 else made * self.scale
+
+
 def attention_sites(block: Any) -> dict[str, nn.Module]:
     """Return the hook points of scores, pattern and z that a block has."""
     found = {name: getattr(getattr(block, "attn", None), f"hook_{name}", None) for name in _IN_ATTENTION}
@@ -77,20 +91,25 @@ def stream_candidates(block: Any, norms: list[nn.Module]) -> dict[str, list[nn.M
     }
 
 
-def stream_sites(candidates: dict[str, list[nn.Module]], tape: Tape, close: float) -> dict[str, nn.Module]:
-    """Return the modules whose outputs are the stream and its two parts: resid_pre + attn_out + mlp_out = resid_post.
+def stream_sites(candidates: dict[str, list[nn.Module]], tape: Tape, close: float) -> dict[str, Site]:
+    """Return where the stream and its two parts are: resid_pre + attn_out + mlp_out = resid_post.
 
     Only the stream where no two candidates add up to it; nothing where the stream itself passes through no module.
     """
     seen = {name: [m for m in modules if tape.made(m) is not None] for name, modules in candidates.items()}
     if not seen["resid_pre"] or not seen["resid_post"]:
         return {}
-    found = {name: seen[name][0] for name in ("resid_pre", "resid_post")}
-    before, after = (tape.outs[id(module)] for module in found.values())
+    found = {name: Site(seen[name][0]) for name in ("resid_pre", "resid_post")}
+    before, after = (tape.outs[id(site.module)] for site in found.values())
     for attn, mlp in product(seen["attn_out"], seen["mlp_out"]):
-        parts = [tape.made(module) for module in (attn, mlp)]
-        if attn is not mlp and adds_up(before, parts, after, close):
-            return found | {"attn_out": attn, "mlp_out": mlp}
+        parts = [tape.outs[id(module)] for module in (attn, mlp)]
+        if attn is mlp or any(part.numel() != before.numel() for part in parts):
+            continue
+        added = parts[0].double().reshape(before.shape) + parts[1].double().reshape(before.shape)
+        scale = float((added * (after - before)).sum() / (added * added).sum().clamp(min=1e-30))
+        for factor in (1.0, scale):
+            if adds_up(before, [part * factor for part in parts], after, close):
+                return found | {"attn_out": Site(attn, factor), "mlp_out": Site(mlp, factor)}
     return found
 
 

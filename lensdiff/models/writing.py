@@ -9,10 +9,10 @@ changed z goes through W_O, the changed stream is read by the next part, the cha
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensdiff.models.meaning import BlockRecord, LogitMap, Meaning, Unknown, is_norm, recorded_modules
-from lensdiff.models.points import WHOLE, Point, PointName, adds_up
+from lensdiff.models.points import WHOLE, Point, PointName, Site, adds_up
 from lensdiff.models.tape import CLOSE, Tape, probe, recorded, same
 from lensdiff.models.wrappers import Wrapper
 
@@ -35,10 +35,10 @@ def why_not_written(wrapper: Wrapper, meaning: Meaning, name: PointName) -> dict
             )
             stack.callback(pre.remove)
         for site in sites.values():
-            if isinstance(site, nn.Module):
-                handle = site.register_forward_hook(lambda _, args, out: change(out, generator))
+            if isinstance(site, Site):
+                handle = site.module.register_forward_hook(lambda _, args, out: change(out, generator))
                 stack.callback(handle.remove)
-        modules = [*recorded_modules(wrapper), *(m for m in meaning.points.values() if isinstance(m, nn.Module))]
+        modules = [*recorded_modules(wrapper), *(s.module for s in meaning.points.values() if isinstance(s, Site))]
         tape = stack.enter_context(recorded(modules))
         logits = wrapper(tokens)
         if untouched is not None:
@@ -70,7 +70,7 @@ def _follows(record: BlockRecord, meaning: Meaning, name: PointName) -> str:
         return NOTHING if record.wrong_pattern() else ""
     if name == "z":
         return NOTHING if record.wrong_matrix("W_O") else ""
-    made = {n: tape.made(meaning.points[Point(n, layer)]) for n in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    made = {n: _at(meaning, tape, Point(n, layer)) for n in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
     if name == "resid_post":
         following = layer + 1 < record.wrapper.sizes().n_layers
         after = tape.read(record.wrapper.model.blocks[layer + 1]) if following else _before_final(record)
@@ -87,6 +87,11 @@ def _follows(record: BlockRecord, meaning: Meaning, name: PointName) -> str:
         if read is None or not same(read.reshape(before.shape), before + part.reshape(before.shape), close):
             return NOTHING
     return ""
+
+
+def _at(meaning: Meaning, tape: Tape, point: Point) -> Tensor | None:
+    site = meaning.points[point]
+    return site.value(tape) if isinstance(site, Site) else None
 
 
 def _read(record: BlockRecord, name: str) -> Tensor | None:

@@ -14,8 +14,8 @@ from lensdiff.analyses.concepts import mlp_concepts
 from lensdiff.analyses.rotation import Rotation, rotation, statistic, turn
 from lensdiff.models import ModelPair, load_pair, view_of
 from lensdiff.models.change import RealChange
-from lensdiff.models.controls import ControlView
-from lensdiff.results import InputError, Provenance
+from lensdiff.models.controls import control_view
+from lensdiff.results import Control, InputError, Provenance
 from tests.analyses.concept_models import (
     D_MLP,
     D_MODEL,
@@ -252,9 +252,10 @@ def test_meaningless_low_rank_changes_are_significant_in_about_five_of_a_hundred
     for draw in range(100):
         with torch.no_grad():
             weight.copy_(_low_rank(draw)(original))
-        change = RealChange(view_of(pair.base), view_of(pair.tuned), pair.shared_tokens)
+        views = view_of(pair.base), view_of(pair.tuned)
+        change = RealChange(views[0].weights, views[1].weights, pair.shared_tokens)
         # seeds of its own: draws that share controls would be significant together
-        controls = (ControlView(change, "spectrum", 19 * draw + seed) for seed in range(19))
+        controls = (control_view(*views, change, "spectrum", 19 * draw + seed) for seed in range(19))
         tuned = concept_directions(pair.tuned, n_components=8)
         claim = rotation(base, tuned, ranks=[1, 4, 8], controls=controls).claim
         assert claim is not None
@@ -283,8 +284,7 @@ def test_a_planted_rotation_is_found_among_99_controls() -> None:
 
 def test_controls_are_made_by_pairs() -> None:
     control = _pair(_low_rank(0)).control("norm", 5)
-    assert isinstance(control, ControlView)
-    assert concept_directions(control, n_components=3).provenance.options["control"] == {"kind": "norm", "seed": 5}
+    assert concept_directions(control, n_components=3).provenance.control == Control("norm", 5)
 
 
 def test_errors() -> None:

@@ -22,8 +22,8 @@ from lensdiff.analyses.weight_shift import (
 )
 from lensdiff.models import ModelPair, load_pair, view_of
 from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.change import Weight, orthonormal, read
-from lensdiff.models.parts import MATRICES
+from lensdiff.models.change import orthonormal
+from lensdiff.models.parts import MATRICES, Weight
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, save_checkpoint, tokenizer_of
 
@@ -181,7 +181,7 @@ def test_a_gain_alone_is_a_folded_change_alone():
     for layer, matrix in ((1, "W_in"), (1, "W_gate"), (-1, "W_U")):
         found = row(shift, layer, matrix) if layer >= 0 else shift.to_df().set_index("matrix").loc["W_U"]
         assert found["relative_norm"] == 0
-        weight, gain = read(view, Weight(matrix, layer)), view.weights.gain("mlp" if layer >= 0 else "final", 1)
+        weight, gain = view.weights.read(Weight(matrix, layer)), view.weights.gain("mlp" if layer >= 0 else "final", 1)
         assert weight is not None
         assert gain is not None
         before, after = weight * gain[:, None], weight * (gain * scale)[:, None]

@@ -111,7 +111,7 @@ def test_merged_says_what_the_unmerged_model_says(kind, family, tie, tmp_path):
             load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
         return
     as_object = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu"))
-    torch.testing.assert_close(as_object.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(as_object.forward.logits(tokens()), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(tuned), expected)  # the user's object is as it was
 
 

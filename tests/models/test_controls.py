@@ -19,18 +19,16 @@ from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.change import (
     PARAMETER,
     RealChange,
-    Weight,
     flatten,
     generator_for,
     meaningless_change,
     orthonormal,
-    read,
     singular_values,
     unflatten,
-    weights_of,
 )
+from lensdiff.models.parts import Weight
 from lensdiff.models.text import generate
-from lensdiff.results import InputError
+from lensdiff.results import Control, InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, tokenizer_of
 
 NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
@@ -71,14 +69,14 @@ def pair_of(
 
 
 def change_of(view: Any, base: Any, weight: Weight) -> Tensor:
-    now, before = read(view, weight), read(base, weight)
+    now, before = view.weights.read(weight), base.weights.read(weight)
     assert now is not None
     assert before is not None
     return flatten(now.double() - before.double(), weight.name)
 
 
 def equal(a: Any, b: Any, weight: Weight) -> bool:
-    one, other = read(a, weight), read(b, weight)
+    one, other = a.weights.read(weight), b.weights.read(weight)
     assert one is not None
     assert other is not None
     return torch.equal(one, other)
@@ -169,9 +167,9 @@ def test_sizes_are_those_of_the_real_change(family):
     pair = pair_of(family)
     base, tuned = view_of(pair.base), view_of(pair.tuned)
     spectrum, norm = pair.control("spectrum", 1), pair.control("norm", 1)
-    for weight in weights_of(base):
+    for weight in base.weights.known():
         real = torch.linalg.svdvals(change_of(tuned, base, weight))
-        if weight.name == "W_U" and spectrum._change.tied:
+        if weight.name == "W_U" and pair.change().tied:
             continue  # it is the embedding, tested as such
         found = torch.linalg.svdvals(change_of(spectrum, base, weight))
         torch.testing.assert_close(found, real, rtol=1e-5, atol=1e-5 * float(real[0]))
@@ -189,7 +187,7 @@ def test_directions_are_not_those_of_the_real_change(llama):
 
 def test_self_is_the_base(llama):
     control, base = llama.control("self"), view_of(llama.base)
-    assert all(equal(control, base, weight) for weight in weights_of(base))
+    assert all(equal(control, base, weight) for weight in base.weights.known())
     assert torch.equal(control.forward.logits(tokens()), base.forward.logits(tokens()))
     assert control.model is llama.base
     assert not control.is_made
@@ -197,14 +195,14 @@ def test_self_is_the_base(llama):
 
 def test_what_did_not_change_stays_and_low_rank_stays_low_rank(adapted):
     base, control = view_of(adapted.base), adapted.control("spectrum", 4)
-    for weight in weights_of(base):
+    for weight in base.weights.known():
         if weight == Weight("W_Q", 1):
             change = change_of(control, base, weight)
             assert int(torch.linalg.matrix_rank(change, rtol=1e-10)) == RANK
         else:
             assert equal(control, base, weight)
-    assert torch.equal(adapted.control("norm", 4).W_E, base.weights.W_E)
-    control._whole()
+    assert torch.equal(adapted.control("norm", 4).weights.W_E, base.weights.W_E)
+    control.whole()
     for name, parameter in control.model.named_parameters():
         same = torch.equal(parameter, adapted.base.get_parameter(name))
         changed = name == "blocks.1.attn.W_Q" or ("layers.1." in name and "q_proj" in name)  # as the wrapper names it
@@ -229,7 +227,7 @@ def test_a_tied_unembedding_stays_tied():
     pair = pair_of("gpt2")
     control = pair.control("spectrum", 0)
     assert torch.equal(control.weights.W_U, control.weights.W_E.T)
-    assert torch.equal(control._whole().W_U, control.weights.W_E.T)
+    assert torch.equal(control.whole().weights.W_U, control.weights.W_E.T)
     untied = pair_of("llama").control("spectrum", 0)
     assert not torch.equal(untied.weights.W_U, untied.weights.W_E.T)
 
@@ -271,7 +269,7 @@ def test_reading_weights_copies_no_model(llama, monkeypatch):
             control.weights.attention(layer)
             control.weights.mlp(layer)
     # the last weight that was read, of one control, and the numbers of the real change
-    values = sum(len(v) for v in controls[0]._change._values.values()) * 8
+    values = sum(len(v) for v in llama.change()._values.values()) * 8
     assert held() - before <= base.d_model * base.d_mlp * 8 + values
     assert not any(control.is_made for control in controls)
 
@@ -286,10 +284,10 @@ def test_a_whole_model_is_made_of_every_weight(family, wrapper, monkeypatch):
     base, tuned = view_of(pair.base), view_of(pair.tuned)
     parameters = dict(pair.tuned.named_parameters())
 
-    def the_real_one(self: RealChange, kind: str, seed: int, weight: Weight, before: Tensor, values: Tensor) -> Tensor:
+    def the_real_one(self: RealChange, control: Control, weight: Weight, before: Tensor, values: Tensor) -> Tensor:
         if weight.name.startswith(PARAMETER):
             return parameters[weight.name.removeprefix(PARAMETER)].detach()
-        now, old = read(tuned, weight), read(base, weight)
+        now, old = tuned.weights.read(weight), base.weights.read(weight)
         assert now is not None
         assert old is not None
         # a gain is written as it is stored, which is not as it is read (Gemma)
@@ -309,14 +307,14 @@ def test_a_whole_model_is_made_of_every_weight(family, wrapper, monkeypatch):
 def test_a_forward_pass_uses_the_weights_that_are_read(family, wrapper):
     pair = pair_of(family, wrapper=wrapper)
     base, control = view_of(pair.base), pair.control("spectrum", 3)
-    lazy = {weight: read(control, weight) for weight in weights_of(base)}
+    lazy = {weight: control.weights.read(weight) for weight in base.weights.known()}
     logits = control.forward.logits(tokens())
     assert control.is_made
     assert not torch.equal(logits, base.forward.logits(tokens()))
     assert bool(torch.isfinite(logits).all())
     for weight, value in lazy.items():
         assert value is not None
-        made = read(view_of(control.model), weight)
+        made = view_of(control.model).weights.read(weight)
         assert made is not None
         torch.testing.assert_close(made, value, rtol=0, atol=1e-6)
 
@@ -325,12 +323,12 @@ def test_a_forward_pass_uses_the_weights_that_are_read(family, wrapper):
 def test_what_is_read_is_what_the_forward_pass_computes_with(family, wrapper):
     # a copy can come apart: a fused weight for the forward pass, and its parts, no longer parts of it, to be read
     pair = pair_of(family, wrapper=wrapper)
-    made = pair.control("spectrum", 0)._whole()
+    made = pair.control("spectrum", 0).whole()
     base, tuned, copied = (dict(model.named_parameters()) for model in (pair.base, pair.tuned, made.model))
     changed = [name for name, parameter in base.items() if not torch.equal(parameter, tuned[name])]
     assert [name for name in changed if torch.equal(copied[name], base[name])] == []
-    for weight in [w for w in weights_of(made) if w.layer == 0 and not w.name.endswith("gain")]:
-        value, before = read(made, weight), made.forward.logits(tokens())
+    for weight in [w for w in made.weights.known() if w.layer == 0 and not w.name.endswith("gain")]:
+        value, before = made.weights.read(weight), made.forward.logits(tokens())
         assert value is not None
         with torch.no_grad():
             value.add_(value.std() * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
@@ -341,7 +339,7 @@ def test_what_is_read_is_what_the_forward_pass_computes_with(family, wrapper):
 def test_no_change_makes_the_base_itself_again():
     pair = pair_of("qwen2", nothing)
     for kind in ("spectrum", "norm"):
-        assert torch.equal(pair.control(kind, 0).logits(tokens()), view_of(pair.base).forward.logits(tokens()))
+        assert torch.equal(pair.control(kind, 0).forward.logits(tokens()), view_of(pair.base).forward.logits(tokens()))
 
 
 @pytest.mark.parametrize("wrapper", ["bridge", pytest.param("hooked", marks=NO_HOOKED)])
@@ -372,13 +370,13 @@ def test_a_control_of_half_precision_is_read_unrounded_and_never_run():
     pair = pair_of(dtype=torch.bfloat16)
     control, base, tuned = pair.control("spectrum", 0), view_of(pair.base), view_of(pair.tuned)
     for weight in (Weight("W_E"), Weight("W_Q", 0), Weight("W_in", 1), Weight("mlp_gain", 1)):
-        before, after, made = (read(view, weight) for view in (base, tuned, control))
+        before, after, made = (view.weights.read(weight) for view in (base, tuned, control))
         assert made.dtype == torch.float32
         real, drawn = (after.double() - before.double()).norm(), (made.double() - before.double()).norm()
         assert float(drawn / real) == pytest.approx(1, abs=2e-3)
     with pytest.raises(InputError, match="a control cannot be run in bfloat16"):
         control.forward.logits(tokens())
-    assert pair.control("self").logits(tokens()).dtype == torch.bfloat16
+    assert pair.control("self").forward.logits(tokens()).dtype == torch.bfloat16
 
 
 def test_the_control_says_what_it_is(llama):
@@ -432,4 +430,4 @@ def test_a_control_can_run_after_a_pass_with_gradients(llama):
     view = view_of(llama.base)
     hidden = view.forward.final(tokens, view.forward.embed(tokens).detach().requires_grad_())
     assert hidden.requires_grad, "the wrapper may keep tensors of this pass"
-    assert bool(torch.isfinite(llama.control("norm", 17).logits(tokens)).all())
+    assert bool(torch.isfinite(llama.control("norm", 17).forward.logits(tokens)).all())

@@ -36,7 +36,7 @@ def test_prompts_of_any_lengths_give_what_each_gives_alone(wrapper, batch_size):
     view, reference = loaded(wrapper)
     given = prompts(17, 3, 40, 3, 9)
     found = greedy(view, given, max_new_tokens=15, batch_size=batch_size, stops=())
-    assert view.trusts_cache, "the cache was to be used"
+    assert view.forward.trusts_cache, "the cache was to be used"
     for prompt, new in zip(given, found, strict=True):
         assert new.tolist() == uncached(reference, prompt, 15).tolist()
 
@@ -82,16 +82,16 @@ def test_decoding_ends_where_the_context_does(wrapper):
 def test_a_cache_that_forgets_the_prompt_is_found_out(wrapper, monkeypatch):
     # what a renamed argument did: every step sees its own token alone
     view, reference = loaded(wrapper)
-    honest = view.cached_logits
+    honest = view.forward.cached_logits
 
     def forgetful(tokens, mask, cache):
-        return honest(tokens, torch.ones_like(tokens), view.new_cache(len(tokens)))
+        return honest(tokens, torch.ones_like(tokens), view.forward.new_cache(len(tokens)))
 
-    monkeypatch.setattr(view, "cached_logits", forgetful)
+    monkeypatch.setattr(view.forward, "cached_logits", forgetful)
     given = prompts(17, 17)
     for prompt, new in zip(given, greedy(view, given, max_new_tokens=10, stops=()), strict=True):
         assert new.tolist() == uncached(reference, prompt, 10).tolist()
-    assert not view.trusts_cache
+    assert not view.forward.trusts_cache
 
 
 def test_a_cache_that_fails_costs_time_alone(monkeypatch):
@@ -100,10 +100,10 @@ def test_a_cache_that_fails_costs_time_alone(monkeypatch):
     def failing(tokens, mask, cache):
         raise TypeError("got an unexpected keyword argument 'cache'")
 
-    monkeypatch.setattr(view, "cached_logits", failing)
+    monkeypatch.setattr(view.forward, "cached_logits", failing)
     (new,) = greedy(view, prompts(11), max_new_tokens=6, stops=())
     assert new.tolist() == uncached(reference, prompts(11)[0], 6).tolist()
-    assert not view.trusts_cache
+    assert not view.forward.trusts_cache
 
 
 def test_a_draft_is_kept_as_far_as_it_holds(monkeypatch):
@@ -124,7 +124,7 @@ def test_a_draft_is_kept_as_far_as_it_holds(monkeypatch):
 
 def test_logits_that_are_no_numbers_are_refused(monkeypatch):
     view, _ = loaded("bridge")
-    monkeypatch.setattr(view, "unembedded", lambda hidden: torch.full((*hidden.shape[:-1], 400), torch.nan))
+    monkeypatch.setattr(view.forward, "unembed", lambda hidden: torch.full((*hidden.shape[:-1], 400), torch.nan))
     with pytest.raises(InputError, match="a logit is not finite"):
         greedy(view, prompts(5), max_new_tokens=2)
 

@@ -131,7 +131,7 @@ def test_query_and_key_norms_are_told(family):
 def test_soft_caps_are_told():
     view = view_of(load_model(hf_model("gemma2"), tokenizer=tokenizer_of(), device="cpu"))
     assert view.weights.attention(0).soft_cap == 2.0
-    assert view.info.final_soft_cap == 3.0
+    assert view.meaning.logits.cap == 3.0
 
 
 @pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
@@ -205,11 +205,11 @@ def test_a_peft_model_is_merged_apart_from_its_base():
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     base = hf_model("llama")
-    expected = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")).logits(tokens())
+    expected = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")).forward.logits(tokens())
     tuned = peft.get_peft_model(base, config)
     with torch.no_grad():
         adapted = tuned(tokens()).logits
-    found = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu")).logits(tokens())
+    found = view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu")).forward.logits(tokens())
     torch.testing.assert_close(found, adapted, rtol=1e-4, atol=1e-4)
     assert float((found - expected).abs().max()) > 1e-2
     with torch.no_grad():

@@ -5,10 +5,14 @@ import torch
 
 from lensdiff.analyses.qk_reading import qk_reading
 from lensdiff.models import load_model, load_pair, view_of
+from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.meaning import Gain, LogitMap, Unknown, measure
 from lensdiff.results import InputError
 from tests.analyses.head_models import known_words
 from tests.checkpoints import hf_model, tokenizer_of
+
+NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+WRAPPERS = ["bridge", pytest.param("hooked", marks=NO_HOOKED)]
 
 
 def view(family: str, wrapper: str = "bridge"):
@@ -32,7 +36,7 @@ def test_the_scale_of_logits_is_measured(family, expected):
 def test_a_norm_that_is_neither_is_refused_by_name(monkeypatch):
     found = view("llama")
     handle = found.model.blocks[1].ln1.register_forward_hook(lambda module, args, out: out**3)
-    meaning = measure(found)
+    meaning = measure(found._wrapper)
     handle.remove()
     assert isinstance(meaning.gains[("attn", 1)], Unknown)
     assert isinstance(meaning.gains[("attn", 0)], Gain)
@@ -50,7 +54,7 @@ def test_what_is_read_behind_something_else_is_refused():
         lambda module, args, kwargs: (args, kwargs | {"hidden_states": kwargs["hidden_states"].roll(1, -1)}),
         with_kwargs=True,
     )
-    meaning = measure(found)
+    meaning = measure(found._wrapper)
     handle.remove()
     assert meaning.gains[("attn", 0)] == Unknown("what attn reads is neither the stream nor its norm")
 
@@ -59,15 +63,15 @@ def test_what_is_read_behind_something_else_is_refused():
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "gpt_neox"])
 def test_a_matrix_that_is_not_what_it_says_is_refused_by_name(name, family, monkeypatch):
     found = view(family)
-    honest = found.stored_matrix
+    honest = found._wrapper.matrix
     if honest(1, name) is None:
         pytest.skip(f"{family} has no {name}")
-    monkeypatch.setattr(
-        found,
-        "stored_matrix",
-        lambda layer, n: honest(layer, n).flip(-1) if (layer, n) == (1, name) else honest(layer, n),
-    )
-    meaning = measure(found)
+
+    def lying(layer: int, asked: str) -> torch.Tensor | None:
+        return honest(layer, asked).flip(-1) if (layer, asked) == (1, name) else honest(layer, asked)
+
+    monkeypatch.setattr(found._wrapper, "matrix", lying)
+    meaning = measure(found._wrapper)
     assert set(meaning.matrices) == {(name, 1)}
     monkeypatch.setitem(vars(found), "meaning", meaning)
     with pytest.raises(InputError, match=rf"{name} of layer 1 of .* cannot be read: multiplied by it"):
@@ -75,8 +79,56 @@ def test_a_matrix_that_is_not_what_it_says_is_refused_by_name(name, family, monk
     assert found.weights.matrix(0, name) is not None
 
 
-def test_a_bias_is_no_lie():
-    assert not view("llama_with_bias").meaning.matrices
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_biases_are_those_of_the_checkpoint(family, wrapper):
+    found, source = view(family, wrapper), hf_model(family)
+    block = source.transformer.h[1] if family == "gpt2" else source.gpt_neox.layers[1]
+    if family == "gpt2":
+        q, k, v = block.attn.c_attn.bias.reshape(3, 4, 8)
+        o, into, out = block.attn.c_proj.bias, block.mlp.c_fc.bias, block.mlp.c_proj.bias
+    else:
+        q, k, v = block.attention.query_key_value.bias.reshape(4, 3, 8).unbind(1)
+        o, into, out = block.attention.dense.bias, block.mlp.dense_h_to_4h.bias, block.mlp.dense_4h_to_h.bias
+    for name, expected in {"b_Q": q, "b_K": k, "b_V": v, "b_O": o, "b_in": into, "b_out": out}.items():
+        torch.testing.assert_close(found.weights.bias(1, name).reshape(expected.shape), expected.detach())
+
+
+def test_where_nothing_is_added_there_is_no_bias_or_one_of_zeros():
+    bias = view("llama").weights.bias(1, "b_Q")
+    assert bias is None or not bool(bias.any())
+
+
+def test_a_bias_that_is_not_what_is_added_is_refused(monkeypatch):
+    found = view("gpt2")
+    honest = found._wrapper.bias
+    monkeypatch.setattr(found._wrapper, "bias", lambda layer, name: None if name == "b_V" else honest(layer, name))
+    meaning = measure(found._wrapper)
+    assert set(meaning.biases) == {("b_V", 0), ("b_V", 1)}
+    monkeypatch.setitem(vars(found), "meaning", meaning)
+    with pytest.raises(InputError, match=r"b_V of layer 1 of .* cannot be read: what is added behind its matrix"):
+        found.weights.bias(1, "b_V")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_position_embeddings_are_what_is_added_to_the_embedding(wrapper):
+    found = view("gpt2", wrapper).weights
+    torch.testing.assert_close(found.W_pos, hf_model("gpt2").transformer.wpe.weight.detach())
+    assert view("llama", wrapper).weights.W_pos is None
+
+
+def test_positions_start_behind_the_rows_that_are_kept_for_others():
+    expected = hf_model("opt").model.decoder.embed_positions.weight.detach()
+    torch.testing.assert_close(view("opt").weights.W_pos, expected[2:])
+
+
+def test_positions_that_are_not_what_is_added_are_refused(monkeypatch):
+    found = view("opt")
+    shifted = found._wrapper.W_pos().roll(1, 0)
+    monkeypatch.setattr(found._wrapper, "W_pos", lambda: shifted)
+    monkeypatch.setitem(vars(found), "meaning", measure(found._wrapper))
+    with pytest.raises(InputError, match=r"W_pos of .* cannot be read: its position embeddings are not what is added"):
+        _ = found.weights.W_pos
 
 
 @pytest.mark.parametrize("family", ["gptj", "opt"])
@@ -108,11 +160,11 @@ def test_a_mixture_of_experts_is_a_pair_and_has_no_single_matrix(family):
     pair = load_pair(hf_model(family), hf_model(family, seed=1), tokenizer=tokenizer_of(), device="cpu")
     found = view_of(pair.base)
     assert found.weights.matrix(0, "W_out") is None
-    with pytest.raises(InputError, match=r"has no single W_in \(its MLP is a MoEBridge\)"):
+    with pytest.raises(InputError, match=r"has no single W_in: this reading needs one MLP matrix a layer"):
         found.weights.mlp(0)
     assert found.weights.attention(0).W_Q.shape == (4, 32, found.d_head)
 
 
 def test_a_query_that_carries_its_gate_is_refused_in_a_sentence():
     with pytest.raises(InputError, match="W_Q of layer 0 of Qwen3NextForCausalLM cannot be read: transformer-lens"):
-        view("qwen3_next").matrix(0, "W_Q")
+        view("qwen3_next").weights.matrix(0, "W_Q")

@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerFast
 
 from lensdiff.models import load_model, load_pair, pair, view_of
 from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.change import weights_of
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, hf_model, save_checkpoint, tokenizer_of
 
@@ -131,7 +130,7 @@ def test_an_adapter_goes_on_the_pairs_base(given, wrapper, tmp_path):
     with torch.no_grad():
         untouched = hf_model("llama")(tokens()).logits
     torch.testing.assert_close(view_of(found.base).forward.logits(tokens()), untouched, rtol=1e-4, atol=1e-4)
-    changed = {w.name for w in weights_of(view_of(found.base)) if len(found.change().singular_values(w))}
+    changed = {w.name for w in view_of(found.base).weights.known() if len(found.change().singular_values(w))}
     assert changed == {"W_Q", "W_out"}
     assert all(len(v) <= 2 for v in found.change()._values.values()), "a merged adapter has its rank"
 

@@ -1,0 +1,284 @@
+"""The one door: reading and writing at every point equals transformers' own hooks, in every family, to 1e-9."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.families import _exact_rotary, wrappers_of
+from lensdiff.models import Point, load_model, view_of
+from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.forward import Forward
+from lensdiff.models.points import POINTS, WHOLE
+from lensdiff.models.precision import double_precision
+from lensdiff.results import InputError
+from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
+from tests.models.hf_points import patched
+
+NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+WRAPPERS = ["bridge", pytest.param("hooked", marks=NO_HOOKED)]
+UNSERVED = ("gpt_neox_without_bias", "falcon_grouped", "cohere")  # see test_families
+CASES = [(f, w) for f in [*FAMILIES, *MORE] if f not in UNSERVED for w in wrappers_of(f)]
+MODULES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z", "final")
+BOUND = {"phi3_longrope": 1e-7}  # its angles are rounded to float32 in transformers and elsewhere at another place
+# what cannot be read or written, by family
+REFUSED = {
+    "gemma4": {"resid_pre", "attn_out", "mlp_out", "resid_mid", "z", "pattern", "attn_scores"},
+    "qwen3_next": {"pattern"},
+    "gptj": {"resid_mid", "pattern", "attn_scores"},
+    "opt": {"pattern", "attn_scores"},
+    "gpt_neox": {"resid_mid"},
+    "phi": {"resid_mid"},
+    "falcon": {"resid_mid"},
+}
+
+
+def tokens(length: int = 20, start: int = 0) -> Tensor:
+    return torch.tensor([tokenizer_of()(" ".join(TEXT))["input_ids"][start : start + length]])
+
+
+def loaded(family: str, wrapper: str, dtype: torch.dtype = torch.float64) -> Forward:
+    source = hf_model(family, dtype=dtype)
+    return view_of(load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, dtype=dtype, device="cpu")).forward
+
+
+def at(name: str) -> Point:
+    return Point(name, None if name in WHOLE else 1)  # pyright: ignore[reportArgumentType]
+
+
+def share(got: Tensor, expected: Tensor) -> float:
+    got, expected = got.detach(), expected.detach()
+    return float((got.reshape(expected.shape) - expected).abs().max() / expected.abs().max())
+
+
+def halved(value: Tensor) -> Tensor:
+    """A change that differs by position and coordinate."""
+    return value * torch.linspace(0.5, 1.0, value.numel(), dtype=value.dtype).reshape(value.shape)
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_every_point_is_read_and_written_as_in_transformers(family: str, wrapper: str):
+    forward, reference = loaded(family, wrapper), hf_model(family, dtype=torch.float64)
+    if wrapper == "hooked":
+        _exact_rotary(reference)
+    bound = BOUND.get(family, 1e-9)
+    with torch.no_grad(), double_precision():
+        untouched = reference(tokens(), use_cache=False).logits
+        for name in MODULES:
+            point = at(name)
+            if name in REFUSED.get(family, ()):
+                with pytest.raises(InputError, match=r"cannot be (read|written)"):
+                    forward.run(tokens(), read=[point], write={point: halved})
+                continue
+            expected, _ = patched(family, reference, tokens(), point, None)
+            assert share(forward.run(tokens(), read=[point])[point], expected) < bound, f"{name} read"
+            _, expected = patched(family, reference, tokens(), point, halved)
+            found = forward.run(tokens(), read=[Point("logits")], write={point: halved})[Point("logits")]
+            assert share(found, expected) < bound, f"{name} written"
+            assert share(untouched, expected) > 1e-4, f"{name}: an edit that changes nothing proves nothing"
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_attention_is_read_and_written_as_it_must_follow(family: str, wrapper: str):
+    # transformers has no module there: its attentions are the pattern, and softmax and values say what must follow
+    forward, reference = loaded(family, wrapper), hf_model(family, dtype=torch.float64)
+    if wrapper == "hooked":
+        _exact_rotary(reference)
+    bound, refused = BOUND.get(family, 1e-9), REFUSED.get(family, set())
+    scores, pattern, z = (Point(name, 1) for name in ("attn_scores", "pattern", "z"))
+    with torch.no_grad(), double_precision():
+        expected = reference(tokens(), output_attentions=True, use_cache=False).attentions[1]
+        if "pattern" not in refused:
+            assert share(forward.run(tokens(), read=[pattern])[pattern], expected) < bound
+            found = forward.run(
+                tokens(), read=[z], write={pattern: lambda p: torch.eye(p.shape[-1]).expand_as(p).to(p)}
+            )
+            alone = forward.run(tokens(1), read=[z])[z]  # a token that sees but itself mixes its own value
+            assert share(found[z][:, :1], alone) < bound
+        if not refused & {"attn_scores", "pattern"}:
+            found = forward.run(tokens(), read=[pattern], write={scores: lambda s: s / 2})[pattern]
+            assert share(found, (expected.log() / 2).softmax(-1)) < bound
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_the_middle_is_the_sum_of_what_came_before(family: str, wrapper: str):
+    forward = loaded(family, wrapper)
+    before, added, middle, after = (Point(n, 1) for n in ("resid_pre", "attn_out", "resid_mid", "mlp_out"))
+    if "resid_mid" in REFUSED.get(family, ()):
+        with pytest.raises(InputError, match=r"hook_resid_mid of .* cannot be read: "):
+            forward.run(tokens(), read=[middle])
+        return
+    found = forward.run(tokens(), read=[before, added, middle, after, Point("resid_post", 1)])
+    assert share(found[middle], found[before] + found[added]) < 1e-12
+    assert share(found[Point("resid_post", 1)], found[middle] + found[after]) < 1e-9
+    # written as attention's addition would make it, it acts as that does
+    other = forward.run(tokens(), read=[Point("logits")], write={added: halved})[Point("logits")]
+    same = forward.run(
+        tokens(), read=[Point("logits")], write={middle: lambda _: found[before] + halved(found[added])}
+    )[Point("logits")]
+    assert share(same, other) < 1e-9
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(family: str, wrapper: str, side: str):
+    if family == "phi3_longrope":
+        pytest.skip("its rotary angles depend on how long the batch is, in transformers too")
+    forward = loaded(family, wrapper)
+    long, short = tokens(20)[0], tokens(13, start=5)[0]
+    rows, mask = torch.full((2, 20), 7), torch.zeros(2, 20, dtype=torch.int64)
+    places = [slice(20), slice(7, 20) if side == "left" else slice(13)]
+    for row, ids in enumerate((long, short)):
+        rows[row, places[row]], mask[row, places[row]] = ids, 1
+    points = [Point("resid_post", 0), Point("final"), Point("logits")]
+    together = forward.run(rows, read=points, mask=mask)
+    for row, ids in enumerate((long, short)):
+        alone = forward.run(ids[None], read=points)
+        for point in points:
+            assert share(together[point][row, places[row]], alone[point][0]) < 1e-9, point
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", [name for name in POINTS if name != "logits"])
+def test_writing_what_was_there_changes_nothing(name: str, wrapper: str):
+    forward = loaded("llama", wrapper)
+    plain = forward.run(tokens(), read=[Point("logits")])[Point("logits")]
+    found = forward.run(tokens(), read=[Point("logits")], write={at(name): lambda value: value.clone()})
+    # the middle is written as a difference from what entered
+    assert share(found[Point("logits")], plain) <= (1e-12 if name == "resid_mid" else 0.0)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_pass_stops_where_it_is_told_and_leaves_no_hook(wrapper: str):
+    forward = loaded("llama", wrapper)
+    reached: list[object] = []
+    handle = forward.wrapper.model.blocks[1].register_forward_hook(lambda *_: reached.append(1))
+    found = forward.run(tokens(), read=[Point("resid_post", 0)], until=Point("resid_post", 0))
+    assert not reached
+    plain = forward.run(tokens(), read=[Point("resid_post", 0)])
+    assert reached
+    handle.remove()
+    assert torch.equal(found[Point("resid_post", 0)], plain[Point("resid_post", 0)])
+    assert sum(len(module._forward_hooks) for module in forward.wrapper.model.modules()) == _permanent(wrapper)
+
+
+def _permanent(wrapper: str) -> int:
+    model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu", verify=False)
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_gradients_go_through_reads_and_writes(wrapper: str):
+    forward = loaded("llama", wrapper)
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    point = Point("z", 0)
+    found = forward.run(tokens(), read=[point, Point("final")], write={point: lambda z: z * scale})
+    (slope,) = torch.autograd.grad(found[Point("final")][0, -1, 0], scale)
+    step = 1e-5
+    ends = [
+        forward.run(tokens(), read=[Point("final")], write={point: lambda z, f=f: z * f})[Point("final")][0, -1, 0]
+        for f in (1 + step, 1 - step)
+    ]
+    torch.testing.assert_close(slope[0], (ends[0] - ends[1]).detach() / (2 * step), rtol=1e-6, atol=1e-9)
+    assert found[point].requires_grad
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_two_threads_wait_for_each_other(wrapper: str):
+    view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu"))
+    texts = [tokens(16, start) for start in (0, 30)]
+    expected = [list(view.forward.patterns(text[0])) for text in texts]
+    wrong: list[float] = []
+
+    def read(i: int) -> None:
+        for _ in range(15):
+            got = list(view.forward.patterns(texts[i][0]))
+            wrong.append(max(float((a - b).abs().max()) for a, b in zip(got, expected[i], strict=True)))
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 30
+    assert max(wrong) == 0.0
+
+
+# throw-away capabilities: what the next ones will be made of
+
+
+def test_a_logit_lens_is_a_few_lines():
+    view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu"))
+    points = [Point("resid_post", layer) for layer in range(view.n_layers)]
+    found = view.forward.run(tokens(), read=[*points, Point("logits")])
+    norm, gain = torch.nn.functional.rms_norm, view.weights.gain("final")
+    lens = [view.forward.unembed(norm(found[p], (view.d_model,), gain, 1e-6)) for p in points]
+    torch.testing.assert_close(lens[-1], found[Point("logits")], rtol=1e-3, atol=1e-3)
+    assert float((lens[0] - lens[-1]).abs().max()) > 1.0
+
+
+def test_a_head_patch_is_a_few_lines():
+    # planted: two models that differ in one head's W_O alone; that head's z cannot tell them apart, its attn_out can
+    base, tuned = hf_model("llama", dtype=torch.float64), hf_model("llama", dtype=torch.float64)
+    with torch.no_grad():
+        tuned.model.layers[1].self_attn.v_proj.weight[:8] += 0.3  # the key-value head of query heads 0 and 1
+    into, donor = (
+        view_of(load_model(m, tokenizer=tokenizer_of(), dtype="float64", device="cpu")) for m in (base, tuned)
+    )
+    z, logits = Point("z", 1), Point("logits")
+    clean, wanted = donor.forward.run(tokens(), read=[z, logits]), into.forward.run(tokens(), read=[z])[z]
+    swap = {z: lambda value: torch.cat([clean[z][:, :, :2], value[:, :, 2:]], dim=2)}
+    patched_logits = into.forward.run(tokens(), read=[logits], write=swap)[logits]
+    torch.testing.assert_close(patched_logits, clean[logits], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(clean[z][:, :, 2:], wanted[:, :, 2:])
+
+
+def test_an_attention_knock_out_is_a_few_lines():
+    view = view_of(load_model(hf_model("llama", dtype=torch.float64), tokenizer=tokenizer_of(), dtype="float64"))
+    logits, cut = Point("logits"), torch.zeros(20, 20, dtype=torch.bool)
+    cut[6:, 2:5] = True
+    write = {Point("attn_scores", layer): lambda s: s.masked_fill(cut, -torch.inf) for layer in range(view.n_layers)}
+    found = view.forward.run(tokens(), read=[logits], write=write)[logits]
+    mask = torch.full((20, 20), -torch.inf, dtype=torch.float64).triu(1).masked_fill(cut, -torch.inf)
+    reference = hf_model("llama", dtype=torch.float64)
+    _exact_rotary(reference)
+    with torch.no_grad(), double_precision():
+        expected = reference(tokens(), attention_mask=mask[None, None], use_cache=False).logits
+    assert share(found.detach(), expected) < 1e-9
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"read": [Point("resid", 0)]}, "'resid' is no point of a forward pass, expected one of embed, resid_pre"),  # pyright: ignore[reportArgumentType]
+        ({"read": [Point("z")]}, "'z' is given with layer None, expected a layer from 0 to 1"),
+        ({"read": [Point("z", 2)]}, "'z' is given with layer 2, expected a layer from 0 to 1"),
+        ({"read": [Point("z", -1)]}, "'z' is given with layer -1, expected a layer from 0 to 1"),
+        ({"read": [Point("final", 0)]}, "'final' is given with layer 0, expected no layer"),
+        ({"write": {Point("logits"): halved}}, "logits are what a pass returns and cannot be written: write 'final'"),
+        ({"write": {Point("z", 0): lambda z: z[0]}}, r"the write at blocks\.0\.attn\.hook_z returned \(20, 4, 8\)"),
+        ({"write": {Point("z", 0): lambda z: None}}, r"the write at blocks\.0\.attn\.hook_z returned NoneType"),
+        (
+            {"write": {Point("z", 1): halved}, "until": Point("z", 0)},
+            r"did not come by blocks\.1\.attn\.hook_z: nothing was read or written there",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(options: dict, message: str):
+    forward = loaded("llama", "bridge")
+    with pytest.raises(InputError, match=message):
+        forward.run(tokens(), **options)
+
+
+def test_a_write_that_does_nothing_is_refused():
+    # the wrapper hands GPT-J's attention weights out once they were used
+    forward = loaded("gptj", "bridge")
+    assert forward.run(tokens(), read=[Point("pattern", 0)])[Point("pattern", 0)].shape == (1, 4, 20, 20)
+    with pytest.raises(
+        InputError, match=r"hook_pattern of .* cannot be written: what is written there changes nothing"
+    ):
+        forward.run(tokens(), write={Point("pattern", 0): halved})
