@@ -138,7 +138,7 @@ class WordVectors:
         that map to no token are left out.
 
         Args:
-            model: a model or the view of one, of which `tokenizer` and `W_E` are read.
+            model: a model or the view of one, of which the tokenizer and W_E are read.
             words: the words, by default those of the default vocabulary.
 
         Raises:
@@ -148,7 +148,7 @@ class WordVectors:
         tokenizer = model.tokenizer
         if tokenizer is None:
             raise InputError("the model has no tokenizer, expected one to read the words' embeddings")
-        matrix = model.W_E.detach()
+        matrix = getattr(model, "weights", model).W_E.detach()
         pieces = word_pieces(tokenizer, listed, len(matrix))
         kept = [ids for ids in pieces if ids]
         if not kept:
