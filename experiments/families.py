@@ -25,9 +25,10 @@ from torch import Tensor
 from lensdiff.analyses.gradients import forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.targets import TARGETS
 from lensdiff.models import ModelView, load_model, view_of
-from lensdiff.models.architectures import HookedTransformer, why_not_hooked
 from lensdiff.models.decoding import greedy
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.precision import double_precision
+from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.loading.architectures import why_not_hooked
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
 

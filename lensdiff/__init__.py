@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lensdiff.inputs.published import load_published as load_published
     from lensdiff.inputs.vocabulary import Vocabulary as Vocabulary
     from lensdiff.inputs.word_vectors import WordVectors as WordVectors
-    from lensdiff.models.loading import load_model as load_model
+    from lensdiff.models.loading.load import load_model as load_model
     from lensdiff.models.pair import ModelPair as ModelPair
     from lensdiff.models.pair import load_pair as load_pair
     from lensdiff.models.text import Response as Response

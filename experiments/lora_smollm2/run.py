@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lensdiff import attribute, load_pair, load_prompts
 from lensdiff.inputs.toy_pair import PROMPTS
-from lensdiff.models.sources import read_source
+from lensdiff.models.loading.sources import read_source
 from lensdiff.views import page
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -30,7 +30,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.precision import as_double
+from lensdiff.models.inside.precision import as_double
 from lensdiff.results import InputError, Provenance, Result
 
 Side = Literal["value", "key", "gate"]

@@ -35,9 +35,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models.change import RealChange, flatten, singular_values
+from lensdiff.models.inside.parts import GainName, Weight
+from lensdiff.models.inside.weights import Weights
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.parts import GainName, Weight
-from lensdiff.models.weights import Weights
 from lensdiff.results import InputError, Result
 
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")

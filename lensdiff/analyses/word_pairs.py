@@ -11,7 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.precision import as_double
+from lensdiff.models.inside.precision import as_double
 
 
 class Candidates(NamedTuple):

@@ -24,8 +24,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.parts import Weight
-from lensdiff.models.weights import Weights
+from lensdiff.models.inside.parts import Weight
+from lensdiff.models.inside.weights import Weights
 from lensdiff.results import Control
 
 Kind = Literal["spectrum", "norm", "self"]

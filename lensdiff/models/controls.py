@@ -33,11 +33,11 @@ from torch import Tensor
 
 from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange
 from lensdiff.models.info import ModelInfo
-from lensdiff.models.meaning import Meaning
-from lensdiff.models.parts import Sizes, Weight
+from lensdiff.models.inside.meaning import Meaning
+from lensdiff.models.inside.parts import Sizes, Weight
+from lensdiff.models.inside.weights import Weights
+from lensdiff.models.inside.wrappers import Model, wrapper_of
 from lensdiff.models.view import ModelView, forget, register
-from lensdiff.models.weights import Weights
-from lensdiff.models.wrappers import Model, wrapper_of
 from lensdiff.results import Control, InputError
 
 NAMES = {"spectrum": "spectrum-matched change", "norm": "norm-matched change"}

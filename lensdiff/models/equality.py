@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lensdiff.models.identity import digest_of
+from lensdiff.models.inside.wrappers import is_hooked
 from lensdiff.models.view import ModelView
-from lensdiff.models.wrappers import is_hooked
 
 EQUAL_WEIGHTS = "equal weights"  # the row of a pair's differences that says so
 SAMPLE = 4096  # entries of a tensor that are hashed when a model is loaded

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lensdiff.models.equality import Seen
 from lensdiff.models.identity import digest_of
-from lensdiff.models.parts import GainName
-from lensdiff.models.precision import as_double
+from lensdiff.models.inside.parts import GainName
+from lensdiff.models.inside.precision import as_double
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError, Provenance
 

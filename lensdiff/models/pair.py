@@ -15,10 +15,10 @@ from lensdiff.models.controls import control_view
 from lensdiff.models.equality import EQUAL_WEIGHTS, equal_weights, equal_weights_notice, fingerprint
 from lensdiff.models.facts import Known, check_comparable, differences
 from lensdiff.models.identity import distinct_ids
-from lensdiff.models.loading import load_model
-from lensdiff.models.sources import is_adapter
+from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked
+from lensdiff.models.loading.load import load_model
+from lensdiff.models.loading.sources import is_adapter
 from lensdiff.models.view import ModelView, forget, view_of
-from lensdiff.models.wrappers import Model, is_bridge, is_hooked
 from lensdiff.results import Diff, InputError, Provenance
 
 Keep = Literal["both", "one"]

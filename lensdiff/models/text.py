@@ -21,8 +21,8 @@ from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.identity import check_ids, digest_of
+from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.view import ModelView, view_of
-from lensdiff.models.wrappers import Model
 from lensdiff.results import InputError
 
 MAX_NEW_TOKENS = 300

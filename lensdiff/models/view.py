@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lensdiff.models.forward import Forward
 from lensdiff.models.info import ModelInfo
-from lensdiff.models.meaning import Meaning, measure
-from lensdiff.models.weights import ModelWeights, Weights
-from lensdiff.models.wrappers import Model, Wrapper, wrapper_of
+from lensdiff.models.inside.forward import Forward
+from lensdiff.models.inside.meaning import Meaning, measure
+from lensdiff.models.inside.weights import ModelWeights, Weights
+from lensdiff.models.inside.wrappers import Model, Wrapper, wrapper_of
 from lensdiff.results import Control, InputError, Provenance
 
 

@@ -20,7 +20,7 @@ from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.decoding import greedy
-from lensdiff.models.loading import as_dtype, default_device, quiet
+from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.both import SIDES

@@ -18,7 +18,7 @@ from lensdiff.analyses.attention import (
 )
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import Response
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, tokenizer_of

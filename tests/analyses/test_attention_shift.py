@@ -20,7 +20,7 @@ from lensdiff.analyses.attention_shift import (
 )
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model
-from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError, Provenance
 from tests.checkpoints import TEXT, hf_model, tokenizer_of
 

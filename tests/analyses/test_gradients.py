@@ -7,8 +7,8 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.targets import TARGETS
 from lensdiff.models import load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.precision import double_precision
+from lensdiff.models.inside.wrappers import HookedTransformer
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, tokenizer_of
 
 N, M = 9, 5

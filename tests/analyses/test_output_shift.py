@@ -15,7 +15,7 @@ from lensdiff.analyses.distributions import js_distance, kl_divergence, ranks, t
 from lensdiff.analyses.output_shift import CHANGED, OutputShift, kind_of, output_shift
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import Response, generate, strings_of
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.analyses.attribute import attribute
 from lensdiff.models import load_model, view_of
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.precision import double_precision
 
 CASES = ("list", "sea", "summary", "translate")
 BOUND = 5e-5  # of the largest score

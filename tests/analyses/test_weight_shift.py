@@ -21,9 +21,9 @@ from lensdiff.analyses.weight_shift import (
     weight_shift,
 )
 from lensdiff.models import ModelPair, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.change import orthonormal
-from lensdiff.models.parts import MATRICES, Weight
+from lensdiff.models.inside.parts import MATRICES, Weight
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, save_checkpoint, tokenizer_of
 

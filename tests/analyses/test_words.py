@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.words import WordTokens, word_embeddings, word_tokens, words_of
 from lensdiff.models import ModelView
-from lensdiff.models.parts import ModelInfo
-from lensdiff.models.wrappers import HookedView
+from lensdiff.models.inside.parts import ModelInfo
+from lensdiff.models.inside.wrappers import HookedView
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, tokenizer_of
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensdiff.models import adapters, load_model, load_pair, view_of
-from lensdiff.models.loading import quiet
-from lensdiff.models.probe import probe_tokens
+from lensdiff.models.loading.load import quiet
+from lensdiff.models.loading.probe import probe_tokens
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, VOCABULARY, hf_model, save_checkpoint, tokenizer_of
 

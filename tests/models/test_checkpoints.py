@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lensdiff.models import checkpoints, load_model, view_of
-from lensdiff.models.checkpoints import few, from_name, same
+from lensdiff.models.loading.checkpoints import few, from_name, same
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, TEXT, hf_model, save_checkpoint, tokenizer_of
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from lensdiff.analyses.attention import attention
 from lensdiff.analyses.attribute import attribute
 from lensdiff.models import ModelPair, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.change import (
     PARAMETER,
     RealChange,
@@ -26,7 +25,8 @@ from lensdiff.models.change import (
     singular_values,
     unflatten,
 )
-from lensdiff.models.parts import Weight
+from lensdiff.models.inside.parts import Weight
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
 from lensdiff.results import Control, InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, tokenizer_of

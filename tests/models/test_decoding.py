@@ -7,8 +7,8 @@ import torch
 
 from experiments.families import uncached
 from lensdiff.models import decoding, load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.decoding import greedy
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, hf_model, tokenizer_of

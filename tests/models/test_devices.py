@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
+from lensdiff.models.inside.precision import as_double
 from lensdiff.models.memory import available_memory
-from lensdiff.models.precision import as_double
 
 
 def test_free_memory_of_cuda_holds_what_torch_keeps_for_itself(monkeypatch):

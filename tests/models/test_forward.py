@@ -8,10 +8,10 @@ from torch import Tensor
 
 from experiments.families import _exact_rotary, wrappers_of
 from lensdiff.models import Point, load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.forward import Forward
-from lensdiff.models.points import POINTS, WHOLE
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.forward import Forward
+from lensdiff.models.inside.points import POINTS, WHOLE
+from lensdiff.models.inside.precision import double_precision
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
 from tests.models.hf_points import patched

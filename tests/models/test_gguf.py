@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.gguf_file import bos_note, load_gguf
-from lensdiff.models.gguf_metadata import GGUFFile
+from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.loading.gguf_file import bos_note, load_gguf
+from lensdiff.models.loading.gguf_metadata import GGUFFile
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, hf_model, tokenizer_of
 from tests.gguf_files import Tensors, write_gguf

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.output_shift import output_shift
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
 from lensdiff.models.identity import digest_of, distinct_ids, tokenizer_digest
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import Response, as_prompt, encode, generate
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of

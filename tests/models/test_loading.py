@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lensdiff.models import load_model, loading, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.loading import as_dtype
-from lensdiff.models.parts import MATRICES
+from lensdiff.models import load_model, view_of
+from lensdiff.models.inside.parts import MATRICES
+from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.loading import load as loading
+from lensdiff.models.loading import wrapping
+from lensdiff.models.loading.load import as_dtype
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
 
@@ -420,14 +422,14 @@ def test_a_model_that_disagrees_is_refused_and_can_be_loaded_all_the_same(part, 
 
 @pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 def test_where_a_hooked_transformer_disagrees_a_bridge_is_taken(monkeypatch):
-    honest = loading.build_hooked
+    honest = wrapping.build_hooked
 
     def spoilt(source, **options):
         model = honest(source, **options)
         model.unembed.b_U.data += torch.arange(400.0)
         return model
 
-    monkeypatch.setattr(loading, "build_hooked", spoilt)
+    monkeypatch.setattr(wrapping, "build_hooked", spoilt)
     view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu"))
     assert view.info.wrapper == "bridge"
     with pytest.raises(InputError, match="as a HookedTransformer disagrees with transformers"):

@@ -5,8 +5,9 @@ import torch
 
 from lensdiff.analyses.qk_reading import qk_reading
 from lensdiff.models import load_model, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.meaning import Gain, LogitMap, Unknown, measure
+from lensdiff.models.inside.meaning import LogitMap, measure
+from lensdiff.models.inside.norms import Gain, Unknown
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.analyses.head_models import known_words
 from tests.checkpoints import hf_model, tokenizer_of

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lensdiff.models import load_model, load_pair, pair, view_of
-from lensdiff.models.architectures import HookedTransformer
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, hf_model, save_checkpoint, tokenizer_of
 

@@ -11,8 +11,8 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.cli import main
 from lensdiff.inputs import toy_pair
 from lensdiff.models import load_model, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.precision import double_precision
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
 from lensdiff.results import ResultStore
 from lensdiff.views.section import sections

@@ -1,120 +1,17 @@
-"""What the parts of a wrapped model mean, measured on the model itself and never taken from an architecture's name.
-
-One forward pass over a few tokens is recorded at the modules and hook points of every layer. From it follow:
-
-    gains     which norm's output attention and MLP read, and whether that norm scales by w, by 1 + w or not at all:
-              y = x^ (w + offset) + b, with x^ the normalised input; no gain where the stream itself is read (OLMo 2)
-    matrices  whether a weight takes what its layer reads to what the layer makes of it: (x_i - x_0) W = q_i - q_0
-    biases    what is added behind it; positions: what is added to the embedding
-    points    where the stream, its parts, scores, pattern and z can be read (see `points`)
-    logits    whether they are h W_U + b, a multiple of it (Granite, Cohere), or its soft cap (Gemma 2)
-
-What fits none of the meanings is kept as a reason, and reading it is refused in that sentence. What a wrapper does not
-pass through a module or hook point cannot be measured and counts as unknown too.
-
-Memory: the recorded activations of a few tokens in every layer.
-"""
+"""What was recorded of one block in a short pass, and what follows from it for gains, matrices, biases and points."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lensdiff.models.parts import LAYER_GAINS, MATRICES, BiasName, GainName, MatrixName
-from lensdiff.models.points import Point, Site, attention_sites, stream_candidates, stream_sites
-from lensdiff.models.tape import CLOSE, Tape, probe, recorded, same
-from lensdiff.models.wrappers import Wrapper
-
-
-class Gain(NamedTuple):
-    """What scales an input: `weight + offset` of the norm at `module`; nothing where `module` is None."""
-
-    module: str | None
-    offset: float = 0.0
-
-
-class Unknown(NamedTuple):
-    """A part that has none of the known meanings, with the reason."""
-
-    reason: str
-
-
-class LogitMap(NamedTuple):
-    """From the unembedding's output to the logits: `scale` times it, then `cap` tanh(. / cap) where there is a cap."""
-
-    scale: float = 1.0
-    cap: float | None = None
-
-    def __call__(self, unembedded: Tensor) -> Tensor:
-        logits = unembedded if self.scale == 1.0 else unembedded * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
-
-
-IDENTITY = LogitMap()
-
-
-@dataclass
-class Meaning:
-    """The measured meanings of one model, by layer.
-
-    Attributes:
-        gains: of what is read by "attn", "mlp" (by layer), and "final" (layer 0); of "q_norm" and "k_norm".
-        matrices, biases: why one does not do what its name says; those that do are not listed.
-        positions: why W_pos is not what is added to the embedding; an empty text where it is, or nothing is.
-        points: where each point is, or why it cannot be read.
-    """
-
-    gains: dict[tuple[GainName, int], Gain | Unknown] = field(default_factory=dict)
-    matrices: dict[tuple[MatrixName, int], str] = field(default_factory=dict)
-    biases: dict[tuple[BiasName, int], str] = field(default_factory=dict)
-    positions: str = ""
-    points: dict[Point, Site | Unknown] = field(default_factory=dict)
-    logits: LogitMap | Unknown = IDENTITY
-
-    def shared(self, layer: int) -> bool:
-        """Whether attention and MLP of a layer read the output of one norm (parallel branches)."""
-        mine, theirs = self.gains[("attn", layer)], self.gains[("mlp", layer)]
-        return isinstance(mine, Gain) and mine.module is not None and mine == theirs
-
-
-def norm_weight(norm: Any) -> Tensor | None:
-    """Return the weight that a norm module holds, as it is stored; None where it holds none."""
-    return _own(norm, "w", "weight")
-
-
-def _own(norm: Any, *names: str) -> Tensor | None:
-    # a bridge's norm answers for the module it wraps, which may have none
-    owners = [norm, getattr(norm, "original_component", None)]
-    found = (owner._parameters.get(name) for owner in owners if isinstance(owner, nn.Module) for name in names)
-    return next((value for value in found if value is not None), None)
-
-
-def measure(wrapper: Wrapper) -> Meaning:
-    """Return the meanings of a wrapped model, by one forward pass over a few tokens."""
-    model, meaning, sizes = wrapper.model, Meaning(), wrapper.sizes()
-    close = CLOSE[sizes.dtype]
-    norms = {id(module): (path, module) for path, module in model.named_modules() if is_norm(module)}
-    with torch.no_grad(), wrapper.lock, recorded(recorded_modules(wrapper)) as tape, wrapper.precision():
-        logits = wrapper(probe(sizes.d_vocab, sizes.n_ctx, sizes.device))
-        for layer in range(sizes.n_layers):
-            record = BlockRecord(wrapper, layer, tape, norms)
-            for name in LAYER_GAINS:
-                meaning.gains[(name, layer)] = record.gain(name)
-            for name in MATRICES:
-                if why := record.wrong_matrix(name):
-                    meaning.matrices[(name, layer)] = why
-                elif why := record.wrong_bias(name):
-                    bias: BiasName = f"b{name[1:]}"  # pyright: ignore[reportAssignmentType]
-                    meaning.biases[(bias, layer)] = why
-            meaning.points |= {Point(name, layer): site for name, site in record.points().items()}  # pyright: ignore[reportArgumentType]
-        meaning.gains[("final", 0)] = _final_gain(model, tape, norms, close)
-        meaning.points[Point("embed")] = Site(wrapper.embedding)
-        meaning.positions = _wrong_positions(wrapper, tape, meaning, close)
-        meaning.logits = _logit_map(wrapper, tape.read(model.unembed), logits, close)
-    return meaning
+from lensdiff.models.inside.norms import Gain, Unknown, is_norm, scale_of
+from lensdiff.models.inside.parts import GainName, MatrixName
+from lensdiff.models.inside.points import Site, attention_sites, stream_candidates, stream_sites
+from lensdiff.models.inside.tape import CLOSE, Tape, same
+from lensdiff.models.inside.wrappers import Wrapper
 
 
 def recorded_modules(wrapper: Wrapper) -> Iterable[nn.Module]:
@@ -128,13 +25,6 @@ def recorded_modules(wrapper: Wrapper) -> Iterable[nn.Module]:
         found += [getattr(attn, name, None) for name in ("hook_q", "hook_k", "hook_v", "q", "k", "v")]
         found += [getattr(mlp, name, None) for name in ("hook_pre", "hook_pre_linear", "hook_post", "in", "gate")]
     return [module for module in found if isinstance(module, nn.Module)]
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module may be a norm: one of TransformerLens's, or a module with one vector of weights and no parts."""
-    own = [parameter for name, parameter in module._parameters.items() if name in ("w", "weight")]
-    alone = not module._modules and len(own) == 1 and own[0] is not None and own[0].ndim == 1
-    return hasattr(module, "hook_normalized") or alone
 
 
 class BlockRecord:
@@ -179,7 +69,7 @@ class BlockRecord:
             return Unknown(f"what {name} reads passes through no module")
         key = self.norm_before(name)
         if key is not None:
-            return _scale(*self.norms[key], self.tape.ins[key], read, self.close)
+            return scale_of(*self.norms[key], self.tape.ins[key], read, self.close)
         return Gain(None) if self._is_stream(read) else Unknown(f"what {name} reads is neither the stream nor its norm")
 
     def _head_gain(self, name: str) -> Gain | Unknown:
@@ -190,7 +80,7 @@ class BlockRecord:
         key = next((key for key in keys if key in self.norms), None)
         if key is None:
             return Unknown(f"{name} is no norm that can be measured")
-        return _scale(*self.norms[key], self.tape.ins[key], self.tape.outs[key], self.close)
+        return scale_of(*self.norms[key], self.tape.ins[key], self.tape.outs[key], self.close)
 
     def _is_stream(self, value: Tensor) -> bool:
         """Whether a value is what entered the block, with nothing or (a multiple of) one part's output added."""
@@ -326,66 +216,3 @@ def _flat(weight: Tensor, name: MatrixName) -> Tensor:
 def _parallel(a: Tensor, b: Tensor, close: float) -> bool:
     along = (a * b).sum() / (a * a).sum().clamp(min=1e-30)
     return same(along * a, b, close)
-
-
-def _scale(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: float) -> Gain | Unknown:
-    """Return by what a norm scales: of w, 1 + w and 1, with and without centring, that which explains its output."""
-    x, y, weight, bias = read.double(), made.double(), norm_weight(norm), _own(norm, "b", "bias")
-    candidates = [(0.0, weight.double()), (1.0, 1 + weight.double())] if weight is not None else [(0.0, x.new_ones(()))]
-    shift = 0.0 if bias is None else bias.double()
-    found = []
-    for eps in _epsilons(norm):
-        for centred in (x, x - x.mean(dim=-1, keepdim=True)):
-            normalised = centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt()
-            for offset, gain in candidates:
-                if gain.ndim and gain.shape != x.shape[-1:]:
-                    continue
-                found.append((float((normalised * gain + shift - y).abs().max()), offset))
-    error, offset = min(found, default=(float("inf"), 0.0))
-    if error > close * float(y.abs().max()):
-        return Unknown(f"the norm at {path} scales neither by its weight nor by 1 + its weight")
-    return Gain(path if weight is not None else None, offset)
-
-
-def _epsilons(norm: Any) -> list[float]:
-    owners = (
-        norm,
-        getattr(norm, "original_component", None),
-        getattr(norm, "cfg", None),
-        getattr(norm, "config", None),
-    )
-    values = {getattr(o, n, None) for o in owners for n in ("eps", "variance_epsilon", "norm_eps")}
-    return [float(value) for value in values if isinstance(value, float | int)] or [1e-5]
-
-
-def _final_gain(model: Any, tape: Tape, norms: dict[int, tuple[str, nn.Module]], close: float) -> Gain | Unknown:
-    read = tape.read(model.unembed)
-    for key, (path, norm) in norms.items():
-        if key in tape.outs and same(tape.outs[key], read, close):
-            return _scale(path, norm, tape.ins[key], tape.outs[key], close)
-    if same(tape.made(model.blocks[-1]), read, close):
-        return Gain(None)
-    return Unknown("what the unembedding reads is neither the stream nor its norm")
-
-
-def _wrong_positions(wrapper: Wrapper, tape: Tape, meaning: Meaning, close: float) -> str:
-    positions, site = wrapper.W_pos(), meaning.points[Point("resid_pre", 0)]
-    before, entered = tape.made(wrapper.embedding), None if isinstance(site, Unknown) else site.value(tape)
-    if positions is None:
-        return ""
-    if before is None or entered is None:
-        return "what is added to the embedding passes through no hook point"
-    right = same(before + positions[: before.shape[1]], entered, close)
-    return "" if right else "its position embeddings are not what is added to its embedding"
-
-
-def _logit_map(wrapper: Wrapper, hidden: Tensor | None, logits: Tensor, close: float) -> LogitMap | Unknown:
-    if hidden is None:
-        return Unknown("the unembedding is no module that is passed through")
-    raw, expected = hidden @ wrapper.W_U, logits.double()
-    raw = (raw if wrapper.b_U is None else raw + wrapper.b_U).double()
-    scale = float((raw * expected).sum() / (raw * raw).sum().clamp(min=1e-30))
-    for candidate in (LogitMap(1.0, wrapper.final_soft_cap()), IDENTITY, LogitMap(scale)):
-        if same(candidate(raw), expected, close):
-            return candidate
-    return Unknown("the logits are neither the unembedding's output, nor a multiple of it, nor its soft cap")

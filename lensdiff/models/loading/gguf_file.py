@@ -15,9 +15,9 @@ from einops import rearrange
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from lensdiff.models.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
-from lensdiff.models.gguf_rope import TENSORS as ROPE_TENSORS
-from lensdiff.models.gguf_rope import settle_rope
+from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
+from lensdiff.models.loading.gguf_rope import TENSORS as ROPE_TENSORS
+from lensdiff.models.loading.gguf_rope import settle_rope
 from lensdiff.results import InputError
 
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.models.gguf_metadata import GGUFFile
+from lensdiff.models.loading.gguf_metadata import GGUFFile
 from lensdiff.results import InputError
 
 DEFAULT_BASE = 10000.0  # where a file names none, for llama.cpp

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-try:  # the last transformer-lens with the class is 3.9
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+from lensdiff.models.inside.wrappers import HookedTransformer
+
+try:
+    from transformer_lens import HookedTransformerConfig
     from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 except ImportError:
-    HookedTransformer = HookedTransformerConfig = None
+    HookedTransformerConfig = None
     SUPPORTED_ACTIVATIONS: dict[str, Any] = {}
 
 Options = dict[str, Any]

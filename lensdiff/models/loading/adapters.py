@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lensdiff.models.checkpoints import LOADING_ERRORS, Source, few, first_line, refuse_quantised, same
-from lensdiff.models.probe import TOLERANCE, logits_of, probe_tokens
+from lensdiff.models.loading.checkpoints import LOADING_ERRORS, Source, few, first_line, refuse_quantised, same
+from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.results import InputError
 
 ADAPTER = "default"  # peft's name for the only adapter of a model

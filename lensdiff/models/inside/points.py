@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
-from lensdiff.models.tape import Tape, same
+from lensdiff.models.inside.tape import Tape, same
 
 PointName = Literal[
     "embed",

@@ -5,10 +5,8 @@ peaks near it.
 Safety: no remote code, `.bin` files only with `weights_only=True`.
 """
 
-import copy
 import gc
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,33 +14,22 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from lensdiff.models.architectures import build_hooked, supported_architectures, why_not_hooked
 from lensdiff.models.info import ModelInfo
-from lensdiff.models.probe import TOLERANCE
-from lensdiff.models.sources import Source, read_source
-from lensdiff.models.verification import expect
-from lensdiff.models.verification import verify as check
+from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked, wrapper_of
+from lensdiff.models.loading.architectures import why_not_hooked
+from lensdiff.models.loading.probe import TOLERANCE
+from lensdiff.models.loading.sources import Source, read_source
+from lensdiff.models.loading.verification import expect
+from lensdiff.models.loading.verification import verify as check
+from lensdiff.models.loading.wrapping import build
 from lensdiff.models.view import ModelView, register, view_of
-from lensdiff.models.wrappers import Model, is_bridge, is_hooked, wrapper_of
 from lensdiff.results import InputError
 
 Weights = Literal["raw", "folded"]
 Wrapper = Literal["auto", "hooked", "bridge"]
-
-# what a wrapper raises on a checkpoint that it was not made for
-STUMBLES = (
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def load_model(
@@ -115,10 +102,9 @@ def _wrap(
     tried = ("hooked", "bridge") if wrapper == "auto" and not why_not else ("bridge" if why_not else wrapper,)
     for kind in tried:
         try:
-            view = _build(found, kind, tokenizer, replace(info, wrapper=kind), weights, device, dtype)
+            view = build(found, kind, tokenizer, replace(info, wrapper=kind), weights, device, dtype)
             if expected is not None:
                 check(view, expected, folded=weights == "folded")
-            view.meaning  # measured before anybody hooks in  # noqa: B018
             break
         except InputError:
             if kind == tried[-1]:
@@ -128,39 +114,6 @@ def _wrap(
     gc.collect()
     register(view)
     return view.model
-
-
-def _build(
-    found: Source,
-    kind: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    info: ModelInfo,
-    weights: Weights | str,
-    device: str,
-    dtype: torch.dtype,
-) -> ModelView:
-    """Return the view of a model in one wrapper; whatever the wrapper stumbles over becomes one sentence."""
-    source = found.model
-    try:
-        if kind == "bridge":
-            if found.borrowed:
-                source = _apart(source, shared=weights == "raw")
-            model = _build_bridge(source, tokenizer, found.id, info.architecture, device, dtype)
-        else:
-            model = build_hooked(source, architecture=info.architecture, device=device, dtype=dtype, name=found.id)
-            _give_tokenizer(model, tokenizer)
-        if weights == "folded":
-            _fold(model)
-            info = replace(info, weights="folded")
-        return ModelView(info, tokenizer, wrapper_of(model))
-    except InputError:
-        raise
-    except STUMBLES as error:
-        held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
-        what = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
-        raise InputError(
-            f"transformer-lens cannot hold {found.id}, a {info.architecture}, as a {held}: {what}"
-        ) from error
 
 
 def default_device() -> str:
@@ -210,86 +163,6 @@ def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture
         chat_template=getattr(tokenizer, "chat_template", None),
         notes=found.notes,
     )
-
-
-def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    if tokenizer is None:
-        return
-    try:
-        # for to_tokens and to_string; lensdiff itself always asks the checkpoint's own tokenizer
-        model.set_tokenizer(tokenizer)
-    except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
-        model.tokenizer = tokenizer
-    # lensdiff never pads; padded on the left, a first token that is also the padding's would be masked
-    model.tokenizer = copy.copy(model.tokenizer)
-    model.tokenizer.padding_side = "right"
-    added = tokenizer.encode("a", add_special_tokens=True)
-    model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
-
-
-def _apart(source: PreTrainedModel, *, shared: bool) -> PreTrainedModel:
-    # a bridge rebuilds the modules that it is given, and folds in place: the user's object keeps its own
-    memo: dict[int, Any] = {}
-    if shared:
-        memo = {id(p): torch.nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in source.parameters()}
-        memo |= {id(buffer): buffer for buffer in source.buffers()}
-    return copy.deepcopy(source, memo)
-
-
-def _build_bridge(
-    source: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    name: str,
-    architecture: str,
-    device: str,
-    dtype: torch.dtype,
-) -> Model:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    if architecture not in supported_architectures():
-        raise InputError(
-            f"{name} is a {architecture}, which transformer-lens cannot hold; "
-            f"it can hold {', '.join(supported_architectures())}"
-        )
-    torch.nn.Module.to(source, device=device, dtype=dtype)
-    source.eval()
-    with tempfile.TemporaryDirectory() as folder:
-        source.config.architectures = [architecture]
-        source.config.save_pretrained(folder)  # the bridge reads the config by path, also of a model made in memory
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-            again = AutoTokenizer.from_pretrained(folder)
-        else:
-            again = _no_tokenizer(folder)
-        model = TransformerBridge.boot_transformers(
-            folder, hf_model=source, tokenizer=again, device=device, dtype=dtype
-        )
-    model.cfg.model_name = name
-    if tokenizer is None:
-        model.tokenizer = None
-    return model
-
-
-def _no_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    # the bridge insists on one; it is taken away again
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?"
-    ).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def _fold(model: Model) -> None:
-    if is_hooked(model):
-        state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        for parameter in model.parameters():  # folded values are copied in: into storage that nothing shares
-            parameter.data = torch.empty_like(parameter)
-        model.load_and_process_state_dict(state)
-    else:
-        model.enable_compatibility_mode()
 
 
 @contextmanager

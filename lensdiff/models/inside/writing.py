@@ -9,12 +9,14 @@ changed z goes through W_O, the changed stream is read by the next part, the cha
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lensdiff.models.meaning import BlockRecord, LogitMap, Meaning, Unknown, is_norm, recorded_modules
-from lensdiff.models.points import WHOLE, Point, PointName, Site, adds_up
-from lensdiff.models.tape import CLOSE, Tape, probe, recorded, same
-from lensdiff.models.wrappers import Wrapper
+from lensdiff.models.inside.meaning import LogitMap, Meaning
+from lensdiff.models.inside.norms import Unknown, is_norm
+from lensdiff.models.inside.points import WHOLE, Point, PointName, Site, adds_up
+from lensdiff.models.inside.record import BlockRecord, recorded_modules
+from lensdiff.models.inside.tape import CLOSE, Tape, probe, recorded, same
+from lensdiff.models.inside.wrappers import Wrapper
 
 NOTHING = "what is written there changes nothing that must follow from it"
 
@@ -29,6 +31,10 @@ def why_not_written(wrapper: Wrapper, meaning: Meaning, name: PointName) -> dict
         tokens = probe(sizes.d_vocab, sizes.n_ctx, sizes.device)
         untouched = wrapper(tokens) if name == "embed" else None
         change = _mixed if name == "pattern" else _noisy
+
+        def changed(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+            return change(out, generator)
+
         if name == "final":
             pre = wrapper.model.unembed.register_forward_pre_hook(
                 lambda _, args: (change(args[0], generator), *args[1:])
@@ -36,8 +42,7 @@ def why_not_written(wrapper: Wrapper, meaning: Meaning, name: PointName) -> dict
             stack.callback(pre.remove)
         for site in sites.values():
             if isinstance(site, Site):
-                handle = site.module.register_forward_hook(lambda _, args, out: change(out, generator))
-                stack.callback(handle.remove)
+                stack.callback(site.module.register_forward_hook(changed).remove)
         modules = [*recorded_modules(wrapper), *(s.module for s in meaning.points.values() if isinstance(s, Site))]
         tape = stack.enter_context(recorded(modules))
         logits = wrapper(tokens)

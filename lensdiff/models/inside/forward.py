@@ -18,11 +18,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lensdiff.models.meaning import LogitMap, Meaning, Unknown
-from lensdiff.models.parts import Sizes
-from lensdiff.models.points import POINTS, WHOLE, Point, Site
-from lensdiff.models.wrappers import Wrapper
-from lensdiff.models.writing import why_not_written
+from lensdiff.models.inside.meaning import LogitMap, Meaning
+from lensdiff.models.inside.norms import Unknown
+from lensdiff.models.inside.parts import Sizes
+from lensdiff.models.inside.points import POINTS, WHOLE, Point, Site
+from lensdiff.models.inside.wrappers import Wrapper
+from lensdiff.models.inside.writing import why_not_written
 from lensdiff.results import InputError
 
 Write = Callable[[Tensor], Tensor]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lensdiff.models.adapters import from_adapter, holds_adapter, is_peft, merge_peft, read_config
-from lensdiff.models.checkpoints import Source, from_name, refuse_quantised
+from lensdiff.models.loading.adapters import from_adapter, holds_adapter, is_peft, merge_peft, read_config
+from lensdiff.models.loading.checkpoints import Source, from_name, refuse_quantised
 from lensdiff.results import InputError
 
 
@@ -65,7 +65,7 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> Source:
         import gguf  # noqa: F401
     except ImportError as error:
         raise InputError("a GGUF file needs the extra: pip install 'lensdiff[gguf]'") from error
-    from lensdiff.models.gguf_file import load_gguf
+    from lensdiff.models.loading.gguf_file import load_gguf
 
     model, tokenizer, notes = load_gguf(path, dtype)
     return Source(path.stem, model, tokenizer, notes=notes)

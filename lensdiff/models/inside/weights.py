@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.models.meaning import Meaning, Unknown, norm_weight
-from lensdiff.models.parts import (
+from lensdiff.models.inside.meaning import Meaning
+from lensdiff.models.inside.norms import Unknown, norm_weight
+from lensdiff.models.inside.parts import (
     ATTENTION,
     LAYER_GAINS,
     MATRICES,
@@ -24,7 +25,7 @@ from lensdiff.models.parts import (
     Sizes,
     Weight,
 )
-from lensdiff.models.wrappers import Wrapper
+from lensdiff.models.inside.wrappers import Wrapper
 from lensdiff.results import InputError
 
 

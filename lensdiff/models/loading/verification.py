@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lensdiff.models.decoding import ROUNDING, greedy
-from lensdiff.models.probe import TOLERANCE, probe_tokens
+from lensdiff.models.loading.probe import TOLERANCE, probe_tokens
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
