@@ -220,7 +220,7 @@ def _table(
 def _test(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"], seed: int) -> stats.Test:
     try:
         return stats.welch(tuned, base)
-    except InputError:  # all of one model and none of the other: no t statistic
+    except stats.NoVariation:  # all of one model and none of the other: no t statistic
         return stats.permutation(tuned, base, seed=seed)
 
 

@@ -81,6 +81,6 @@ def matched_controls(
 def shares(
     up: Int[np.ndarray, "*batch verb"], down: Int[np.ndarray, "*batch verb"]
 ) -> Float[np.ndarray, "*batch verb"]:
-    """Return up / (up + down); 0/0 is "no change", 0.5."""
+    """Return up / (up + down); NaN for a verb that moved nowhere: nothing is known of it, not "as often as not"."""
     total = up + down
-    return np.where(total > 0, up / np.maximum(total, 1), 0.5)
+    return np.where(total > 0, up / np.maximum(total, 1), np.nan)
