@@ -49,7 +49,7 @@ def control_rank(
     """
     check_alternative(alternative)
     check_level(level)
-    value = _effect(effect)
+    value = one_effect(effect)
     controls = observations(control_effects, "control_effects", least=1)
     n = len(controls)
     if n < FEWEST_FOR_RANK:
@@ -116,7 +116,7 @@ def control_t(
     """
     check_alternative(alternative)
     check_level(level)
-    value = _effect(effect)
+    value = one_effect(effect)
     controls = observations(control_effects, "control_effects", least=FEWEST_FOR_T)
     n, scale = len(controls), magnitude(controls, np.array([value]))
     estimate = value - float(controls.mean())
@@ -162,7 +162,12 @@ def _rejected(n: int, level: float) -> int:
     return rejected
 
 
-def _effect(effect: SupportsFloat) -> float:
+def one_effect(effect: SupportsFloat) -> float:
+    """Return the effect as a number.
+
+    Raises:
+        InputError: it is not one finite number.
+    """
     value = numbers(effect, "effect")
     if value.size != 1:
         raise InputError(f"effect has shape {value.shape}, expected one number: per layer or head use control_band")

@@ -18,9 +18,9 @@ from typing import Literal, SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK, control_rank, rank_band
+from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK, control_rank, one_effect, rank_band
 from lensdiff.analyses.stats.result import Band
-from lensdiff.analyses.stats.samples import check_level, numbers, observations
+from lensdiff.analyses.stats.samples import check_level, observations
 from lensdiff.results.errors import InputError
 
 FEWEST_FOR_VERDICT = 59  # p can reach 1/60, what Holm over three claims asks of the smallest
@@ -130,7 +130,7 @@ def envelope(
         raise InputError(f"needed={needed} given, expected at least {FEWEST_FOR_RANK} controls")
     if not control_effects:
         raise InputError("no kind of control was given, expected at least one")
-    value = float(numbers(effect, "effect"))
+    value = one_effect(effect)
     kinds = [_kind(value, kind, given, level) for kind, given in control_effects.items()]
     return Envelope(value, tuple(kinds), level, needed)
 

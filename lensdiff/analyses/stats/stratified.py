@@ -72,8 +72,8 @@ def stratified_effects(values: ArrayLike, group: ArrayLike, strata: ArrayLike) -
     kept = [own for own in rows if 0 < member[own].sum() < len(own)]
     if not kept:
         return np.full(len(x), np.nan)
-    total = sum((x[:, own] - x[:, own].mean(axis=1, keepdims=True))[:, member[own]].sum(axis=1) for own in kept)
-    return total / sum(int(member[own].sum()) for own in kept)
+    sums = [(x[:, own] - x[:, own].mean(axis=1, keepdims=True))[:, member[own]].sum(axis=1) for own in kept]
+    return np.sum(sums, axis=0) / sum(int(member[own].sum()) for own in kept)
 
 
 def _sums(
