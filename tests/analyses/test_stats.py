@@ -330,25 +330,39 @@ def test_covariate_is_the_normal_equations(k: int, errors: str) -> None:
     assert test.n == (int(group.sum()), 40 - int(group.sum()))
 
 
-@pytest.mark.parametrize("k", [0, 1, 2])
-def test_clusters_are_left_out_one_by_one(k: int) -> None:
-    outcome, group, values = regression_data(k)
-    clusters = [f"prompt {i // 4}" for i in range(40)]
+@pytest.mark.parametrize("errors", ["classical", "HC3"])
+def test_paired_rows_are_a_regression_of_differences(errors: str) -> None:
+    rng = np.random.default_rng(4)
+    order, pairs = rng.permutation(24), np.tile(np.arange(12), 2)
+    group, values = np.repeat([1.0, 0.0], 12), rng.normal(size=(24, 2))
+    outcome = rng.normal(size=24) + 5 * pairs + values[:, 0]
+    values = np.column_stack([values, 3 * pairs])  # the last says nothing within pairs
+    test = covariate(outcome[order], group[order], values[order], errors=errors, pairs=pairs[order].tolist())
+    d, moved = outcome[:12] - outcome[12:], (values[:12] - values[12:])[:, :2]
+    X = np.column_stack([np.ones(12), moved])
+    inverse = np.linalg.inv(X.T @ X)
+    beta = inverse @ X.T @ d
+    e, h = d - X @ beta, np.einsum("ij,jk,ik->i", X, inverse, X)
+    scatter = X.T @ (X * ((e / (1 - h)) ** 2)[:, None])
+    variance = (e @ e / 9 * inverse if errors == "classical" else inverse @ scatter @ inverse)[0, 0]
+    t = beta[0] / np.sqrt(variance)
+    assert (test.estimate, test.statistic) == pytest.approx((beta[0], t))
+    assert test.p == pytest.approx(2 * scipy_stats.t.sf(abs(t), 9))
+    assert (test.n, test.note) == ((12,), "2 covariate(s)")
+    assert test.name == ("regression of differences" if errors == "classical" else "regression of differences, HC3")
 
-    def fit(kept: np.ndarray) -> float:
-        columns = np.column_stack([group, np.ones(40), values.reshape(40, -1)])[kept]
-        return float(np.linalg.lstsq(columns, outcome[kept], rcond=None)[0][0])
 
-    without = np.array([fit(np.array(clusters) != name) for name in dict.fromkeys(clusters)])
-    test = covariate(outcome, group, values, errors="HC3", clusters=clusters)
-    effect = fit(np.ones(40, bool))
-    error = np.sqrt(((without - effect) ** 2).sum())
-    assert (test.estimate, test.statistic) == pytest.approx((effect, effect / error))
-    assert test.p == pytest.approx(2 * scipy_stats.t.sf(abs(effect / error), 9))
-    assert test.note == f"{k} covariate(s), 10 clusters"
-    alone = covariate(outcome, group, values, errors="HC3", clusters=range(40))
-    plain = covariate(outcome, group, values, errors="HC3")
-    assert (alone.p, alone.low) == pytest.approx((plain.p, plain.low))
+def test_paired_rows_without_a_covariate_that_differs_are_the_paired_t_test() -> None:
+    labels, length = [f"prompt {i}" for i in range(12)] * 2, np.tile(np.arange(12.0), 2)
+    test = covariate(np.concatenate([TUNED, BASE]), [1] * 12 + [0] * 12, length, pairs=labels)
+    plain = paired(TUNED, BASE)
+    assert (test.estimate, test.low, test.high, test.p) == pytest.approx(
+        (plain.estimate, plain.low, plain.high, plain.p)
+    )
+    alike = covariate(np.concatenate([TUNED, TUNED]), [1] * 12 + [0] * 12, length, pairs=labels)
+    assert (alike.estimate, alike.p) == (0.0, 1.0)
+    with pytest.raises(NoVariation, match="the fit leaves no residual and the groups differ by 2"):
+        covariate(np.concatenate([TUNED + 2, TUNED]), [1] * 12 + [0] * 12, length, pairs=labels)
 
 
 @pytest.mark.parametrize("alternative", ALTERNATIVES)
@@ -440,8 +454,7 @@ def test_the_studentised_bootstrap_is_the_enumeration_of_resamples(alternative: 
     every = d[np.array(list(itertools.product(range(4), repeat=4)))]
     error = every.std(axis=1, ddof=1) / 2
     moved = every.mean(axis=1) - d.mean()
-    with np.errstate(divide="ignore"):
-        t = np.where(error > 0, moved / error, np.inf * np.sign(moved))
+    t = moved / np.maximum(error, 1e-300)  # without variation: as far as can be on its side
     own = d.mean() / (d.std(ddof=1) / 2)
     above, below = (t >= own - 1e-12).mean(), (t <= own + 1e-12).mean()
     expected = {"greater": above, "less": below, "two-sided": min(1, 2 * min(above, below))}[alternative]
@@ -604,24 +617,14 @@ X5 = np.arange(5.0)
             lambda: covariate(X5, [0, 1, 0, 1, 0], X5, errors="HC1"),
             "unknown errors 'HC1', expected one of classical, HC3",
         ),
+        (lambda: covariate(X5, [0, 1, 0, 1, 0], X5, pairs="aabb"), "5 outcomes and 4 names of pairs"),
         (
-            lambda: covariate(X5, [0, 1, 0, 1, 0], [1.0, 3, 2, 5, 5], clusters=range(5)),
-            "errors='classical' given with clusters, expected 'HC3'",
+            lambda: covariate(X5, [0, 1, 0, 1, 0], X5**2, pairs="aabbb"),
+            "pair 'b' has rows of group 0, 1, 0, expected one of 0 and one of 1",
         ),
-        (
-            lambda: covariate(X5, [0, 1, 0, 1, 0], [1.0, 3, 2, 5, 5], errors="HC3", clusters="abcd"),
-            "lengths differ: 5 outcomes and 4 cluster labels",
-        ),
-        (
-            lambda: covariate(X5, [0, 1, 0, 1, 0], [1.0, 3, 2, 5, 5], errors="HC3", clusters="aabbb"),
-            "2 clusters, expected at least 5",
-        ),
-        (
-            lambda: covariate(
-                [1.0, 5, 2, 7, 3, 1], [0, 0, 0, 0, 1, 0], [1.0, 2, 3, 4, 5, 7], errors="HC3", clusters="abcdef"
-            ),
-            "HC3: without cluster 4 the effect is unknown, use fewer covariates",
-        ),
+        (lambda: covariate(X5[:4], [0, 1, 1, 1], X5[:4], pairs="aabb"), "pair 'b' has rows of group 1, 1, expected"),
+        (lambda: covariate(X5[:4], [0, 1, 0, 1], X5[:4] ** 2, pairs="aabb"), "2 pairs, expected at least 3 for 1 cov"),
+        (lambda: covariate(np.arange(6.0) ** 2, [0, 1] * 3, np.arange(6.0), pairs="aabbcc"), "are collinear"),
         (
             lambda: covariate([1.0, 5, 2, 7, 3, 1], [0, 0, 0, 0, 1, 0], [1.0, 2, 3, 4, 5, 7], errors="HC3"),
             "HC3: observation 4 determines its own fit, use errors='classical'",

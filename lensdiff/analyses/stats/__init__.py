@@ -16,7 +16,7 @@ beside a one-sided p. Data without any variation have no t statistic: a differen
 another one is refused (`NoVariation`). A test that is known to be off on data like the given ones says so in its
 `warning`. Values are computed in float64; resampling works in batches of about 32 MB. Observations are taken as
 independent: several annotations of the same component are one observation, to be averaged or resampled by component
-before they come here, and rows of the same prompt need a paired test, or `covariate` with `clusters`.
+before they come here, and rows of the same prompt need a paired test, or `covariate` with `pairs`.
 
 Reference: Welch, Biometrika 34, 1947; Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987 (two one-sided tests); Phipson
 and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010 (the + 1 in rank and resampling p-values); Efron, JASA 82, 1987 (BCa

@@ -107,8 +107,8 @@ def control_t(
 
     The estimate is effect - mean control, with its t interval. Controls without variation say nothing about chance:
     an effect that equals them is "no change" (p = 1), another one is refused. Near normal matters: toward the long
-    tail of 3 or 5 exponential controls a one-sided p is at most 0.05 in 11 or 9 % of draws (two-sided in 6 or 7 %); one
-    of fewer than 19 controls says so in its `warning`, and a verdict needs ranks (`envelope`).
+    tail of 3 or 5 exponential controls a one-sided p is at most 0.05 in 11 or 10 % of draws (two-sided in 8 %); one of
+    fewer than 19 controls says so in its `warning`, and a verdict needs ranks (`envelope`).
 
     Raises:
         InputError: fewer than 3 controls, or a value that is not finite.

@@ -4,9 +4,9 @@
     p  = (1 + resamples with t* at least as extreme as mean / error) / (1 + B), two-sided twice the smaller side
 
 Skewed data make t skewed too, which the resamples show and Student's table cannot know. At the 5 % level exponential
-differences are rejected in 7 % of draws at n = 5 and in 6 % at n = 12 (t test: 12 and 9 %), lognormal ones in 10 and
-9 % (t test: 16 and 16 %), normal ones in 5 %. A resample without variation counts as extreme on its side, both where
-its mean is the sample's: rare binary data are hardly ever rejected.
+differences are rejected in 7 % of draws at n = 5 and in 6 % at n = 12 (t test: 11 and 10 %), lognormal ones in 10
+and 9 % (t test: 18 and 15 %), normal ones in 5 %. A resample without variation counts as extreme on its side, both
+where its mean is the sample's: rare binary data are hardly ever rejected.
 
 Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12.
 """
