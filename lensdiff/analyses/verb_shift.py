@@ -37,13 +37,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.heads import HeadWordPairs, check_comparable
-from lensdiff.analyses.verb_counts import counts_of_heads, shares
+from lensdiff.analyses.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
 from lensdiff.analyses.verb_groups import (
     FEWEST_FOR_BAND,
     GroupShift,
@@ -67,7 +66,6 @@ from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Result
 
 ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
-WHOLE = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +173,8 @@ def verb_shift(
             `pair.control(kind, seed)`: none, or at least 3, and 99 for a rank.
         verbs, control_verbs: by default the paper's instruction verbs, and the shipped general verbs without `verbs`.
         layers_per_group: layers 0 to 7 are the first group of 8.
-        frequencies: the list whose frequencies form strata; the shipped one by default (best the heads' own word list).
+        frequencies: the list whose frequencies form strata, best the heads' own; the shipped one by default. Verbs that
+            it lacks are strata of their own.
         min_seen: how often a pair is seen before it counts as a head's knowledge.
         min_heads, min_verbs, matches: differing heads per verb, matched verbs per test, controls per verb.
         level: of the controls' band; seed: of the sign flips and permutations.
@@ -196,18 +195,18 @@ def verb_shift(
     check_comparable(base, tuned, "tuned")
     before, after = (counts_of_heads(x, listed, min_seen=min_seen).numpy() for x in (base, tuned))
     options = Options(len(verbs), min_heads, min_verbs, matches, seed)
-    groups = _layer_groups(base.layers, layers_per_group)
+    groups = layer_groups(base.layers, layers_per_group)
     frequencies = Vocabulary.default() if frequencies is None else frequencies
     labels = labels_of(listed, len(verbs), base.words, frequencies)
-    sides = {name: (_heads(before[rows]), _heads(after[rows])) for name, rows in groups.items()}
+    sides = {name: (flat_heads(before[rows]), flat_heads(after[rows])) for name, rows in groups.items()}
     names, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
-    found = []
-    for i, (name, both) in enumerate(sides.items()):
-        group = with_band(group_shift(name, *both, options), beside[:, i, 0], level)
-        found.append(with_family(with_label_tests(group, *both, labels, seed=seed)))
+    found = [
+        with_family(with_label_tests(with_band(group_shift(name, *x, options), own, level), *x, labels, seed=seed))
+        for (name, x), own in zip(sides.items(), beside[..., 0].T, strict=True)
+    ]
     moved = np.stack([np.stack(movement(*both)) for both in sides.values()], axis=1)
-    recorded = _recorded(base, names, listed, len(verbs)) | numbers | {"level": level}
-    recorded |= {"frequencies": frequencies.source}
+    recorded = _recorded(base, names, listed, len(verbs)) | numbers
+    recorded |= {"level": level, "frequencies": frequencies.source}
     of_groups = list(groups.values())[:-1]
     up, down, base_count, tuned_count = (
         torch.from_numpy(np.stack([x[rows].sum(axis=(0, 1)) for rows in of_groups]).astype(np.int64))
@@ -243,24 +242,12 @@ def _control_effects(
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
-        sides = [(_heads(before[rows]), _heads(changed[rows])) for rows in groups.values()]
+        sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
         effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
         names.append(control.provenance.model)
     if 0 < len(names) < FEWEST_FOR_BAND:
         raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
     return names, np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
-
-
-def _heads(counts: Int[np.ndarray, "layer head_index verb"]) -> Int[np.ndarray, "heads verb"]:
-    return rearrange(counts, "layer head verb -> (layer head) verb")
-
-
-def _layer_groups(layers: tuple[int, ...], layers_per_group: int) -> dict[str, Int[np.ndarray, " row"]]:
-    """Return the rows of each group of layers by its name, and last those of all."""
-    group = np.array(layers) // layers_per_group
-    rows = [np.flatnonzero(group == g) for g in dict.fromkeys(group.tolist())]
-    named = {f"{min(layers[r] for r in own)}-{max(layers[r] for r in own)}": own for own in rows}
-    return named | {WHOLE: np.arange(len(layers))}
 
 
 def _claim(effect: float | None, controls: Float[np.ndarray, " control"], level: float) -> stats.Test | None:

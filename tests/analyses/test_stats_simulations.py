@@ -152,12 +152,12 @@ def prompts_in_a_regression(rng: np.random.Generator, effect: float, *, told: bo
         (centred_controls, 1.5, 600),
         (skewed_permutation, 1.5, 600),
         (random_sign_flip, 1.5, 600),
-        (equivalence_at_the_bound, 1.0, 1000),
-        (paired_equivalence_at_the_bound, 1.0, 1000),
-        (five_controls, 15.0, 1000),
-        (skewed_rank_99, 8.0, 1000),
-        (one_sided_rank_99, 8.0, 1000),
-        (rank_19, 5.0, 1000),
+        (equivalence_at_the_bound, 1.0, 600),
+        (paired_equivalence_at_the_bound, 1.0, 600),
+        (five_controls, 15.0, 600),
+        (skewed_rank_99, 8.0, 600),
+        (one_sided_rank_99, 8.0, 600),
+        (rank_19, 5.0, 600),
         (at_equal_length, 1.5, 600),
         (unequal_noise, 4.0, 600),
         (skewed_strata, 2.0, 600),
@@ -166,7 +166,7 @@ def prompts_in_a_regression(rng: np.random.Generator, effect: float, *, told: bo
 )
 def test_level_is_held_and_a_planted_effect_found(draw: Draw, effect: float, runs: int) -> None:
     assert_level(rejections(draw, 0.0, runs), runs)
-    assert rejections(draw, effect, 100) >= 90
+    assert rejections(draw, effect, 50) >= 45
 
 
 def test_exact_sign_flip_holds_its_attainable_level() -> None:
@@ -374,7 +374,7 @@ def rare_equivalence_of_twenty(rng: np.random.Generator, effect: float) -> Test:
 )
 def test_tied_and_tiny_samples_are_rejected_no_more_often(draw: Draw, effect: float, nominal: float) -> None:
     assert_at_most(rejections(draw, 0.0, 700), 700, nominal)
-    assert rejections(draw, effect, 100) >= 90
+    assert rejections(draw, effect, 50) >= 45
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_few_skewed_controls_are_as_wrong_as_the_docstring_says(n: int, alternat
     def draw(rng: np.random.Generator, effect: float) -> Test:
         return control_t(rng.exponential() + effect, rng.exponential(size=n), alternative=alternative)
 
-    assert_level(rejections(draw, 0.0, 800), 800, level)
+    assert_level(rejections(draw, 0.0, 600), 600, level)
 
 
 def test_a_regression_that_is_not_told_of_pairs_hardly_rejects() -> None:
