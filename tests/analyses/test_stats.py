@@ -449,8 +449,9 @@ def test_paired_differences_equal_up_to_rounding_do_not_vary() -> None:
 
 
 @pytest.mark.parametrize("alternative", ALTERNATIVES)
-def test_the_studentised_bootstrap_is_the_enumeration_of_resamples(alternative: str) -> None:
-    d = np.array([-0.3, 0.2, 0.9, 2.5])
+@pytest.mark.parametrize("values", [[-0.3, 0.2, 0.9, 2.5], [-0.25, -0.25, -0.25, 1.0], [0.25, 0.25, 0.25, -1.0]])
+def test_the_studentised_bootstrap_is_the_enumeration_of_resamples(alternative: str, values: list[float]) -> None:
+    d = np.array(values)
     every = d[np.array(list(itertools.product(range(4), repeat=4)))]
     error = every.std(axis=1, ddof=1) / 2
     moved = every.mean(axis=1) - d.mean()
