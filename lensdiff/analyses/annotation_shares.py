@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.annotations import STATUSES, Annotations
-from lensdiff.results import InputError
 
 EXPLAINABLE, NO_TASK = "explainable", "no task"
 Marks = Bool[np.ndarray, "component seed"]
@@ -79,7 +78,7 @@ def share_interval(counts: Float[np.ndarray, "component 2"], level: float) -> tu
     share = float(values.mean())
     try:
         found = stats.one_sample(values, level=level)
-    except InputError:  # components that all agree
+    except stats.NoVariation:  # components that all agree
         return share, share, share
     assert found.low is not None
     assert found.high is not None

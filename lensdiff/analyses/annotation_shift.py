@@ -11,7 +11,8 @@ mood significant as easily as one of models. Beside it, with components as the o
     low, high            bootstrap interval of the difference, whole components resampled
     p, p_adjusted        Welch, over values z_c whose mean is the share: z_c = R + (x_c - R n_c) / mean(n), where x_c of
                          component c's n_c annotations carry the label and R = sum x / sum n
-    equivalence_p        two one-sided tests that the difference lies within +- `bound`: "did not change"
+    equivalence_p        two one-sided tests that the difference lies within +- `bound`: "did not change"; NaN with
+                         fewer than 12 components, or where all of a model's agree, which leaves "undecided"
 
 Adjusted p-values are over the labels of a table. Components are taken as independent; neighbouring layers' are not
 quite, so intervals are a little too narrow. Refused, malformed and rejected annotations are left out and counted.
@@ -19,7 +20,6 @@ Groups of layers show shares with intervals, and no p.
 Reference: Wu et al., NAACL 2024, section 6, Table 5 and Figure 3; doi 10.18653/v1/2024.naacl-long.130.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,6 +135,8 @@ def annotation_shift(
     _check(base, tuned)
     if layers_per_group < 1:
         raise InputError(f"layers_per_group={layers_per_group} given, expected at least 1")
+    if not bound > 0:
+        raise InputError(f"bound is {bound}, expected the largest difference that counts as no change, above 0")
     labels = labels_of(base)
     groups = sorted({layer // layers_per_group for layer in base.layers})
     statistics, by_group = [], []
@@ -202,12 +204,13 @@ def _table(
         for name, values in zip(("base", "tuned"), seeds, strict=True):
             if len(values):
                 row |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
-        row["paper_p"] = _p(lambda v=seeds: stats.welch(v[1], v[0]))
+        row["paper_p"] = _over_seeds(seeds[1], seeds[0])
         if min(map(len, counts)) > 1:
             interval = stats.ratio_bootstrap(counts[1], counts[0], seed=seed, n_resamples=n_resamples, level=level)
             row |= {"difference": interval.estimate, "low": interval.low, "high": interval.high}
             values = [share_values(c) for c in counts]
-            alike[i] = stats.equivalence(values[1], values[0], bound)
+            if (same := _equivalence(values[1], values[0], bound)) is not None:
+                alike[i] = same
             tests[i] = _test(values[1], values[0], seed)
         rows.append(row)
     for name, found in (("p", tests), ("equivalence_p", alike)):
@@ -220,14 +223,27 @@ def _table(
 def _test(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"], seed: int) -> stats.Test:
     try:
         return stats.welch(tuned, base)
-    except InputError:  # all of one model and none of the other: no t statistic
+    except stats.NoVariation:  # all of one model and none of the other: no t statistic
         return stats.permutation(tuned, base, seed=seed)
 
 
-def _p(test: Callable[[], stats.Test]) -> float:
+def _equivalence(
+    tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"], bound: float
+) -> stats.Test | None:
+    if min(len(tuned), len(base)) < stats.FEWEST_FOR_EQUIVALENCE:
+        return None
     try:
-        p = test().p
-    except InputError:  # one seed, or seeds that agree in each model and differ between the two
+        return stats.equivalence(tuned, base, bound)
+    except stats.NoVariation:  # all components of a model agree
+        return None
+
+
+def _over_seeds(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"]) -> float:
+    if min(len(tuned), len(base)) < 2:
+        return np.nan
+    try:
+        p = stats.welch(tuned, base).p
+    except stats.NoVariation:  # seeds that agree in each model, and differ between the two
         return np.nan
     return np.nan if p is None else p
 

@@ -264,5 +264,5 @@ def _measures(
 def _paired(tuned: Float[np.ndarray, " prompt"], base: Float[np.ndarray, " prompt"], seed: int) -> stats.Test:
     try:
         return stats.paired(tuned, base)
-    except InputError:  # every prompt differs by the same amount: no t statistic
+    except stats.NoVariation:  # every prompt differs by the same amount: no t statistic
         return stats.sign_flip(tuned - base, seed=seed)

@@ -69,7 +69,8 @@ class Coherence(Result):
         coherence: mean pairwise cosine of the words of a component.
         explained_variance_ratio: the component's share of its layer's variance.
         null: the same of random directions, per side.
-        p, p_adjusted: rank among those; adjusted over all components (Benjamini-Hochberg).
+        p, p_adjusted: rank among those; adjusted over all components (Benjamini-Hochberg), those of this model alone
+            until `adjusted_together` makes one family of the models that one table shows.
         coverage: share of the concepts' words that have a word vector.
     """
 
@@ -169,6 +170,19 @@ def coherence(
         *(torch.from_numpy(values) for values in (own, concepts.explained_variance_ratio.numpy(), null, p, adjusted)),
         coverage=float(known.mean()),
     )
+
+
+def adjusted_together(*results: Coherence) -> tuple[Coherence, ...]:
+    """Return the results with p_adjusted over the components of all of them: what one table shows is one family."""
+    p = np.concatenate([result.p.numpy().flatten() for result in results])
+    known = ~np.isnan(p)
+    blank = stats.Test("rank among controls", 0.0, None, None, 0.95, None, (), None, alternative="greater")
+    tests = [replace(blank, p=float(value)) for value in p[known]]
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[known] = [t.p_adjusted for t in stats.adjust(tests, family=f"{len(tests)} components of all models")]
+    ends = np.cumsum([result.p.numel() for result in results])[:-1]
+    parts = zip(results, np.split(adjusted, ends), strict=True)
+    return tuple(replace(one, p_adjusted=torch.from_numpy(part.reshape(one.p.shape))) for one, part in parts)
 
 
 def _random_directions(n: int, d_model: int, seed: int) -> Float[Tensor, "direction d_model"]:

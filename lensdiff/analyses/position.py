@@ -221,12 +221,12 @@ def _shape_tests(
 def _paired(after: Float[np.ndarray, " prompt"], before: Float[np.ndarray, " prompt"], level: float) -> stats.Test:
     try:
         return stats.paired(after, before, level=level)
-    except InputError:  # every prompt differs by the same amount: no t statistic
+    except stats.NoVariation:  # every prompt differs by the same amount: no t statistic
         return stats.sign_flip(after - before)
 
 
 def _above_zero(values: Float[np.ndarray, " prompt"], level: float) -> stats.Test:
     try:
         return stats.one_sample(values, alternative="greater", level=level)
-    except InputError:  # the same in every prompt
+    except stats.NoVariation:  # the same in every prompt
         return stats.sign_flip(values, alternative="greater")

@@ -6,6 +6,7 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -14,6 +15,7 @@ from lensdiff.analyses.heads import HeadWordPairs
 from lensdiff.analyses.word_pairs import Pairs
 
 CALIPER = 1.5  # largest ratio of 1 + base count between a verb and its control; a count of 0 is matched with 0 alone
+WHOLE = "all"  # the name of all layers as one group
 FORBIDDEN = 1e6  # cost of a match beyond the caliper
 
 
@@ -81,6 +83,19 @@ def matched_controls(
 def shares(
     up: Int[np.ndarray, "*batch verb"], down: Int[np.ndarray, "*batch verb"]
 ) -> Float[np.ndarray, "*batch verb"]:
-    """Return up / (up + down); 0/0 is "no change", 0.5."""
+    """Return up / (up + down); NaN for a verb that moved nowhere: nothing is known of it, not "as often as not"."""
     total = up + down
-    return np.where(total > 0, up / np.maximum(total, 1), 0.5)
+    return np.where(total > 0, up / np.maximum(total, 1), np.nan)
+
+
+def flat_heads(counts: Int[np.ndarray, "layer head_index verb"]) -> Int[np.ndarray, "heads verb"]:
+    """Return the counts of all heads of some layers on one axis."""
+    return rearrange(counts, "layer head verb -> (layer head) verb")
+
+
+def layer_groups(layers: tuple[int, ...], layers_per_group: int) -> dict[str, Int[np.ndarray, " row"]]:
+    """Return the rows of each group of layers by its name, and last those of all."""
+    group = np.array(layers) // layers_per_group
+    rows = [np.flatnonzero(group == g) for g in dict.fromkeys(group.tolist())]
+    named = {f"{min(layers[r] for r in own)}-{max(layers[r] for r in own)}": own for own in rows}
+    return named | {WHOLE: np.arange(len(layers))}

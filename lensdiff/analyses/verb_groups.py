@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.verb_counts import matched_controls, shares
-from lensdiff.results import InputError
 
 Counts = Int[np.ndarray, "head_index verb"]
 FEWEST_FOR_BAND = 3
@@ -22,6 +21,8 @@ FEWEST_FOR_TEST = 2
 class GroupShift:
     """What one group of layers shows; None where a number cannot be had, with the reason in `note`.
 
+    The p-values of a group are one family: each test has its adjusted p beside its own.
+
     Attributes:
         group: its layers, "0-7", or "all".
         n, mean, std: instruction verbs with a differing head, and their shares; control_n and so on: control verbs'.
@@ -29,6 +30,8 @@ class GroupShift:
         coverage: share of the instruction verbs with enough differing heads; n_matched: those that have controls.
         matched_mean, matched_control_mean, difference, test, head_test: of the matched verbs.
         band_low, band_high: where one more control model's difference lies.
+        label_test, log_label_test: labels permuted, of sign_mean and log_mean; the estimates are T.
+        label_note: why there are none.
     """
 
     group: str
@@ -49,6 +52,9 @@ class GroupShift:
     note: str = ""
     band_low: float | None = None
     band_high: float | None = None
+    label_test: stats.Test | None = None
+    log_label_test: stats.Test | None = None
+    label_note: str = ""
 
 
 class Options(NamedTuple):
@@ -150,12 +156,12 @@ def _welch(instruction: Float[np.ndarray, " verb"], control: Float[np.ndarray, "
         return None
     try:
         return stats.welch(instruction, control)
-    except InputError:  # neither list varies, and they differ: there is no t statistic
+    except stats.NoVariation:  # neither list varies, and they differ: there is no t statistic
         return None
 
 
 def _paired(matched: Matched, seed: int) -> stats.Test:
     try:
         return stats.paired(matched.shares, matched.control_shares)
-    except InputError:  # every verb differs by the same amount: no t statistic
+    except stats.NoVariation:  # every verb differs by the same amount: no t statistic
         return stats.sign_flip(matched.shares - matched.control_shares, seed=seed)

@@ -14,10 +14,19 @@ count of zero can only rise, so its share is 1 by construction, and rare verbs h
     test        paired t over the matched verbs; "not testable" with fewer than `min_verbs` of them
     head test   sign flips over heads of d = mean over matched verbs of sign(c_tuned - c_base) less that of the controls
     band        the same difference of control models (meaningless changes of the base): holds one more with `level`
-    claim       the whole model's difference against that of the control models, two-sided: the only p to quote
+    claim       the whole model's difference against that of the control models, two-sided
 
-Verbs share heads, so a test over verbs takes related observations for independent ones; the head test and the control
-models do not. Memory: one model's pairs at a time, if `controls` is a generator.
+A share selects heads by the outcome, and of a verb with base count 0 it is 1 in 60 heads as in 6. What sees the
+difference takes all heads, and holds a verb against those with about its base count and frequency (`verb_labels`):
+
+    sign_mean   mean over all heads of sign(c_tuned - c_base)                              in [-1, 1]
+    log_mean    mean over all heads of log(1 + c_tuned) - log(1 + c_base)
+    T           mean over instruction verbs of x - mean of x over the verb's stratum, x = sign_mean or log_mean
+    label test  T among those of 9,999 permutations of the labels within strata, two-sided; and among the controls' T
+
+Verbs share heads, so a t test over verbs takes related observations for independent ones; the head test takes heads
+for independent, which a changed row of the embedding moves all at once. The label test and the control models need
+neither. Memory: one model's pairs at a time, if `controls` is a generator.
 
 Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naacl-long.130; the rest is ours.
 """
@@ -28,13 +37,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.heads import HeadWordPairs, check_comparable
-from lensdiff.analyses.verb_counts import counts_of_heads, shares
+from lensdiff.analyses.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
 from lensdiff.analyses.verb_groups import (
     FEWEST_FOR_BAND,
     GroupShift,
@@ -44,11 +52,20 @@ from lensdiff.analyses.verb_groups import (
     matched_verbs,
     with_band,
 )
+from lensdiff.analyses.verb_labels import (
+    TESTS,
+    Labels,
+    label_effects,
+    labels_of,
+    movement,
+    with_family,
+    with_label_tests,
+)
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
+from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Result
 
 ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
-WHOLE = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +78,9 @@ class VerbShift(Result):
         whole: all layers as one group.
         heads_up, heads_down: heads whose count rose and fell, per group and verb.
         base_count, tuned_count: each verb's count over a group's heads.
+        sign_mean, log_mean: each verb's, per group and (last) for the whole.
         control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
+        control_sign, control_log: T of every control model, of sign_mean and of log_mean.
         claim: the whole model's difference among those of the controls; None without controls, or not testable.
     """
 
@@ -73,11 +92,18 @@ class VerbShift(Result):
     heads_down: Int[Tensor, "group verb"]
     base_count: Int[Tensor, "group verb"]
     tuned_count: Int[Tensor, "group verb"]
+    sign_mean: Float[Tensor, "group_and_whole verb"]
+    log_mean: Float[Tensor, "group_and_whole verb"]
     control_differences: Float[Tensor, "control group_and_whole"]
+    control_sign: Float[Tensor, "control group_and_whole"]
+    control_log: Float[Tensor, "control group_and_whole"]
     claim: stats.Test | None
 
     def to_df(self) -> pd.DataFrame:
-        """Return a row per verb and group: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count."""
+        """Return a row per verb and group of layers; share is NaN where no head differs.
+
+        Columns: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count, sign_mean, log_mean.
+        """
         n_groups, n_verbs = self.heads_up.shape
         up, down = self.heads_up.flatten().numpy(), self.heads_down.flatten().numpy()
         return pd.DataFrame(
@@ -90,21 +116,25 @@ class VerbShift(Result):
                 "share": shares(up, down),
                 "base_count": self.base_count.flatten().numpy(),
                 "tuned_count": self.tuned_count.flatten().numpy(),
+                "sign_mean": self.sign_mean[:-1].flatten().numpy(),
+                "log_mean": self.log_mean[:-1].flatten().numpy(),
             }
         )
 
     def summary(self) -> pd.DataFrame:
         """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.
 
-        Columns `paper_test`, `test` and `head_test` hold sentences, and the same names with `_p` their p-values.
+        Columns `paper_test`, `test`, `head_test`, `label_test` and `log_label_test` hold sentences, the same names with
+        `_p` their p-values, and with `_p_adjusted` those adjusted over the row.
         """
         rows = []
         for group in (*self.groups, self.whole):
             row = asdict(group)
-            for name in ("paper_test", "test", "head_test"):
+            for name in TESTS:
                 found: stats.Test | None = getattr(group, name)
                 row[name] = None if found is None else str(found)
                 row[f"{name}_p"] = np.nan if found is None else found.p
+                row[f"{name}_p_adjusted"] = np.nan if found is None else found.p_adjusted
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -113,7 +143,8 @@ class VerbShift(Result):
         up, down = (x.sum(dim=0)[: self.n_instruction].numpy() for x in (self.heads_up, self.heads_down))
         frame = pd.DataFrame({"verb": self.verbs[: self.n_instruction], "heads_up": up, "heads_down": down})
         order = np.argsort(down - up, kind="stable")[:k]
-        return frame.assign(share=shares(up, down)).iloc[order].reset_index(drop=True)
+        whole = {name: getattr(self, name)[-1, : self.n_instruction].numpy() for name in ("sign_mean", "log_mean")}
+        return frame.assign(share=shares(up, down), **whole).iloc[order].reset_index(drop=True)
 
     def _kinds(self) -> list[str]:
         return ["instruction"] * self.n_instruction + ["control"] * (len(self.verbs) - self.n_instruction)
@@ -126,6 +157,7 @@ def verb_shift(
     verbs: Sequence[str] = INSTRUCTION_VERBS,
     control_verbs: Sequence[str] | None = None,
     layers_per_group: int = 8,
+    frequencies: Vocabulary | None = None,
     controls: Iterable[HeadWordPairs] = (),
     min_seen: int = 2,
     min_heads: int = 5,
@@ -141,9 +173,11 @@ def verb_shift(
             `pair.control(kind, seed)`: none, or at least 3, and 99 for a rank.
         verbs, control_verbs: by default the paper's instruction verbs, and the shipped general verbs without `verbs`.
         layers_per_group: layers 0 to 7 are the first group of 8.
+        frequencies: the list whose frequencies form strata, best the heads' own; the shipped one by default. Verbs that
+            it lacks are strata of their own.
         min_seen: how often a pair is seen before it counts as a head's knowledge.
         min_heads, min_verbs, matches: differing heads per verb, matched verbs per test, controls per verb.
-        level: of the controls' band; seed: of the sign flips.
+        level: of the controls' band; seed: of the sign flips and permutations.
 
     Raises:
         InputError: the results are not comparable, a verb is listed twice, an option is out of range, or there are one
@@ -161,11 +195,18 @@ def verb_shift(
     check_comparable(base, tuned, "tuned")
     before, after = (counts_of_heads(x, listed, min_seen=min_seen).numpy() for x in (base, tuned))
     options = Options(len(verbs), min_heads, min_verbs, matches, seed)
-    groups = _layer_groups(base.layers, layers_per_group)
-    found = [group_shift(name, _heads(before[rows]), _heads(after[rows]), options) for name, rows in groups.items()]
-    names, beside = _control_differences(base, before, controls, listed, groups, min_seen, options)
-    found = [with_band(group, beside[:, i], level) for i, group in enumerate(found)]
-    recorded = _recorded(base, names, listed, len(verbs)) | numbers | {"level": level}
+    groups = layer_groups(base.layers, layers_per_group)
+    frequencies = Vocabulary.default() if frequencies is None else frequencies
+    labels = labels_of(listed, len(verbs), base.words, frequencies)
+    sides = {name: (flat_heads(before[rows]), flat_heads(after[rows])) for name, rows in groups.items()}
+    names, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
+    found = [
+        with_family(with_label_tests(with_band(group_shift(name, *x, options), own, level), *x, labels, seed=seed))
+        for (name, x), own in zip(sides.items(), beside[..., 0].T, strict=True)
+    ]
+    moved = np.stack([np.stack(movement(*both)) for both in sides.values()], axis=1)
+    recorded = _recorded(base, names, listed, len(verbs)) | numbers
+    recorded |= {"level": level, "frequencies": frequencies.source}
     of_groups = list(groups.values())[:-1]
     up, down, base_count, tuned_count = (
         torch.from_numpy(np.stack([x[rows].sum(axis=(0, 1)) for rows in of_groups]).astype(np.int64))
@@ -181,12 +222,12 @@ def verb_shift(
         down,
         base_count,
         tuned_count,
-        torch.from_numpy(beside),
-        _claim(found[-1].difference, beside[:, -1], level),
+        *(torch.from_numpy(values) for values in (*moved, *np.moveaxis(beside, 2, 0).copy())),
+        claim=_claim(found[-1].difference, beside[:, -1, 0], level),
     )
 
 
-def _control_differences(
+def _control_effects(
     base: HeadWordPairs,
     before: Int[np.ndarray, "layer head_index verb"],
     controls: Iterable[HeadWordPairs],
@@ -194,30 +235,19 @@ def _control_differences(
     groups: dict[str, Int[np.ndarray, " row"]],
     min_seen: int,
     options: Options,
-) -> tuple[list[str], Float[np.ndarray, "control group"]]:
-    """Return the control models' names, and each one's difference in every group."""
-    names, differences = [], []
+    labels: Labels,
+) -> tuple[list[str], Float[np.ndarray, "control group 3"]]:
+    """Return the control models' names, and each one's difference, and T of both statistics, in every group."""
+    names, effects = [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
-        sides = [(_heads(before[rows]), _heads(changed[rows])) for rows in groups.values()]
-        differences.append([difference(matched_verbs(*both, options), options) for both in sides])
+        sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
+        effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
         names.append(control.provenance.model)
     if 0 < len(names) < FEWEST_FOR_BAND:
         raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
-    return names, np.array(differences, dtype=np.float64).reshape(len(names), len(groups))
-
-
-def _heads(counts: Int[np.ndarray, "layer head_index verb"]) -> Int[np.ndarray, "heads verb"]:
-    return rearrange(counts, "layer head verb -> (layer head) verb")
-
-
-def _layer_groups(layers: tuple[int, ...], layers_per_group: int) -> dict[str, Int[np.ndarray, " row"]]:
-    """Return the rows of each group of layers by its name, and last those of all."""
-    group = np.array(layers) // layers_per_group
-    rows = [np.flatnonzero(group == g) for g in dict.fromkeys(group.tolist())]
-    named = {f"{min(layers[r] for r in own)}-{max(layers[r] for r in own)}": own for own in rows}
-    return named | {WHOLE: np.arange(len(layers))}
+    return names, np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
 
 
 def _claim(effect: float | None, controls: Float[np.ndarray, " control"], level: float) -> stats.Test | None:

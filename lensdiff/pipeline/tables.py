@@ -141,6 +141,8 @@ TABLES = {
             "share": "heads_up / (heads_up + heads_down)",
             "base_count": "pairs of the verb in the base",
             "tuned_count": "in the tuned model",
+            "sign_mean": "mean over all heads of the sign of tuned_count - base_count",
+            "log_mean": "mean over all heads of the change of log(1 + count)",
         },
     ),
     "pair_overlap": Described(

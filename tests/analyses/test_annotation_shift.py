@@ -104,8 +104,10 @@ def test_a_planted_change_is_found_and_no_change_is_called_so() -> None:
     assert found.loc["coding", "verdict"] == "changed"
     assert found.loc["coding", "p_adjusted"] < 1e-6
     assert found.loc["coding", "low"] > 0.1
-    for label in ("explainable", "daily_writing", "semantics"):
-        assert found.loc[label, "verdict"] == "did not change (within ±0.1)"
+    assert found.loc["daily_writing", "verdict"] == "did not change (within ±0.1)"
+    for label in ("explainable", "semantics"):  # the same for every component of both: nothing to judge a change by
+        assert found.loc[label, "verdict"] == "undecided"
+        assert np.isnan(found.loc[label, "equivalence_p"])
     narrow = annotation_shift(base, tuned, bound=0.001, n_resamples=99).to_df().set_index("label")
     assert narrow.loc["coding", "verdict"] == "undecided"
     wide = annotation_shift(base, replace(tuned, task=planted), bound=0.9, n_resamples=99).to_df().set_index("label")
@@ -166,6 +168,15 @@ def test_what_was_not_answered_is_left_out_and_counted() -> None:
     assert np.isnan(row.p)
     assert row.verdict == "undecided"
     assert np.isnan(nothing.groups_df().base_share).all()
+
+
+def test_few_components_cannot_show_that_nothing_changed() -> None:
+    few, enough = (
+        annotation_shift(*(random_annotations(0.5, s, layers=1, components=n) for s in (1, 2)), bound=0.9).to_df()
+        for n in (11, 12)
+    )
+    assert few.equivalence_p.isna().all()
+    assert (enough.set_index("label").equivalence_p[list(TASKS)] < 0.05).all()
 
 
 def test_errors() -> None:

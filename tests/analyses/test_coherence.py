@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses.coherence import Coherence, coherence, mean_pairwise_cosine
+from lensdiff.analyses.coherence import Coherence, adjusted_together, coherence, mean_pairwise_cosine
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model
@@ -155,3 +155,19 @@ def test_errors(planted) -> None:
         coherence(model, narrow, vectors)
     with pytest.raises(InputError, match="only 0 random directions have two words with a vector"):
         coherence(model, concepts, WordVectors((WORDS[0],), np.ones((1, 2))), **OPTIONS)
+
+
+def test_models_that_one_table_shows_are_one_family(planted) -> None:
+    model, concepts = planted
+    pair = [coherence(model, concepts, grouped_vectors(planted_words()[:k]), **OPTIONS) for k in (1, 4)]
+    holed = replace(pair[0], p=pair[0].p.clone())
+    holed.p[0, 0, -1] = torch.nan
+    both = adjusted_together(holed, pair[1])
+    p = np.concatenate([one.p.flatten().numpy() for one in (holed, pair[1])])
+    known = p[~np.isnan(p)]
+    ranks = known.argsort(kind="stable")
+    by_hand = np.minimum.accumulate((known[ranks] * len(known) / np.arange(1, len(known) + 1))[::-1])[::-1]
+    found = np.concatenate([one.p_adjusted.flatten().numpy() for one in both])
+    assert np.isnan(found).tolist() == np.isnan(p).tolist()
+    np.testing.assert_allclose(found[~np.isnan(p)][ranks], np.minimum(by_hand, 1.0))
+    assert not torch.allclose(both[1].p_adjusted, pair[1].p_adjusted)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from scipy import stats as scipy_stats
 
 from lensdiff.analyses.stats import (
+    NoVariation,
     Test,
     adjust,
     control_band,
@@ -26,9 +27,12 @@ from lensdiff.analyses.stats import (
     paired_bootstrap,
     paired_interval,
     permutation,
+    rank_band,
+    ratio_bootstrap,
     sign_flip,
     welch,
 )
+from lensdiff.analyses.stats.studentised import studentised_p
 from lensdiff.results import InputError
 
 ALTERNATIVES = ("two-sided", "greater", "less")
@@ -220,6 +224,19 @@ def test_control_rank_counts_controls(effect: float, alternative: str, p: float)
     assert test.statistic == pytest.approx(100 * p - 1)
 
 
+@pytest.mark.parametrize("n", [19, 20, 40, 99])
+@pytest.mark.parametrize("level", [0.95, 0.9])
+def test_a_rank_band_ends_where_the_rank_rejects(n: int, level: float) -> None:
+    controls = np.stack([CONTROLS[:n], -CONTROLS[-n:]], axis=1)
+    band = rank_band(controls, level=level)
+    assert band.low.shape == (2,)
+    for i, own in enumerate(controls.T):
+        for effect in np.linspace(-12, 12, 201):
+            p = control_rank(effect, own, level=level).p
+            assert p is not None
+            assert (p > 1 - level + 1e-12) == (band.low[i] < effect < band.high[i]), effect
+
+
 @pytest.mark.parametrize("n", [19, 40, 99])
 @pytest.mark.parametrize("level", [0.95, 0.9])
 def test_rank_interval_holds_the_shifts_that_the_rank_accepts(n: int, level: float) -> None:
@@ -277,7 +294,7 @@ def test_controls_that_do_not_vary() -> None:
     assert control_t(0.3, [0.3, 0.1 + 0.2, 0.3]).p == 1  # equal up to rounding
     assert control_rank(0.0, np.zeros(19)).p == 1
     with pytest.raises(
-        InputError, match=r"all 5 controls have the effect 0 and the model has 0.1: controls that do not"
+        NoVariation, match=r"all 5 controls have the effect 0 and the model has 0.1: controls that do not"
     ):
         control_t(0.1, np.zeros(5))
 
@@ -311,6 +328,41 @@ def test_covariate_is_the_normal_equations(k: int, errors: str) -> None:
     expected = (fitted[1], fitted[1] - half, fitted[1] + half, t, 2 * scipy_stats.t.sf(abs(t), df))
     assert (test.estimate, test.low, test.high, test.statistic, test.p) == pytest.approx(expected, rel=1e-9)
     assert test.n == (int(group.sum()), 40 - int(group.sum()))
+
+
+@pytest.mark.parametrize("errors", ["classical", "HC3"])
+def test_paired_rows_are_a_regression_of_differences(errors: str) -> None:
+    rng = np.random.default_rng(4)
+    order, pairs = rng.permutation(24), np.tile(np.arange(12), 2)
+    group, values = np.repeat([1.0, 0.0], 12), rng.normal(size=(24, 2))
+    outcome = rng.normal(size=24) + 5 * pairs + values[:, 0]
+    values = np.column_stack([values, 3 * pairs])  # the last says nothing within pairs
+    test = covariate(outcome[order], group[order], values[order], errors=errors, pairs=pairs[order].tolist())
+    d, moved = outcome[:12] - outcome[12:], (values[:12] - values[12:])[:, :2]
+    X = np.column_stack([np.ones(12), moved])
+    inverse = np.linalg.inv(X.T @ X)
+    beta = inverse @ X.T @ d
+    e, h = d - X @ beta, np.einsum("ij,jk,ik->i", X, inverse, X)
+    scatter = X.T @ (X * ((e / (1 - h)) ** 2)[:, None])
+    variance = (e @ e / 9 * inverse if errors == "classical" else inverse @ scatter @ inverse)[0, 0]
+    t = beta[0] / np.sqrt(variance)
+    assert (test.estimate, test.statistic) == pytest.approx((beta[0], t))
+    assert test.p == pytest.approx(2 * scipy_stats.t.sf(abs(t), 9))
+    assert (test.n, test.note) == ((12,), "2 covariate(s)")
+    assert test.name == ("regression of differences" if errors == "classical" else "regression of differences, HC3")
+
+
+def test_paired_rows_without_a_covariate_that_differs_are_the_paired_t_test() -> None:
+    labels, length = [f"prompt {i}" for i in range(12)] * 2, np.tile(np.arange(12.0), 2)
+    test = covariate(np.concatenate([TUNED, BASE]), [1] * 12 + [0] * 12, length, pairs=labels)
+    plain = paired(TUNED, BASE)
+    assert (test.estimate, test.low, test.high, test.p) == pytest.approx(
+        (plain.estimate, plain.low, plain.high, plain.p)
+    )
+    alike = covariate(np.concatenate([TUNED, TUNED]), [1] * 12 + [0] * 12, length, pairs=labels)
+    assert (alike.estimate, alike.p) == (0.0, 1.0)
+    with pytest.raises(NoVariation, match="the fit leaves no residual and the groups differ by 2"):
+        covariate(np.concatenate([TUNED + 2, TUNED]), [1] * 12 + [0] * 12, length, pairs=labels)
 
 
 @pytest.mark.parametrize("alternative", ALTERNATIVES)
@@ -361,19 +413,27 @@ def test_one_constant_sample_is_an_ordinary_welch_test() -> None:
 
 
 @pytest.mark.parametrize("same_prompts", [True, False])
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 0.0), (0.2, 0.0), (0.5, 1.0), (-0.7, 1.0)])
-def test_equivalence_without_variation_is_known(shift: float, p: float, same_prompts: bool) -> None:
-    base = np.full(4, 0.3)
-    test = equivalence(base + shift, base, 0.5, paired=same_prompts)
-    assert test.p == p
-    assert test.note == "bound 0.5, no variation"
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.7])
+def test_equivalence_needs_variation(shift: float, same_prompts: bool) -> None:
+    base = np.full(12, 0.3) if not same_prompts else BASE
+    with pytest.raises(NoVariation, match=r"equivalence, .*: (tuned|differences) does not vary, which leaves nothing"):
+        equivalence(base + shift, base, 0.5, paired=same_prompts)
+    with pytest.raises(NoVariation, match="base does not vary"):
+        equivalence(TUNED, np.full(12, 0.3), 0.5)
+
+
+@pytest.mark.parametrize(("same_prompts", "name"), [(True, "differences"), (False, "tuned")])
+def test_equivalence_needs_twelve(same_prompts: bool, name: str) -> None:
+    with pytest.raises(InputError, match=rf"equivalence, .*: {name} has 11 observation\(s\), expected at least 12"):
+        equivalence(TUNED[:11], BASE[:11], 1.0, paired=same_prompts)
+    assert equivalence(TUNED[:12], BASE[:12], 1.0, paired=same_prompts).n[0] == 12
 
 
 @pytest.mark.parametrize("test", [welch, paired])
 def test_a_difference_without_variation_has_no_t(test: Callable[..., Test]) -> None:
     base = np.full(4, 0.3)
     with pytest.raises(
-        InputError, match=r"the data do not vary and differ by 0\.2, which has no t statistic: use sign"
+        NoVariation, match=r"the data do not vary and differ by 0\.2, which has no t statistic: use sign"
     ):
         test(base + 0.2, base)
     assert sign_flip(np.full(4, 0.2)).p == 2 / 16
@@ -381,8 +441,53 @@ def test_a_difference_without_variation_has_no_t(test: Callable[..., Test]) -> N
 
 def test_paired_differences_equal_up_to_rounding_do_not_vary() -> None:
     base = np.array([0.1, 0.7, 12.3, 100.9])
-    with pytest.raises(InputError, match="do not vary"):
+    with pytest.raises(NoVariation, match="do not vary"):
         paired(base + 0.2, base)
+
+
+# --- small samples
+
+
+@pytest.mark.parametrize("alternative", ALTERNATIVES)
+@pytest.mark.parametrize("values", [[-0.3, 0.2, 0.9, 2.5], [-0.25, -0.25, -0.25, 1.0], [0.25, 0.25, 0.25, -1.0]])
+def test_the_studentised_bootstrap_is_the_enumeration_of_resamples(alternative: str, values: list[float]) -> None:
+    d = np.array(values)
+    every = d[np.array(list(itertools.product(range(4), repeat=4)))]
+    error = every.std(axis=1, ddof=1) / 2
+    moved = every.mean(axis=1) - d.mean()
+    t = moved / np.maximum(error, 1e-300)  # without variation: as far as can be on its side
+    own = d.mean() / (d.std(ddof=1) / 2)
+    above, below = (t >= own - 1e-12).mean(), (t <= own + 1e-12).mean()
+    expected = {"greater": above, "less": below, "two-sided": min(1, 2 * min(above, below))}[alternative]
+    assert studentised_p(d, alternative=alternative) == pytest.approx(expected, abs=0.03)
+    assert studentised_p(1e6 * d, alternative=alternative) == studentised_p(d, alternative=alternative)
+
+
+def test_few_differences_carry_another_p() -> None:
+    values = np.random.default_rng(1).exponential(size=20)
+    for test, n in ((paired(values[:19], np.zeros(19)), 19), (one_sample(values[:5], alternative="less"), 5)):
+        beside = format_p(studentised_p(values[:n], alternative=test.alternative))
+        assert test.warning == f"fewer than 20, trust no skewed ones: {beside} by studentised bootstrap"
+        assert str(test).endswith(f"; {test.warning})")
+        assert test.to_dict()["warning"] == test.warning
+    assert paired(values, np.zeros(20)).warning == one_sample(values).warning == ""
+
+
+def test_few_pairs_and_shares_have_narrow_intervals() -> None:
+    warning = "fewer than 20, the interval is too narrow"
+    values = np.arange(20.0)
+    assert paired_bootstrap(values[:19], np.zeros(19), n_resamples=99).warning == warning
+    assert paired_bootstrap(values, np.zeros(20), n_resamples=99).warning == ""
+    counts = np.stack([values % 2, np.ones(20)], axis=1)
+    assert ratio_bootstrap(counts[:19], counts, n_resamples=99).warning == warning
+    assert ratio_bootstrap(counts, counts[::-1], n_resamples=99).warning == ""
+
+
+def test_few_controls_on_one_side() -> None:
+    values = np.arange(19.0)
+    few = "one-sided from fewer than 19 controls, trust no skewed ones"
+    assert control_t(30.0, values[:18], alternative="greater").warning == few
+    assert control_t(30.0, values[:18]).warning == control_t(30.0, values, alternative="less").warning == ""
 
 
 # --- the result
@@ -475,6 +580,12 @@ X5 = np.arange(5.0)
         ),
         (lambda: paired_interval(np.array(1.0), np.array(2.0)), "given shape ()"),
         (lambda: paired_interval([[1.0, 2.0], [3.0, np.nan]], np.ones((2, 2))), "tuned[1, 1] is nan"),
+        (
+            lambda: rank_band(np.arange(18.0)),
+            "a rank band needs at least 19 controls on axis 0 of control_effects, given",
+        ),
+        (lambda: rank_band(np.arange(20.0), level=0.99), "level 0.99 needs at least 99 controls, given 20"),
+        (lambda: rank_band(np.array(1.0)), "given shape ()"),
         (lambda: equivalence(X5, X5, 0.0), "bound is 0.0, expected the largest difference that counts as no change"),
         (lambda: equivalence(X5, X5, np.inf), "bound is inf"),
         (lambda: paired_bootstrap(X5, X5, method="bca"), "method 'bca', expected one of BCa, percentile, basic"),
@@ -507,6 +618,14 @@ X5 = np.arange(5.0)
             lambda: covariate(X5, [0, 1, 0, 1, 0], X5, errors="HC1"),
             "unknown errors 'HC1', expected one of classical, HC3",
         ),
+        (lambda: covariate(X5, [0, 1, 0, 1, 0], X5, pairs="aabb"), "5 outcomes and 4 names of pairs"),
+        (
+            lambda: covariate(X5, [0, 1, 0, 1, 0], X5**2, pairs="aabbb"),
+            "pair 'b' has rows of group 0, 1, 0, expected one of 0 and one of 1",
+        ),
+        (lambda: covariate(X5[:4], [0, 1, 1, 1], X5[:4], pairs="aabb"), "pair 'b' has rows of group 1, 1, expected"),
+        (lambda: covariate(X5[:4], [0, 1, 0, 1], X5[:4] ** 2, pairs="aabb"), "2 pairs, expected at least 3 for 1 cov"),
+        (lambda: covariate(np.arange(6.0) ** 2, [0, 1] * 3, np.arange(6.0), pairs="aabbcc"), "are collinear"),
         (
             lambda: covariate([1.0, 5, 2, 7, 3, 1], [0, 0, 0, 0, 1, 0], [1.0, 2, 3, 4, 5, 7], errors="HC3"),
             "HC3: observation 4 determines its own fit, use errors='classical'",
@@ -550,6 +669,7 @@ WITH_LEVEL: list[Callable[..., object]] = [
     lambda **options: paired_bootstrap(X5, X5, **options),
     lambda **options: paired_interval(X5, X5, **options),
     lambda **options: equivalence(X5, X5, 1.0, **options),
+    lambda **options: rank_band(np.arange(20.0), **options),
     lambda **options: control_band(X5, **options),
 ]
 

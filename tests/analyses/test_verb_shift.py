@@ -24,7 +24,8 @@ from tests.checkpoints import hf_model
 VERBS = tuple(f"do{i}" for i in range(8))
 CONTROLS = tuple(f"be{i}" for i in range(24))
 WORDS = (*VERBS, *CONTROLS, *(f"thing{i}" for i in range(40)))
-COLUMNS = ["group", "verb", "kind", "heads_up", "heads_down", "share", "base_count", "tuned_count"]
+COUNTED = ["group", "verb", "kind", "heads_up", "heads_down", "share", "base_count", "tuned_count"]
+COLUMNS = [*COUNTED, "sign_mean", "log_mean"]
 
 
 def with_counts(counts: np.ndarray) -> HeadWordPairs:
@@ -80,8 +81,9 @@ def test_counts_against_a_loop_on_a_model() -> None:
     assert found.sum() > 100
 
 
-def test_shares_of_nothing_are_no_change() -> None:
-    assert shares(np.array([3, 0, 0]), np.array([1, 0, 2])).tolist() == [0.75, 0.5, 0.0]
+def test_a_verb_that_moved_nowhere_has_no_share() -> None:
+    found = shares(np.array([3, 0, 0]), np.array([1, 0, 2]))
+    np.testing.assert_array_equal(found, [0.75, np.nan, 0.0])
 
 
 def test_matching_takes_near_counts_once_and_zero_with_zero_alone() -> None:
@@ -157,7 +159,11 @@ def test_base_against_base_is_no_shift() -> None:
     found = verb_shift(base, base, verbs=VERBS, control_verbs=CONTROLS)
     assert not found.heads_up.any()
     assert not found.heads_down.any()
-    assert (found.to_df().share == 0.5).all()
+    assert found.to_df().share.isna().all()
+    assert found.top().share.isna().all()
+    assert not found.to_df()[["sign_mean", "log_mean"]].to_numpy().any()
+    assert found.whole.label_test is not None
+    assert (found.whole.label_test.estimate, found.whole.label_test.p) == (0.0, 1.0)
     assert found.whole.note.startswith("not testable: 0 of 8 verbs have 5 differing heads")
     assert (found.whole.mean, found.whole.paper_test, found.whole.test, found.claim) == (None, None, None, None)
 
@@ -365,6 +371,7 @@ def test_summary_and_top() -> None:
     assert "paired t" in summary.test.iloc[-1]
     assert "Welch" in summary.paper_test.iloc[0]
     top = found.top(3)
-    assert list(top.columns) == ["verb", "heads_up", "heads_down", "share"]
+    assert list(top.columns) == ["verb", "heads_up", "heads_down", "share", "sign_mean", "log_mean"]
+    assert (top.sign_mean[0], top.log_mean[0]) == (1.0, pytest.approx(found.log_mean[-1, 2]))
     assert (top.verb[0], top.heads_up[0], top.share[0]) == ("do2", 18, 1.0)
     assert len(found.top(99)) == 8

@@ -23,10 +23,12 @@ from lensdiff.analyses.stats.samples import (
     observations,
     pairs,
 )
+from lensdiff.analyses.stats.studentised import FEW
 from lensdiff.results.errors import InputError
 
 BATCH = 2**22  # float64 numbers that are resampled at once: 32 MB
 FEWEST_RESAMPLES = 99  # p can reach 0.01 one-sided
+NARROW = f"fewer than {FEW}, the interval is too narrow"
 METHODS = ("BCa", "percentile", "basic")
 
 
@@ -41,7 +43,8 @@ def paired_bootstrap(
 ) -> Test:
     """Return the mean paired difference with its bootstrap interval; pairs are resampled, and there is no p.
 
-    When all differences are equal the interval is that one point.
+    When all differences are equal the interval is that one point. Few pairs show too little of the tails: a 95 %
+    interval covers about 83 % at n = 5 (51 % of rare binary data), and below 20 pairs `warning` says so.
 
     Args:
         method: "BCa" (bias-corrected and accelerated), "percentile" or "basic".
@@ -67,8 +70,8 @@ def paired_bootstrap(
         method=method,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    note = f"{n_resamples} resamples, seed {seed}"
-    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note)
+    note, warning = f"{n_resamples} resamples, seed {seed}", NARROW if min(n) < FEW else ""
+    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note, warning=warning)
 
 
 def ratio_bootstrap(
@@ -83,7 +86,8 @@ def ratio_bootstrap(
     """Return the difference of two shares with its bootstrap interval; observations are resampled, and there is no p.
 
     A sample is [observation, 2]: how often each observation counts, and out of how many. Its share is the ratio of the
-    two sums, 0 where nothing was counted: so several annotations of one component are resampled together.
+    two sums, 0 where nothing was counted: so several annotations of one component are resampled together. With fewer
+    than 20 observations in a sample `warning` says that the interval is too narrow.
 
     Raises:
         InputError: a sample is not of that shape, is too small, or an option does not exist.
@@ -107,8 +111,8 @@ def ratio_bootstrap(
         method=method,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    note = f"{n_resamples} resamples, seed {seed}"
-    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note)
+    note, warning = f"{n_resamples} resamples, seed {seed}", NARROW if min(n) < FEW else ""
+    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note, warning=warning)
 
 
 def _counts(values: ArrayLike, name: str) -> Float[np.ndarray, "n 2"]:

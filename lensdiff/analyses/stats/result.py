@@ -28,8 +28,8 @@ class Test:
     """One estimate (tuned - base, or effect - controls) with its two-sided interval at `level`, its test and its p.
 
     `n` counts the observations of each sample: (tuned, base), (pairs,) or (controls,). `low`, `high`, `statistic` or
-    `p` is None where the procedure has none: a permutation test gives no interval, a bootstrap no p. `str(test)` is a
-    sentence fragment.
+    `p` is None where the procedure has none: a permutation test gives no interval, a bootstrap no p. `warning` says
+    where the procedure is known to be wrong on data like these, and by how much. `str(test)` is a sentence fragment.
 
     Raises:
         InputError: p or p_adjusted is not a number between 0 and 1.
@@ -50,6 +50,7 @@ class Test:
     adjustment: str | None = None
     alternative: str = "two-sided"
     note: str = ""
+    warning: str = ""
 
     def __post_init__(self) -> None:
         for field, value in (("p", self.p), ("p_adjusted", self.p_adjusted)):
@@ -74,6 +75,7 @@ class Test:
         notes = [self.note] if self.note else []
         if self.p_adjusted is not None:
             notes.append(f"{self.adjustment} in {self.family}")
+        notes += [self.warning] if self.warning else []
         how = "; ".join([", ".join([self.name, *sided, sizes]), *notes])
         return f"{self.numbers()}{p} ({how})"
 

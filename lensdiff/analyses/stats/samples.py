@@ -8,6 +8,11 @@ from numpy.typing import ArrayLike
 
 from lensdiff.results.errors import InputError
 
+
+class NoVariation(InputError):
+    """The data do not vary, so this test knows no chance to hold a difference against: the one refusal to expect."""
+
+
 ALTERNATIVES = ("two-sided", "greater", "less")
 ROUNDING = 64 * float(np.finfo(np.float64).eps)  # relative to the largest number that went in
 

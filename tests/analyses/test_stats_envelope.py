@@ -1,0 +1,135 @@
+"""An effect beside several kinds of controls: bands, p and the key of a verdict, case by case."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from lensdiff.analyses.stats import Envelope, control_rank, envelope, envelope_band, rank_band
+from lensdiff.results import InputError
+
+
+def around(centre: float, n: int, *, half: float = 1.0) -> np.ndarray:
+    """n controls, evenly spread over centre -+ half."""
+    return centre + np.linspace(-half, half, n)
+
+
+LOW, MIDDLE, HIGH = around(0.0, 59), around(3.0, 59), around(6.0, 59)
+
+CASES: list[tuple[str, float, dict[str, np.ndarray], int, str, str | None]] = [
+    ("above both kinds", 9.0, {"a": LOW, "b": HIGH}, 59, "beyond", "above"),
+    ("below both kinds", -3.0, {"a": LOW, "b": HIGH}, 59, "beyond", "below"),
+    ("among one kind, above the other", 6.2, {"a": LOW, "b": HIGH}, 59, "within", "above"),
+    ("beyond each kind, on different sides", 3.0, {"a": LOW, "b": HIGH}, 59, "within", None),
+    ("above two of three", 4.5, {"a": LOW, "b": MIDDLE, "c": HIGH}, 59, "within", None),
+    ("within the only kind", 0.3, {"a": LOW}, 59, "within", "above"),
+    ("beyond the only kind", 2.0, {"a": LOW}, 59, "beyond", "above"),
+    ("58 of one kind", 9.0, {"a": LOW, "b": around(6.0, 58)}, 59, "beyond all, too few", "above"),
+    ("19 of one kind", -9.0, {"a": LOW, "b": around(6.0, 19)}, 59, "beyond all, too few", "below"),
+    ("19 of one kind, between", 3.0, {"a": LOW, "b": around(6.0, 19)}, 59, "within", None),
+    ("19, as far as the farthest", 1.0, {"a": around(0.0, 19)}, 59, "within", "above"),
+    ("18 of one kind", 9.0, {"a": LOW, "b": around(6.0, 18)}, 59, "too few", "above"),
+    ("one control", 9.0, {"a": LOW, "b": np.array([1.0])}, 59, "too few", "above"),
+    ("59 from weights alone", 9.0, {"haar": LOW}, 99, "beyond all, too few", "above"),
+    ("99 from weights alone", 9.0, {"haar": around(0.0, 99)}, 99, "beyond", "above"),
+    ("inside all of 59", 0.0, {"a": LOW, "b": LOW}, 59, "within", None),
+    ("controls that do not vary", 0.0, {"a": np.zeros(59)}, 59, "within", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("effect", "kinds", "needed", "key", "direction"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_the_key_of_a_verdict(
+    effect: float, kinds: dict[str, np.ndarray], needed: int, key: str, direction: str | None
+) -> None:
+    found = envelope(effect, kinds, needed=needed)
+    assert (found.verdict(), found.direction) == (key, direction)
+    assert [kind.kind for kind in found.kinds] == list(kinds)
+    assert [kind.n for kind in found.kinds] == [len(own) for own in kinds.values()]
+    assert found.n == min(map(len, kinds.values()))
+    mirrored = envelope(-effect, {kind: -own for kind, own in kinds.items()}, needed=needed)
+    assert mirrored.verdict() == key
+    assert mirrored.direction == {"above": "below", "below": "above", None: None}[direction]
+
+
+def test_p_and_band_are_those_of_the_worst_kind() -> None:
+    kinds = {"a": LOW, "b": HIGH}
+    found = envelope(6.95, kinds)
+    own = {kind: control_rank(6.95, values) for kind, values in kinds.items()}
+    assert [kind.p for kind in found.kinds] == [own["a"].p, own["b"].p]
+    assert found.p == own["b"].p
+    assert own["a"].p == pytest.approx(1 / 60)
+    bands = [rank_band(values) for values in kinds.values()]
+    assert found.band == (float(bands[0].low), float(bands[1].high))
+    assert envelope(3.0, kinds).p == 1.0  # both ranks are 1/60, and it lies between the kinds
+    assert envelope(9.0, kinds).p == pytest.approx(1 / 60)
+    few = envelope(9.0, {"a": LOW, "b": HIGH[:18]})
+    assert (few.p, few.band, few.kinds[1].low, few.kinds[1].p) == (None, None, None, None)
+
+
+def test_it_is_beyond_its_band_exactly_where_p_is_small() -> None:
+    rng = np.random.default_rng(0)
+    kinds = {"a": rng.exponential(size=59), "b": rng.normal(1.0, 2.0, 80)}
+    for effect in np.linspace(-9, 9, 361):
+        found = envelope(effect, kinds)
+        assert found.band is not None
+        outside = not found.band[0] < effect < found.band[1]
+        assert (found.verdict() == "beyond") == outside == (found.p is not None and found.p <= 0.05), effect
+
+
+def test_a_corrected_p_decides() -> None:
+    found = envelope(9.0, {"a": LOW})
+    assert found.verdict(p=0.05) == "beyond"
+    assert found.verdict(p=0.051) == "within"
+    assert found.verdict(p=0.0001) == "beyond"
+    assert envelope(0.5, {"a": LOW}).verdict(p=0.0001) == "within"  # no correction makes a p smaller
+
+
+def test_the_level_of_the_whole_is_at_most_that_of_the_true_kind() -> None:
+    rng, beyond, runs = np.random.default_rng(7), 0, 400
+    for _ in range(runs):
+        kinds = {"true": rng.exponential(size=59), "other": rng.normal(0.5, 0.2, 59)}
+        beyond += envelope(rng.exponential(), kinds).verdict() == "beyond"
+    assert beyond <= 0.05 * runs + 3.1 * np.sqrt(0.05 * 0.95 * runs)
+
+
+def test_bands_of_layers_and_heads() -> None:
+    rng = np.random.default_rng(1)
+    kinds = {"a": rng.normal(size=(19, 3, 2)), "b": rng.normal(1.0, 1.0, (40, 3, 2))}
+    band = envelope_band(kinds)
+    for place in np.ndindex(3, 2):
+        own = envelope(0.0, {kind: values[:, *place] for kind, values in kinds.items()})
+        assert own.band == (band.low[place], band.high[place])
+
+
+def test_an_envelope_survives_json() -> None:
+    found = envelope(9.0, {"a": LOW, "b": HIGH[:5]})
+    assert TypeAdapter(Envelope).validate_python(json.loads(json.dumps(asdict(found), allow_nan=False))) == found
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: envelope(1.0, {}), "no kind of control was given, expected at least one"),
+        (lambda: envelope(1.0, {"a": []}), "controls 'a' has 0 observation"),
+        (lambda: envelope(1.0, {"a": [1.0, np.nan]}), r"controls 'a'\[1\] is nan"),
+        (lambda: envelope(np.inf, {"a": LOW}), "effect is inf"),
+        (lambda: envelope(np.ones(2), {"a": LOW}), r"effect has shape \(2,\), expected one number"),
+        (lambda: envelope(1.0, {"a": LOW}, level=2.0), "level is 2.0"),
+        (lambda: envelope(1.0, {"a": LOW}, level=0.99), "level 0.99 needs at least 99 controls, given 59"),
+        (lambda: envelope(1.0, {"a": LOW}, needed=18), "needed=18 given, expected at least 19 controls"),
+        (lambda: envelope_band({}), "no kind of control was given"),
+        (lambda: envelope_band({"a": np.ones((18, 2))}), "a rank band needs at least 19 controls"),
+        (
+            lambda: envelope_band({"a": np.ones((19, 2)), "b": np.ones((19, 3))}),
+            r"shapes \{'a': \(2,\), 'b': \(3,\)\}, expected one shape",
+        ),
+    ],
+)
+def test_errors_name_what_was_given(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
