@@ -21,7 +21,6 @@ from lensdiff.analyses.attribution import Attribution
 from lensdiff.analyses.claims import Claims, ControlNumbers, Evidence, Name, claims
 from lensdiff.analyses.rotation import HEADLINE, Rotation, statistic
 from lensdiff.analyses.verb_shift import VerbShift
-from lensdiff.models.controls import NAMES as CONTROL_NAMES
 from lensdiff.results import InputError, Provenance, ResultStore
 
 FEWEST_FOR_BAND = 3
@@ -122,16 +121,19 @@ def _by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
 def _paired(tuned, base) -> stats.Test:
     try:
         return stats.paired(tuned, base)
-    except InputError:  # every prompt differs by the same amount: no t statistic
+    except stats.NoVariation:  # every prompt differs by the same amount: no t statistic
         return stats.sign_flip(tuned - base)
 
 
 def _in_other_ways(base: pd.DataFrame, tuned: pd.DataFrame) -> list[stats.Test]:
     """Return the paper's own test, and the effect at equal response length, as far as the data allow them."""
-    both = pd.concat([base.assign(group=0.0), tuned.assign(group=1.0)])
+    answered = base.index.intersection(tuned.index)
+    both = pd.concat([base.loc[answered].assign(group=0.0), tuned.loc[answered].assign(group=1.0)])
     ways = (
         lambda: stats.welch(tuned["instruction_score"], base["instruction_score"], alternative="greater"),
-        lambda: stats.covariate(both["instruction_score"], both["group"], both["n_out"], errors="HC3"),
+        lambda: stats.covariate(
+            both["instruction_score"], both["group"], both["n_out"], errors="HC3", pairs=list(both.index)
+        ),
     )
     found = []
     for way in ways:
@@ -200,12 +202,12 @@ def heads_evidence(shift: VerbShift) -> Evidence | str:
     whole = shift.whole
     if whole.difference is None:
         return whole.note.removeprefix("not testable: ") or "too few verbs stand in the heads' word pairs"
-    test, names = shift.claim or whole.head_test, shift.provenance.options["controls"]
+    test, kinds = shift.claim or whole.head_test, shift.provenance.options["control_kinds"]
     if test is None:
         return whole.note or "no head differs between verbs and control verbs"
     control = None
     if shift.claim is not None:
-        control = _control_of(test, whole.difference, _kind(names[0]), test.n[0])
+        control = _control_of(test, whole.difference, kinds[0], test.n[0])
     facts = (
         f"share of differing heads in which a verb rose: {whole.matched_mean:.3f} for instruction verbs, "
         f"{whole.matched_control_mean:.3f} for control verbs of equal base counts",
@@ -224,10 +226,6 @@ def heads_evidence(shift: VerbShift) -> Evidence | str:
         facts=facts,
         also=tuple(t for t in (whole.paper_test, whole.test, whole.head_test) if t is not None and t is not test),
     )
-
-
-def _kind(name: str) -> str:
-    return next((kind for kind, words in CONTROL_NAMES.items() if words in name), "given")
 
 
 def _control_of(test: stats.Test, effect: float, kind: str, n: int) -> ControlNumbers:

@@ -236,15 +236,16 @@ def _control_effects(
     min_seen: int,
     options: Options,
     labels: Labels,
-) -> tuple[list[str], Float[np.ndarray, "control group 3"]]:
-    """Return the control models' names, and each one's difference, and T of both statistics, in every group."""
+) -> tuple[list[tuple[str, str]], Float[np.ndarray, "control group 3"]]:
+    """Return the controls' names and kinds, and each one's difference and T of both statistics, in every group."""
     names, effects = [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
         sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
         effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
-        names.append(control.provenance.model)
+        made = control.provenance.control
+        names.append((control.provenance.model, "given" if made is None else made.kind))
     if 0 < len(names) < FEWEST_FOR_BAND:
         raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
     return names, np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
@@ -279,11 +280,14 @@ def _check(numbers: dict[str, int]) -> None:
             raise InputError(f"{name} is {value}, expected at least {least}")
 
 
-def _recorded(base: HeadWordPairs, controls: list[str], listed: tuple[str, ...], n_verbs: int) -> dict[str, object]:
+def _recorded(
+    base: HeadWordPairs, controls: list[tuple[str, str]], listed: tuple[str, ...], n_verbs: int
+) -> dict[str, object]:
     known = {word.lower() for word in base.words}
     return {
         "base": base.provenance.model,
-        "controls": controls,
+        "controls": [name for name, _ in controls],
+        "control_kinds": [kind for _, kind in controls],
         "heads": base.provenance.options,
         "verbs_not_in_word_list": [verb for verb in listed[:n_verbs] if verb not in known],
         "control_verbs_not_in_word_list": sum(verb not in known for verb in listed[n_verbs:]),

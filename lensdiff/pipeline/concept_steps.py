@@ -1,6 +1,6 @@
 """The steps that read feed-forward layers from weights alone: concepts of both models, and how far they turned."""
 
-from lensdiff.analyses.coherence import Coherence, coherence
+from lensdiff.analyses.coherence import Coherence, adjusted_together, coherence
 from lensdiff.analyses.components import ConceptDirections, concept_directions
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.rotation import rotation
@@ -49,7 +49,12 @@ def cohere(workspace: Workspace, unit: str) -> None:
 
 
 def _coherence_table(workspace: Workspace) -> None:
-    save_of_both(workspace.store, "coherence", Coherence)
+    store = workspace.store
+    found = adjusted_together(*(store.load_result(f"coherence/{side}", Coherence) for side in SIDES))
+    frames = [result.to_df() for result in found]
+    for side, frame in zip(SIDES, frames, strict=True):
+        frame.insert(0, "model", side)
+    store.save_table("coherence", iter(frames))
 
 
 def _control_units(workspace: Workspace) -> list[str]:

@@ -57,8 +57,8 @@ def shift_verbs(workspace: Workspace, unit: str) -> None:
     """Compare how many word pairs of instruction verbs the heads of both models hold."""
     base, tuned, controls = _pairs_of(workspace)
     config = workspace.config
-    groups = config.heads.layers_per_group
-    found = verb_shift(base, tuned, layers_per_group=groups, controls=controls, seed=config.seed)
+    options = {"layers_per_group": config.heads.layers_per_group, "frequencies": workspace.vocabulary}
+    found = verb_shift(base, tuned, controls=controls, seed=config.seed, **options)
     workspace.store.save_result("verb_shift", found)
     workspace.store.save_table("verb_shift", found.to_df())
 

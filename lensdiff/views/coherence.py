@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.coherence import SIGNIFICANT, Coherence
+from lensdiff.analyses.coherence import SIGNIFICANT, Coherence, adjusted_together
 from lensdiff.results import Diff
 from lensdiff.views.fallback import table_html
 from lensdiff.views.show import register_diff, show
@@ -22,8 +22,9 @@ def show_coherence(result: Coherence) -> Widget:
 
 @register_diff(Coherence)
 def show_coherence_of_both(result: Diff) -> Widget:
-    """Return the curves of both models."""
-    return _widget([("base", "base", result.base), ("tuned", "tuned", result.tuned)])
+    """Return the curves of both models, whose components are one family of tests."""
+    base, tuned = adjusted_together(result.base, result.tuned)
+    return _widget([("base", "base", base), ("tuned", "tuned", tuned)])
 
 
 def _widget(runs: list[tuple[str, str, Coherence]]) -> Widget:

@@ -60,6 +60,13 @@ def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
             f"{group.coverage:.0%} of the instruction verbs differ in enough heads; {group.n_matched} matched",
         ),
     ]
+    found += [
+        (
+            "Labels of verbs permuted, mean sign of the change over all heads",
+            _labels(group.label_test, group.label_note),
+        ),
+        ("Labels of verbs permuted, mean change of log(1 + count)", _labels(group.log_label_test, group.label_note)),
+    ]
     if group.difference is None:
         return [*found, ("Verdict", group.note)]
     band = "no control models" if not controls else f"too few of {len(controls)} control models are testable"
@@ -83,6 +90,10 @@ def _share(mean: float | None, std: float | None, n: int) -> str:
     return (
         "none differs in any head" if mean is None else f"rose in {mean:.1%} ± {std:.1%} of differing heads (n = {n})"
     )
+
+
+def _labels(test: stats.Test | None, note: str) -> str:
+    return note or "too few verbs" if test is None else "; ".join(filter(None, [str(test), note]))
 
 
 def _test(test: stats.Test | None) -> str:

@@ -217,7 +217,7 @@ def test_welch_and_equal_length_stand_beside():
     welch, length = evidence.also
     paper: Any = scipy_stats.ttest_ind(tuned, base, equal_var=False, alternative="greater")
     assert welch.p == pytest.approx(paper.pvalue)
-    assert length.name == "regression, HC3"
+    assert length.name == "regression of differences, HC3"
     assert length.estimate == pytest.approx(0.2, abs=0.15)
 
 

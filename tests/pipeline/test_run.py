@@ -139,7 +139,7 @@ def test_heads(finished, pair, models):
     same(store.load_result("heads/tuned", HeadWordPairs), found[1])
     same(
         store.load_result("verb_shift", VerbShift),
-        verb_shift(found[0], found[1], layers_per_group=1, controls=found[2:]),
+        verb_shift(found[0], found[1], layers_per_group=1, controls=found[2:], frequencies=words),
     )
     same(store.load_result("pair_overlap", PairOverlap), pair_overlap(found[0], found[1], controls=found[2:]))
     same(store.load_result("ov_reading/tuned", OVReading), ov_reading(pair.tuned, words))
