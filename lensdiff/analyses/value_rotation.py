@@ -227,7 +227,7 @@ class _Reference:
 
     def compare(self, other: ModelView, ids: tuple[Tensor, Tensor]) -> _Found:
         basis = shared_map(self.base, other, ids)
-        maps = [None] if basis is None else [None, basis]
+        maps: list[Tensor | None] = [None] if basis is None else [None, basis]
         per_layer = [list(self._layer(other, layer, maps)) for layer in self.layers]
         readings = [[row[i] for row in per_layer] for i in range(len(maps))]
         away = [sum(layer.change**2 for layer in reading) for reading in readings]
