@@ -6,7 +6,7 @@ or twice. A prompt that fails in one place fails everywhere: all its rows go.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lensdiff.analyses.forced_reading import (
@@ -19,7 +19,7 @@ from lensdiff.analyses.forced_reading import (
 )
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Response, generate
+from lensdiff.models.text import Response, encode, generate
 from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
@@ -76,18 +76,25 @@ class Run:
         return [prompt for prompt in self.prompts if prompt.id not in self.failures]
 
     def own(self, view: ModelView) -> dict[str, Response]:
-        """Return the model's own greedy response to each prompt."""
+        """Return the model's own greedy response to each prompt, cut to what fits after the longest of the others."""
         options = {"max_new_tokens": self.max_new_tokens, "prepend_bos": self.prepend_bos}
-        prompts = self.going()
+        prompts, responses = self.going(), {}
         try:
             found = generate(view, prompts, **options)
-            return {prompt.id: response for prompt, response in zip(prompts, found, strict=True)}
         except (InputError, RuntimeError):  # of one of them: which one?
-            responses = {}
-            for prompt in prompts:
-                with self.guard(prompt):
-                    responses[prompt.id] = generate(view, prompt, **options)
-            return responses
+            found = [None] * len(prompts)
+        for prompt, response in zip(prompts, found, strict=True):
+            with self.guard(prompt):
+                responses[prompt.id] = self._fitting(view, prompt, response or generate(view, prompt, **options))
+        return responses
+
+    def _fitting(self, view: ModelView, prompt: Prompt, response: Response) -> Response:
+        texts = [text for text in (prompt, *self.others[prompt.id]) if text is not None]
+        longest = max(len(encode(view, text, prepend_bos=self.prepend_bos).ids) for text in texts)
+        ids = response.token_ids[: max(0, view.n_ctx - longest - 1)]  # one less: the other model may add a BOS
+        if ids == response.token_ids:
+            return response
+        return replace(response, text=str(view.tokenizer.decode(list(ids))), token_ids=ids)
 
     def each(self, texts: Texts) -> Iterator[tuple[str, Prompt, str | Response]]:
         """Yield the text's name, the prompt and the response of all that may be read; an empty text is left out."""

@@ -12,6 +12,7 @@ changes nothing.
   reasons of its own. Where deletion leaves nothing, x' is the BOS alone; without a BOS the use is NaN, counted in
   `n_nothing_left`.
 - Donors of the same kind ask for nearly the same, and the use is then small: give `kinds`.
+- An own response that fills the context is cut to what fits after the longest of the other prompts too.
 - Responses of fewer than `min_tokens` tokens (by default empty ones and those of one token) are left out and counted.
 
 Every difference is tuned - base, paired over prompts (t, or sign flips where all prompts differ by the same). Its

@@ -1,5 +1,6 @@
-"""Instruction use: transformers' own log-probabilities, planted models that use the instruction or ignore it, refusals."""
+"""Instruction use: transformers' own log-probabilities, planted models that use the instruction or ignore it."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lensdiff.analyses import stats
-from lensdiff.analyses.instruction_use import instruction_use
+from lensdiff.analyses.instruction_use import _given, instruction_use
 from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.other_instructions import deleted, instruction_ranges, swapped
 from lensdiff.inputs import Prompt
@@ -30,6 +31,7 @@ PROMPTS = [
     Prompt("Explain the word sea to a child", ["Explain the word", "to a child"], id="explain"),
 ]
 KINDS = ["write", "write", "list", "word", "word"]
+WORDS = ("write", "list", "repeat", "explain", "make", "spell")
 RESPONSE = "Apples and bananas, good morning."
 
 
@@ -78,6 +80,7 @@ def test_numbers_are_transformers_own(by: str, wrapper: str) -> None:
     hf, tokenizer = hf_model("llama", dtype=torch.float64), tokenizer_of(True)
     model = load_model(hf_model("llama", dtype=torch.float64), tokenizer=tokenizer, wrapper=wrapper, **OPTIONS)
     found = instruction_use(model, PROMPTS[:3], [RESPONSE] * 3, by=by)
+    exact = 1e-9 if wrapper == "bridge" else 1e-7  # a HookedTransformer has its rotary frequencies in float32
     rest = "the moon", "the moon", "Apples are good"
     instructions = [prompt.instruction[0] for prompt in PROMPTS[:3]]
     for i, row in enumerate(found.to_df().itertuples()):
@@ -87,9 +90,9 @@ def test_numbers_are_transformers_own(by: str, wrapper: str) -> None:
         n = len(tokenizer.encode(PROMPTS[i].text))
         whole = tokenizer.encode(f"{PROMPTS[i].text} {RESPONSE}")
         with_it, without = use_of(hf, whole[:n], [tokenizer.encode(text) for text in others], whole[n:])
-        assert row.log_prob == pytest.approx(with_it, abs=1e-9)
-        assert row.log_prob_without == pytest.approx(without, abs=1e-9)
-        assert row.use == pytest.approx(with_it - without, abs=1e-9)
+        assert row.log_prob == pytest.approx(with_it, abs=exact, rel=0)
+        assert row.log_prob_without == pytest.approx(without, abs=exact, rel=0)
+        assert row.use == pytest.approx(with_it - without, abs=exact, rel=0)
         assert (row.n_out, row.n_draws) == (len(whole) - n, len(others))
 
 
@@ -172,7 +175,7 @@ def test_spans_are_replaced_in_order_and_equal_numbers_come_first() -> None:
 
 
 def test_a_seed_draws_the_same_donors_again_and_another_seed_others() -> None:
-    many = [Prompt(f"{word} the moon", [word], id=word) for word in "write list repeat explain make spell".split()]
+    many = [Prompt(f"{word} the moon", [word], id=word) for word in WORDS]
     drawn = [[p.text for p in swapped(many, 0, kinds=None, draws=2, seed=seed)] for seed in (0, 0, 1, 2, 3)]
     assert drawn[0] == drawn[1]
     assert any(a != b for a, b in pairwise(drawn[1:]))
@@ -216,7 +219,7 @@ def test_where_nothing_is_left_the_bos_stands_alone(bos: bool) -> None:
     tokenizer = tokenizer_of(bos)
     if not bos:
         tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>", pad_token="<pad>")
-    model = load_model(hf_model("llama", dtype=torch.float64), tokenizer=tokenizer, **OPTIONS)
+    model = load_model(hf_model("llama", dtype=torch.float64), tokenizer=tokenizer, wrapper="bridge", **OPTIONS)
     found = instruction_use(model, prompts, [RESPONSE] * 2, by="deletion")
     assert found.n_nothing_left == (0 if bos else 1)
     if not bos:
@@ -236,7 +239,7 @@ def test_short_responses_are_left_out_and_counted() -> None:
     one = tuple(tokenizer.encode("Apples and", add_special_tokens=False))
     responses = [Response("", ()), Response("x", one[:1]), Response("xy", one[:2]), " ", RESPONSE]
     found = instruction_use(model, PROMPTS, responses)
-    assert found.prompt_id == ("repeat"[:0] + "list", "explain")
+    assert found.prompt_id == ("list", "explain")
     assert found.n_left_out == 3
     assert instruction_use(model, PROMPTS, responses, min_tokens=1).n_left_out == 2
     pair = pair_of()
@@ -249,22 +252,14 @@ def test_short_responses_are_left_out_and_counted() -> None:
 def test_the_mean_over_texts_takes_prompts_that_have_all_of_them() -> None:
     pair = pair_of()
     found = instruction_use(pair, PROMPTS, max_new_tokens=4)
-    ends = view_of(pair.tuned)
-    say = generate(ends, PROMPTS[0], max_new_tokens=4)
-    assert len(say.token_ids) == 4
     table = found.to_df()
     means = table.groupby(["prompt_id", "model"]).use.mean().unstack()
     assert found.difference().estimate == pytest.approx((means.tuned - means.base).mean())
     assert found.difference().n == (5,)
     keep = [i for i, key in enumerate(zip(found.prompt_id, found.text, strict=True)) if key != ("poem", "base")]
-    fields = {
-        name: getattr(found, name)[keep] for name in ("model", "n_out", "n_draws", "log_prob", "log_prob_without")
-    }
+    numbers = {name: getattr(found, name)[keep] for name in ("model", "n_out", "n_draws", "log_prob")}
     names = {name: tuple(getattr(found, name)[i] for i in keep) for name in ("prompt_id", "text")}
-    fewer = InstructionUse(**{**vars(found), **fields, **names} | {}) if "_uses" not in vars(found) else None
-    if fewer is None:
-        values = {k: v for k, v in vars(found).items() if k != "_uses"}
-        fewer = InstructionUse(**(values | fields | names))
+    fewer = replace(found, **numbers, **names, log_prob_without=found.log_prob_without[keep])
     assert fewer.difference("tuned").n == (5,)
     assert fewer.difference("base").n == (4,)
     assert fewer.difference().n == (4,)
@@ -368,7 +363,6 @@ def test_table_text_and_file(tmp_path: Any) -> None:
         ((PROMPTS,), {"kinds": ["a"]}, r"5 prompts were given with kinds=\['a'\], expected a list of as many"),
         ((PROMPTS, [RESPONSE]), {}, "5 prompts were given with 1 responses, expected as many"),
         ((PROMPTS, RESPONSE), {}, "5 prompts were given with a single response"),
-        ((PROMPTS, [None] * 5), {}, "a response is None, expected a text or a Response for every prompt"),
         (([],), {}, r"expected a Prompt, a text or a list of them, got \[\]"),
         (([*PROMPTS, PROMPTS[0]],), {}, "the id 'poem' comes twice"),
         (("Write a poem",), {"by": "deletion"}, "prompt '0' marks no instruction, expected a span of it"),
@@ -387,6 +381,11 @@ def test_unusable_arguments_are_refused(arguments: Any, options: Any, message: s
         instruction_use(model_of(), *arguments, **options)
 
 
+def test_a_missing_response_is_refused() -> None:
+    with pytest.raises(InputError, match="a response is None, expected a text or a Response for every prompt"):
+        _given(PROMPTS[:2], [RESPONSE, None])
+
+
 def test_a_list_of_which_every_prompt_fails_is_refused() -> None:
     with (
         pytest.raises(InputError, match="none of 2 prompts could be read; '0': prompt '0' marks no instruction"),
@@ -401,6 +400,19 @@ def test_a_prompt_that_fills_the_context_fails_alone() -> None:
         found = instruction_use(model_of(), [*PROMPTS, long], max_new_tokens=3)
     assert list(found.failures) == ["long"]
     assert len(found.to_df()) == len(PROMPTS)
+
+
+def test_an_own_response_that_fills_the_context_is_cut_to_fit_every_prompt() -> None:
+    model, tokenizer = model_of(), tokenizer_of(True)
+    n_ctx = view_of(model).n_ctx
+    for read in (model, pair_of(tuned=hf_model("llama", seed=2, dtype=torch.float64))):
+        found = instruction_use(read, PROMPTS, max_new_tokens=300)
+        assert not found.failures
+        others = [swapped(PROMPTS, i, kinds=None, draws=8, seed=0) for i in range(len(PROMPTS))]
+        longest = {p.id: max(len(tokenizer.encode(x.stripped)) for x in (p, *others[i])) for i, p in enumerate(PROMPTS)}
+        full = [n_ctx - longest[name] - 1 for name in found.prompt_id]
+        assert all(n <= most for n, most in zip(found.n_out.tolist(), full, strict=True))
+        assert any(n == most for n, most in zip(found.n_out.tolist(), full, strict=True)), "some were cut"
 
 
 def test_a_difference_needs_two_prompts_and_a_place() -> None:
