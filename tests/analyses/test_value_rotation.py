@@ -13,7 +13,7 @@ from scipy.stats import ortho_group
 from lensdiff.analyses import neuron_matching
 from lensdiff.analyses.neuron_matching import gaps, match_neurons, neuron_vectors
 from lensdiff.analyses.procrustes import explained_share
-from lensdiff.analyses.value_rotation import GIVEN, ValueRotation, value_rotation
+from lensdiff.analyses.value_rotation import GIVEN, ValueRotation, _vectors, value_rotation
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
@@ -167,6 +167,9 @@ def test_a_gain_moved_into_its_matrices_before_the_turn_is_no_change() -> None:
             for reader in (layer.mlp.gate_proj, layer.mlp.up_proj):
                 reader.weight.mul_(gain)
         tuned.lm_head.weight.mul_(gain)
+    for n in range(N_LAYERS):  # keys are told by what they read, gain included
+        views = [view_of(load_model(model, tokenizer=tokenizer_of(), **OPTIONS)) for model in (base, tuned)]
+        torch.testing.assert_close(*(torch.stack(_vectors(view, n)) for view in views))
     found = value_rotation(pair_of(permuted(in_basis(tuned, rotation_by(40.0))), base))
     assert found.change.tolist() == [0.0, 0.0]
 
