@@ -129,6 +129,22 @@ def test_the_order_of_neurons_is_no_change() -> None:
     assert found.neurons_moved.gt(D_MLP - 10).all()
 
 
+def test_neurons_with_equal_keys_are_told_by_their_values_and_the_other_way_round() -> None:
+    base, tuned = model_of(), model_of()
+    with torch.no_grad():
+        for model in (base, tuned):
+            mlp = model.model.layers[0].mlp
+            for weight in (mlp.gate_proj.weight, mlp.up_proj.weight):
+                weight[1] = weight[0]
+            mlp.down_proj.weight[:, 3] = mlp.down_proj.weight[:, 2]
+        mlp.down_proj.weight[:, [0, 1]] = mlp.down_proj.weight[:, [1, 0]]
+        for weight in (mlp.gate_proj.weight, mlp.up_proj.weight):
+            weight[[2, 3]] = weight[[3, 2]]
+    found = value_rotation(pair_of(tuned, base))
+    assert found.change.tolist() == [0.0, 0.0]
+    assert found.neurons_moved.tolist() == [4, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("order", [False, True])
 def test_the_basis_of_the_stream_is_no_change(dtype: torch.dtype, order: bool) -> None:
@@ -251,6 +267,9 @@ def test_dead_and_doubled_neurons_stay_where_they_are() -> None:
     base = neuron_vectors([keys, values])
     assert match_neurons(base, base).tolist() == list(range(12))
     assert gaps(base)[[2, 7, 3, 5]].tolist() == pytest.approx([0.0] * 4, abs=1e-2)
+    doubled = [vectors.repeat(10, 1) for vectors in (keys, values)]
+    near = [vectors + 1e-5 * noise(*vectors.shape, seed=9) for vectors in doubled]
+    assert match_neurons(*map(neuron_vectors, (doubled, near))).tolist() == list(range(120))
 
 
 def test_the_short_cut_is_taken_only_where_it_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
