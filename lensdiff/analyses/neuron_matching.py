@@ -67,7 +67,7 @@ def match_neurons(
         match[left_base[mutual]] = left_other[best.of_base[mutual]]
         taken = torch.zeros(len(left_other), dtype=torch.bool).index_fill(0, best.of_base[mutual], True)
         left_base, left_other = left_base[~mutual], left_other[~taken]
-        if len(left_base) <= AT_ONCE:
+        if len(left_base) <= AT_ONCE or not bool(mutual.any()):
             break
     if len(left_base):
         costs = torch.cat([d for _, d in _distances(base, other, left_base, left_other)])

@@ -262,12 +262,19 @@ class _Reference:
 
 
 def _vectors(view: ModelView, layer: int) -> list[Float[Tensor, "d_mlp d_model"]]:
-    """Return a layer's keys (with their gain) and, last, its values, in float64."""
+    """Return a layer's keys (with their gain) and, last, its values, in float64.
+
+    Raises:
+        InputError: a number among them is not finite.
+    """
     weights = view.mlp(layer)
     keys = [W.cpu().double().T for W in (weights.W_in, weights.W_gate) if W is not None]
     if weights.gain is not None:
         keys = [key * weights.gain.cpu().double() for key in keys]
-    return [*keys, weights.W_out.cpu().double()]
+    found = [*keys, weights.W_out.cpu().double()]
+    if not all(bool(vectors.isfinite().all()) for vectors in found):
+        raise InputError(f"the MLP of layer {layer} of {view.info.id} holds numbers that are not finite")
+    return found
 
 
 def _band(shares: Float[Tensor, "control layer"], level: float) -> stats.Band:

@@ -389,6 +389,10 @@ def test_unusable_input_is_refused(tmp_path: Any) -> None:
     experts = load_pair(hf_model("mixtral"), hf_model("mixtral", seed=1), tokenizer=tokenizer_of(), **OPTIONS)
     with pytest.raises(InputError, match=r"has no single W_\w+ .*mixture of experts"):
         value_rotation(experts)
+    broken = pair_of(model_of())
+    view_of(broken.tuned).needed_matrix(0, "W_out")[0, 0] = torch.nan  # a checkpoint with it is refused on loading
+    with pytest.raises(InputError, match=r"the MLP of layer 0 of .* holds numbers that are not finite"):
+        value_rotation(broken)
     folders = save_checkpoint("llama", tmp_path / "a"), save_checkpoint("llama", tmp_path / "b", seed=1)
     with pytest.raises(InputError, match='load the pair with keep="both"'):
         value_rotation(load_pair(*folders, keep="one", **OPTIONS))
