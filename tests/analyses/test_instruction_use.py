@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses import stats
+from lensdiff.analyses import forced_reading, stats
 from lensdiff.analyses.instruction_use import _given, instruction_use
 from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.other_instructions import deleted, instruction_ranges, swapped
@@ -247,6 +247,23 @@ def test_short_responses_are_left_out_and_counted() -> None:
     assert both.n_left_out == 3
     assert len(both.to_df()) == 4
     assert instruction_use(pair, PROMPTS, max_new_tokens=1).to_df().empty
+
+
+def test_after_other_prompts_the_ids_are_forced_that_the_response_has_after_its_own(monkeypatch: Any) -> None:
+    # a tokenizer may read the text otherwise behind another prompt: then it would be another response
+    given, encode = [], forced_reading.encode
+
+    def seen(view: Any, prompt: Prompt, response: Any = None, **options: Any) -> Any:
+        given.append(response)
+        return encode(view, prompt, response, **options)
+
+    monkeypatch.setattr(forced_reading, "encode", seen)
+    model = model_of()
+    instruction_use(model, PROMPTS[:2], [RESPONSE] * 2)
+    first, second = given[:2]
+    assert first == RESPONSE
+    assert isinstance(second, Response)
+    assert second.token_ids == encode(view_of(model), PROMPTS[0], RESPONSE).response_ids
 
 
 def test_the_mean_over_texts_takes_prompts_that_have_all_of_them() -> None:
