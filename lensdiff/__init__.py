@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from lensdiff.analyses.concepts import mlp_concepts as mlp_concepts
     from lensdiff.analyses.heads import HeadWordPairs as HeadWordPairs
     from lensdiff.analyses.heads import head_word_pairs as head_word_pairs
+    from lensdiff.analyses.instruction_use import instruction_use as instruction_use
     from lensdiff.analyses.output_shift import output_shift as output_shift
     from lensdiff.analyses.ov_reading import ov_reading as ov_reading
     from lensdiff.analyses.pair_overlap import pair_overlap as pair_overlap
     from lensdiff.analyses.rotation import rotation as rotation
+    from lensdiff.analyses.value_rotation import value_rotation as value_rotation
     from lensdiff.analyses.verb_shift import verb_shift as verb_shift
     from lensdiff.analyses.weight_shift import weight_shift as weight_shift
     from lensdiff.inputs.prompts import Prompt as Prompt
@@ -59,6 +61,8 @@ _HOMES = {
     "analyses.annotate": ("annotate",),
     "analyses.output_shift": ("output_shift",),
     "analyses.weight_shift": ("weight_shift",),
+    "analyses.value_rotation": ("value_rotation",),
+    "analyses.instruction_use": ("instruction_use",),
     "pipeline": ("run",),
     "views.report": ("Report",),
 }

@@ -34,6 +34,7 @@ NAMES = (
     *("WordVectors", "load_published", "attribute", "Attribution", "head_word_pairs", "HeadWordPairs", "verb_shift"),
     *("pair_overlap", "ov_reading", "attention", "AttentionPatterns", "attention_shift", "mlp_concepts", "MLPConcepts"),
     *("rotation", "coherence", "annotate", "output_shift", "weight_shift", "run", "Report"),
+    *("value_rotation", "instruction_use"),
 )
 
 

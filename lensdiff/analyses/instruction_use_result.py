@@ -1,0 +1,181 @@
+"""What `instruction_use` finds: a row per response and model, and the differences between models over prompts."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff.analyses import stats
+from lensdiff.results import InputError, Result
+
+SIDES = ("base", "tuned")
+FEWEST_PROMPTS = 2  # that an interval can be had from
+MEAN = "mean"  # of all texts of a prompt
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionUse(Result):
+    """How far responses depend on the instruction, in one model or in both of a pair and in controls; see the module.
+
+    Axis `row` is a response in a model.
+
+    Attributes:
+        by: "swap" or "deletion".
+        models: what `model` counts: "base", "tuned" and the controls' names, or the one model's name.
+        control_kinds: of each model ("spectrum", ...); "" for those that are no controls.
+        texts: the responses that were forced: "base" and "tuned" (the models' own), "own" (the one model's) or "given".
+        prompt_id, text, model: what a row is about.
+        n_out, n_draws: the response's tokens, and how many other prompts it was read after.
+        log_prob, log_prob_without: means over the response's tokens, in nats; the second also over the others, NaN
+            where nothing was left of the prompt.
+        n_left_out: responses with fewer than `min_tokens` tokens.
+        failures: why a prompt is not among the rows.
+        level: of the intervals.
+    """
+
+    by: str
+    models: tuple[str, ...]
+    control_kinds: tuple[str, ...]
+    texts: tuple[str, ...]
+    prompt_id: tuple[str, ...]
+    text: tuple[str, ...]
+    model: Int[Tensor, " row"]
+    n_out: Int[Tensor, " row"]
+    n_draws: Int[Tensor, " row"]
+    log_prob: Float[Tensor, " row"]
+    log_prob_without: Float[Tensor, " row"]
+    n_left_out: int
+    failures: dict[str, str]
+    level: float
+
+    @property
+    def use(self) -> Float[Tensor, " row"]:
+        """The instruction use, nats per token."""
+        return self.log_prob - self.log_prob_without
+
+    @property
+    def n_nothing_left(self) -> int:
+        """How many prompts have nothing left without their instruction, in a model without a BOS."""
+        missing = self.log_prob_without.isnan().tolist()
+        return len({name for name, gone in zip(self.prompt_id, missing, strict=True) if gone})
+
+    @property
+    def is_pair(self) -> bool:
+        return self.models[:2] == SIDES
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per response and model.
+
+        Columns: prompt_id, by, text, model, n_out, log_prob, log_prob_without, use, n_draws.
+        """
+        columns: dict[str, Any] = {"prompt_id": self.prompt_id, "by": self.by, "text": self.text}
+        columns["model"] = [self.models[i] for i in self.model.tolist()]
+        for name in ("n_out", "log_prob", "log_prob_without", "use", "n_draws"):
+            columns[name] = getattr(self, name).numpy()
+        return pd.DataFrame(columns)
+
+    def difference(self, text: str = MEAN, model: int = 1) -> stats.Test:
+        """Return the paired difference of a model's use, less the base's, over prompts.
+
+        Args:
+            text: one of `texts`, or "mean" for the mean over all of them, of the prompts that have all.
+            model: a place in `models`; 1 is the tuned model.
+
+        Raises:
+            InputError: there is no base, no such text or model, or fewer than two prompts.
+        """
+        uses = self._by_prompt(text)
+        if not 1 <= model < len(self.models):
+            raise InputError(f"model={model} given, expected 1 to {len(self.models) - 1}: places in models")
+        if len(uses) < FEWEST_PROMPTS:
+            raise InputError(f"{len(uses)} prompt(s) have a use on text {text!r}, a difference needs {FEWEST_PROMPTS}")
+        tuned, base = uses[:, model], uses[:, 0]
+        try:
+            return stats.paired(tuned, base, level=self.level)
+        except InputError:  # every prompt differs by the same amount: no t statistic
+            return stats.sign_flip(tuned - base)
+
+    def differences(self) -> pd.DataFrame:
+        """Return a row per text (and their mean) and model but the base.
+
+        Columns: text, model, kind (of a control), n (prompts), base and use (the mean use of the base and of the
+        model), difference, low, high, p; the last three are missing with fewer than two prompts.
+        """
+        rows = []
+        for text in self._shown:
+            uses = self._by_prompt(text)
+            means = uses.mean(axis=0) if len(uses) else np.full(len(self.models), np.nan)
+            for i in range(1, len(self.models)):
+                test = self.difference(text, i) if len(uses) >= FEWEST_PROMPTS else None
+                found = (np.nan, np.nan, np.nan) if test is None else (test.low, test.high, test.p)
+                names = text, self.models[i], self.control_kinds[i]
+                rows.append((*names, len(uses), means[0], means[i], means[i] - means[0], *found))
+        columns = ["text", "model", "kind", "n", "base", "use", "difference", "low", "high", "p"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], float))
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k responses whose use differs most between base and tuned, or has most of it in one model.
+
+        Columns: of a pair prompt_id, text, base, tuned, difference; of one model as `to_df`.
+        """
+        if not self.is_pair:
+            return self.to_df().nlargest(k, "use").reset_index(drop=True)
+        keys = list(self._uses)
+        frame = pd.DataFrame(keys, columns=["prompt_id", "text"])
+        frame["base"], frame["tuned"] = np.array([self._uses[key][:2] for key in keys]).reshape(-1, 2).T
+        frame["difference"] = frame["tuned"] - frame["base"]
+        order = np.argsort(-frame["difference"].abs().to_numpy(), kind="stable")  # NaN last
+        return frame.iloc[order[:k]].reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        """Return what was read, and the mean use of each model (or the tuned model's difference) on each text."""
+        n = len(set(self.prompt_id))
+        lines = [f"InstructionUse of {self.provenance.model}, by {self.by}, {n} prompts (nats per token)"]
+        if self.is_pair:
+            lines += [self._line(text) for text in self._shown]
+            lines += [f"  beside {len(self.models) - 2} control(s)"] if len(self.models) > len(SIDES) else []
+        elif len(self.use):
+            lines.append(f"  {self.texts[0]} text: {float(self.use.nanmean()):.3f}")
+        lines.append(
+            f"  {self.n_left_out} responses too short, {self.n_nothing_left} prompts with nothing left, "
+            f"{len(self.failures)} failed"
+        )
+        return "\n".join(lines)
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return (*self.texts, MEAN) if len(self.texts) > 1 else self.texts
+
+    def _line(self, text: str) -> str:
+        uses = self._by_prompt(text)
+        if len(uses) < FEWEST_PROMPTS:
+            return f"  {text} text: {len(uses)} prompt(s)"
+        base, tuned = uses[:, :2].mean(axis=0)
+        return f"  {text} text: base {base:.3f}, tuned {tuned:.3f}, difference {self.difference(text).numbers()}"
+
+    @cached_property
+    def _uses(self) -> dict[tuple[str, str], np.ndarray]:
+        """The use of each prompt and text, a number per model."""
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for prompt, text, model, use in zip(
+            self.prompt_id, self.text, self.model.tolist(), self.use.tolist(), strict=True
+        ):
+            found.setdefault((prompt, text), np.full(len(self.models), np.nan))[model] = use
+        return found
+
+    def _by_prompt(self, text: str) -> Float[np.ndarray, "prompt model"]:
+        """Return the use of the prompts that have it in all models, on one text or as the mean of all."""
+        if not self.is_pair:
+            raise InputError(f"there is one model, {self.models[0]}: a difference needs a pair")
+        if text not in (*self.texts, MEAN):
+            raise InputError(f"text={text!r} is none of {', '.join((*self.texts, MEAN))}")
+        wanted, rows = self.texts if text == MEAN else (text,), []
+        for prompt in dict.fromkeys(self.prompt_id):
+            uses = [self._uses[prompt, name] for name in wanted if (prompt, name) in self._uses]
+            if len(uses) == len(wanted) and not np.isnan(uses).any():
+                rows.append(np.mean(uses, axis=0))
+        return np.array(rows).reshape(-1, len(self.models))
