@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lensdiff.analyses.forced_text import Forced, force_base, force_tuned
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import ModelView
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Encoded, Response, encode
-from lensdiff.models.view import ModelView
 
 MAX_BYTES = 2**28  # of logits in float32, at a time
 
@@ -120,7 +120,7 @@ def mean_log_probs(view: ModelView, readings: Sequence[Reading | None]) -> Float
 
 @torch.no_grad()
 def _means(view: ModelView, ids: Tensor, n: int) -> Float[Tensor, " reading"]:
-    hidden = view.unembed_input(ids[:, :-1])[:, -n:]  # the last token is only predicted, never read
-    logits = view.unembed(hidden)
+    hidden = view.forward.final(ids[:, :-1])[:, -n:]  # the last token is only predicted, never read
+    logits = view.forward.unembed(hidden)
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
     return log_probs.gather(-1, ids[:, -n:, None])[..., 0].double().mean(dim=1).cpu()

@@ -18,9 +18,9 @@ from lensdiff.analyses.forced_reading import (
     tuned_readings,
 )
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, encode, generate
-from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError
 
 GIVEN = "given"  # the kind of a control that was not made by a pair, and the name of a text that was given
@@ -161,9 +161,9 @@ def _read_control(
     view = view_of(model)
     if view.d_vocab != base.d_vocab:
         raise InputError(f"control {view.info.id} has d_vocab {view.d_vocab}, expected the base's {base.d_vocab}")
-    was_made = getattr(view, "is_made", True)
+    was_made = view.is_made
     for name, prompt, readings in kept:
         run.add(view, place, name, prompt, readings)
     if not was_made and hasattr(view, "free"):
         view.free()  # pyright: ignore[reportAttributeAccessIssue] (a control's)
-    return view.info.id, str(getattr(view, "kind", GIVEN))
+    return view.info.id, GIVEN if view.control is None else view.control.kind

@@ -34,9 +34,9 @@ from lensdiff.analyses.instruction_use_result import SIDES, InstructionUse
 from lensdiff.analyses.other_instructions import deleted, swapped
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
+from lensdiff.models import Model, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import MAX_NEW_TOKENS, Response, as_prompt
-from lensdiff.models.view import Model, view_of
 from lensdiff.results import InputError, Provenance
 
 BY = ("swap", "deletion")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.view import ModelView
+from lensdiff.models import ModelView
 
 ROWS = 4096  # unembedding rows in float64 at a time
 
@@ -41,7 +41,7 @@ def shared_map(
     U are the columns of W_U as rows, of the tokens `ids` (in the base, in the other), times the final norm's gain.
     None where the unembeddings are equal, or turned by no more than rounding to their dtype.
     """
-    if torch.equal(base.W_U, other.W_U):
+    if torch.equal(base.weights.W_U, other.weights.W_U):
         return None
     product = torch.zeros(base.d_model, base.d_model, dtype=torch.float64)
     for mine, theirs in zip(*(side.split(ROWS) for side in ids), strict=True):
@@ -53,5 +53,5 @@ def shared_map(
 
 
 def _unembedding(view: ModelView, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
-    rows, gain = view.W_U[:, ids.to(view.device)].T.cpu().double(), view.gain("final")
+    rows, gain = view.weights.W_U[:, ids.to(view.device)].T.cpu().double(), view.weights.gain("final")
     return rows if gain is None else rows * gain.cpu().double()

@@ -45,8 +45,8 @@ from lensdiff.analyses.head_weights import chosen_indices
 from lensdiff.analyses.neuron_matching import gaps, match_neurons, neuron_vectors
 from lensdiff.analyses.procrustes import explained_share, shared_map
 from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
+from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.view import Model, ModelView, view_of
 from lensdiff.results import InputError, Result
 
 GIVEN = "given"  # the kind of a control that was not made by a pair
@@ -181,7 +181,7 @@ def value_rotation(
     for i, control in enumerate(controls):
         view = view_of(control)
         _check_shape(base, view, i)
-        kinds.append(str(getattr(view, "kind", GIVEN)))
+        kinds.append(GIVEN if view.control is None else view.control.kind)
         names.append(view.info.id)
         shares.append(reference.compare(view, same).shares)
     options = {
@@ -267,7 +267,7 @@ def _vectors(view: ModelView, layer: int) -> list[Float[Tensor, "d_mlp d_model"]
     Raises:
         InputError: a number among them is not finite.
     """
-    weights = view.mlp(layer)
+    weights = view.weights.mlp(layer)
     keys = [W.cpu().double().T for W in (weights.W_in, weights.W_gate) if W is not None]
     if weights.gain is not None:
         keys = [key * weights.gain.cpu().double() for key in keys]

@@ -14,8 +14,8 @@ from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.other_instructions import deleted, instruction_ranges, swapped
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
-from lensdiff.models.architectures import HookedTransformer
-from lensdiff.models.precision import double_precision
+from lensdiff.models.inside.precision import double_precision
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import Response, generate
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of

@@ -152,7 +152,7 @@ def test_the_basis_of_the_stream_is_no_change(dtype: torch.dtype, order: bool) -
     tuned = in_basis(permuted(model_of(dtype=dtype)) if order else model_of(dtype=dtype), turn)
     pair = pair_of(tuned, model_of(dtype=dtype), dtype=str(dtype).removeprefix("torch."))
     ids = torch.arange(20)[None]
-    logits = [view_of(model).logits(ids) for model in (pair.base, pair.tuned)]
+    logits = [view_of(model).forward.logits(ids) for model in (pair.base, pair.tuned)]
     torch.testing.assert_close(*logits, rtol=0, atol=float(logits[0].abs().max()) * 1e-4)  # it is the same function
     found = value_rotation(pair)
     assert found.shares.tolist() == [0.0, 0.0]
@@ -390,7 +390,9 @@ def test_unusable_input_is_refused(tmp_path: Any) -> None:
     with pytest.raises(InputError, match=r"has no single W_\w+ .*mixture of experts"):
         value_rotation(experts)
     broken = pair_of(model_of())
-    view_of(broken.tuned).needed_matrix(0, "W_out")[0, 0] = torch.nan  # a checkpoint with it is refused on loading
+    view_of(broken.tuned).weights.needed_matrix(0, "W_out")[0, 0] = (
+        torch.nan
+    )  # a checkpoint with it is refused on loading
     with pytest.raises(InputError, match=r"the MLP of layer 0 of .* holds numbers that are not finite"):
         value_rotation(broken)
     folders = save_checkpoint("llama", tmp_path / "a"), save_checkpoint("llama", tmp_path / "b", seed=1)

@@ -192,6 +192,16 @@ def test_a_first_token_that_is_the_paddings_is_read(wrapper):
 
 
 @pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_the_checkpoints_tokenizer_stays_as_it_is(wrapper):
+    tokenizer = copy.deepcopy(tokenizer_of())
+    tokenizer.bos_token = None
+    before = dict(tokenizer.special_tokens_map)
+    view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer, wrapper=wrapper, device="cpu"))
+    assert view.tokenizer.special_tokens_map == tokenizer.special_tokens_map == before
+    assert view.tokenizer.bos_token_id is None, "transformer-lens gives its own copy the end token for one"
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
 def test_the_users_hooks_stay(wrapper):
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")
     view, seen = view_of(model), []

@@ -66,12 +66,14 @@ def build(
 def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> None:
     if tokenizer is None:
         return
+    # a copy for to_tokens and to_string, since transformer-lens gives it special tokens that it lacks; lensdiff itself
+    # always asks the checkpoint's own
+    given = copy.deepcopy(tokenizer)
     try:
-        # for to_tokens and to_string; lensdiff itself always asks the checkpoint's own tokenizer
-        model.set_tokenizer(tokenizer)
+        model.set_tokenizer(given)
     except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
-        model.tokenizer = tokenizer
-    # lensdiff never pads; padded on the left, a first token that is also the padding's would be masked
+        model.tokenizer = given
+    # padded on the left, a first token that is also the padding's would be masked
     model.tokenizer = copy.copy(model.tokenizer)
     model.tokenizer.padding_side = "right"
     added = tokenizer.encode("a", add_special_tokens=True)
