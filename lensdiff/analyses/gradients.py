@@ -18,6 +18,7 @@ E[x_n] is what the embedding module gives: the token's own embedding, before pos
 Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
 """
 
+import threading
 from typing import Literal
 
 import torch
@@ -31,6 +32,7 @@ from lensdiff.models.memory import available_memory
 from lensdiff.results import InputError
 
 Mode = Literal["forward", "reverse"]
+_ONE_TRANSFORM = threading.Lock()  # forward-mode levels are counted for the whole process, whichever model is in them
 SAME = 1e-3  # of the largest number: more than rounding, less than what another length does to a stretched rotation
 MEMORY_SHARE = 0.25  # of what is free, for tangents or a graph
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
@@ -101,7 +103,7 @@ def _generic_tangents(
         return torch.func.jvp(hidden, (embedded[:last],), (here[:, None] * direction,))[1]
 
     try:
-        with torch.no_grad():
+        with _ONE_TRANSFORM, torch.no_grad():
             return torch.func.vmap(along)(directions, positions)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):

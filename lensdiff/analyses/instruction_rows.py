@@ -164,6 +164,6 @@ def _read_control(
     was_made = view.is_made
     for name, prompt, readings in kept:
         run.add(view, place, name, prompt, readings)
-    if not was_made and hasattr(view, "free"):
-        view.free()  # pyright: ignore[reportAttributeAccessIssue] (a control's)
+    if not was_made:
+        view.free()
     return view.info.id, GIVEN if view.control is None else view.control.kind

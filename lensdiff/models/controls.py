@@ -27,6 +27,8 @@ kinds of one seed draw from the same random numbers, so they are not independent
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from types import CellType, FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ from torch import Tensor
 from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.meaning import Meaning
+from lensdiff.models.inside.norms import Unknown
 from lensdiff.models.inside.parts import Sizes, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.inside.wrappers import Model, wrapper_of
@@ -137,10 +140,12 @@ def _materialise(base: ModelView, tuned: ModelView, change: RealChange, info: Mo
     # a wrapper keeps tensors of its last pass; only those without a graph can be copied
     base.forward.logits(torch.zeros(1, 1, dtype=torch.int64, device=base.device))
     forget(base.model)  # its view is not the copy's
+    copies: dict[int, Any] = {}
     try:
-        model = copy.deepcopy(base.model)
+        model = copy.deepcopy(base.model, copies)
     finally:
         register(base)
+    _bind_to_the_copy(model, copies)
     made = ModelView(info, base._tokenizer, wrapper_of(model), control=control)
     vars(made)["meaning"] = base.meaning  # while weights are written; measured again for passes
     written: list[Tensor] = []
@@ -158,8 +163,43 @@ def _materialise(base: ModelView, tuned: ModelView, change: RealChange, info: Mo
             written.append(old)
         _write_the_rest(change, control, (base.model, tuned.model, model), written)
     del vars(made)["meaning"]
+    _check_made(base.meaning, made)
     register(made)
     return made
+
+
+def _bind_to_the_copy(model: Model, copies: dict[int, Any]) -> None:
+    # a wrapper puts functions on modules (Falcon's forward passes) that hold the modules which they were made for;
+    # copying leaves functions as they are, and the copy would go on computing with the base's weights
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            cells = getattr(value, "__closure__", None)
+            if not isinstance(value, FunctionType) or not cells:
+                continue
+            held = [CellType(copies.get(id(cell.cell_contents), cell.cell_contents)) for cell in cells]
+            bound = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(held))
+            bound.__kwdefaults__ = value.__kwdefaults__
+            vars(module)[name] = bound
+
+
+def _check_made(meaning: Meaning, made: ModelView) -> None:
+    """Refuse a copy whose parts no longer mean what those of the base do: it computes with other weights than its own.
+
+    Raises:
+        InputError: a matrix, gain or hook of the base is none of the copy's.
+    """
+    found = made.meaning
+    lost = [f"{name} of layer {layer}" for name, layer in found.matrices.keys() - meaning.matrices.keys()]
+    lost += [f"the {place[0]} gain" for place, gain in found.gains.items() if _known(meaning.gains[place], gain)]
+    lost += [str(point) for point, site in found.points.items() if _known(meaning.points[point], site)]
+    if lost:
+        raise InputError(
+            f"a control of {made.info.architecture} cannot be run: in a copy of the model {lost[0]} is not what it was"
+        )
+
+
+def _known(before: object, after: object) -> bool:
+    return isinstance(after, Unknown) and not isinstance(before, Unknown)
 
 
 def _again(view: ModelView, weight: Weight) -> Tensor:

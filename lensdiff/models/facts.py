@@ -31,6 +31,7 @@ class Facts:
     eos: str
     chat_template: str
     weights: str
+    wrapper: str
     final_gain: float
 
     @classmethod
@@ -50,6 +51,7 @@ class Facts:
             eos=", ".join(map(str, view.info.eos_token_ids)) or "none",
             chat_template="none" if not view.info.chat_template else f"{len(view.info.chat_template)} characters",
             weights=view.info.weights,
+            wrapper=view.info.wrapper,
             final_gain=float("nan") if gain is None else float(as_double(gain).mean()),
         )
 
@@ -69,6 +71,7 @@ _MEANING = {
     "dtype": "differences below the coarser precision mean nothing",
     "eos": "responses end differently",
     "weights": "one is folded: weight analyses are not comparable",
+    "wrapper": "passes are rounded differently, and no control can be run",
 }
 
 

@@ -188,6 +188,11 @@ def view_of(model: Model) -> ModelView:
     return found
 
 
+def _is_folded(model: Model) -> bool:
+    # a bridge says it by a mode of its own
+    return str(model.cfg.normalization_type).endswith("Pre") or bool(getattr(model, "compatibility_mode", False))
+
+
 def _wrap(model: Model) -> ModelView:
     """Return the view of a model that somebody else wrapped; its tokenizer and weights are taken as they are."""
     wrapper, config, tokenizer = wrapper_of(model), model.cfg, getattr(model, "tokenizer", None)
@@ -196,7 +201,7 @@ def _wrap(model: Model) -> ModelView:
         id=str(getattr(config, "model_name", None) or "unnamed"),
         architecture=str(getattr(config, "original_architecture", None) or getattr(config, "architecture", "")),
         wrapper=wrapper.kind,
-        weights="folded" if str(config.normalization_type).endswith("Pre") else "as given",
+        weights="folded" if _is_folded(model) else "as given",
         eos_token_ids=() if eos is None else (eos,),
         chat_template=getattr(tokenizer, "chat_template", None),
     )

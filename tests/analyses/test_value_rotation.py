@@ -387,7 +387,7 @@ def test_unusable_input_is_refused(tmp_path: Any) -> None:
     with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):
         value_rotation(pair, controls=[wide])
     experts = load_pair(hf_model("mixtral"), hf_model("mixtral", seed=1), tokenizer=tokenizer_of(), **OPTIONS)
-    with pytest.raises(InputError, match=r"has no single W_\w+ .*mixture of experts"):
+    with pytest.raises(InputError, match=r"has no single W_\w+: .*mixture of experts"):
         value_rotation(experts)
     broken = pair_of(model_of())
     view_of(broken.tuned).weights.needed_matrix(0, "W_out")[0, 0] = (

@@ -46,6 +46,7 @@ class Forward:
         self.wrapper, self._name, self._meaning = wrapper, name, meaning
         self.trusts_cache = True
         self._unwritable: dict[str, dict[int | None, str]] = {}
+        self._running = False
 
     @property
     def name(self) -> str:
@@ -74,10 +75,12 @@ class Forward:
             mask: 1 for a token and 0 for padding, on either side of a row; None where there is none.
 
         Raises:
-            InputError: a point does not exist, the model does not have it or has something else there, a write is not
-                of the value's shape, or it never fired.
+            InputError: tokens or mask are not what is expected, a point does not exist, the model does not have it or
+                has something else there, a write is not of the value's shape and dtype, it never fired, or it runs the
+                model that it is written into.
         """
         write = dict(write or {})
+        self._check_tokens(tokens, mask)
         if Point("logits") in write:
             raise InputError("logits are what a pass returns and cannot be written: write 'final'")
         self.require(read=[*read, *([] if until is None else [until])], write=write)
@@ -85,8 +88,8 @@ class Forward:
         with self.wrapper.lock, self._hooked(caught), self.wrapper.precision(), suppress(_Stop):
             logits = self.wrapper(tokens.to(self.sizes.device), mask)
             if Point("logits") in caught.wanted:
-                caught.values[Point("logits")] = logits
-        if unread := [point for point in (*write, *read) if point not in caught.seen and point.name != "logits"]:
+                caught.at(Point("logits"), logits)
+        if unread := [point for point in (*write, *read) if point not in caught.seen]:
             raise InputError(f"the pass of {self.name} did not come by {unread[0]}: nothing was read or written there")
         return {point: caught.values[point] for point in read}
 
@@ -101,7 +104,22 @@ class Forward:
         for point in write:
             self._check_written(point)
 
+    def _check_tokens(self, tokens: Tensor, mask: Tensor | None) -> None:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
+            given = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise InputError(f"tokens are {given}, expected integers [batch, pos], at least one")
+        sizes, (low, high) = self.sizes, (int(tokens.min()), int(tokens.max()))
+        if low < 0 or high >= sizes.d_vocab:
+            raise InputError(f"{self.name} has no token {low if low < 0 else high}, expected 0 to {sizes.d_vocab - 1}")
+        if tokens.shape[1] > sizes.n_ctx:
+            raise InputError(f"{tokens.shape[1]} tokens are given, the context of {self.name} holds {sizes.n_ctx}")
+        if mask is not None and (mask.shape != tokens.shape or mask.is_floating_point()):
+            given, wanted = f"{mask.dtype} {tuple(mask.shape)}", tuple(tokens.shape)
+            raise InputError(f"the mask is {given}, expected 0 and 1 in the tokens' shape, {wanted}")
+
     def _check(self, point: Point) -> None:
+        if not isinstance(point, Point) or not (point.layer is None or type(point.layer) is int):
+            raise InputError(f"{point!r} is no point, expected for example Point('resid_pre', 3)")
         if point.name not in POINTS:
             raise InputError(f"{point.name!r} is no point of a forward pass, expected one of {', '.join(POINTS)}")
         n_layers = self.sizes.n_layers
@@ -120,9 +138,13 @@ class Forward:
 
     @contextmanager
     def _hooked(self, caught: "_Caught") -> Iterator[None]:
+        if self._running:  # by the same thread: another one waits for the lock
+            raise InputError(f"a write into {self.name} runs {self.name} again: its hooks would fire in that pass too")
         needed = caught.needed()
         points = self._meaning().points
         with ExitStack() as stack:
+            self._running = True
+            stack.callback(setattr, self, "_running", False)
             for point in needed:
                 if point.name == "final":
                     handle = self.wrapper.model.unembed.register_forward_pre_hook(caught.final)
@@ -192,6 +214,8 @@ class Forward:
         Every position but the first brings its embedding, with whatever positions add to it, to every layer as it is;
         the first is computed as usual, since it sees only itself.
         """
+        if not layers:
+            return []
         first, last = Point("resid_pre", 0), max(layers)
         given: dict[Point, Write] = {Point("embed"): lambda _: embedded}
         entered = self.run(tokens, read=[first], write=given, until=first)[first]
@@ -248,9 +272,9 @@ class _Caught:
         """Take note of a value in its canonical shape, and return what goes on in its place."""
         if point in self.write:
             new = self.write[point](value)
-            if not isinstance(new, Tensor) or new.shape != value.shape:
-                shape = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise InputError(f"the write at {point} returned {shape}, expected {tuple(value.shape)}")
+            if not isinstance(new, Tensor) or new.shape != value.shape or new.dtype != value.dtype:
+                given = f"{new.dtype} {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+                raise InputError(f"the write at {point} returned {given}, expected {value.dtype} {tuple(value.shape)}")
             value = new
         self.seen.add(point)
         if point in self.wanted:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -61,7 +62,8 @@ class HookedWrapper(Wrapper):
     def __call__(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        return self.model(tokens, attention_mask=mask)
+        # always a mask: else transformer-lens takes the padding's token for padding, where that is on the left
+        return self.model(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
 
     def new_cache(self, batch: int) -> Any:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache

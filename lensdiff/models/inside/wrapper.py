@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,6 +23,17 @@ except ImportError:
     HookedTransformer = None
 
 Model = Any  # HookedTransformer | TransformerBridge: version 4 has no HookedTransformer, so no class can be named here
+
+
+# beside the models and not on them: a model with a lock could not be copied
+_LOCKS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def lock_of(model: nn.Module) -> Any:
+    """Return the lock of a model, the same one whoever wraps it."""
+    with _GUARD:
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 class Wrapper(ABC):
@@ -37,7 +49,7 @@ class Wrapper(ABC):
 
     def __init__(self, model: Model):
         self.model = model
-        self.lock = threading.RLock()
+        self.lock = lock_of(model)
 
     def sizes(self) -> Sizes:
         """Return how large the model is."""

@@ -61,7 +61,8 @@ def load_model(
 
     Raises:
         InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
-            option is not one of its choices, or the wrapped model disagrees with the `transformers` model.
+            option is not one of its choices, there is no such device, or the wrapped model disagrees with the
+            `transformers` model.
     """
     _check_choice("weights", weights, ("raw", "folded"))
     _check_choice("wrapper", wrapper, ("auto", "hooked", "bridge"))
@@ -71,7 +72,7 @@ def load_model(
             register(ModelView(view.info, tokenizer, wrapper_of(source)))
         return source
     dtype = as_dtype(dtype)
-    device = str(device or default_device())
+    device = _usable(str(device or default_device()))
     with quiet():
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = tokenizer or found.tokenizer
@@ -121,6 +122,15 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        what = str(error).strip().split("\n", 1)[0]
+        raise InputError(f"device {device!r} cannot be used here: {what}") from error
+    return device
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
