@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensdiff.models import adapters, load_model, load_pair, view_of
+from lensdiff.models import load_model, load_pair, view_of
+from lensdiff.models.loading import adapters
 from lensdiff.models.loading.load import quiet
 from lensdiff.models.loading.probe import probe_tokens
 from lensdiff.results import InputError

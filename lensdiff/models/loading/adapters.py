@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lensdiff.models.loading.checkpoints import LOADING_ERRORS, Source, few, first_line, refuse_quantised, same
+from lensdiff.models.loading.checkpoints import (
+    LOADING_ERRORS,
+    Source,
+    few,
+    first_line,
+    refuse_quantised,
+    same_as_stored,
+)
 from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.results import InputError
 
@@ -147,7 +154,7 @@ def _check_keys(model: Any, stored: dict[str, Tensor], report: Any, name: str) -
     own = _by_stored_name(model)
     # peft writes some embeddings twice, and the second copy has no place of its own
     held = {key: own.get(key.replace(".modules_to_save.", ".")) for key in stored}
-    copies = {key for key, tensor in held.items() if tensor is not None and same(tensor, stored[key])}
+    copies = {key for key, tensor in held.items() if tensor is not None and same_as_stored(tensor, stored[key])}
     if unexpected := set(report.unexpected_keys) - copies:
         raise InputError(f"the adapter {name} holds {few(unexpected)}, which fits nothing in its base")
     missing = [key for key in report.missing_keys if ADAPTER in key.split(".")]  # old peft lists the base's, too
