@@ -38,7 +38,7 @@ VOCABULARIES = (
     "tekken.json",
 )
 # buffers of older checkpoints that transformers computes instead
-COMPUTED = (r"\.attn\.masked_bias$", r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
 NAMED = 3  # so many tensors of a list are named in an error
 
@@ -197,7 +197,7 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
     """
     own = model.state_dict(keep_vars=True)
     changes = sorted(get_model_conversion_mapping(model), key=lambda change: isinstance(change, WeightConverter))
-    computed = re.compile("|".join((*COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
+    computed = re.compile("|".join((re.escape(MASKED), *COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
     found, unknown, left_over, read = set(), [], 0, False
     for file in files:
         read = True
