@@ -372,6 +372,12 @@ def test_half_an_adapters_tokenizer_gives_way_to_the_bases(tmp_path):
     assert tokenizer.get_vocab() == tokenizer_of().get_vocab()
 
 
+def test_a_revision_is_that_of_the_base(tmp_path):
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but the folder .*base was given"):
+        load_model(folder, revision="zzz", device="cpu")
+
+
 def test_a_folder_without_the_adapters_weights_is_refused(tmp_path):
     folder = save(adapted(lora(), hf_model("llama")), tmp_path)
     (folder / "adapter_model.safetensors").unlink()

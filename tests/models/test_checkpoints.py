@@ -344,6 +344,14 @@ def test_a_users_quantised_model_is_refused():
 # hub names
 
 
+def test_a_revision_of_what_has_none_is_refused(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but the folder .*model was given"):
+        load_model(folder, revision="zzz", device="cpu")
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but a LlamaForCausalLM was given"):
+        load_model(hf_model("llama"), revision="zzz", device="cpu")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A cache of the hub, with a function that puts a folder into it as somebody/NAME."""
