@@ -257,7 +257,7 @@ def test_a_llama_with_biases(tmp_path):
 
 
 def test_an_architecture_that_is_not_checked_says_so(monkeypatch, tmp_path):
-    from lensdiff.models import gguf_file
+    from lensdiff.models.loading import gguf_file
 
     monkeypatch.setattr(gguf_file, "LAYER_NAMES", {"qwen2": {}})
     found = load_gguf(write_gguf(tmp_path / "m.gguf", llama()), torch.float32)

@@ -2,8 +2,8 @@
 
 `transformers` fills a tensor that the files lack with random numbers and leaves one that fits nowhere unread; at most
 a log says so. Here both are errors, by two witnesses: the report that `transformers` gives of a load, and a second
-reading of the files, tensor by tensor, that shares nothing with the first. Tensors that are renamed or fused on the way
-into a model (the experts of a mixture) have no counterpart of their name; of those only the report speaks.
+reading of the files, tensor by tensor, that shares nothing with the first but the table of old names. Tensors that are
+fused on the way into a model (the experts of a mixture) have no counterpart; of those only the report speaks.
 """
 
 import json
