@@ -48,9 +48,10 @@ def write_gguf(
     keys: Keys = lambda writer: None,
     tensors: Mapping[str, np.ndarray | None] = {},
     sizes: Mapping[str, int | None] = {},
+    tokenizer: Callable[[gguf.GGUFWriter, Any], None] | None = None,
 ) -> Path:
     """Write a model with its tokenizer; `keys` adds metadata, `tensors` adds or (None) leaves out tensors, `sizes`
-    changes or leaves out keys of the architecture."""
+    changes or leaves out keys of the architecture, `tokenizer` writes another one or none."""
     config, writer = model.config, gguf.GGUFWriter(path, architecture)
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     given: dict[str, int | None] = {
@@ -73,7 +74,7 @@ def write_gguf(
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     keys(writer)
-    _write_tokenizer(writer, config)
+    (tokenizer or write_tokenizer)(writer, config)
     for name, value in (tensors_of(model, architecture) | dict(tensors)).items():
         if value is not None:
             writer.add_tensor(name, value)
@@ -84,7 +85,7 @@ def write_gguf(
     return path
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, config: Any) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, config: Any) -> None:
     whole = json.loads(tokenizer_of().backend_tokenizer.to_str())["model"]
     names = sorted(whole["vocab"], key=whole["vocab"].get)
     names += [f"<unused {i}>" for i in range(len(names), config.vocab_size)]

@@ -2,10 +2,12 @@
 
 Reasoning is what stands before the last closing tag (`</think>`, `[/THINK]` and the like; some chat templates open the
 block themselves, so that an answer only closes it). In the rest, an object counts if it has the keys that were asked
-for; two such objects that differ are no answer, since nothing says which one is meant.
+for; two such objects that differ are no answer, since nothing says which one is meant. Nor is one with a key twice, or
+with a number that is not finite.
 """
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -15,14 +17,26 @@ _OPENS = re.compile(rf"<{_NAMES}>|\[THINK\]|◁think▷")
 _CLOSES = re.compile(rf"</{_NAMES}>|\[/THINK\]|◁/think▷")
 _BRACES = re.compile(r"\{(?=[ \t\r\n]*[\"}])")  # those of prose and formulas begin no object
 MISSES = 1000  # braces that begin no object after all: each costs as much as what stands before it
-_DECODER = json.JSONDecoder()
+
+
+class _Twice(dict[str, Any]):
+    """An object that has a key more than once."""
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Twice(pairs)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_of_pairs)
 
 
 def object_in(text: str, keys: Collection[str]) -> dict[str, Any]:
     """Return the one object with these keys, and perhaps others, that a text holds.
 
     Raises:
-        ValueError: there is none, there are several that differ, or the text is too deep or too confused to be read.
+        ValueError: there is none, there are several that differ, it has a key twice or a number that is not
+            finite, or the text is too deep or too confused to be read.
     """
     try:
         return _object_in(text, keys)
@@ -32,12 +46,22 @@ def object_in(text: str, keys: Collection[str]) -> dict[str, Any]:
 
 def _object_in(text: str, keys: Collection[str]) -> dict[str, Any]:
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_of_pairs)
     except ValueError as error:
         return _within(text, keys, error)
     if not isinstance(whole, dict) or not set(keys) <= set(whole):
         raise ValueError(f"expected an object with {', '.join(keys)}")
+    _check(whole)
     return whole
+
+
+def _check(found: Any) -> None:
+    if isinstance(found, _Twice):
+        raise ValueError(f"an object with a key twice, among {', '.join(found)}")
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ValueError(f"{found} is no number of JSON")
+    for inner in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        _check(inner)
 
 
 def _within(text: str, keys: Collection[str], error: ValueError) -> dict[str, Any]:
@@ -51,6 +75,8 @@ def _within(text: str, keys: Collection[str], error: ValueError) -> dict[str, An
         if opened:
             raise ValueError("the reasoning has no end")
         raise ValueError(f"expected an object with {', '.join(keys)}") if objects else error
+    for found in answers:
+        _check(found)
     if any(found != answers[0] for found in answers):
         raise ValueError(f"{len(answers)} answers that differ, expected one")
     return answers[0]

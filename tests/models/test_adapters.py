@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensdiff.models import adapters, load_model, load_pair, view_of
+from lensdiff.models import load_model, load_pair, view_of
+from lensdiff.models.loading import adapters, checkpoints
 from lensdiff.models.loading.load import quiet
 from lensdiff.models.loading.probe import probe_tokens
 from lensdiff.results import InputError
@@ -189,13 +190,13 @@ def test_pickled_adapters_load_and_run_nothing(tmp_path):
 def test_no_code_of_others_is_asked_for(tmp_path, monkeypatch):
     folder = save(adapted(lora(), hf_model("llama")), tmp_path)
     tokenizer_of().save_pretrained(folder)
-    asked, honest = [], adapters.AutoTokenizer.from_pretrained
+    asked, honest = [], checkpoints.AutoTokenizer.from_pretrained
 
     def from_pretrained(*arguments: Any, **options: Any) -> Any:
         asked.append(options["trust_remote_code"])
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(adapters.AutoTokenizer, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(checkpoints.AutoTokenizer, "from_pretrained", from_pretrained)
     load_model(folder, device="cpu")
     assert asked[:2] == [False, False]  # the base's and the adapter's
 
@@ -240,7 +241,10 @@ def test_a_layer_that_another_kind_of_file_lacks_is_named(kind, tmp_path):
 def test_another_shape_is_named_with_both(tmp_path):
     folder = save(adapted(lora(), hf_model("llama")), tmp_path)
     edit(folder, lambda state: state | {f"{Q_PROJ}.lora_B.weight": torch.ones(48, 2)})
-    with pytest.raises(InputError, match=rf"{Q_PROJ}\.lora_B\.weight of shape \(48, 2\) for \(32, 2\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"^the adapter adapter does not fit its base: it holds {Q_PROJ}\.lora_B\.weight of shape \(48, 2\) for",
+    ):
         load_model(folder, device="cpu")
 
 
@@ -275,13 +279,20 @@ def test_a_tensor_loaded_wrongly_is_found(tmp_path, monkeypatch):
         load_model(folder, device="cpu")
 
 
-def test_a_merge_that_changes_what_the_model_says_is_refused(tmp_path):
+def test_disabled_adapters_are_refused_as_that(tmp_path):
     tuned = adapted(lora(), hf_model("llama"))
     tuned.base_model.disable_adapter_layers()  # merging would switch them on
-    with pytest.raises(
-        InputError, match=r"merged into the weights, the adapter .* changes what the model says: logits differ"
-    ):
+    with pytest.raises(InputError, match=r"the adapters of PeftModel are disabled: enable them"):
         load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
+    tuned.base_model.enable_adapter_layers()
+    with tuned.disable_adapter(), pytest.raises(InputError, match=r"the adapters of PeftModel are disabled"):
+        load_model(tuned, tokenizer=tokenizer_of(), device="cpu")
+    torch.testing.assert_close(
+        view_of(load_model(tuned, tokenizer=tokenizer_of(), device="cpu")).forward.logits(tokens()),
+        logits(tuned),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_the_merge_is_checked_on_the_tokens_that_an_adapter_changes(tmp_path, monkeypatch):
@@ -325,8 +336,46 @@ def test_a_model_on_a_quantised_base_is_refused():
 
 def test_an_unknown_kind_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "FROM_NEXT_YEAR", "base_model_name_or_path": "a/b"}')
-    with pytest.raises(InputError, match=r"cannot read adapter_config\.json in .*FROM_NEXT_YEAR"):
+    with pytest.raises(InputError, match=r"has the peft_type 'FROM_NEXT_YEAR', expected one of .*\bLORA\b"):
         load_model(tmp_path, device="cpu")
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"cannot read adapter_config\.json in "):
+        load_model(tmp_path, device="cpu")
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"cannot read adapter_config\.json in "):
+        load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("options", [{"lora_alpha": "8"}, {"r": None}, {"target_modules": 3}, {"layers_pattern": 3}])
+def test_options_of_another_kind_are_refused(options, tmp_path):
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    with pytest.raises(InputError, match=r"^(the adapter adapter|cannot read adapter_config\.json) .*: \S"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("text", ['{"version": ', "{}", '{"added_tokens": []}'])
+def test_an_adapters_broken_tokenizer_is_refused(text, tmp_path):
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    tokenizer_of().save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match=r"cannot read the tokenizer of the adapter adapter: \S"):
+        load_model(folder, device="cpu")
+
+
+def test_half_an_adapters_tokenizer_gives_way_to_the_bases(tmp_path):
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    (folder / "tokenizer_config.json").write_text("{}")
+    tokenizer = view_of(load_model(folder, device="cpu")).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.get_vocab() == tokenizer_of().get_vocab()
+
+
+def test_a_revision_is_that_of_the_base(tmp_path):
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but the folder .*base was given"):
+        load_model(folder, revision="zzz", device="cpu")
 
 
 def test_a_folder_without_the_adapters_weights_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lensdiff.models import checkpoints, load_model, view_of
-from lensdiff.models.loading.checkpoints import few, from_name, same
+from lensdiff.models import load_model, view_of
+from lensdiff.models.loading import checkpoints
+from lensdiff.models.loading.checkpoints import few, first_line, from_name, same_as_stored
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, TEXT, hf_model, save_checkpoint, tokenizer_of
 
@@ -84,6 +85,15 @@ def test_a_tensor_of_another_shape_is_named_with_both(tmp_path):
     folder = save_checkpoint("llama", tmp_path / "model")
     edit(folder, lambda state: state.update({Q_PROJ: state[Q_PROJ][:16]}))
     with pytest.raises(InputError, match=rf"{Q_PROJ} of shape \(16, 32\) for \(32, 32\)"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_attention_heads": "4"}, {"hidden_size": None}, {"num_attention_heads": 0}, {"rope_parameters": 3}]
+)
+def test_a_config_with_another_kind_of_value_is_refused(options, tmp_path):
+    folder = edit_config(save_checkpoint("llama", tmp_path / "model"), **options)
+    with pytest.raises(InputError, match=r"^cannot load model: \S"):
         load_model(folder, device="cpu")
 
 
@@ -223,13 +233,67 @@ def test_a_tensor_that_no_file_holds_is_found_without_the_report(key, tmp_path, 
         load_model(folder, device="cpu")
 
 
-def test_same_and_few():
+def test_same_as_stored_and_few():
     one = torch.tensor([1.0, float("nan")])
-    assert same(one, one.clone())
-    assert not same(one, torch.tensor([1.0, 2.0]))
-    assert not same(one, one[:1])
+    assert same_as_stored(one, one.clone())
+    assert not same_as_stored(one, torch.tensor([1.0, 2.0]))
+    assert not same_as_stored(one, one[:1])
     assert few("dcab") == "a, b, c and 1 more"
     assert few("ab") == "a, b"
+
+
+def test_a_tensor_that_fits_nowhere_is_found_without_the_report(tmp_path, monkeypatch):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    edit(folder, lambda state: state.update({"model.layers.1.self_attn.r_proj.weight": torch.ones(32, 32)}))
+    planted(monkeypatch, lambda model: None)
+    with pytest.raises(InputError, match=r"files of model hold .*r_proj\.weight, for which a LlamaForCausalLM has no"):
+        load_model(folder, device="cpu")
+
+
+def test_a_tensor_under_two_names_is_one_tensor(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    expected = logits(folder)
+    edit(folder, lambda state: state.update({f"model.{Q_PROJ}": state[Q_PROJ].clone()}))
+    torch.testing.assert_close(logits(folder), expected)
+    edit(folder, lambda state: state.update({f"model.{Q_PROJ}": 0 * state[Q_PROJ]}))
+    with pytest.raises(InputError, match=rf"{Q_PROJ} of model was loaded as another tensor than its file holds"):
+        load_model(folder, device="cpu")
+
+
+# tokenizers
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer.json", '{"version": '),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"added_tokens": []}'),
+        ("tokenizer.json", ""),
+        ("tokenizer_config.json", "{"),
+    ],
+)
+def test_a_broken_tokenizer_is_refused(file, text, tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match=r"cannot read the tokenizer of model: \S"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_a_folder_without_a_tokenizer_has_none_and_half_a_one_is_refused(family, tmp_path):
+    folder = save_checkpoint(family, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()  # transformers makes a vocabulary of nothing but special tokens then
+    with pytest.raises(InputError, match=r"model has a tokenizer_config\.json, but none of tokenizer\.json, "):
+        load_model(folder, device="cpu")
+    (folder / "tokenizer_config.json").unlink()
+    assert from_name(str(folder), "model", revision=None, dtype=torch.float32).tokenizer is None
+
+
+def test_an_error_is_told_in_one_line_with_its_kind_where_it_says_little():
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(KeyError("key")) == "KeyError 'key'"
+    assert first_line(AssertionError()) == "AssertionError"
 
 
 # quantised checkpoints
@@ -250,7 +314,7 @@ def test_same_and_few():
 def test_a_quantised_checkpoint_is_refused_before_it_is_loaded(written, method, tmp_path, monkeypatch):
     folder = edit_config(save_checkpoint("llama", tmp_path / "model"), quantization_config=written)
     monkeypatch.setattr(checkpoints.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(InputError, match=rf"model is quantised \({method}\): expected an unquantised checkpoint"):
+    with pytest.raises(InputError, match=rf"^model is quantised \({method}\): expected an unquantised checkpoint"):
         load_model(folder, device="cpu")
 
 
@@ -278,6 +342,14 @@ def test_a_users_quantised_model_is_refused():
 
 
 # hub names
+
+
+def test_a_revision_of_what_has_none_is_refused(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but the folder .*model was given"):
+        load_model(folder, revision="zzz", device="cpu")
+    with pytest.raises(InputError, match=r"revision='zzz' is one of a hub name, but a LlamaForCausalLM was given"):
+        load_model(hf_model("llama"), revision="zzz", device="cpu")
 
 
 @pytest.fixture
@@ -308,6 +380,22 @@ def test_a_hub_name_is_held_against_the_files_in_the_cache(hub, monkeypatch):
     planted(monkeypatch, lambda model: model.get_parameter(Q_PROJ)[0, 0].add_(1e-3))
     with pytest.raises(InputError, match=f"{Q_PROJ} of somebody/model was loaded as another tensor"):
         load_model(name, device="cpu")
+
+
+def test_a_hub_name_may_have_no_tokenizer_but_no_broken_one(hub):
+    def save(folder: Path) -> None:
+        save_checkpoint("gpt2", folder)
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+
+    assert from_name(hub("none", save), "none", revision=None, dtype=torch.float32).tokenizer is None
+
+    def broken(folder: Path) -> None:
+        save_checkpoint("gpt2", folder)
+        (folder / "tokenizer.json").write_text("{")
+
+    with pytest.raises(InputError, match="cannot read the tokenizer of somebody/broken: "):
+        load_model(hub("broken", broken), device="cpu")
 
 
 def test_an_adapter_on_the_hub_is_refused_by_name(hub):

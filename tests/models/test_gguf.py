@@ -257,7 +257,7 @@ def test_a_llama_with_biases(tmp_path):
 
 
 def test_an_architecture_that_is_not_checked_says_so(monkeypatch, tmp_path):
-    from lensdiff.models import gguf_file
+    from lensdiff.models.loading import gguf_file
 
     monkeypatch.setattr(gguf_file, "LAYER_NAMES", {"qwen2": {}})
     found = load_gguf(write_gguf(tmp_path / "m.gguf", llama()), torch.float32)
@@ -382,7 +382,42 @@ def test_another_habit_of_the_tokenizer_is_noted(tmp_path, prepends):
     assert note == f"the file's tokenizer {said[prepends]}, as transformers reads it it {said[not prepends]}"
 
 
+def test_a_file_without_a_tokenizer_has_none_and_a_broken_one_is_refused(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", llama(), tokenizer=lambda writer, config: None)
+    assert load_gguf(path, torch.float32)[1] is None
+    path = write_gguf(tmp_path / "n.gguf", llama(), tokenizer=lambda writer, config: writer.add_tokenizer_model("none"))
+    assert load_gguf(path, torch.float32)[1] is None
+    path = write_gguf(tmp_path / "b.gguf", llama(), tokenizer=lambda writer, config: writer.add_tokenizer_model("gpt2"))
+    with pytest.raises(InputError, match=r"cannot read the tokenizer of b\.gguf: \S"):
+        load_model(path, device="cpu")
+
+
+def test_capitals_make_no_other_file(tmp_path):
+    path = write_gguf(tmp_path / "M.GGUF", llama())
+    assert view_of(load_model(path, device="cpu")).info.id == "M"
+
+
+def test_a_revision_is_refused(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", llama())
+    with pytest.raises(InputError, match=r"revision='main' is one of a hub name, but the file .*m\.gguf was given"):
+        load_model(path, revision="main", device="cpu")
+
+
 # tensors
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["output_norm.weight", "blk.0.ffn_norm.weight"])
+def test_what_is_not_finite_is_said_to_be_that(tmp_path, name, value):
+    path = write_gguf(tmp_path / "m.gguf", llama(), tensors={name: np.full(32, value, dtype=np.float32)})
+    with pytest.raises(InputError, match=rf"tensor {name} of m\.gguf is not finite"):
+        load_model(path, device="cpu")
+
+
+def test_what_is_too_large_for_the_dtype_is_said_to_be_that(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", llama(), tensors={"output_norm.weight": np.full(32, 1e6, dtype=np.float32)})
+    with pytest.raises(InputError, match=r"output_norm\.weight of m\.gguf, finite in the file, .* in torch\.float16"):
+        load_model(path, dtype="float16", device="cpu")
 
 
 @pytest.mark.parametrize(

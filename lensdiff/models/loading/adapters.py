@@ -14,9 +14,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lensdiff.models.loading.checkpoints import LOADING_ERRORS, Source, few, first_line, refuse_quantised, same
+from lensdiff.models.loading.checkpoints import (
+    LOADING_ERRORS,
+    VOCABULARIES,
+    Source,
+    few,
+    first_line,
+    holds,
+    read_tokenizer,
+    refuse_quantised,
+    same_as_stored,
+)
 from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.results import InputError
 
@@ -32,12 +42,18 @@ def read_config(path: Path) -> Any:
         InputError: peft is not installed or does not know the kind, or the kind does not live in the weights.
     """
     try:
-        from peft import PeftConfig
+        from peft import PeftConfig, PeftType
     except ImportError as error:
         raise InputError("a LoRA adapter needs the extra: pip install 'lensdiff[lora]'") from error
     try:
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
+        if kind not in {known.value for known in PeftType}:
+            kinds = ", ".join(sorted(known.value for known in PeftType))
+            raise InputError(f"adapter_config.json in {path} has the peft_type {kind!r}, expected one of {kinds}")
         config = PeftConfig.from_pretrained(str(path))
-    except (ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
         raise InputError(f"cannot read adapter_config.json in {path}: {first_line(error)}") from error
     _refuse_kind(config, path.name)
     return config
@@ -61,14 +77,16 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
         report = model.load_adapter(str(path), ADAPTER, torch_device="cpu")
     except KeyError as error:  # of a module that was saved whole
         raise InputError(f"the adapter {name} lacks {error.args[0]}") from error
+    except InputError:
+        raise
     except LOADING_ERRORS as error:
         raise InputError(f"the adapter {name} does not fit its base: {first_line(error)}") from error
     _check_keys(model, stored, report, name)
     notes = (*_unknown_options(path, config), *_zeros(model))
     merged = _merge(model, name)
     tokenizer = under.tokenizer
-    if (path / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    if holds(str(path), VOCABULARIES, {}):
+        tokenizer = read_tokenizer(f"the adapter {name}", pretrained_model_name_or_path=str(path))
     return replace(under, id=name, model=merged, tokenizer=tokenizer, borrowed=False, notes=under.notes + notes)
 
 
@@ -83,6 +101,8 @@ def merge_peft(model: Any) -> tuple[Any, tuple[str, ...]]:
     refuse_quantised(model.get_base_model().config, name)
     for config in model.peft_config.values():
         _refuse_kind(config, name)
+    if any(getattr(module, "disable_adapters", False) is True for module in model.modules()):
+        raise InputError(f"the adapters of {name} are disabled: enable them, or give the base model alone")
     try:
         model = copy.deepcopy(model)  # merging writes into it
     except RuntimeError as error:  # peft keeps a computed tensor where two adapters are tied
@@ -147,7 +167,7 @@ def _check_keys(model: Any, stored: dict[str, Tensor], report: Any, name: str) -
     own = _by_stored_name(model)
     # peft writes some embeddings twice, and the second copy has no place of its own
     held = {key: own.get(key.replace(".modules_to_save.", ".")) for key in stored}
-    copies = {key for key, tensor in held.items() if tensor is not None and same(tensor, stored[key])}
+    copies = {key for key, tensor in held.items() if tensor is not None and same_as_stored(tensor, stored[key])}
     if unexpected := set(report.unexpected_keys) - copies:
         raise InputError(f"the adapter {name} holds {few(unexpected)}, which fits nothing in its base")
     missing = [key for key in report.missing_keys if ADAPTER in key.split(".")]  # old peft lists the base's, too
@@ -187,7 +207,7 @@ def _merge(model: Any, name: str) -> PreTrainedModel:
     expected = logits_of(model, probe)
     try:
         merged = model.merge_and_unload()
-    except (AttributeError, NotImplementedError, TypeError, *LOADING_ERRORS) as error:
+    except LOADING_ERRORS as error:
         raise InputError(f"the adapter {name} cannot be merged into the weights: {first_line(error)}") from error
     if holds_adapter(merged):
         raise InputError(f"the adapter {name} cannot be merged into the weights")

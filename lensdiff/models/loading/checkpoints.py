@@ -2,28 +2,43 @@
 
 `transformers` fills a tensor that the files lack with random numbers and leaves one that fits nowhere unread; at most
 a log says so. Here both are errors, by two witnesses: the report that `transformers` gives of a load, and a second
-reading of the files, tensor by tensor, that shares nothing with the first. Tensors that are renamed or fused on the way
-into a model (the experts of a mixture) have no counterpart of their name; of those only the report speaks.
+reading of the files, tensor by tensor, that shares nothing with the first but the table of old names. Tensors that are
+fused on the way into a model (the experts of a mixture) have no counterpart; of those only the report speaks.
 """
 
 import json
 import pickle
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.results import InputError
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+# what the libraries raise at a file with something else in it than they expect; an InputError is one of them, too
+LOADING_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError),
+)
+TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    "tekken.json",
+)
+# buffers of older checkpoints that transformers computes instead
+COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
 NAMED = 3  # so many tensors of a list are named in an error
 
@@ -40,7 +55,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what a reader of the results should know of the load
 
 
-def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype, gguf: str | None = None) -> Source:
+def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype) -> Source:
     """Load a folder or a hub name, and check that every tensor of the model is the one in the files.
 
     Args:
@@ -48,20 +63,19 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
         name: what the model is called from now on.
         revision: branch, tag or commit of a hub name.
         dtype: of the weights.
-        gguf: the name of the GGUF file in the folder, where that is what is loaded.
 
     Raises:
         InputError: there is no such checkpoint, it is quantised or made for another task, tensors are missing,
-            unexpected, of another shape or not those in the files.
+            unexpected, of another shape or not those in the files, or its tokenizer cannot be read.
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        config = None if gguf else _config(where, name, options)
+        config = _config(where, name, options)
         # explicit attention: fused kernels know no forward mode; weights_only is what .bin files are opened with;
         # a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
-            **({"gguf_file": gguf} if gguf else {"config": config}),
+            config=config,
             dtype=dtype,
             attn_implementation="eager",
             experts_implementation="eager",  # the grouped kernel knows no float64
@@ -71,22 +85,39 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
             output_loading_info=True,
             **options,
         )
+    except InputError:
+        raise
     except LOADING_ERRORS as error:
         raise InputError(f"cannot load {name}: {first_line(error)}") from error
     model, report = loaded
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
-    if not gguf:
-        files = _weight_files(Path(str(cached_file(where, "config.json", **options))).parent)
-        check_tensors(model, files, name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}), **options
-        )
-    except (OSError, ValueError, KeyError):
-        tokenizer = None  # weight-only analyses need none; the others say so
+    check_tensors(model, _weight_files(Path(str(cached_file(where, "config.json", **options))).parent), name)
     commit = getattr(model.config, "_commit_hash", None)
-    return Source(name, model, tokenizer, commit or revision)
+    return Source(name, model, _tokenizer(where, name, options), commit or revision)
+
+
+def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    # weight-only analyses need none; the others say so
+    if holds(where, VOCABULARIES, options):
+        return read_tokenizer(name, pretrained_model_name_or_path=where, **options)
+    if Path(where).is_dir() and holds(where, [TOKENIZER_CONFIG], options):
+        raise InputError(f"{name} has a {TOKENIZER_CONFIG}, but none of {', '.join(VOCABULARIES)}")
+    return None
+
+
+def holds(where: str, names: Iterable[str], options: dict[str, Any]) -> bool:
+    """Return whether a folder or hub name has a file of one of these names."""
+    absent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return any(cached_file(where, name, **absent, **options) is not None for name in names)
+
+
+def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that is at `where`, options of `transformers`, or refuse it by the name of its model."""
+    try:
+        return AutoTokenizer.from_pretrained(trust_remote_code=False, **where)
+    except Exception as error:  # tokenizers raises bare ones
+        raise InputError(f"cannot read the tokenizer of {name}: {first_line(error)}") from error
 
 
 def _config(where: str, name: str, options: dict[str, Any]) -> Any:
@@ -165,32 +196,55 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
         InputError: a tensor differs from the file's, is stored as integers, or has no counterpart in the files.
     """
     own = model.state_dict(keep_vars=True)
-    found, left_over, read = set(), 0, False
+    changes = sorted(get_model_conversion_mapping(model), key=lambda change: isinstance(change, WeightConverter))
+    computed = re.compile("|".join((re.escape(MASKED), *COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
+    found, unknown, left_over, read = set(), [], 0, False
     for file in files:
         read = True
         with safe_open(file, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118 (a file is no mapping)
-                # a checkpoint of the bare model, like GPT-2's, leaves out the prefix
-                tensor = own.get(key, own.get(f"{model.base_model_prefix}.{key}"))
+                tensor, fused = _tensor_of(key, own, model.base_model_prefix, changes)
                 # stacks of experts are turned on the way in
-                if tensor is None or tensor.ndim > 2:
+                if fused or (tensor is not None and tensor.ndim > 2):
                     left_over += torch.Size(stored.get_slice(key).get_shape()).numel()
-                    continue
-                found.add(id(tensor))
-                _check_tensor(tensor, stored.get_tensor(key), f"{key} of {name}")
+                elif tensor is not None:
+                    found.add(id(tensor))
+                    _check_tensor(tensor, stored.get_tensor(key), f"{key} of {name}")
+                elif not computed.search(key):
+                    unknown.append(key)
+    if unknown:
+        raise InputError(f"the files of {name} hold {few(unknown)}, for which a {type(model).__name__} has no place")
     lacking = {key: tensor for key, tensor in model.named_parameters() if id(tensor) not in found}
     if read and sum(tensor.numel() for tensor in lacking.values()) > left_over:
         raise InputError(f"the files of {name} lack {few(lacking)}")
 
 
+def _tensor_of(key: str, own: dict[str, Tensor], prefix: str, changes: Sequence[Any]) -> tuple[Tensor | None, bool]:
+    """Return the tensor that a file's key stands for, or None, and whether it is one of several made into a tensor."""
+    tensor, renamed = _named(key, own, prefix), key
+    if tensor is not None:
+        return tensor, False
+    for change in changes:
+        renamed, pattern = change.rename_source_key(renamed)
+        if pattern is not None and isinstance(change, WeightConverter):
+            return _named(renamed, own, prefix), True
+    return _named(renamed, own, prefix), False
+
+
+def _named(key: str, own: dict[str, Tensor], prefix: str) -> Tensor | None:
+    # a checkpoint of the bare model, like GPT-2's, leaves out the prefix; where it stands twice, one is taken off
+    names = (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}."))
+    return next((own[name] for name in names if name in own), None)
+
+
 def _check_tensor(tensor: Tensor, stored: Tensor, name: str) -> None:
     if tensor.is_floating_point() and stored.dtype not in TOLERANCE:
         raise InputError(f"{name} is stored as {stored.dtype}: expected an unquantised checkpoint or a GGUF file")
-    if not same(tensor, stored):
+    if not same_as_stored(tensor, stored):
         raise InputError(f"{name} was loaded as another tensor than its file holds")
 
 
-def same(tensor: Tensor, stored: Tensor) -> bool:
+def same_as_stored(tensor: Tensor, stored: Tensor) -> bool:
     """Return whether a stored tensor, brought to the other's dtype, is the same (NaN equals NaN)."""
     stored = stored.to(device=tensor.device, dtype=tensor.dtype)
     return tensor.shape == stored.shape and (
@@ -206,5 +260,7 @@ def few(names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first."""
-    return str(error).strip().split("\n", 1)[0]
+    """Return what an error says first, with its kind where that is no sentence."""
+    said = str(error).strip().split("\n", 1)[0]
+    kind = type(error).__name__
+    return f"{kind} {said}".strip() if not said or isinstance(error, LookupError) else said

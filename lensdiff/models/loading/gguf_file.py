@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
+from lensdiff.models.loading.checkpoints import LOADING_ERRORS, first_line, read_tokenizer
 from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
 from lensdiff.models.loading.gguf_rope import TENSORS as ROPE_TENSORS
 from lensdiff.models.loading.gguf_rope import settle_rope
@@ -49,6 +50,8 @@ LAYER_NAMES = {  # of the architectures that are checked: from a tensor's name i
 }
 ONE_PLUS = ("gemma2", "gemma3")  # the file has 1 + w of a norm that transformers holds as w
 INTERLEAVED = ("llama",)  # the file has the two halves of each query and key head interleaved
+TOKENIZER = "tokenizer.ggml.model"
+NO_TOKENIZER = ("none", "no_vocab")  # what llama.cpp writes there where a file has none
 ROWS = 6  # of a matrix that are compared, the first and the last among them
 
 
@@ -58,29 +61,29 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
     Raises:
         InputError: the file is not a whole model of an architecture that transformers reads, its metadata asks for
             something that the model does not do (the key is named), or a tensor is missing, too many, or not what
-            the file says.
+            the file says, or its tokenizer cannot be read.
     """
     file = GGUFFile.read(path)
     if file.architecture in LAYER_NAMES:
         check_layers_alike(file)
-    where: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(path.parent),
-        "gguf_file": path.name,
-        "trust_remote_code": False,
-    }
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        config = AutoConfig.from_pretrained(**where)
+        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
         notes = _settle(config, file)
         parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
         # explicit attention: fused kernels know no forward mode
         model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] (a pair)
-            **where, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
+            **where,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise InputError(f"cannot load {path.name}: {reason}") from error
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise InputError(f"cannot load {path.name}: {first_line(error)}") from error
     if report["missing_keys"]:
         raise InputError(f"{path.name} has no tensor for {min(report['missing_keys'])} of a {type(model).__name__}")
     for name, parameter in parts.items():
@@ -88,10 +91,9 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
     # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (OSError, ValueError, KeyError):
-        tokenizer = None  # weight-only analyses need none; the others say so
+    # weight-only analyses need no tokenizer; the others say so
+    has_one = file.metadata.get(TOKENIZER, "none") not in NO_TOKENIZER
+    tokenizer = read_tokenizer(path.name, **where) if has_one else None
     return model, tokenizer, notes + bos_note(file, tokenizer)
 
 
@@ -159,6 +161,10 @@ def _compare(file: GGUFFile, name: str, loaded: Tensor, config: Any) -> None:
         expected = expected - 1.0
     found = loaded[torch.from_numpy(rows)].float().cpu()
     size, eps = float(expected.abs().max()), torch.finfo(loaded.dtype).eps
+    if not bool(expected.isfinite().all()):
+        raise InputError(f"tensor {name} of {file.path.name} is not finite (NaN or infinity)")
+    if not bool(found.isfinite().all()):
+        raise InputError(f"tensor {name} of {file.path.name}, finite in the file, is not finite in {loaded.dtype}")
     difference = float((found - expected).abs().max())
     if not difference <= 4 * eps * max(size, 1e-30):
         raise InputError(

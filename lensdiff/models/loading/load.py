@@ -28,7 +28,7 @@ from lensdiff.models.loading.wrapping import build
 from lensdiff.models.view import ModelView, register, view_of
 from lensdiff.results import InputError
 
-Weights = Literal["raw", "folded"]
+WeightState = Literal["raw", "folded"]
 Wrapper = Literal["auto", "hooked", "bridge"]
 
 
@@ -38,7 +38,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     base: Any = None,
     revision: str | None = None,
-    weights: Weights | str = "raw",
+    weights: WeightState | str = "raw",
     wrapper: Wrapper | str = "auto",
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
@@ -86,7 +86,7 @@ def _wrap(
     found: Source,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
-    weights: Weights | str,
+    weights: WeightState | str,
     wrapper: Wrapper | str,
     device: str,
     dtype: torch.dtype,

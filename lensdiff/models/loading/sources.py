@@ -13,19 +13,26 @@ from lensdiff.results import InputError
 
 
 def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:
-    """Return the `transformers` model that `source` stands for."""
+    """Return the `transformers` model that `source` stands for.
+
+    Raises:
+        InputError: there is none, it cannot be read, or a revision is asked of what is no hub name.
+    """
     if isinstance(source, torch.nn.Module):
+        _refuse_revision(revision, f"a {type(source).__name__}")
         return _from_object(source)
     if not isinstance(source, str | Path):
         raise InputError(f"a model is given as a name, a path or a model object, got {type(source).__name__}")
     path = Path(source).expanduser()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise InputError(f"no GGUF file at {path}")
+        _refuse_revision(revision, f"the file {path}")
         return _from_gguf(path, dtype)
     if path.is_dir():
         if is_adapter(path):
             return _from_adapter(path, base=base, revision=revision, dtype=dtype)
+        _refuse_revision(revision, f"the folder {path}")
         if (path / "config.json").is_file():
             return from_name(str(path), path.name, revision=None, dtype=dtype)
         raise InputError(
@@ -34,6 +41,11 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1 or path.exists():
         raise InputError(f"no model folder at {path}")
     return from_name(str(source), str(source), revision=revision, dtype=dtype)
+
+
+def _refuse_revision(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise InputError(f"revision={revision!r} is one of a hub name, but {what} was given, which has no revisions")
 
 
 def is_adapter(source: Any) -> bool:
