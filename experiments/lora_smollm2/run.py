@@ -54,7 +54,7 @@ def main(
     held_out = {r["id"] for r in rng.sample(records, n_prompts)}
     train = [r for r in records if r["id"] not in held_out]
     source = read_source(model, base=None, revision=None, dtype=torch.float32)
-    assert source.tokenizer is not None
+    assert isinstance(source.tokenizer, PreTrainedTokenizerBase)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM")
     tuned = get_peft_model(copy.deepcopy(source.model), config)
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=rate)

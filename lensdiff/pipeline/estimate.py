@@ -85,7 +85,7 @@ def n_parameters(source: str) -> int | None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
     try:
         with quiet(), torch.device("meta"):

@@ -166,7 +166,7 @@ def fingerprint(path: Path) -> str | None:
     Of a file above 3 MB its size and three parts of it count.
     """
     if path.is_dir():
-        files = sorted(item for item in path.iterdir() if item.is_file() and item.suffix in MODEL_FILES)
+        files = sorted(item for item in path.iterdir() if item.is_file() and item.suffix.lower() in MODEL_FILES)
     elif path.is_file():
         files = [path]
     else:

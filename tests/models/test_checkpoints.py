@@ -276,8 +276,10 @@ def test_a_tensor_under_two_names_is_one_tensor(tmp_path):
 def test_a_broken_tokenizer_is_refused(file, text, tmp_path):
     folder = save_checkpoint("llama", tmp_path / "model")
     (folder / file).write_text(text)
-    with pytest.raises(InputError, match=r"cannot read the tokenizer of model: \S"):
+    with pytest.raises(InputError, match=r"cannot read the tokenizer of model: \S.*tokenizer=\.\.\.\) takes another"):
         load_model(folder, device="cpu")
+    given = tokenizer_of()
+    assert view_of(load_model(folder, tokenizer=given, device="cpu")).tokenizer is given
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])

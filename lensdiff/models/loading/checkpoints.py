@@ -49,7 +49,7 @@ class Source:
 
     id: str
     model: Any  # PreTrainedModel, taken out once its storage has gone into a wrapper
-    tokenizer: PreTrainedTokenizerBase | None
+    tokenizer: PreTrainedTokenizerBase | InputError | None  # an error: there is one that cannot be read
     revision: str | None = None
     borrowed: bool = False  # the model is the user's own object
     notes: tuple[str, ...] = ()  # what a reader of the results should know of the load
@@ -66,7 +66,7 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
 
     Raises:
         InputError: there is no such checkpoint, it is quantised or made for another task, tensors are missing,
-            unexpected, of another shape or not those in the files, or its tokenizer cannot be read.
+            unexpected, of another shape or not those in the files.
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
@@ -97,12 +97,12 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     return Source(name, model, _tokenizer(where, name, options), commit or revision)
 
 
-def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | InputError | None:
     # weight-only analyses need none; the others say so
     if holds(where, VOCABULARIES, options):
         return read_tokenizer(name, pretrained_model_name_or_path=where, **options)
     if Path(where).is_dir() and holds(where, [TOKENIZER_CONFIG], options):
-        raise InputError(f"{name} has a {TOKENIZER_CONFIG}, but none of {', '.join(VOCABULARIES)}")
+        return InputError(f"{name} has a {TOKENIZER_CONFIG}, but none of {', '.join(VOCABULARIES)}")
     return None
 
 
@@ -112,12 +112,17 @@ def holds(where: str, names: Iterable[str], options: dict[str, Any]) -> bool:
     return any(cached_file(where, name, **absent, **options) is not None for name in names)
 
 
-def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that is at `where`, options of `transformers`, or refuse it by the name of its model."""
+def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase | InputError:
+    """Return the tokenizer that is at `where`, options of `transformers`, or why it cannot be read.
+
+    The error is raised where no other tokenizer is given.
+    """
     try:
         return AutoTokenizer.from_pretrained(trust_remote_code=False, **where)
     except Exception as error:  # tokenizers raises bare ones
-        raise InputError(f"cannot read the tokenizer of {name}: {first_line(error)}") from error
+        return InputError(
+            f"cannot read the tokenizer of {name}: {first_line(error)}; load_model(..., tokenizer=...) takes another"
+        )
 
 
 def _config(where: str, name: str, options: dict[str, Any]) -> Any:

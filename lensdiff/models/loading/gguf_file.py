@@ -55,13 +55,15 @@ NO_TOKENIZER = ("none", "no_vocab")  # what llama.cpp writes there where a file 
 ROWS = 6  # of a matrix that are compared, the first and the last among them
 
 
-def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase | None, tuple[str, ...]]:
+def load_gguf(
+    path: Path, dtype: torch.dtype
+) -> tuple[Any, PreTrainedTokenizerBase | InputError | None, tuple[str, ...]]:
     """Return the model and tokenizer of a GGUF file, and notes on what was not understood.
 
     Raises:
         InputError: the file is not a whole model of an architecture that transformers reads, its metadata asks for
             something that the model does not do (the key is named), or a tensor is missing, too many, or not what
-            the file says, or its tokenizer cannot be read.
+            the file says.
     """
     file = GGUFFile.read(path)
     if file.architecture in LAYER_NAMES:
@@ -94,7 +96,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerB
     # weight-only analyses need no tokenizer; the others say so
     has_one = file.metadata.get(TOKENIZER, "none") not in NO_TOKENIZER
     tokenizer = read_tokenizer(path.name, **where) if has_one else None
-    return model, tokenizer, notes + bos_note(file, tokenizer)
+    return model, tokenizer, notes if isinstance(tokenizer, InputError) else notes + bos_note(file, tokenizer)
 
 
 def _settle(config: PretrainedConfig, file: GGUFFile) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def load_model(
     device = _usable(str(device or default_device()))
     with quiet():
         found = read_source(source, base=base, revision=revision, dtype=dtype)
-        tokenizer = tokenizer or found.tokenizer
+        tokenizer = _chosen(tokenizer, found)
         model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
     for note in found.notes:
         logging.getLogger(__name__).warning("%s: %s", found.id, note)
@@ -122,6 +122,14 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _chosen(given: PreTrainedTokenizerBase | None, found: Source) -> PreTrainedTokenizerBase | None:
+    if given is not None:
+        return given
+    if isinstance(found.tokenizer, InputError):
+        raise found.tokenizer
+    return found.tokenizer
 
 
 def _usable(device: str) -> str:
