@@ -265,6 +265,10 @@ def test_an_attention_knock_out_is_a_few_lines():
             {"write": {Point("z", 0): lambda z: z[0]}},
             r"the write at blocks\.0\.attn\.hook_z returned torch\.float64 \(20, 4, 8\)",
         ),
+        (
+            {"write": {Point("z", 0): lambda z: z.float()}},
+            r"hook_z returned torch\.float32 \(1, 20, 4, 8\), expected torch\.float64",
+        ),
         ({"write": {Point("z", 0): lambda z: None}}, r"the write at blocks\.0\.attn\.hook_z returned NoneType"),
         (
             {"write": {Point("z", 1): halved}, "until": Point("z", 0)},
