@@ -46,6 +46,13 @@ def test_a_violation_would_be_seen(tmp_path):
     assert violations(bad, "models/bad.py") == ["views"]
 
 
+@pytest.mark.parametrize("room", ["analyses", "views", "pipeline", "cli"])
+def test_nothing_outside_models_knows_the_wrappers(room):
+    found = {name for path in (PACKAGE / room).rglob("*.py") for name in imports(path)}
+    inner = ("transformer_lens", "lensdiff.models.inside.wrapper", "lensdiff.models.inside.hooked")
+    assert not [name for name in found if name.startswith((*inner, "lensdiff.models.inside.bridge"))]
+
+
 def test_every_room_is_known():
     found = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in PACKAGE.rglob("*.py")}
     assert found - {"__init__", "__main__"} <= set(ROOMS)

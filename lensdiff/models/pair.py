@@ -140,10 +140,13 @@ class ModelPair:
         return torch.tensor(base), torch.tensor(tuned)
 
     def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:
-        """Return where a result of both models comes from: the tuned model's, with the base in its name and options."""
+        """Return where a result of both models comes from: the tuned model's, with the base in its name and options.
+
+        Where the two are one model, `options["notice"]` says so.
+        """
         found = self._known["tuned"].provenance
-        model = " -> ".join(self.ids)
-        return replace(found, analysis=analysis, model=model, options=options | {"base": self.ids[0]}, seed=seed)
+        said = {"base": self.ids[0]} | ({"notice": self.notice} if self.notice else {})
+        return replace(found, analysis=analysis, model=" -> ".join(self.ids), options=options | said, seed=seed)
 
     def control(self, kind: Kind | str = "spectrum", seed: int = 0) -> ModelView:
         """Return a model made from the base by a meaningless change of the size of the real one, weight by weight.

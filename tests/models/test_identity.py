@@ -185,10 +185,12 @@ def test_equal_weights_are_said_and_one_changed_entry_is_none(folders, tmp_path,
     pair = load_pair(folders[0], copy, **options)
     assert pair.equal
     assert pair.notice == ZERO
+    assert pair.provenance("any", {}).options["notice"] == ZERO
     assert pair.differences().iloc[0].tolist() == ["equal weights", "all", "all", ZERO]
     other = load_pair(*folders, **options)
     assert not other.equal
     assert other.notice == ""
+    assert "notice" not in other.provenance("any", {}).options
     assert "equal weights" not in other.differences()["what"].tolist()
     for number, name in enumerate(["model.norm.weight", "lm_head.weight", "model.layers.1.mlp.down_proj.weight"]):
         edited = changed_copy(folders[0], tmp_path / str(number), name)
@@ -201,7 +203,7 @@ def test_a_sample_that_misses_the_change_is_not_trusted(folders, tmp_path, monke
     monkeypatch.setattr(equality, "SAMPLE", 1)
     edited = changed_copy(folders[0], tmp_path / "edited", "lm_head.weight")
     pair = load_pair(folders[0], edited, keep="one", **OPTIONS)
-    assert pair._seen["base"].sample == pair._seen["tuned"].sample
+    assert pair._known["base"].seen.sample == pair._known["tuned"].seen.sample
     assert not pair.equal
 
 

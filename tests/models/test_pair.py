@@ -54,6 +54,21 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 # loading
 
 
+def test_a_pair_loads_when_it_is_first_asked(folders, monkeypatch):
+    loaded: list[object] = []
+    honest = pair.load_model
+    monkeypatch.setattr(
+        pair, "load_model", lambda source, **options: loaded.append(source) or honest(source, **options)
+    )
+    sides = dict(zip(("base", "tuned"), folders, strict=True))
+    found = pair.ModelPair(sides, {"base": OPTIONS, "tuned": OPTIONS}, "both")
+    assert loaded == []
+    assert found.ids == ("base", "tuned")
+    assert set(loaded) == set(folders)
+    found.differences(), found.base, found.tuned
+    assert len(loaded) == 2
+
+
 def test_both_models_are_loaded_and_differ(folders):
     both = load_pair(*folders, **OPTIONS)
     assert view_of(both.base).info.id == "base"
