@@ -8,6 +8,7 @@ model that does not know when to stop: the response begins with the reference an
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from instructions import KINDS, SCORED_KINDS, Example, Words, make_example
@@ -25,18 +26,16 @@ def respond(
         by_length.setdefault(len(row), []).append(index)
     responses = [""] * len(ids)
     for indices in by_length.values():
-        sequence = cache_input = torch.tensor([ids[i] for i in indices])
-        cache, start = None, sequence.shape[1]
-        ended = torch.zeros(len(indices), dtype=torch.bool)
-        for _ in range(max_new_tokens):
-            out = model(input_ids=cache_input, past_key_values=cache, use_cache=True)
-            cache, cache_input = out.past_key_values, out.logits[:, -1:].argmax(-1)
-            ended |= cache_input[:, 0] == tokenizer.eos_token_id
-            if ended.all():
-                break
-            cache_input = cache_input.masked_fill(ended[:, None], tokenizer.eos_token_id)
-            sequence = torch.cat([sequence, cache_input], dim=1)
-        for row, index in zip(sequence[:, start:], indices, strict=True):
+        batch = torch.tensor([ids[i] for i in indices])
+        sequence = cast(Any, model).generate(
+            batch,
+            attention_mask=torch.ones_like(batch),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        for row, index in zip(sequence[:, batch.shape[1] :], indices, strict=True):
             responses[index] = str(tokenizer.decode(row, skip_special_tokens=True))
     return responses
 
