@@ -25,6 +25,7 @@ kinds of one seed draw from the same random numbers, so they are not independent
 """
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import CellType, FunctionType
@@ -102,7 +103,7 @@ def control_view(
         raise InputError(f"kind={kind!r} is none of {', '.join(KINDS)}")
     control = Control(kind, seed)
     info = _info(base.info, control)
-    weights = ChangedWeights(change, control, info.id, lambda: found.whole().weights)
+    weights = ChangedWeights(change, control, info.id, lambda: _there(itself()).whole().weights)
     found = ModelView(
         info,
         base._tokenizer,
@@ -110,7 +111,14 @@ def control_view(
         make=lambda: base if kind == "self" else _materialise(base, tuned, change, info, control),
         control=control,
     )
+    itself = weakref.ref(found)  # weights that held their view would keep it until a collection
     return found
+
+
+def _there(view: ModelView | None) -> ModelView:
+    if view is None:
+        raise InputError("biases and positions of a control are read from its whole model: keep the control itself")
+    return view
 
 
 def _info(base: ModelInfo, control: Control) -> ModelInfo:

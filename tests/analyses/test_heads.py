@@ -187,7 +187,7 @@ def test_odd_words_never_shift_the_others(llama: Any, words: list[str]) -> None:
     tokenizer = tokenizer_of()
     ids = [tokenizer(" " + word, add_special_tokens=False)["input_ids"] for word in mixed]
     boundary = tokenizer.convert_tokens_to_ids("Ġ")
-    matrix = llama.weights.W_E.detach().double().numpy()
+    matrix = llama.W_E.detach().double().numpy()
     embedded = np.stack([matrix[own[1:] if own[0] == boundary else own].mean(axis=0) for own in ids])
     expected = pairs_by_loop(embedded, head_weights("llama", hf_model("llama"), 1), 2, vectors.vectors, **OPTIONS)
     named = [{(mixed[k], mixed[q]) for k, q in pairs} for pairs in expected.pairs]

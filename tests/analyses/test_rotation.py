@@ -198,7 +198,7 @@ def test_controls_are_read_one_at_a_time_and_may_be_results() -> None:
 
 def test_few_controls_give_a_t_many_a_rank_and_foreign_ones_a_band_alone() -> None:
     given = concept_directions(model_with(), layers=[0], n_components=4).provenance
-    control = replace(given, options=given.options | {"control": {"kind": "spectrum", "seed": 0}})
+    control = replace(given, control=Control("spectrum", 0))
     base, tuned = _directions(0, given), _directions(1, given)
     others = [_directions(seed, control) for seed in range(2, 101)]
     few = rotation(base, tuned, ranks=[1, 2], controls=others[:18])

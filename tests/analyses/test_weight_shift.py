@@ -257,7 +257,7 @@ def test_table_and_largest(tmp_path):
     assert again.to_df().equals(table)
     assert again.provenance == shift.provenance
     assert shift.provenance.options["directions"] == shift.directions == 8
-    assert shift.provenance.model == "LlamaForCausalLM -> LlamaForCausalLM"
+    assert shift.provenance.model == "LlamaForCausalLM -> LlamaForCausalLM (2)"
 
 
 # refusals

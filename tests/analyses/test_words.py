@@ -9,20 +9,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.words import WordTokens, word_embeddings, word_tokens, words_of
-from lensdiff.models import ModelView
-from lensdiff.models.inside.parts import ModelInfo
-from lensdiff.models.inside.wrappers import HookedView
+from lensdiff.models import ModelInfo, ModelView
 from lensdiff.results import InputError
 from tests.checkpoints import VOCABULARY, tokenizer_of
 
 WORDS = ("sea", "moon", "Translate", "bridge", "unheard-of", "日本")
 
 
-class TinyView(HookedView):
+class TinyView(ModelView):
     """A view of which only the tokenizer and the size of the embedding are read."""
 
     def __init__(self, tokenizer: Any, d_vocab: int):
-        super().__init__(None, tokenizer, ModelInfo("tiny", "", "hooked"))
+        super().__init__(ModelInfo("tiny", "", "hooked"), tokenizer)
         self._size = d_vocab
 
     @property

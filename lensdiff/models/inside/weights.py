@@ -136,6 +136,7 @@ class Weights(ABC):
         Raises:
             InputError: what is read there is scaled in a way that has not been understood.
         """
+        layer = 0 if name == "final" else layer
         found = self.meaning.gains[(name, layer)]
         if isinstance(found, Unknown):
             raise InputError(f"the {name} gain of layer {layer} of {self.name} cannot be read: {found.reason}")
