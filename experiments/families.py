@@ -62,6 +62,7 @@ GAINS: dict[str, tuple[str, str, str, float]] = {
     "olmo3": _POST,
     "flex_olmo": _POST,
     "exaone4": _POST,
+    "cohere": ("input_layernorm", "input_layernorm", "model.norm", 0.0),
     "phi": ("input_layernorm", "input_layernorm", "model.final_layernorm", 0.0),
     "opt": ("self_attn_layer_norm", "final_layer_norm", "model.decoder.final_layer_norm", 0.0),
     "bloom": ("input_layernorm", "post_attention_layernorm", "transformer.ln_f", 0.0),

@@ -193,7 +193,7 @@ def test_no_code_of_others_is_asked_for(tmp_path, monkeypatch):
     asked, honest = [], checkpoints.AutoTokenizer.from_pretrained
 
     def from_pretrained(*arguments: Any, **options: Any) -> Any:
-        asked.append(options["trust_remote_code"])
+        asked.append(options.get("trust_remote_code"))  # transformer-lens reads ours again, from a folder of its own
         return honest(*arguments, **options)
 
     monkeypatch.setattr(checkpoints.AutoTokenizer, "from_pretrained", from_pretrained)

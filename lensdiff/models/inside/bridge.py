@@ -33,8 +33,10 @@ class BridgeWrapper(Wrapper):
         return None if bias is None else bias.detach()
 
     @property
-    def embedding(self) -> nn.Module:
-        return self.model.embed.hook_out  # its hook_embed lies behind a norm where one follows (BLOOM)
+    def embeddings(self) -> list[nn.Module]:
+        # the bridge's hook_embed lies behind a norm where one follows (BLOOM); where the embedding is scaled (Granite),
+        # transformer-lens 4 comes by this hook point only if somebody hooked it its own way
+        return [self.model.embed.hook_out, self.model.embed]
 
     def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]

@@ -28,8 +28,8 @@ class HookedWrapper(Wrapper):
         return self.model.unembed.b_U.detach()
 
     @property
-    def embedding(self) -> nn.Module:
-        return self.model.hook_embed
+    def embeddings(self) -> list[nn.Module]:
+        return [self.model.hook_embed]
 
     def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
         block = self.model.blocks[layer]

@@ -86,7 +86,9 @@ def measure(wrapper: Wrapper) -> Meaning:
                     meaning.biases[(bias, layer)] = why
             meaning.points |= {Point(name, layer): site for name, site in record.points().items()}  # pyright: ignore[reportArgumentType]
         meaning.gains[("final", 0)] = _final_gain(model, tape, norms, close)
-        meaning.points[Point("embed")] = Site(wrapper.embedding)
+        embedded = next((module for module in wrapper.embeddings if tape.made(module) is not None), None)
+        unknown = Unknown("the embedding passes through no module")
+        meaning.points[Point("embed")] = unknown if embedded is None else Site(embedded)
         meaning.positions = _wrong_positions(wrapper, tape, meaning, close)
         meaning.logits = _logit_map(wrapper, tape.read(model.unembed), logits, close)
     return meaning
@@ -103,8 +105,8 @@ def _final_gain(model: Any, tape: Tape, norms: dict[int, tuple[str, nn.Module]],
 
 
 def _wrong_positions(wrapper: Wrapper, tape: Tape, meaning: Meaning, close: float) -> str:
-    positions, site = wrapper.W_pos(), meaning.points[Point("resid_pre", 0)]
-    before, entered = tape.made(wrapper.embedding), None if isinstance(site, Unknown) else site.value(tape)
+    positions, sites = wrapper.W_pos(), [meaning.points[Point("embed")], meaning.points[Point("resid_pre", 0)]]
+    before, entered = (None if isinstance(site, Unknown) else site.value(tape) for site in sites)
     if positions is None:
         return ""
     if before is None or entered is None:

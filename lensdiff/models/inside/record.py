@@ -17,7 +17,7 @@ from lensdiff.models.inside.wrappers import Wrapper
 def recorded_modules(wrapper: Wrapper) -> Iterable[nn.Module]:
     """Return the modules and hook points whose inputs and outputs tell what a model's parts mean."""
     model = wrapper.model
-    found = [model.unembed, wrapper.embedding, *(module for module in model.modules() if is_norm(module))]
+    found = [model.unembed, *wrapper.embeddings, *(module for module in model.modules() if is_norm(module))]
     for block in model.blocks:
         attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
         found += [block, attn, mlp, *attention_sites(block).values()]

@@ -36,8 +36,9 @@ def recorded(modules: Iterable[nn.Module]) -> Iterator[Tape]:
 
     def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         into, made = first_tensor((*args, *kwargs.values())), first_tensor((out,))
-        if into is not None and made is not None:
-            tape.ins[id(module)], tape.outs[id(module)] = into, made
+        for kept, value in ((tape.ins, into), (tape.outs, made)):
+            if value is not None:
+                kept[id(module)] = value
 
     with ExitStack() as stack:
         for module in {id(module): module for module in modules}.values():

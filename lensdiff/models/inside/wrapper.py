@@ -81,8 +81,8 @@ class Wrapper(ABC):
 
     @property
     @abstractmethod
-    def embedding(self) -> nn.Module:
-        """The module or hook point whose output is the embedding, before positions and norms."""
+    def embeddings(self) -> list[nn.Module]:
+        """Modules and hook points whose output is the embedding, before positions and norms; the best one first."""
 
     @abstractmethod
     def matrix(self, layer: int, name: MatrixName) -> Tensor | None:
