@@ -95,7 +95,7 @@ def measure(family: str, wrapper: str) -> Row:
         return Row(family, wrapper, str(error))
     view = view_of(model)
     if wrapper == "hooked":
-        _exact_rotary(reference)
+        exact_rotary(reference)
     with double_precision():
         return Row(
             family,
@@ -117,7 +117,7 @@ def _tried(run: Callable[[], float]) -> Value:
         return str(error)
 
 
-def _exact_rotary(model: Any) -> None:
+def exact_rotary(model: Any) -> None:
     # transformers rounds the rotary frequencies to float32, a HookedTransformer in float64 does not
     for module in model.modules():
         buffers = dict(module.named_buffers(recurse=False))

@@ -105,6 +105,8 @@ def _generic_tangents(
     try:
         with _ONE_TRANSFORM, torch.no_grad():
             return torch.func.vmap(along)(directions, positions)
+    except InputError:
+        raise  # what the reverse mode could not do either
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

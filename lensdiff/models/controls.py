@@ -39,7 +39,7 @@ from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.meaning import Meaning
 from lensdiff.models.inside.norms import Unknown
 from lensdiff.models.inside.parts import Sizes, Weight
-from lensdiff.models.inside.weights import Weights
+from lensdiff.models.inside.weights import ModelWeights, Weights
 from lensdiff.models.inside.wrappers import Model, wrapper_of
 from lensdiff.models.view import ModelView, forget, register
 from lensdiff.results import Control, InputError
@@ -154,23 +154,24 @@ def _materialise(base: ModelView, tuned: ModelView, change: RealChange, info: Mo
     finally:
         register(base)
     _bind_to_the_copy(model, copies)
-    made = ModelView(info, base._tokenizer, wrapper_of(model), control=control)
-    vars(made)["meaning"] = base.meaning  # while weights are written; measured again for passes
+    # as the base means them; what the copy means is measured once they are written
+    weights = ModelWeights(wrapper_of(model), lambda: info.id, lambda: base.meaning)
     written: list[Tensor] = []
     with torch.no_grad():
         _share_again(base.model, model)
-        drawn = ChangedWeights(change, control, info.id, lambda: made.weights)
+        drawn = ChangedWeights(change, control, info.id, lambda: weights)
         for weight in base.weights.known():
-            into, old, new = made.weights.stored(weight), base.weights.stored(weight), drawn.stored(weight)
+            into, old, new = weights.stored(weight), base.weights.stored(weight), drawn.stored(weight)
             assert into is not None
             assert old is not None
             assert new is not None
             into.copy_(new)
-            if not torch.equal(into, _again(made, weight)):
+            again = weights.stored(weight)
+            if again is None or not torch.equal(into, again):
                 raise RuntimeError(f"{weight} of the model cannot be written")
             written.append(old)
         _write_the_rest(change, control, (base.model, tuned.model, model), written)
-    del vars(made)["meaning"]
+    made = ModelView(info, base._tokenizer, wrapper_of(model), control=control)
     _check_made(base.meaning, made)
     register(made)
     return made
@@ -208,12 +209,6 @@ def _check_made(meaning: Meaning, made: ModelView) -> None:
 
 def _known(before: object, after: object) -> bool:
     return isinstance(after, Unknown) and not isinstance(before, Unknown)
-
-
-def _again(view: ModelView, weight: Weight) -> Tensor:
-    value = view.weights.stored(weight)
-    assert value is not None
-    return value
 
 
 def _write_the_rest(

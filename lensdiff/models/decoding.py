@@ -4,8 +4,8 @@ A wrapper's cached generation depends on three packages agreeing on how a cache 
 model forgets its prompt and goes on writing. So the loop is ours, and a cached draft is only believed after one
 uncached pass over prompt and draft: every drafted token must have the largest logit there, up to rounding, and the
 prompt alone must give the same first logits (it does not where rotary embeddings stretch with the length). The first
-draft that fails switches the model's cache off for good, and decoding goes on from the last token that held, by whole
-passes.
+draft that fails switches the model's cache off for good, with a warning that says why, and decoding goes on from the
+last token that held, by whole passes.
 
 Prompts of one batch may differ in length: a cached batch is padded on the left under an explicit mask, so that a token
 which happens to be the padding's is read like any other. Checks and whole passes take one unpadded row at a time. A
@@ -15,6 +15,7 @@ Memory: the cache, [batch, pos, n_key_value_heads, d_head] twice a layer; the ch
 Cost: a pass a new token, and for the check one over the prompt and one over the whole row.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -83,17 +84,31 @@ class _Row:
 
 
 def _decode(view: ModelView, rows: list[_Row]) -> None:
-    if view.forward.trusts_cache:
+    if view.forward.cache_fault is None:
         try:
             _draft(view, rows)
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-            view.forward.trusts_cache = False  # somebody else's cache: whatever it stumbles over, whole passes do not
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            # somebody else's cache: whatever it stumbles over, whole passes do not
+            _distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
         for row in rows:
             held = _agreeing(view, row)
             if held < len(row.new):
-                view.forward.trusts_cache = False
+                _distrust(view, "its tokens are not those of a whole pass")
                 del row.new[held:]
     _decode_uncached(view, rows)
+
+
+def _distrust(view: ModelView, why: str) -> None:
+    if view.forward.cache_fault is None:
+        view.forward.cache_fault = why
+        logging.getLogger(__name__).warning("%s", uncached_note(view))
+
+
+def uncached_note(view: ModelView) -> str:
+    """Return the sentence that says why a model is decoded without its key-value cache, which takes longer."""
+    return f"{view.info.id} is decoded without its key-value cache, a whole pass a token: {view.forward.cache_fault}"
 
 
 def _draft(view: ModelView, rows: list[_Row]) -> None:

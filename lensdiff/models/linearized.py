@@ -82,7 +82,8 @@ def push_tangents(
         )
 
     with torch.no_grad(), view.forward.wrapper.lock, model.hooks(fwd_hooks=[(_needed, save)]):
-        resid, *_ = model.input_to_embed(tokens[None])
+        # the tokens are whole: a mask made of them would take a prompt's own padding token for padding
+        resid, *_ = model.input_to_embed(tokens[None], attention_mask=torch.ones_like(tokens[None]))
         for block in model.blocks:
             saved.clear()
             resid = block(resid)

@@ -1,14 +1,18 @@
 """Exactness: both modes equal each other and what transformers' and captum's own gradients give, in float64."""
 
+import copy
+
 import pytest
 import torch
 
+from experiments.families import exact_rotary
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.targets import TARGETS
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, tokenizer_of
 
 N, M = 9, 5
@@ -25,7 +29,7 @@ def reference(family: str, wrapper: str, target: str = "probability") -> torch.T
     """Gradient x input by plain autograd through transformers' own model, one backward pass per response token."""
     model = hf_model(family, dtype=torch.float64)
     if wrapper == "hooked":
-        _exact_rotary(model)
+        exact_rotary(model)
     tokens = ids()
     with double_precision():
         embedded = model.get_input_embeddings()(tokens[None]).detach().requires_grad_(True)
@@ -33,15 +37,6 @@ def reference(family: str, wrapper: str, target: str = "probability") -> torch.T
         values = TARGETS[target](logits, tokens[N:])
         columns = [torch.autograd.grad(v, embedded, retain_graph=True)[0][0, :N] for v in values]
     return torch.stack([(c * embedded[0, :N]).sum(-1) for c in columns], dim=1).detach()
-
-
-def _exact_rotary(model: torch.nn.Module) -> None:
-    # transformers rounds the rotary frequencies to float32, a HookedTransformer in float64 does not
-    for module in model.modules():
-        if "inv_freq" in dict(module.named_buffers(recurse=False)):
-            half = module.inv_freq.shape[0]
-            theta = module.config.rope_parameters["rope_theta"]
-            module.inv_freq = theta ** (-torch.arange(half, dtype=torch.float64) / half)
 
 
 def scores(model: object, mode: str, *, target: str = "probability", chunk: int | None = None) -> torch.Tensor:
@@ -112,6 +107,33 @@ def test_first_order_form_of_scaling_an_embedding():
             values.append(TARGETS["probability"](logits, tokens[N:]))
         numeric = (values[0] - values[1]) / (2 * step)
         torch.testing.assert_close(found[n], numeric.detach(), atol=1e-9, rtol=1e-5)
+
+
+@needs_hooked
+def test_a_prompt_that_begins_with_the_paddings_token_keeps_its_positions():
+    # learned positions: a mask made of the tokens would count from the first that is not the padding's
+    source = hf_model("gpt2", dtype=torch.float64)
+    model = load_model(source, tokenizer=tokenizer_of(), wrapper="hooked", dtype="float64", device="cpu")
+    model.tokenizer = copy.deepcopy(tokenizer_of())  # as one that was wrapped elsewhere has it
+    model.tokenizer.pad_token = model.tokenizer.convert_ids_to_tokens(int(ids()[0]))
+    model.tokenizer.padding_side = "left"
+    expected = scores(model, "reverse")
+    torch.testing.assert_close(scores(model, "forward"), expected, atol=1e-12, rtol=1e-9)
+
+
+def test_what_is_refused_is_no_lack_of_a_forward_mode(monkeypatch):
+    model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper="bridge", device="cpu")
+    view = view_of(model)
+    honest = view.forward.final
+
+    def refusing(tokens, embedded=None):
+        if embedded is not None:
+            raise InputError("refused")
+        return honest(tokens)
+
+    monkeypatch.setattr(view.forward, "final", refusing)
+    with pytest.raises(InputError, match=r"^refused$"):
+        attribute(model, TEXT[1], "bonjour", method="forward", deletion_draws=0)
 
 
 def test_auto_takes_the_mode_with_fewer_passes():

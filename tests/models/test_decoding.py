@@ -5,17 +5,20 @@ import copy
 import pytest
 import torch
 
-from experiments.families import uncached
+from experiments.families import uncached, wrappers_of
 from lensdiff.models import decoding, load_model, view_of
 from lensdiff.models.decoding import greedy
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
 from lensdiff.results import InputError
-from tests.checkpoints import TEXT, hf_model, tokenizer_of
+from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
 
 needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 WRAPPERS = [pytest.param("hooked", marks=needs_hooked), "bridge"]
 PAD = 7
+UNCACHED = ("phi3_longrope",)  # its stretched angles change with the length
+UNSERVED = ("gpt_neox_without_bias", "falcon_grouped", "cohere")  # see test_families
+CACHED = [(f, w) for f in [*FAMILIES, *MORE] if f not in UNSERVED for w in wrappers_of(f)]
 
 
 def prompts(*lengths: int) -> list[torch.Tensor]:
@@ -36,7 +39,7 @@ def test_prompts_of_any_lengths_give_what_each_gives_alone(wrapper, batch_size):
     view, reference = loaded(wrapper)
     given = prompts(17, 3, 40, 3, 9)
     found = greedy(view, given, max_new_tokens=15, batch_size=batch_size, stops=())
-    assert view.forward.trusts_cache, "the cache was to be used"
+    assert view.forward.cache_fault is None, "the cache was to be used"
     for prompt, new in zip(given, found, strict=True):
         assert new.tolist() == uncached(reference, prompt, 15).tolist()
 
@@ -91,10 +94,10 @@ def test_a_cache_that_forgets_the_prompt_is_found_out(wrapper, monkeypatch):
     given = prompts(17, 17)
     for prompt, new in zip(given, greedy(view, given, max_new_tokens=10, stops=()), strict=True):
         assert new.tolist() == uncached(reference, prompt, 10).tolist()
-    assert not view.forward.trusts_cache
+    assert view.forward.cache_fault == "its tokens are not those of a whole pass"
 
 
-def test_a_cache_that_fails_costs_time_alone(monkeypatch):
+def test_a_cache_that_fails_costs_time_alone_and_says_so_once(monkeypatch, caplog):
     view, reference = loaded("bridge")
 
     def failing(tokens, mask, cache):
@@ -103,7 +106,31 @@ def test_a_cache_that_fails_costs_time_alone(monkeypatch):
     monkeypatch.setattr(view.forward, "cached_logits", failing)
     (new,) = greedy(view, prompts(11), max_new_tokens=6, stops=())
     assert new.tolist() == uncached(reference, prompts(11)[0], 6).tolist()
-    assert not view.forward.trusts_cache
+    greedy(view, prompts(11), max_new_tokens=2, stops=())
+    assert caplog.messages == [
+        f"{view.info.id} is decoded without its key-value cache, a whole pass a token: "
+        "TypeError: got an unexpected keyword argument 'cache'"
+    ]
+
+
+def test_too_little_memory_is_no_fault_of_the_cache(monkeypatch):
+    view, _ = loaded("bridge")
+
+    def full(tokens, mask, cache):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(view.forward, "cached_logits", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        greedy(view, prompts(11), max_new_tokens=6, stops=())
+    assert view.forward.cache_fault is None
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CACHED)
+def test_a_familys_cache_is_used(family, wrapper):
+    # where it silently is not, every token costs a whole pass
+    view, _ = loaded(wrapper, family)
+    greedy(view, prompts(17, 5, 30), max_new_tokens=8, stops=())
+    assert (view.forward.cache_fault is None) == (family not in UNCACHED), view.forward.cache_fault
 
 
 def test_a_draft_is_kept_as_far_as_it_holds(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.families import _exact_rotary, wrappers_of
+from experiments.families import exact_rotary, wrappers_of
 from lensdiff.models import Point, load_model, view_of
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.points import POINTS, WHOLE
@@ -62,7 +62,7 @@ def halved(value: Tensor) -> Tensor:
 def test_every_point_is_read_and_written_as_in_transformers(family: str, wrapper: str):
     forward, reference = loaded(family, wrapper), hf_model(family, dtype=torch.float64)
     if wrapper == "hooked":
-        _exact_rotary(reference)
+        exact_rotary(reference)
     bound = BOUND.get(family, 1e-9)
     with torch.no_grad(), double_precision():
         untouched = reference(tokens(), use_cache=False).logits
@@ -85,7 +85,7 @@ def test_attention_is_read_and_written_as_it_must_follow(family: str, wrapper: s
     # transformers has no module there: its attentions are the pattern, and softmax and values say what must follow
     forward, reference = loaded(family, wrapper), hf_model(family, dtype=torch.float64)
     if wrapper == "hooked":
-        _exact_rotary(reference)
+        exact_rotary(reference)
     bound, refused = BOUND.get(family, 1e-9), REFUSED.get(family, set())
     scores, pattern, z = (Point(name, 1) for name in ("attn_scores", "pattern", "z"))
     with torch.no_grad(), double_precision():

@@ -15,7 +15,7 @@ from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.parts import MATRICES
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.loading import load as loading
-from lensdiff.models.loading import wrapping
+from lensdiff.models.loading import verification, wrapping
 from lensdiff.models.loading.load import as_dtype
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
@@ -431,7 +431,7 @@ def test_a_model_that_disagrees_is_refused_and_can_be_loaded_all_the_same(part, 
 
 
 @pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
-def test_where_a_hooked_transformer_disagrees_a_bridge_is_taken(monkeypatch):
+def test_where_a_hooked_transformer_disagrees_a_bridge_is_taken_with_a_note(monkeypatch, caplog):
     honest = wrapping.build_hooked
 
     def spoilt(source, **options):
@@ -442,8 +442,21 @@ def test_where_a_hooked_transformer_disagrees_a_bridge_is_taken(monkeypatch):
     monkeypatch.setattr(wrapping, "build_hooked", spoilt)
     view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu"))
     assert view.info.wrapper == "bridge"
+    (note,) = view.info.notes
+    assert "in place of a HookedTransformer" in note
+    assert "disagrees with transformers: logits differ by" in note
+    assert caplog.messages == [f"{view.info.id}: {note}"]
     with pytest.raises(InputError, match="as a HookedTransformer disagrees with transformers"):
         load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper="hooked", device="cpu")
+
+
+@pytest.mark.parametrize("context", [3, 4, 5])
+def test_a_context_too_short_for_a_continuation_is_verified_by_its_logits(context):
+    source = hf_model("gpt2", n_positions=context)
+    expected = verification.expect(source, torch.float32)
+    assert len(expected.start) == max(0, context - verification.CONTINUED)
+    view = view_of(load_model(source, tokenizer=tokenizer_of(), device="cpu"))
+    assert view.n_ctx == context
 
 
 def test_what_a_wrapper_stumbles_over_is_one_sentence():

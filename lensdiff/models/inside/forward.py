@@ -39,12 +39,12 @@ class Forward:
 
     Attributes:
         name: the model's, for errors.
-        trusts_cache: until a draft of `decoding` turns out wrong.
+        cache_fault: why `decoding` does not use the key-value cache any more; None while its drafts hold.
     """
 
     def __init__(self, wrapper: Wrapper, name: Callable[[], str], meaning: Callable[[], Meaning]):
         self.wrapper, self._name, self._meaning = wrapper, name, meaning
-        self.trusts_cache = True
+        self.cache_fault: str | None = None
         self._unwritable: dict[str, dict[int | None, str]] = {}
         self._running = False
 
@@ -84,7 +84,7 @@ class Forward:
         if Point("logits") in write:
             raise InputError("logits are what a pass returns and cannot be written: write 'final'")
         self.require(read=[*read, *([] if until is None else [until])], write=write)
-        caught = _Caught(tokens.shape[0], tokens.shape[1], self.sizes.n_heads, set(read), write, until)
+        caught = _Caught(tokens.shape[0], self.sizes.n_heads, set(read), write, until)
         with self.wrapper.lock, self._hooked(caught), self.wrapper.precision(), suppress(_Stop):
             logits = self.wrapper(tokens.to(self.sizes.device), mask)
             if Point("logits") in caught.wanted:
@@ -250,10 +250,8 @@ class Forward:
 class _Caught:
     """What is caught and changed on the way; values are handed out and taken back in the shapes of `points`."""
 
-    def __init__(
-        self, batch: int, pos: int, n_heads: int, wanted: set[Point], write: Mapping[Point, Write], until: Point | None
-    ):
-        self.batch, self.pos, self.n_heads = batch, pos, n_heads
+    def __init__(self, batch: int, n_heads: int, wanted: set[Point], write: Mapping[Point, Write], until: Point | None):
+        self.batch, self.n_heads = batch, n_heads
         self.wanted, self.write, self.until = wanted, write, until
         self.values: dict[Point, Tensor] = {}
         self.seen: set[Point] = set()

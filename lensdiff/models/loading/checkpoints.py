@@ -37,6 +37,13 @@ VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
     "tekken.json",
 )
+# explicit attention: fused kernels know no forward mode; explicit experts: the grouped kernel knows no float64
+OPTIONS: dict[str, Any] = {
+    "attn_implementation": "eager",
+    "experts_implementation": "eager",
+    "trust_remote_code": False,
+    "output_loading_info": True,
+}
 # buffers of older checkpoints that transformers computes instead
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
@@ -71,18 +78,14 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         config = _config(where, name, options)
-        # explicit attention: fused kernels know no forward mode; weights_only is what .bin files are opened with;
-        # a tensor of another shape is refused below, by its name
+        # weights_only is what .bin files are opened with; a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype=dtype,
-            attn_implementation="eager",
-            experts_implementation="eager",  # the grouped kernel knows no float64
-            trust_remote_code=False,
             weights_only=True,
             ignore_mismatched_sizes=True,
-            output_loading_info=True,
+            **OPTIONS,
             **options,
         )
     except InputError:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from lensdiff.models.loading.checkpoints import LOADING_ERRORS, first_line, read_tokenizer
+from lensdiff.models.loading.checkpoints import LOADING_ERRORS, OPTIONS, check_report, first_line, read_tokenizer
 from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
 from lensdiff.models.loading.gguf_rope import TENSORS as ROPE_TENSORS
 from lensdiff.models.loading.gguf_rope import settle_rope
@@ -73,21 +73,13 @@ def load_gguf(
         config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
         notes = _settle(config, file)
         parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
-        # explicit attention: fused kernels know no forward mode
-        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] (a pair)
-            **where,
-            config=config,
-            dtype=dtype,
-            attn_implementation="eager",
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=dtype, **OPTIONS)
     except InputError:
         raise
     except LOADING_ERRORS as error:
         raise InputError(f"cannot load {path.name}: {first_line(error)}") from error
-    if report["missing_keys"]:
-        raise InputError(f"{path.name} has no tensor for {min(report['missing_keys'])} of a {type(model).__name__}")
+    model, report = loaded
+    check_report(report, path.name, type(model).__name__)
     for name, parameter in parts.items():
         _compare(file, name, model.get_parameter(parameter).detach(), config)
     # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from lensdiff.models.decoding import uncached_note
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import why_not_hooked
@@ -29,7 +30,7 @@ from lensdiff.models.view import ModelView, register, view_of
 from lensdiff.results import InputError
 
 WeightState = Literal["raw", "folded"]
-Wrapper = Literal["auto", "hooked", "bridge"]
+WrapperChoice = Literal["auto", "hooked", "bridge"]
 
 
 def load_model(
@@ -39,7 +40,7 @@ def load_model(
     base: Any = None,
     revision: str | None = None,
     weights: WeightState | str = "raw",
-    wrapper: Wrapper | str = "auto",
+    wrapper: WrapperChoice | str = "auto",
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     verify: bool = True,
@@ -57,7 +58,8 @@ def load_model(
         device: "cpu", "cuda", "mps", ...; by default the fastest present.
         dtype: of the weights and of every computation.
         verify: compare logits and greedy tokens on a short probe with the `transformers` model. On disagreement a
-            HookedTransformer gives way to a TransformerBridge where `wrapper` is "auto", else the load is refused.
+            HookedTransformer gives way to a TransformerBridge where `wrapper` is "auto" (a note says why), else the
+            load is refused.
 
     Raises:
         InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
@@ -77,8 +79,11 @@ def load_model(
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = _chosen(tokenizer, found)
         model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
-    for note in found.notes:
+    view = view_of(model)
+    for note in view.info.notes:
         logging.getLogger(__name__).warning("%s: %s", found.id, note)
+    if view.forward.cache_fault is not None:
+        logging.getLogger(__name__).warning("%s", uncached_note(view))
     return model
 
 
@@ -87,7 +92,7 @@ def _wrap(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     weights: WeightState | str,
-    wrapper: Wrapper | str,
+    wrapper: WrapperChoice | str,
     device: str,
     dtype: torch.dtype,
     verify: bool,
@@ -107,9 +112,10 @@ def _wrap(
             if expected is not None:
                 check(view, expected, folded=weights == "folded")
             break
-        except InputError:
+        except InputError as error:
             if kind == tried[-1]:
                 raise
+            info = replace(info, notes=(*info.notes, f"a TransformerBridge in place of a HookedTransformer: {error}"))
     found.model = None  # the wrapper holds the storage now; nothing else should
     del source
     gc.collect()

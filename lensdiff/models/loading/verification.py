@@ -24,6 +24,7 @@ class Expected:
 
     probe: Int[Tensor, "1 pos"]
     logits: Float[Tensor, "1 pos d_vocab"]
+    start: Int[Tensor, " _"]
     continuation: tuple[int, ...]
 
 
@@ -37,27 +38,27 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     training = source.training
     source.eval()
     try:
-        logits, new = _run(source, probe, dtype)
+        return _run(source, probe, dtype)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         what = str(error).strip().split("\n", 1)[0][:200]
         raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error
     finally:
         source.train(training)
-    return Expected(probe, logits, new)
 
 
-def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> tuple[Tensor, tuple[int, ...]]:
-    ids, new = probe[:, : min(START, probe.shape[1] - CONTINUED)], []
+def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected:
+    start = probe[0, : max(0, min(START, probe.shape[1] - CONTINUED))]
+    ids, new = start[None], []
     with torch.no_grad():
         logits = source(probe.to(source.device)).logits.float().cpu()
-        while ids.shape[1] and len(new) < CONTINUED:
+        while len(start) and len(new) < CONTINUED:
             last = source(ids.to(source.device)).logits[0, -1].float().cpu()
             best = last.topk(2)
             if not float(best.values[0] - best.values[1]) > 2 * ROUNDING[dtype] * float(last.abs().max()):
                 break
             new.append(int(best.indices[0]))
             ids = torch.cat([ids, best.indices[None, :1]], dim=1)
-    return logits, tuple(new)
+    return Expected(probe, logits, start, tuple(new))
 
 
 def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
@@ -84,8 +85,7 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
             )
     if not expected.continuation:
         return
-    start = expected.probe[0, : min(START, expected.probe.shape[1] - CONTINUED)]
-    (new,) = greedy(view, [start], max_new_tokens=len(expected.continuation), stops=())
+    (new,) = greedy(view, [expected.start], max_new_tokens=len(expected.continuation), stops=())
     if tuple(new.tolist()) != expected.continuation:
         raise _disagreement(
             view, f"greedy decoding goes on with tokens {new.tolist()}, expected {list(expected.continuation)}"
