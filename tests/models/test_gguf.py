@@ -264,6 +264,15 @@ def test_an_architecture_that_is_not_checked_says_so(monkeypatch, tmp_path):
     assert found[2] == ("metadata and tensors of a llama are not checked (of qwen2 they are)",)
 
 
+def test_a_missing_tensor_of_an_architecture_that_is_not_checked_is_refused(monkeypatch, tmp_path):
+    from lensdiff.models.loading import gguf_file
+
+    monkeypatch.setattr(gguf_file, "LAYER_NAMES", {"qwen2": {}})
+    path = write_gguf(tmp_path / "m.gguf", llama(), tensors={"blk.1.attn_k.weight": None})
+    with pytest.raises(InputError, match=r"its files lack model\.layers\.1\.self_attn\.k_proj\.weight"):
+        load_gguf(path, torch.float32)
+
+
 # metadata
 
 
