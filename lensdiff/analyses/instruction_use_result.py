@@ -144,7 +144,8 @@ class InstructionUse(Result):
             f"  {self.n_left_out} responses too short, {self.n_nothing_left} prompts with nothing left, "
             f"{len(self.failures)} failed"
         )
-        return "\n".join(lines)
+        notice = self.provenance.notice
+        return "\n".join([notice, *lines] if notice else lines)
 
     @property
     def _shown(self) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class ValueRotation(Result):
         lines.append(f"  {moved} neurons moved; {unchanged} layers without a change")
         if self.basis_changed:
             lines.append("  a change of the stream's basis was taken away")
-        return "\n".join(lines)
+        notice = self.provenance.notice
+        return "\n".join([notice, *lines] if notice else lines)
 
 
 def value_rotation(

@@ -14,7 +14,7 @@ from lensdiff.pipeline.both import SIDES
 from lensdiff.results import ResultStore
 from lensdiff.views import page
 from lensdiff.views.section import Table, sections
-from lensdiff.views.widget import Widget
+from lensdiff.views.widget import Widget, notice_html
 
 TOP = 5  # words shown in a summary's line
 TOP_ROWS = 12
@@ -116,8 +116,7 @@ def rotation_summary(store: ResultStore) -> pd.DataFrame:
 
 def sections_page(store: ResultStore, title: str) -> str:
     """Return a page with those sections of the report that the directory has results for."""
-    notice = store.manifest.pair.get("notice")
-    parts = [f'<p class="ld-warning">{html.escape(notice)}</p>'] if notice else []
+    parts = [notice_html(store.manifest.pair.get("notice") or "")]
     for section in sections():
         if content := section.build(store):
             parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")

@@ -223,7 +223,7 @@ class ModelPair:
     def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:
         """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`."""
         base = analysis(self.base, *arguments, **options)
-        return Diff(base, analysis(self.tuned, *arguments, **options))
+        return Diff(base, analysis(self.tuned, *arguments, **options), notice=self.notice)
 
 
 def load_pair(

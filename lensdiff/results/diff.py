@@ -1,7 +1,7 @@
 """Two results of one analysis, base beside tuned. Differences are always tuned - base."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
@@ -21,10 +21,19 @@ class Diff(Generic[R]):
     """The same analysis, with the same arguments, of the base model and of the tuned one.
 
     What changed between the two is a named function of both results (`verb_shift`, `rotation`, ...), not a method here.
+
+    Attributes:
+        notice: what a reader must know first: that the weights of the pair are equal, where they are.
     """
 
     base: R
     tuned: R
+    notice: str = field(default="", kw_only=True)
+
+    def __repr__(self) -> str:
+        """Return both results, under the notice where there is one."""
+        lines = [self.notice, f"base: {self.base!r}", f"tuned: {self.tuned!r}"]
+        return "\n".join(lines if self.notice else lines[1:])
 
     def to_df(self) -> pd.DataFrame:
         """Return both tables in one, with a first column `model` ("base" or "tuned")."""

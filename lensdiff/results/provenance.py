@@ -55,3 +55,8 @@ class Provenance:
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     control: Control | None = None
+
+    @property
+    def notice(self) -> str:
+        """What a reader must know first: that the weights of the pair are equal, where they are."""
+        return self.options.get("notice", "")

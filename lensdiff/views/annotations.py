@@ -9,7 +9,7 @@ from torch import Tensor
 from lensdiff.analyses.annotation_shift import GROUP_STATISTICS, AnnotationShift
 from lensdiff.analyses.annotations import Annotations
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 SHOWN = 100  # components of a layer
@@ -23,7 +23,7 @@ HOW = (
 )
 
 
-@show.register
+@register_view
 def show_annotation_shift(result: AnnotationShift) -> Widget:
     """Return the table of all labels, and a curve over groups of layers for the chosen one."""
     frame = _table(result)
@@ -89,7 +89,7 @@ def _numbers(values: Tensor) -> Any:
     return None if math.isnan(float(values)) else float(f"{float(values):.4g}")
 
 
-@show.register
+@register_view
 def show_annotations(result: Annotations) -> Widget:
     """Return what the first seed says of each component, layer by layer."""
     frame = result.to_df()

@@ -13,7 +13,7 @@ from lensdiff.analyses.attention_shift import DISTANCES, STATISTICS, AttentionSh
 from lensdiff.results import Diff, InputError, ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, in_prompt_order, register_section
-from lensdiff.views.show import register_diff, show
+from lensdiff.views.show import register_diff, register_view, show
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
@@ -42,7 +42,7 @@ HOW = {
 }
 
 
-@show.register
+@register_view
 def show_attention(result: AttentionPatterns) -> Widget:
     """Return the attention of the heads that look most at the instruction (or least at the first token)."""
     prompt = _prompt([("model", result.provenance.model, result)], _best(result), [])
@@ -130,7 +130,7 @@ def _facts(result: AttentionPatterns, layer: int, head: int) -> str:
     return "; ".join(f"{NAMES[name]} {value:.2g}" for name, value in values.items() if not math.isnan(value))
 
 
-@show.register
+@register_view
 def show_attention_shift(result: AttentionShift) -> Widget:
     """Return the map of how far each head's attention moved, with the controls' band."""
     columns = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from lensdiff.analyses.attribution import Attribution
 from lensdiff.results import Diff, ResultStore
 from lensdiff.views.section import Section, Table, in_prompt_order, register_section
-from lensdiff.views.show import register_diff, show
+from lensdiff.views.show import register_diff, register_view, show
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
@@ -19,7 +19,7 @@ SCORES_CAPTION = "A row per model and prompt; n_in and n_out count the prompt's 
 ATTRIBUTION_CAPTION = "A row per prompt token and response token; score is gradient x input, level its share in tenths."
 
 
-@show.register
+@register_view
 def show_attribution(result: Attribution) -> Widget:
     """Return the explorer of one map."""
     return _widget([_prompt([("model", result.provenance.model, result)])], f"Attribution: {result.provenance.model}")

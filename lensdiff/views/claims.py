@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Template
 
 from lensdiff.analyses.claims import Claim, Claims, Verdict
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
 
 VERDICTS: dict[Verdict, tuple[str, str]] = {  # a sign and words: no colour carries the answer
@@ -20,7 +20,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {  # a sign and words: no colour carr
 TITLES = {"instruction": "Instructions", "heads": "Attention heads", "rotation": "Feed-forward layers"}
 
 
-@show.register
+@register_view
 def show_claims(result: Claims) -> Widget:
     """Return the claims as cards."""
     cards = [_card(claim) for claim in result.claims]

@@ -7,14 +7,14 @@ import pandas as pd
 from lensdiff.analyses.coherence import SIGNIFICANT, Coherence, adjusted_together
 from lensdiff.results import Diff
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import register_diff, show
+from lensdiff.views.show import register_diff, register_view
 from lensdiff.views.widget import Widget
 
 TOP = 8
 NULLS = ("expected without meaning", "random directions")
 
 
-@show.register
+@register_view
 def show_coherence(result: Coherence) -> Widget:
     """Return the curve of one model."""
     return _widget([("tuned", result.provenance.model, result)])

@@ -13,7 +13,7 @@ from lensdiff.analyses.subspaces import Matching, matched
 from lensdiff.results import Diff, ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, register_section
-from lensdiff.views.show import register_diff, show
+from lensdiff.views.show import register_diff, register_view, show
 from lensdiff.views.widget import Widget
 
 WORDS = 10  # at each pole
@@ -45,7 +45,7 @@ class _Words:
         return self.index.setdefault(word, len(self.index))
 
 
-@show.register
+@register_view
 def show_concepts(result: MLPConcepts) -> Widget:
     """Return the browser of one model's concepts."""
     return _widget([result], ["control"], [result.provenance.model], [SCORES])

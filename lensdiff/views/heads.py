@@ -17,7 +17,7 @@ from lensdiff.analyses.pair_overlap import PairOverlap
 from lensdiff.analyses.qk_reading import QKReading
 from lensdiff.results import Diff
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import register_diff, show
+from lensdiff.views.show import register_diff, register_view
 from lensdiff.views.widget import Widget
 
 SHOWN_DIMS = 5  # of a head, in the view of word pairs
@@ -75,7 +75,7 @@ def _widget(
     return Widget("heads", data, title, height=760, fallback=table_html(top, meaning))
 
 
-@show.register
+@register_view
 def show_overlap(result: PairOverlap) -> Widget:
     """Return the grid of how much each head's word pairs changed; a head shows the pairs gained and lost."""
     words, frame = _Words(), result.to_df()
@@ -133,7 +133,7 @@ def _overlap_line(row: Any, beyond: bool) -> str:
     return f"{line}. Controls: Jaccard {band}; {verdict} a meaningless change"
 
 
-@show.register
+@register_view
 def show_pairs(result: HeadWordPairs) -> Widget:
     """Return the grid of one model's word pairs; a head shows its strongest dimensions."""
     return _pairs_widget([("control", result.provenance.model, result)])
@@ -177,7 +177,7 @@ def _strongest(result: HeadWordPairs, words: _Words, i: int, j: int) -> list[Blo
     return blocks
 
 
-@show.register
+@register_view
 def show_ov(result: OVReading) -> Widget:
     """Return the grid of one model's OV components; a head shows what it reads and writes."""
     words, share = _Words(), result.share[..., 0].flatten()
@@ -240,7 +240,7 @@ def _components(result: OVReading, words: _Words, i: int, j: int) -> list[Block]
     return blocks
 
 
-@show.register
+@register_view
 def show_qk(result: QKReading) -> Widget:
     """Return the grid of the first token's share against the pairs' keys; a head shows its pairs by it."""
     words = _Words()

@@ -8,7 +8,7 @@ from lensdiff.analyses.output_shift import KINDS, OutputShift
 from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, in_prompt_order, register_section
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 LABEL_LENGTH = 90
@@ -22,7 +22,7 @@ CAPTION = (
 )
 
 
-@show.register
+@register_view
 def show_output_shift(result: OutputShift) -> Widget:
     """Return the coloured response of one prompt."""
     return outputs_widget([result])

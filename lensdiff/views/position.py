@@ -4,7 +4,7 @@ from typing import Any
 
 from lensdiff.analyses.position import PositionProfile
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 LIMITS = (
@@ -14,7 +14,7 @@ LIMITS = (
 )
 
 
-@show.register
+@register_view
 def show_position(result: PositionProfile) -> Widget:
     """Return the profiles of both models."""
     frame = result.to_df()

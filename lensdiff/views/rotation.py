@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 TOP = 12
@@ -23,7 +23,7 @@ LIMITS = (
 )
 
 
-@show.register
+@register_view
 def show_rotation(result: Rotation) -> Widget:
     """Return the layer curve of one pair."""
     table = _top(result)

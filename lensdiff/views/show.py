@@ -1,6 +1,7 @@
 """The registry of views: one function per class of result."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
@@ -11,14 +12,22 @@ DiffView = Callable[[Diff], Widget]
 _diff_views: dict[type, DiffView] = {}
 
 
-@singledispatch
 def show(result: Any) -> Widget:
-    """Return the widget of a result.
+    """Return the widget of a result; of a pair of equal weights, under a first line that says so.
 
     Raises:
         InputError: there is no view of such a thing.
     """
+    of_a_pair = result if isinstance(result, Diff) else getattr(result, "provenance", None)
+    return replace(_view(result), notice=getattr(of_a_pair, "notice", ""))
+
+
+@singledispatch
+def _view(result: Any) -> Widget:
     raise InputError(f"there is no view of a {type(result).__name__}")
+
+
+register_view = _view.register  # the view of a result, by the class that its argument is said to be of
 
 
 def register_diff(kind: type) -> Callable[[DiffView], DiffView]:
@@ -31,7 +40,7 @@ def register_diff(kind: type) -> Callable[[DiffView], DiffView]:
     return register
 
 
-@show.register
+@register_view
 def _(result: Diff) -> Widget:
     side = result.tuned[0] if isinstance(result.tuned, list) and result.tuned else result.tuned
     for kind, view in _diff_views.items():

@@ -7,11 +7,11 @@ from jinja2 import Template
 from lensdiff.analyses import stats
 from lensdiff.analyses.verb_groups import GroupShift
 from lensdiff.analyses.verb_shift import VerbShift
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
 
 
-@show.register
+@register_view
 def show_verbs(result: VerbShift) -> Widget:
     """Return the table of instruction verbs, one group of layers at a time, under what the group shows."""
     n, names = result.n_instruction, [group.group for group in result.groups]

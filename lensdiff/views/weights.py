@@ -9,7 +9,7 @@ from lensdiff.analyses.weight_shift import HEADED, MEASURES, NONE, WeightShift
 from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, register_section
-from lensdiff.views.show import show
+from lensdiff.views.show import register_view, show
 from lensdiff.views.widget import Widget
 
 TOP = 12
@@ -26,7 +26,7 @@ CAPTION = (
 )
 
 
-@show.register
+@register_view
 def show_weight_shift(result: WeightShift) -> Widget:
     """Return the map of one pair."""
     top = result.top(TOP)

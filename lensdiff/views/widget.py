@@ -55,6 +55,7 @@ class Widget:
         circuitsvis: whether it needs the circuitsvis bundle.
         height: of the inline frame, in pixels.
         fallback: escaped HTML for readers without scripts; tables say what pictures show.
+        notice: what stands above everything else on a page of its own; a larger page has said it already.
     """
 
     view: str
@@ -63,6 +64,7 @@ class Widget:
     circuitsvis: bool = False
     height: int = 480
     fallback: str = field(default="")
+    notice: str = ""
 
     def fragment(self) -> str:
         """Return the widget as a piece of a page that holds lensdiff's scripts."""
@@ -74,7 +76,7 @@ class Widget:
 
     def html(self) -> str:
         """Return a self-contained page."""
-        return page(self.title, self.fragment(), circuitsvis=self.circuitsvis)
+        return page(self.title, notice_html(self.notice) + self.fragment(), circuitsvis=self.circuitsvis)
 
     def save(self, path: str | Path) -> Path:
         """Write the self-contained page and return its path."""
@@ -89,6 +91,11 @@ class Widget:
             f'<iframe srcdoc="{html.escape(self.html())}" sandbox="allow-scripts allow-downloads" '
             f'style="width:100%;height:{self.height}px;border:0" title="{html.escape(self.title)}"></iframe>'
         )
+
+
+def notice_html(notice: str) -> str:
+    """Return the first line of a page, escaped; nothing where there is nothing to say."""
+    return f'<p class="ld-warning">{html.escape(notice)}</p>\n' if notice else ""
 
 
 def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
