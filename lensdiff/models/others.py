@@ -6,8 +6,8 @@
     anything else          under the checkpoint's own name within its layer: norms behind a layer, experts, routers,
                            and whatever has another meaning than its name
 
-A tensor that is zero throughout is left out: the wrappers add biases to checkpoints that have none. So is a fused matrix
-of which a bridge computes with copies of the parts: they are there.
+A tensor that is zero throughout is left out: the wrappers add biases to checkpoints that have none. So is a fused
+matrix where a bridge computes with copies of its parts: those are there.
 """
 
 import re

@@ -21,9 +21,9 @@ LABELS = {
     "top_share": ("share of the top", "largest directions in the change's energy"),
 }
 CAPTION = (
-    "A row per weight, bias and gain, and per head where it has heads (key-value heads for W_K and W_V): relative_norm is the "
-    "change's norm over the base's, effective_rank counts the change's directions, top_share is the energy of its "
-    "largest ones; folded_ is the same with the norm's gain multiplied in."
+    "A row per weight, bias and gain, and per head where it has heads (key-value heads for W_K and W_V): "
+    "relative_norm is the change's norm over the base's, effective_rank counts the change's directions, top_share is "
+    "the energy of its largest ones; folded_ is the same with the norm's gain multiplied in."
 )
 
 
