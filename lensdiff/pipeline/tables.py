@@ -104,9 +104,10 @@ TABLES = {
         },
     ),
     "weights": Described(
-        "a weight matrix, or one head's part of it",
+        "a weight matrix, one head's part of it, a bias, position embeddings, or whatever else a checkpoint holds",
         {
-            "matrix": "its name; a norm's gain ends in _gain",
+            "matrix": "its name: W_ a matrix, b_ a bias, _gain and _norm_bias of a norm, W_pos the positions; else the "
+            "checkpoint's own",
             "relative_norm": "||tuned - base|| / ||base||",
             "cosine": "of the two as vectors",
             "effective_rank": "of the change: exp of the entropy of its singular values' shares",
