@@ -85,8 +85,8 @@ class AttentionShift(Result):
         measures: axis `statistic` as `STATISTICS`, axis `measure` as `MEASURES`.
         whole: the mean distance of all heads beside that of the controls; None without controls.
 
-    NaN where a number cannot be had: bands with fewer than 19 controls of a kind, intervals and p from fewer than two prompts, shares of a
-    part that no prompt marks.
+    NaN where a number cannot be had: bands with fewer than 19 controls of a kind, intervals and p from fewer than two
+    prompts, shares of a part that no prompt marks.
     """
 
     layers: tuple[int, ...]

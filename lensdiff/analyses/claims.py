@@ -174,7 +174,8 @@ class Claims(Result):
         Columns: claim, kind, n (valid ones), made, checked, invalid, median, low, high, p.
         """
         columns = ["claim", "kind", "n", "made", "checked", "invalid", "median", "low", "high", "p"]
-        return pd.DataFrame([row for claim in self.claims for row in _control_rows(claim)], columns=columns)
+        rows = [row for claim in self.claims for row in _control_rows(claim)]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[6:], float))
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k claims, in the order of the paper."""
@@ -199,12 +200,13 @@ def _row(claim: Claim) -> dict[str, object]:
 
 
 def _control_rows(claim: Claim) -> list[tuple[object, ...]]:
-    made = {kind.kind: kind for kind in claim.made}
+    beside = {kind.kind: kind for kind in claim.beside.kinds} if claim.beside else {}
     rows = []
-    for kind in claim.beside.kinds if claim.beside else ():
-        n = made.get(kind.kind, Made(kind.kind, kind.n))
-        numbers = (kind.median, kind.low, kind.high, kind.p)
-        rows.append((claim.name, kind.kind, kind.n, n.made, n.checked, n.invalid, *numbers))
+    for made in claim.made:
+        kind = beside.get(made.kind)
+        numbers = (kind.median, kind.low, kind.high, kind.p) if kind else (None,) * 4
+        n = kind.n if kind else 0
+        rows.append((claim.name, made.kind, n, made.made, made.checked, made.invalid, *numbers))
     return rows
 
 

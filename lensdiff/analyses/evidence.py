@@ -70,11 +70,10 @@ def instruction_evidence(
     if deletion is not None and len(deletion.prompts()) >= FEWEST_PROMPTS:
         ways.append(_way("with the instruction deleted", deletion, None, "how the instruction is taken away", validity))
     interval = None if test.low is None or test.high is None else (test.low, test.high)
-    uses = swap.differences()
-    mean = uses[uses["model"] == "tuned"].iloc[-1]
+    base, tuned = swap.means()
     facts = (
         f"{n} prompts; texts: {', '.join(swap.texts)}, each forced in both models",
-        f"mean use {mean['base']:.3g} nats per token in the base, {mean['use']:.3g} in the tuned model",
+        f"mean use {base:.3g} nats per token in the base, {tuned:.3g} in the tuned model",
         f"over prompts (a description, not a verdict): {test}",
         f"{swap.n_left_out} empty or one-token responses left out",
     )
@@ -164,7 +163,6 @@ def _valid(
     ]
     made = []
     for kind in dict.fromkeys(kinds):
-        rows = pd.DataFrame() if validity is None else validity[validity["kind"] == kind]
-        invalid = int((~rows["valid"].astype(bool)).sum()) if len(rows) else 0
-        made.append(Made(kind, kinds.count(kind), len(rows), invalid))
+        checked = [] if validity is None else validity.loc[validity["kind"] == kind, "valid"].astype(bool).tolist()
+        made.append(Made(kind, kinds.count(kind), len(checked), checked.count(False)))
     return stats.by_kind([effects[i] for i in kept], [kinds[i] for i in kept]), tuple(made)

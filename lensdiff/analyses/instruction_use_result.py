@@ -125,6 +125,12 @@ class InstructionUse(Result):
         """Return the prompts that have a use in every model: on one text, or on all that the mean is taken over."""
         return tuple(self._by_prompt(MEAN if text is None else text))
 
+    def means(self, text: str = MEAN) -> tuple[float, float]:
+        """Return the mean use over prompts of the base and of the tuned model; NaN without prompts."""
+        uses = self._matrix(text)
+        base, tuned = uses[:, :2].mean(axis=0).tolist() if len(uses) else (np.nan, np.nan)
+        return base, tuned
+
     def effects(self, text: str = MEAN) -> tuple[float, list[float]]:
         """Return tuned - base of the use, mean over prompts, and control - base of every control.
 
@@ -137,7 +143,7 @@ class InstructionUse(Result):
         _, tuned, *controls = (uses - uses[:, :1]).mean(axis=0).tolist()
         return tuned, controls
 
-    def beside(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
+    def with_controls(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
         """Return the same with controls that were read apart, each on the same texts.
 
         A prompt that one of them lacks is left out of all, and listed among the failures.
@@ -147,9 +153,7 @@ class InstructionUse(Result):
         """
         if not self.is_pair:
             raise InputError(f"there is one model, {self.models[0]}: controls stand beside a pair")
-        found = {
-            key: n for key, n in zip(zip(self.prompt_id, self.text, strict=True), self.n_out.tolist(), strict=True)
-        }
+        found = dict(zip(zip(self.prompt_id, self.text, strict=True), self.n_out.tolist(), strict=True))
         failures = dict(self.failures)
         for control in controls:
             _check_control(self, control, found)

@@ -31,7 +31,7 @@ there); doi 10.18653/v1/2024.naacl-long.130.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -96,6 +96,27 @@ class ValueRotation(Result):
             return None
         means = self.control_shares.mean(dim=1).tolist()
         return stats.envelope(self.share, stats.by_kind(means, self.control_kinds), level=self.level)
+
+    def with_controls(self, controls: "Iterable[ControlRotation]") -> "ValueRotation":
+        """Return the same beside controls that were read apart.
+
+        Raises:
+            InputError: a control was read in other layers.
+        """
+        given = list(controls)
+        for control in given:
+            if control.layers != self.layers:
+                raise InputError(f"a control was read in layers {list(control.layers)}, expected {list(self.layers)}")
+        kinds = tuple(control.provenance.control_kind for control in given)
+        counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+        nothing = self.control_shares[:0]
+        return replace(
+            self,
+            provenance=replace(self.provenance, options=self.provenance.options | {"controls": counts}),
+            control_kinds=kinds,
+            control_names=tuple(control.provenance.model for control in given),
+            control_shares=torch.stack([control.shares for control in given]) if given else nothing,
+        )
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per layer and kind of control (one without a kind where there are no controls).
@@ -205,30 +226,22 @@ def value_rotation(
     chosen = chosen_indices(layers, base.n_layers, "layers")
     reference = Reference(base, chosen, {})
     found = reference.compare(tuned, pair.shared_tokens)
-    beside = [
-        control if isinstance(control, ControlRotation) else _control(reference, view_of(control), i)
-        for i, control in enumerate(controls)
-    ]
-    for control in beside:
-        if control.layers != chosen:
-            raise InputError(f"a control was read in layers {list(control.layers)}, expected {list(chosen)}")
-    kinds = [control.provenance.control_kind for control in beside]
-    options = {
-        "layers": list(chosen),
-        "controls": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-        "level": level,
-    }
-    return ValueRotation(
+    options = {"layers": list(chosen), "controls": {}, "level": level}
+    alone = ValueRotation(
         pair.provenance("value_rotation", options),
         chosen,
         found.shares,
         found.change,
         found.moved,
         found.basis_changed,
-        tuple(kinds),
-        tuple(control.provenance.model for control in beside),
-        torch.stack([c.shares for c in beside]) if beside else torch.zeros(0, len(chosen), dtype=torch.float64),
+        (),
+        (),
+        torch.zeros(0, len(chosen), dtype=torch.float64),
         level,
+    )
+    return alone.with_controls(
+        control if isinstance(control, ControlRotation) else _control(reference, view_of(control), i)
+        for i, control in enumerate(controls)
     )
 
 

@@ -1,4 +1,4 @@
-"""How much of the change of each layer's values is a rotation, of one model held against the base; see `value_rotation`.
+"""How much of the change of each layer's values is a rotation, of a model held against the base; see `value_rotation`.
 
 Memory: one layer of two models in float64, and the tables of `neuron_matching`.
 """

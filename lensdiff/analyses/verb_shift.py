@@ -65,7 +65,6 @@ from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Result
 
-
 STATISTICS = ("sign", "log")
 
 

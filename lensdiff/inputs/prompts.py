@@ -130,8 +130,8 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     JSONL: one object a line with "text", and optionally "id" (else the line's number), "instruction" and "context" (a
     substring, or a list of substrings and [start, end] pairs), "kind" and "reference"; other keys are ignored. TSV:
     columns ID, Prompt, Response (the reference), Instruct&Context with the authors' escapes, annotated spans widened to
-    sentences (see `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt fails by itself
-    when it is tokenised, and the others go on.
+    sentences (see `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt
+    fails by itself when it is tokenised, and the others go on.
 
     Raises:
         InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable
