@@ -12,6 +12,7 @@ import torch
 from lensdiff.analyses.attention import AttentionPatterns
 from lensdiff.analyses.attention_shift import ControlAttention, attention_shift, control_attention
 from lensdiff.analyses.instruction_use import BY
+from lensdiff.analyses.replication import replication
 from lensdiff.models import view_of
 from lensdiff.models.validity import validity
 from lensdiff.pipeline.attention_steps import attended
@@ -99,6 +100,9 @@ def score_instructions(workspace: Workspace, unit: str) -> None:
     if not rows:
         raise NotPossible("no prompt marks an instruction")
     workspace.store.save_table("instruction_scores", pd.DataFrame(rows).astype({"seed": "Int64"}))
+    if workspace.config.attribution.target == "probability":  # the paper's
+        own = [[found for _, found in attributions(workspace, [side])] for side in SIDES]
+        workspace.store.save_table("replication", replication(*own).to_df())
 
 
 def attend_apart(workspace: Workspace, unit: str) -> None:
