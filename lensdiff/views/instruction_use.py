@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lensdiff.analyses import stats
-from lensdiff.analyses.instruction_use_result import MEAN, InstructionUse
+from lensdiff.analyses.instruction_use_result import MEAN, REFERENCE, InstructionUse
 from lensdiff.results import InputError, ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, register_section
@@ -22,6 +22,12 @@ MEANING = (
     "Instruction use: log-probability of the response after its prompt, less that {how}; nats per token. 0: the "
     "response does not depend on the instruction. Both models read the same texts."
 )
+NAMES = {
+    MEAN: "mean of all texts",
+    "base": "the base's response",
+    "tuned": "the tuned model's response",
+    REFERENCE: "the reference",
+}
 TABLES = {
     "instruction_use": "A row per prompt, text and model: use is log_prob - log_prob_without, nats per token.",
     "instruction_use_differences": "A row per text and model: the mean use less the base's, over prompts. p is of the "
@@ -55,7 +61,7 @@ def _text(result: InstructionUse, text: str) -> dict[str, Any]:
     """Return one text's rows, those that rose most first, and what is said of them."""
     uses = _uses(result, text)
     prompts = list(uses)
-    values = np.array([uses[prompt] for prompt in prompts]).reshape(len(prompts), -1)
+    values = np.array([uses[prompt] for prompt in prompts]).reshape(len(prompts), len(result.models))
     shown = 2 if result.is_pair else 1
     order = np.argsort(-(values[:, 1] - values[:, 0] if result.is_pair else values[:, 0]), kind="stable")
     band, controls = _controls(result, values)
@@ -66,9 +72,6 @@ def _text(result: InstructionUse, text: str) -> dict[str, Any]:
         rows.append(row | {"controls": [] if band is not None else _short(controls[i])})
     means = _short(values[:, :shown].mean(axis=0)) if len(values) else []
     return {"name": NAMES.get(text, f"{text} response"), "rows": rows, "means": means, "facts": _facts(result, text)}
-
-
-NAMES = {MEAN: "mean of all texts", "base": "the base's response", "tuned": "the tuned model's response"}
 
 
 def _uses(result: InstructionUse, text: str) -> dict[str, Float[np.ndarray, " model"]]:
