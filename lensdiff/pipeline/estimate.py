@@ -238,7 +238,7 @@ def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float
     return make + check + (read * of_prompts + attribute * prompts * attributed) / units
 
 
-def _share(view: ModelView) -> float:
+def _share(view: ModelView) -> int:
     # the assignment of neurons, and the decomposition of one product
     return 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
 
