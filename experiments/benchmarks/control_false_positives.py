@@ -66,7 +66,7 @@ def main() -> None:
         for kind in KINDS:
             angles = []
             for seed in range(options.controls):
-                generator = generator_for(1000 * draw + seed, Weight("W_out", layer))
+                generator = generator_for(kind, 1000 * draw + seed, Weight("W_out", layer))
                 control = base + meaningless_change(kind, values, (base.shape[0], base.shape[1]), generator)
                 angles.append(float(direction_angles(before, leading(control))))
             spread[kind].append(float(np.std(angles) / np.mean(angles)))

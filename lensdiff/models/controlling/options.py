@@ -39,7 +39,7 @@ class Recipe:
 
     steps: int = 40
     rate: float = 2e-4
-    batch: int = 16
+    batch: int = 8
     length: int = 64
     rank: int | None = None
 
@@ -124,7 +124,8 @@ def checked(kind: str, given: Mapping[str, Any], default: Path) -> Options:
     values = dict(given)
     folder = _folder(values.pop("cache", True), default) if kind in KEPT else None
     if kind == "gradient-noise":
-        return Options(noise=GradientNoise(**(values | {"texts": _texts(values.get("texts"))})), folder=folder)
+        texts = _texts(values.pop("texts", None))
+        return Options(noise=GradientNoise(texts=texts, **values), folder=folder)
     if kind not in TRAINED:
         return Options()
     data = _data(values.pop("data", None)) if kind == "shuffled" else ()
