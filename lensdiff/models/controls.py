@@ -15,7 +15,7 @@ alone is the null; an effect stands only beyond every kind that was made:
 
 What is treated how (`change`, `controlling.training` and `controlling.gradients` have the formulas):
 - matrices: each of the checkpoint's own, all heads of W_Q as one, keys and values with their key-value heads;
-- vectors (norm gains, biases): trained where a control is trained, else a random direction; the norm of the real change;
+- vectors (norm gains, biases): trained where a control is, else in a random direction; with the real change's norm;
 - embeddings: as matrices, of gradient noise norm-matched; where the base ties its unembedding to its embedding, so does
   the control; where the vocabularies differ only the rows of shared tokens change, and a padding token's row of zeros
   in both models stays;
