@@ -1,6 +1,6 @@
 """A checkpoint becomes a HookedTransformer or a TransformerBridge, two become a pair; one door leads into both."""
 
-from lensdiff.models.control_cost import ControlCost, control_cost
+from lensdiff.models.costs import ControlCost, control_cost
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.points import Point
 from lensdiff.models.inside.wrappers import Model

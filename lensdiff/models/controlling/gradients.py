@@ -97,8 +97,8 @@ def fewest_tokens(base: ModelView) -> int:
     return min(base.d_model, max(d_attention, base.d_mlp))
 
 
-def texts_of(base: ModelView, noise: GradientNoise) -> list[Int[Tensor, "row pos"]]:
-    """Return the text as batches of rows of one length.
+def texts_of(base: ModelView, noise: GradientNoise) -> list[Tensor]:
+    """Return the text as batches [row pos] of one length each.
 
     Raises:
         InputError: there are too few tokens, or a text is longer than the context.
@@ -134,7 +134,7 @@ def _check_enough(given: int, wanted: int) -> None:
         raise InputError(f"gradient noise of this model needs at least {wanted} tokens of text, got {given}")
 
 
-def collect(base: ModelView, texts: Iterable[Int[Tensor, "row pos"]]) -> dict[str, Tensor]:
+def collect(base: ModelView, texts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return what every matrix reads and the gradients at its outputs, by name, all tokens together."""
     found: dict[str, list[Tensor]] = {}
     for name, part in (item for rows in texts for item in _of_rows(base, rows)):

@@ -16,7 +16,6 @@ TRAINED = ("distilled", "shuffled")
 KEPT = ("distilled", "shuffled", "gradient-noise")  # what they are made from is kept on disk
 DATA_LENGTH = 256  # of tuning data's rows
 Divide = Literal["none", "rms"]
-Cache = str | Path | bool | None
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -140,7 +139,7 @@ def _available(kind: str) -> list[str]:
     return [*found, *(["cache"] if kind in KEPT else [])]
 
 
-def _folder(cache: Cache, default: Path) -> Path | None:
+def _folder(cache: Any, default: Path) -> Path | None:
     if cache is None or cache is False:
         return None
     if cache is not True and not isinstance(cache, str | Path):

@@ -159,7 +159,7 @@ def _step(view: ModelView, batch: Batch, trained: list[nn.Parameter], recipe: Re
         loss = cross_entropy(logits, batch.following.to(logits.device))
         if not bool(torch.isfinite(loss)):
             raise InputError(
-                f"training a control of {view.info.id} with rate={recipe.rate:g} gave the loss {float(loss)}: "
+                f"training a control of {view.info.id} with rate={recipe.rate:g} gave the loss {loss.item()}: "
                 "give a smaller rate"
             )
         if loss.requires_grad:
