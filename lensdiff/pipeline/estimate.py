@@ -36,6 +36,7 @@ PROBED_TOKENS = 8
 UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+CHECK_TOKENS = 1024  # of the base's own samples that a control is run on
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
 
@@ -64,7 +65,8 @@ def memory_of(config: RunConfig) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    made = config.chosen("attribution", "attention") and config.controls.prompts > 0
+    counts = config.controls
+    made = max(counts.prompts, counts.heads, counts.rotation, counts.attribution) > 0
     return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
@@ -140,7 +142,7 @@ def measure(workspace: Workspace) -> Probe:
     """Time a matrix product, a forward pass and a few generated tokens of the base model."""
     view, config = view_of(workspace.pair.base), workspace.config
     lengths = [10]
-    needs_prompts = config.chosen("attribution", "outputs", "attention")
+    needs_prompts = config.prompts_are_read
     if needs_prompts:
         lengths = [length for prompt in workspace.prompts.values() if (length := _length(view, prompt))] or lengths
     mean = sum(lengths) / len(lengths)
@@ -195,24 +197,50 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
     respond = probe.step * probe.n_response + probe.forward * probe.n_prompt
     scores = probe.attribution * min(probe.n_prompt, 1.6 * probe.n_response) * text
     attend = 4 * text * probe.forward
-    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
-    config, controls = workspace.config, max(1, len(workspace.controls("prompts")))
+    config = workspace.config
     sides = len(config.mlp.sides)
-    per_prompt = respond + scores * config.chosen("attribution") + attend * config.chosen("attention")
+    turned = len(workspace.controls("rotation"))
     costs = {
         "responses": respond,
         "attribution": scores,
         "attention": attend,
         "outputs": 2 * text * probe.forward,
-        "controls": per_prompt + make * controls / units,
+        "instruction_use": _read_use(workspace, probe),  # two models, and a unit is one of two means
+        "controls": _control(workspace, probe, respond + scores, attend, units),
         "weights": 10 * _width(probe.view) * _size(probe.view) / probe.rate,
         "heads": _heads(workspace, probe),
         "concepts": _components(workspace, probe, _layers_of_a_unit(workspace, config.mlp.layers), named=True),
         "coherence": _cohere(workspace, probe.view),
         "rotation_controls": _components(workspace, probe, _layers(workspace, config.mlp.layers), named=False),
-        "rotation": _layers(workspace, config.mlp.layers) * sides * len(workspace.controls("rotation")) * TURN_SECONDS,
+        "rotation": _layers(workspace, config.mlp.layers) * sides * turned * TURN_SECONDS,
+        "value_rotation": _layers(workspace, config.mlp.layers) * _share(probe.view) / probe.rate,
     }
     return units * costs.get(step, 0.0)
+
+
+def _read_use(workspace: Workspace, probe: Probe) -> float:
+    # every prompt's texts after the prompt, after each donor, and after the prompt without its instruction
+    options = workspace.config.instruction_use
+    texts = 2 + any(prompt.reference for prompt in workspace.prompts.values())
+    passes = len(workspace.prompts) * texts * (3 + min(options.draws, len(workspace.prompts) - 1))
+    return passes * (probe.n_prompt + min(probe.n_response, options.max_tokens)) * probe.forward
+
+
+def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float, units: int) -> float:
+    """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
+    config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
+    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
+    check = CHECK_TOKENS * probe.forward
+    use = _read_use(workspace, probe) if config.chosen("instruction_use") else 0.0
+    read = use + prompts * attend * config.chosen("attention")
+    of_prompts = len(workspace.controls("prompts")) if config.chosen("instruction_use", "attention") else 0
+    attributed = len(workspace.controls("attribution")) if config.chosen("attribution") else 0
+    return make + check + (read * of_prompts + attribute * prompts * attributed) / units
+
+
+def _share(view: ModelView) -> float:
+    # the assignment of neurons, and the decomposition of one product
+    return 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
 
 
 def _size(view: ModelView) -> int:

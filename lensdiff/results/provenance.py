@@ -37,6 +37,9 @@ class Control:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+GIVEN = "given"  # the kind of a control that was not made by a pair
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Model, view of its weights, options and versions behind a result.
@@ -55,6 +58,11 @@ class Provenance:
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     control: Control | None = None
+
+    @property
+    def control_kind(self) -> str:
+        """The kind of the control that was read; "given" for a model that no pair made."""
+        return GIVEN if self.control is None else self.control.kind
 
     @property
     def notice(self) -> str:
