@@ -95,14 +95,14 @@ CASES = {
     "too few for a corrected p": (
         planted(1.0, around(0, 19), around(0, 30)),
         "beyond, too few",
-        f"More than any control: effect +1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). The number of "
-        "controls is too small for a corrected p (59 of each kind).",
+        f"More than any control: effect +1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
     ),
     "too few, below": (
         planted(-1.0, around(0, 19), around(0, 30)),
         "beyond, too few",
-        f"Less than any control: effect -1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). The number of "
-        "controls is too small for a corrected p (59 of each kind).",
+        f"Less than any control: effect -1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
     ),
     "too few to tell": (
         planted(1.0, around(0, 18), around(0)),
@@ -157,8 +157,8 @@ CASES = {
     "permuted labels hold back a small number of controls too": (
         planted(1.0, around(0, 19), around(0.2, 19), beside={"permuted labels": 0.2}),
         "not shown",
-        f"Not shown: effect +1 u; {BESIDE} -0.111 to 0.311 u (19 gradient-noise, 19 spectrum); but permuted labels do as "
-        "much (p = 0.2).",
+        f"Not shown: effect +1 u; {BESIDE} -0.111 to 0.311 u (19 gradient-noise, 19 spectrum); "
+        "but permuted labels do as much (p = 0.2).",
     ),
 }
 
