@@ -82,7 +82,8 @@ def _join(workspace: Workspace) -> None:
     store = workspace.store
     if workspace.config.chosen("attribution"):
         join_responses(workspace)
-    parts = [store.load_table(name) for name in store.table_names("validity/")]
+    names = [f"validity/{name}" for name in _names(workspace)]
+    parts = [store.load_table(name) for name in names if store.has_table(name)]
     store.save_table("control_validity", pd.concat(parts, ignore_index=True).astype({"seed": "Int64"}))
 
 

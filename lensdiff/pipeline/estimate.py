@@ -19,6 +19,7 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.costs import control_cost
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
@@ -229,16 +230,23 @@ def _read_use(workspace: Workspace, probe: Probe) -> float:
 def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float, units: int) -> float:
     """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
     config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
-    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
     check = CHECK_TOKENS * probe.forward
     use = _read_use(workspace, probe) if config.chosen("instruction_use") else 0.0
     read = use + prompts * attend * config.chosen("attention")
     of_prompts = len(workspace.controls("prompts")) if config.chosen("instruction_use", "attention") else 0
     attributed = len(workspace.controls("attribution")) if config.chosen("attribution") else 0
-    return make + check + (read * of_prompts + attribute * prompts * attributed) / units
+    return (_make_all(workspace, units) + read * of_prompts + attribute * prompts * attributed) / units + check
 
 
-def _share(view: ModelView) -> float:
+def _make_all(workspace: Workspace, units: int) -> float:
+    """Return the seconds that all whole controls take to be made, of each kind alike many."""
+    kinds = workspace.config.controls.kinds
+    data = {"shuffled": {"data": workspace.tuning_data}} if "shuffled" in kinds else {}
+    costs = [control_cost(workspace.pair, kind, **data.get(kind, {})) for kind in kinds]
+    return sum(cost.of(max(1, units // len(kinds))) for cost in costs)
+
+
+def _share(view: ModelView) -> int:
     # the assignment of neurons, and the decomposition of one product
     return 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
 

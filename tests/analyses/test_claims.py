@@ -48,6 +48,7 @@ def of(evidence: Evidence, other_p: float | None = None) -> Any:
 
 
 BESIDE = "meaningless changes of the same size give"
+NO_MORE = "No more than meaningless changes of the same size"
 ALONE = "adjusted p = 0.017, Holm over 1 claim."
 COUNTS = "59 gradient-noise, 59 spectrum"
 CASES = {
@@ -64,17 +65,17 @@ CASES = {
     "within": (
         planted(0.05, around(0), around(0)),
         "within controls",
-        f"No more than {BESIDE.removesuffix(' give')}: effect +0.05 u; {BESIDE} -0.1 to 0.1 u ({COUNTS}).",
+        f"{NO_MORE}: effect +0.05 u; {BESIDE} -0.1 to 0.1 u ({COUNTS}).",
     ),
     "between two kinds": (
         planted(0.5, around(0), around(1.0)),
         "within controls",
-        f"No more than {BESIDE.removesuffix(' give')}: effect +0.5 u; {BESIDE} -0.1 to 1.1 u ({COUNTS}).",
+        f"{NO_MORE}: effect +0.5 u; {BESIDE} -0.1 to 1.1 u ({COUNTS}).",
     ),
     "beyond one kind alone": (
         planted(0.5, around(0), around(0.5)),
         "within controls",
-        f"No more than {BESIDE.removesuffix(' give')}: effect +0.5 u; {BESIDE} -0.1 to 0.6 u ({COUNTS}).",
+        f"{NO_MORE}: effect +0.5 u; {BESIDE} -0.1 to 0.6 u ({COUNTS}).",
     ),
     "a rise that is less than the controls'": (
         planted(0.32, around(0.6), around(0.7)),
@@ -94,14 +95,14 @@ CASES = {
     "too few for a corrected p": (
         planted(1.0, around(0, 19), around(0, 30)),
         "beyond, too few",
-        f"More than any control: effect +1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). The number of "
-        "controls is too small for a corrected p (59 of each kind).",
+        f"More than any control: effect +1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
     ),
     "too few, below": (
         planted(-1.0, around(0, 19), around(0, 30)),
         "beyond, too few",
-        f"Less than any control: effect -1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). The number of "
-        "controls is too small for a corrected p (59 of each kind).",
+        f"Less than any control: effect -1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
     ),
     "too few to tell": (
         planted(1.0, around(0, 18), around(0)),
@@ -156,8 +157,8 @@ CASES = {
     "permuted labels hold back a small number of controls too": (
         planted(1.0, around(0, 19), around(0.2, 19), beside={"permuted labels": 0.2}),
         "not shown",
-        f"Not shown: effect +1 u; {BESIDE} -0.111 to 0.311 u (19 gradient-noise, 19 spectrum); but permuted labels do as "
-        "much (p = 0.2).",
+        f"Not shown: effect +1 u; {BESIDE} -0.111 to 0.311 u (19 gradient-noise, 19 spectrum); "
+        "but permuted labels do as much (p = 0.2).",
     ),
 }
 
