@@ -25,7 +25,7 @@ from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.both import SIDES
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import COUNTS, RunConfig
 from lensdiff.pipeline.layers import LAYERS_AT_ONCE
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
@@ -67,7 +67,7 @@ def memory_of(config: RunConfig) -> Memory:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
     counts = config.controls
-    made = max(counts.prompts, counts.heads, counts.rotation, counts.attribution) > 0
+    made = any(getattr(counts, name) for name in COUNTS)
     return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
@@ -231,11 +231,14 @@ def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float
     """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
     config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
     check = CHECK_TOKENS * probe.forward
-    use = _read_use(workspace, probe) if config.chosen("instruction_use") else 0.0
-    read = use + prompts * attend * config.chosen("attention")
-    of_prompts = len(workspace.controls("prompts")) if config.chosen("instruction_use", "attention") else 0
-    attributed = len(workspace.controls("attribution")) if config.chosen("attribution") else 0
-    return (_make_all(workspace, units) + read * of_prompts + attribute * prompts * attributed) / units + check
+    seconds = _make_all(workspace, units)
+    if config.chosen("instruction_use"):
+        seconds += _read_use(workspace, probe) * len(workspace.controls("prompts"))
+    if config.chosen("attention"):
+        seconds += prompts * attend * len(workspace.controls("attention"))
+    if config.chosen("attribution"):
+        seconds += prompts * attribute * len(workspace.controls("attribution"))
+    return seconds / units + check
 
 
 def _make_all(workspace: Workspace, units: int) -> float:
