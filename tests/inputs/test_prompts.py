@@ -274,7 +274,9 @@ def test_tsv(tmp_path) -> None:
     path = tmp_path / "FinalDataset.tsv"
     row = 'q\tRewrite ""it"" now./n/nInput: a/tb. c\tR\tRewrite&&&b\r\n'
     path.write_bytes((TSV_HEADER.replace("\n", "\r\n") + row + "\n").encode())
-    assert load_prompts(path) == [Prompt('Rewrite "it" now.\n\nInput: a\tb. c', ['Rewrite "it" now.'], ["a\tb."], "q", reference="R")]
+    assert load_prompts(path) == [
+        Prompt('Rewrite "it" now.\n\nInput: a\tb. c', ['Rewrite "it" now.'], ["a\tb."], "q", reference="R")
+    ]
 
 
 @pytest.mark.parametrize(
