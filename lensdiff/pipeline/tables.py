@@ -260,6 +260,23 @@ TABLES = {
             "high": "as low",
         },
     ),
+    "replication": Described(
+        "a way to have the paper's instruction score of the pair, paired by prompt",
+        {
+            "way": "own responses, both cut to one length, and each with the target log p",
+            "n": "prompts with at least 5 response tokens in both models",
+            "n_left_out": "prompts with a shorter response, left out",
+            "n_empty": "those of them with an empty one",
+            "base": "mean score of the base",
+            "tuned": "of the tuned model",
+            "difference": "tuned - base",
+            "low": "limits of the difference over prompts",
+            "high": "as low",
+            "p": "paired by prompt; a description, no verdict",
+            "answer": "rose, fell or no change shown",
+            "depends_on_length": "whether the ways do not all answer alike",
+        },
+    ),
     "value_rotation": Described(
         "a layer and a kind of control",
         {

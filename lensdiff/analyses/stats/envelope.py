@@ -172,10 +172,10 @@ def envelope_band(control_effects: Mapping[str, ArrayLike], *, level: float = 0.
     )
 
 
-def by_kind(effects: Sequence[float], kinds: Sequence[str]) -> dict[str, tuple[float, ...]]:
+def by_kind(effects: Sequence[float], kinds: Sequence[str]) -> dict[str, list[float]]:
     """Return the effects of controls whose kinds are named one by one, as a sample per kind."""
     return {
-        kind: tuple(effect for effect, name in zip(effects, kinds, strict=True) if name == kind)
+        kind: [effect for effect, name in zip(effects, kinds, strict=True) if name == kind]
         for kind in dict.fromkeys(kinds)
     }
 
