@@ -184,6 +184,8 @@ def test_an_envelope_survives_json() -> None:
         (lambda: envelope(1.0, {"a": LOW}, level=2.0), "level is 2.0"),
         (lambda: envelope(1.0, {"a": LOW}, level=0.99), "level 0.99 needs at least 99 controls, given 59"),
         (lambda: envelope(1.0, {"a": LOW}, needed=18), "needed=18 given, expected at least 19 controls"),
+        (lambda: kinds_band(np.zeros(19), ["a"] * 19, level=0.99), "level 0.99 needs at least 99 controls, given 19"),
+        (lambda: kinds_band(np.full(19, np.nan), ["a"] * 19), "is nan"),
         (lambda: envelope_band({}), "no kind of control was given"),
         (lambda: envelope_band({"a": np.ones((18, 2))}), "a rank band needs at least 19 controls"),
         (

@@ -187,6 +187,9 @@ def kinds_band(
     """Return `envelope_band` of controls whose kinds are named one by one; NaN where a kind has fewer than 19.
 
     With fewer there is no band: what one more control gives cannot be told.
+
+    Raises:
+        InputError: too few for this level, or a value is not finite.
     """
     rows = {kind: [i for i, name in enumerate(kinds) if name == kind] for kind in dict.fromkeys(kinds)}
     if not rows or min(map(len, rows.values())) < FEWEST_FOR_RANK:
