@@ -163,7 +163,7 @@ def test_planted_uses_of_several_texts_are_each_the_last_tokens_own() -> None:
     prompts = [Prompt(f"the moon: {text}", [text], id=text) for text in ("write", "repeat it", "explain", "list")]
     texts: dict[str, list[str | None]] = {
         "fruit": ["Apples and bananas", None, "Apples and bananas", "Apples and oranges"],
-        "greeting": ["Good morning, how are you?", "Good morning", "Good", "How are you?"],
+        "greeting": ["Good morning, how are you?", "Good morning", "Good day", "How are you?"],
     }
     pair, model, tokenizer = pair_of(bigrams(said=0.0), bigrams()), bigrams(), tokenizer_of(True)
     found = instruction_use(pair, prompts, texts)
