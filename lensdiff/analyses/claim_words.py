@@ -93,7 +93,7 @@ def sentence(
             f"Too few controls to tell: {number}; {counted(beside)} were made, a band needs "
             f"{stats.FEWEST_FOR_RANK} of each kind and a verdict {beside.needed}."
         )
-    said, corrected = f"{number}; {_beside(beside, words.unit)}", f"adjusted {_p(p)}, Holm over {n_tested} claim(s)"
+    said, corrected = f"{number}; {_beside(beside, words.unit)}", f"adjusted {_p(p)}, Holm over {_claims(n_tested)}"
     risen = words.risen if effect > 0 else words.fallen
     above = beside.direction == "above"
     return {
@@ -124,7 +124,7 @@ def counted(beside: stats.Envelope) -> str:
 
 def _held_back(permuted: Mapping[str, float], p: float | None, n_tested: int) -> str:
     reasons = [f"{name} do as much ({stats.format_p(value)})" for name, value in permuted.items() if value > LEVEL]
-    return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {n_tested} claim(s)")
+    return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {_claims(n_tested)}")
 
 
 def _depends(depends: Sequence[tuple[str, str, float]], unit: str) -> str:
@@ -134,6 +134,10 @@ def _depends(depends: Sequence[tuple[str, str, float]], unit: str) -> str:
 
 
 LEVEL = 0.05
+
+
+def _claims(n: int) -> str:
+    return "1 claim" if n == 1 else f"{n} claims"
 
 
 def _p(p: float | None) -> str:

@@ -24,7 +24,7 @@ Reference: Wu et al., NAACL 2024, sections 4 to 6; doi 10.18653/v1/2024.naacl-lo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -95,7 +95,7 @@ class Evidence:
 
     effect: float
     words: Words
-    controls: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    controls: Mapping[str, list[float]] = field(default_factory=dict)
     made: tuple[Made, ...] = ()
     signed: bool = True
     beside: Mapping[str, float] = field(default_factory=dict)
@@ -135,9 +135,10 @@ class Claim:
         p, p_adjusted: None where there are too few controls.
         beside: the effect beside each kind of control; controls: their effects; made: how many.
         interval, ways, facts, also: as in `Evidence`.
+        replication: what the paper's own statistic shows, without a verdict.
     """
 
-    name: str
+    name: Name
     paper: str
     verdict: Verdict
     statement: str
@@ -146,12 +147,13 @@ class Claim:
     p: float | None = None
     p_adjusted: float | None = None
     beside: stats.Envelope | None = None
-    controls: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    controls: dict[str, list[float]] = field(default_factory=dict)
     made: tuple[Made, ...] = ()
     interval: tuple[float, float] | None = None
     ways: tuple[Way, ...] = ()
     facts: tuple[str, ...] = ()
     also: tuple[stats.Test, ...] = ()
+    replication: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,12 +212,17 @@ def _control_rows(claim: Claim) -> list[tuple[object, ...]]:
     return rows
 
 
-def claims(provenance: Provenance, evidence: Mapping[Name, Evidence | str]) -> Claims:
+def claims(
+    provenance: Provenance,
+    evidence: Mapping[Name, Evidence | str],
+    replication: Mapping[Name, tuple[str, ...]] | None = None,
+) -> Claims:
     """Answer the three claims.
 
     Args:
         provenance: of the pair.
         evidence: for each claim what it rests on, or a text: why it cannot be tested. What is missing was not run.
+        replication: for each claim what the paper's own statistic shows.
     """
     found: dict[Name, Evidence | str] = {name: evidence.get(name, "its analysis was not run") for name in NAMES}
     values = {name: p for name, item in found.items() if isinstance(item, Evidence) and (p := item.p) is not None}
@@ -226,7 +233,8 @@ def claims(provenance: Provenance, evidence: Mapping[Name, Evidence | str]) -> C
             out.append(answer(name, item, adjusted.get(name), n_tested=len(values)))
         else:
             out.append(Claim(name, PAPER[name], "not testable", f"Not testable on this pair: {item}."))
-    return Claims(provenance, tuple(out))
+    beside = replication or {}
+    return Claims(provenance, tuple(replace(claim, replication=beside.get(claim.name, ())) for claim in out))
 
 
 def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n_tested: int = 1) -> Claim:

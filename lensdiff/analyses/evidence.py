@@ -47,7 +47,7 @@ ROTATION = Words(
     "The change of the feed-forward layers is less of a rotation than any meaningless change made",
 )
 
-Controls = dict[str, tuple[float, ...]]
+Controls = dict[str, list[float]]
 
 
 def instruction_evidence(

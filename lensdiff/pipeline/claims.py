@@ -1,9 +1,11 @@
 """The three claims, answered from the results of a run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
+from lensdiff.analyses import stats
 from lensdiff.analyses.claim_words import Name
 from lensdiff.analyses.claims import Claims, Evidence, claims
 from lensdiff.analyses.evidence import heads_evidence, instruction_evidence, rotation_evidence
@@ -33,7 +35,23 @@ def claims_of(store: ResultStore) -> Claims:
     names = [str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES]
     notice = store.manifest.pair.get("notice") or ""
     options = {"notice": notice} if notice else {}
-    return claims(Provenance("claims", " -> ".join(names), options=options), found)
+    return claims(Provenance("claims", " -> ".join(names), options=options), found, {"instruction": _score(store)})
+
+
+def _score(store: ResultStore) -> tuple[str, ...]:
+    """Return what the paper's own score shows, in each way that it was had."""
+    if not store.has_table("replication"):
+        return ()
+    frame: Any = store.load_table("replication")
+    rows = [row for row in frame.itertuples() if row.answer is not None]
+    lines = [
+        f"{row.way}: {row.base:.3g} in the base, {row.tuned:.3g} in the tuned model, {row.difference:+.3g} "
+        f"[{row.low:.3g}, {row.high:.3g}], {stats.format_p(row.p)}, {row.answer} "
+        f"(n = {row.n}, {row.n_left_out} too short)"
+        for row in rows
+    ]
+    depends = lines and bool(frame["depends_on_length"].any())
+    return (*lines, *(["the ways differ: it depends on the responses' length"] if depends else []))
 
 
 def _instruction(store: ResultStore, validity: pd.DataFrame | None) -> Evidence | str:

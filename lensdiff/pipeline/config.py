@@ -51,7 +51,8 @@ class ControlOptions(Section):
     Attributes:
         kinds: see `lensdiff.models.controls`; "distilled" trains each control, "shuffled" needs `data`.
         data: a JSONL file of the tuning data, a "prompt" and a "response" a line.
-        prompts: for instruction use and attention; each is a whole model, run on every prompt.
+        prompts: for instruction use; each is a whole model, run on every prompt.
+        attention: for attention, likewise; the first ones of those where both are asked for.
         heads: for the word pairs of heads.
         rotation: for the rotation of feed-forward layers, which reads weights alone.
         attribution: of the first kind, whose own responses are attributed, beside the paper's score.
@@ -62,6 +63,7 @@ class ControlOptions(Section):
     )
     data: Words | None = None
     prompts: Controls = 19
+    attention: Controls = 19
     heads: Controls = 19
     rotation: Controls = 99
     attribution: Controls = 5
@@ -214,11 +216,12 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in COUNTS:
         if getattr(options, name) and config.keep == "one":
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _ONE
-    if config.chosen("attention", "instruction_use") and options.prompts and config.dtype in ("bfloat16", "float16"):
-        yield "controls.prompts", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
+    for analysis, name in (("instruction_use", "prompts"), ("attention", "attention")):
+        if analysis in config.analyses and getattr(options, name) and config.dtype in ("bfloat16", "float16"):
+            yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 
-COUNTS = ("prompts", "heads", "rotation", "attribution")
+COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
 _ONE = 'keep = "one" holds one model at a time, a control is made from both: set the numbers of controls to 0'
 
 

@@ -12,6 +12,7 @@ import torch
 from lensdiff.analyses.attention import AttentionPatterns
 from lensdiff.analyses.attention_shift import ControlAttention, attention_shift, control_attention
 from lensdiff.analyses.instruction_use import BY
+from lensdiff.analyses.replication import replication
 from lensdiff.models import view_of
 from lensdiff.models.validity import validity
 from lensdiff.pipeline.attention_steps import attended
@@ -28,7 +29,8 @@ CONTROL_ANALYSES = "analyses of controls"  # a control does what is chosen of th
 CHECKED = 3  # controls of a kind that are run on text where nothing else needs whole models
 CHECKED_FOR: dict[Counted, Analysis] = {"heads": "heads", "rotation": "mlp"}
 READ_BY: dict[Counted, tuple[Analysis, ...]] = {
-    "prompts": ("instruction_use", "attention"),
+    "prompts": ("instruction_use",),
+    "attention": ("attention",),
     "attribution": ("attribution",),
 }
 
@@ -55,12 +57,11 @@ def control(workspace: Workspace, unit: str) -> None:
     found = validity(workspace.pair, model)
     row = {"control": view_of(model).info.id, **model_columns(workspace, unit), "loss": found.loss}
     row |= {"limit": found.limit, "base_loss": found.base, "tuned_loss": found.tuned, "valid": found.valid}
-    if unit in workspace.controls("prompts"):
-        if config.chosen("instruction_use"):
-            for by in [by for by in BY if store.has(f"parts/instruction_use/{by}")]:
-                store.save_result(f"parts/instruction_use/{by}/{unit}", read_use(workspace, model, by))
-        if config.chosen("attention"):
-            attend_apart(workspace, unit)
+    if config.chosen("instruction_use") and unit in workspace.controls("prompts"):
+        for by in [by for by in BY if store.has(f"parts/instruction_use/{by}")]:
+            store.save_result(f"parts/instruction_use/{by}/{unit}", read_use(workspace, model, by))
+    if config.chosen("attention") and unit in workspace.controls("attention"):
+        attend_apart(workspace, unit)
     if config.chosen("attribution") and unit in workspace.controls("attribution"):
         _attribute(workspace, unit)
     store.save_table(f"validity/{unit}", pd.DataFrame([row]))  # last: what it stands for is done
@@ -81,7 +82,8 @@ def _join(workspace: Workspace) -> None:
     store = workspace.store
     if workspace.config.chosen("attribution"):
         join_responses(workspace)
-    parts = [store.load_table(name) for name in store.table_names("validity/")]
+    names = [f"validity/{name}" for name in _names(workspace)]
+    parts = [store.load_table(name) for name in names if store.has_table(name)]
     store.save_table("control_validity", pd.concat(parts, ignore_index=True).astype({"seed": "Int64"}))
 
 
@@ -99,6 +101,9 @@ def score_instructions(workspace: Workspace, unit: str) -> None:
     if not rows:
         raise NotPossible("no prompt marks an instruction")
     workspace.store.save_table("instruction_scores", pd.DataFrame(rows).astype({"seed": "Int64"}))
+    if workspace.config.attribution.target == "probability":  # the paper's
+        own = [[found for _, found in attributions(workspace, [side])] for side in SIDES]
+        workspace.store.save_table("replication", replication(*own).to_df())
 
 
 def attend_apart(workspace: Workspace, unit: str) -> None:
@@ -120,7 +125,7 @@ def shift_attention(workspace: Workspace, unit: str) -> None:
     store, prompts = workspace.store, _attended(workspace)
     if not prompts:
         raise NotPossible("there is no prompt whose attention both models could be read on")
-    names = [f"parts/attention/{name}" for name in workspace.controls("prompts")]
+    names = [f"parts/attention/{name}" for name in workspace.controls("attention")]
     controls = workspace.stored([name for name in names if store.has(name)], ControlAttention)
     runs = [workspace.stored([f"attention/{name}/{p}" for p in prompts], AttentionPatterns) for name in SIDES]
     found = attention_shift(runs[0], runs[1], controls, seed=workspace.config.seed)

@@ -19,12 +19,13 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.costs import control_cost
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.both import SIDES
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import COUNTS, RunConfig
 from lensdiff.pipeline.layers import LAYERS_AT_ONCE
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
@@ -66,7 +67,7 @@ def memory_of(config: RunConfig) -> Memory:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
     counts = config.controls
-    made = max(counts.prompts, counts.heads, counts.rotation, counts.attribution) > 0
+    made = any(getattr(counts, name) for name in COUNTS)
     return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
@@ -229,16 +230,26 @@ def _read_use(workspace: Workspace, probe: Probe) -> float:
 def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float, units: int) -> float:
     """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
     config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
-    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
     check = CHECK_TOKENS * probe.forward
-    use = _read_use(workspace, probe) if config.chosen("instruction_use") else 0.0
-    read = use + prompts * attend * config.chosen("attention")
-    of_prompts = len(workspace.controls("prompts")) if config.chosen("instruction_use", "attention") else 0
-    attributed = len(workspace.controls("attribution")) if config.chosen("attribution") else 0
-    return make + check + (read * of_prompts + attribute * prompts * attributed) / units
+    seconds = _make_all(workspace, units)
+    if config.chosen("instruction_use"):
+        seconds += _read_use(workspace, probe) * len(workspace.controls("prompts"))
+    if config.chosen("attention"):
+        seconds += prompts * attend * len(workspace.controls("attention"))
+    if config.chosen("attribution"):
+        seconds += prompts * attribute * len(workspace.controls("attribution"))
+    return seconds / units + check
 
 
-def _share(view: ModelView) -> float:
+def _make_all(workspace: Workspace, units: int) -> float:
+    """Return the seconds that all whole controls take to be made, of each kind alike many."""
+    kinds = workspace.config.controls.kinds
+    data = {"shuffled": {"data": workspace.tuning_data}} if "shuffled" in kinds else {}
+    costs = [control_cost(workspace.pair, kind, **data.get(kind, {})) for kind in kinds]
+    return sum(cost.of(max(1, units // len(kinds))) for cost in costs)
+
+
+def _share(view: ModelView) -> int:
     # the assignment of neurons, and the decomposition of one product
     return 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
 

@@ -104,9 +104,10 @@ TABLES = {
         },
     ),
     "weights": Described(
-        "a weight matrix, or one head's part of it",
+        "a weight matrix, one head's part of it, a bias, position embeddings, or whatever else a checkpoint holds",
         {
-            "matrix": "its name; a norm's gain ends in _gain",
+            "matrix": "its name: W_ a matrix, b_ a bias, _gain and _norm_bias of a norm, W_pos the positions; else the "
+            "checkpoint's own",
             "relative_norm": "||tuned - base|| / ||base||",
             "cosine": "of the two as vectors",
             "effective_rank": "of the change: exp of the entropy of its singular values' shares",
@@ -257,6 +258,23 @@ TABLES = {
             "difference": "use - base",
             "low": "limits of the difference over prompts",
             "high": "as low",
+        },
+    ),
+    "replication": Described(
+        "a way to have the paper's instruction score of the pair, paired by prompt",
+        {
+            "way": "own responses, both cut to one length, and each with the target log p",
+            "n": "prompts with at least 5 response tokens in both models",
+            "n_left_out": "prompts with a shorter response, left out",
+            "n_empty": "those of them with an empty one",
+            "base": "mean score of the base",
+            "tuned": "of the tuned model",
+            "difference": "tuned - base",
+            "low": "limits of the difference over prompts",
+            "high": "as low",
+            "p": "paired by prompt; a description, no verdict",
+            "answer": "rose, fell or no change shown",
+            "depends_on_length": "whether the ways do not all answer alike",
         },
     ),
     "value_rotation": Described(

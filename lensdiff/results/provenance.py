@@ -27,9 +27,9 @@ class Control:
     """A meaningless change of the base, of the size of the real one.
 
     Attributes:
-        kind: "spectrum", "norm" or "self"; see `lensdiff.models.controls`.
+        kind: "distilled", "shuffled", "gradient-noise", "spectrum", "norm" or "self"; see `lensdiff.models.controls`.
         seed: of its random numbers.
-        options: what else it was made with.
+        options: what else it was made with, where it was kept excepted; long ones (texts, data) by their digest.
     """
 
     kind: str

@@ -45,6 +45,7 @@ def _card(claim: Claim) -> dict[str, Any]:
         ),
         "facts": [*claim.facts, *_ways(claim), *_made(claim)],
         "also": [str(test) for test in claim.also],
+        "replication": list(claim.replication),
         "picture": _picture(claim),
     }
 

@@ -19,13 +19,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def weight_shift(model: str = "a -> b", *, planted: float = 2.0) -> WeightShift:
-    """Two headed matrices and one without heads per layer; head 1 of W_Q in layer 2 moved most."""
+def weight_shift(model: str = "a -> b", *, planted: float = 2.0, others: Sequence[str] = ()) -> WeightShift:
+    """Two headed matrices and one without heads per layer, and `others`; head 1 of W_Q in layer 2 moved most."""
     rows = [("W_E", NONE, NONE)]
     for layer in range(LAYERS):
         rows += [(name, layer, head) for name in ("W_Q", "W_O") for head in range(NONE, HEADS)] + [
             ("W_in", layer, NONE)
         ]
+    rows += [(name, layer, NONE) for layer in range(LAYERS) for name in others]
     raw = torch.rand(len(rows), 4, generator=generator(), dtype=torch.float64)
     raw[rows.index(("W_Q", 2, 1)), 0] = planted
     return WeightShift(

@@ -23,7 +23,8 @@ from tests.views.maps import HEADS, LAYERS, TOKENS, attention, attention_shift, 
 def test_the_map_of_weights_has_every_row():
     result = weight_shift()
     data = result.show().data
-    assert (data["layers"], data["matrices"]) == ([0, 1, 2], ["W_Q", "W_O", "W_in"])
+    assert data["layers"] == [0, 1, 2]
+    assert data["groups"] == [{"name": "all matrices", "matrices": ["W_Q", "W_O", "W_in"]}]
     assert (data["headed"], data["heads"]["W_Q"]) == (["W_Q", "W_O"], HEADS)
     rows = {(layer, matrix, head): (raw, folded) for layer, matrix, head, raw, folded in data["rows"]}
     assert len(rows) == len(data["rows"]) == len(result.matrix)
@@ -32,6 +33,16 @@ def test_the_map_of_weights_has_every_row():
     assert data["top"][0][:4] == [2, "W_Q", 1, 2.0]
     assert "W_E" in data["facts"]
     assert [m["label"] for m in data["measures"]][-1] == "share of the top 8"
+
+
+def test_biases_and_other_tensors_have_a_map_of_their_own():
+    names = ("b_Q", "attn_gain", "post_attention_layernorm.weight", "attn_norm_bias")
+    first, second = weight_shift(others=names).show().data["groups"]
+    assert first["matrices"] == ["W_Q", "W_O", "W_in", "attn_gain"]
+    assert second == {
+        "name": "biases and the rest",
+        "matrices": ["b_Q", "post_attention_layernorm.weight", "attn_norm_bias"],
+    }
 
 
 def test_an_infinite_change_is_no_number():

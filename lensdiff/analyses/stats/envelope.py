@@ -124,7 +124,7 @@ class Envelope:
 
 def envelope(
     effect: SupportsFloat,
-    control_effects: Mapping[str, ArrayLike | Sequence[float]],
+    control_effects: Mapping[str, ArrayLike | tuple[float, ...]],
     *,
     level: float = 0.95,
     needed: int = FEWEST_FOR_VERDICT,
@@ -144,8 +144,8 @@ def envelope(
     return Envelope(value, tuple(kinds), level, needed)
 
 
-def _kind(effect: float, kind: str, given: ArrayLike | Sequence[float], level: float) -> ControlKind:
-    sample = list(given) if isinstance(given, tuple) else given
+def _kind(effect: float, kind: str, given: ArrayLike | tuple[float, ...], level: float) -> ControlKind:
+    sample = np.array(given) if isinstance(given, tuple) else given
     controls = observations(sample, f"controls {kind!r}", least=1)
     low = high = p = None
     if len(controls) >= FEWEST_FOR_RANK:
@@ -173,10 +173,10 @@ def envelope_band(control_effects: Mapping[str, ArrayLike], *, level: float = 0.
     )
 
 
-def by_kind(effects: Sequence[float], kinds: Sequence[str]) -> dict[str, tuple[float, ...]]:
+def by_kind(effects: Sequence[float], kinds: Sequence[str]) -> dict[str, list[float]]:
     """Return the effects of controls whose kinds are named one by one, as a sample per kind."""
     return {
-        kind: tuple(effect for effect, name in zip(effects, kinds, strict=True) if name == kind)
+        kind: [effect for effect, name in zip(effects, kinds, strict=True) if name == kind]
         for kind in dict.fromkeys(kinds)
     }
 

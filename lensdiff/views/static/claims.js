@@ -9,11 +9,13 @@ LensDiff.views.claims = (root, data) => {
       make("p", { class: "ld-verdict" }, make("span", { class: "ld-sign", "aria-hidden": "true" }, claim.sign), claim.answer),
       make("p", { class: "ld-statement" }, claim.statement),
       claim.picture ? picture(claim.picture) : null,
-      claim.facts.length || claim.also.length
+      claim.facts.length || claim.also.length || claim.replication.length
         ? make("details", {}, make("summary", {}, "How this was tested"),
             make("ul", {}, claim.facts.map((fact) => make("li", {}, fact))),
             claim.also.length ? make("p", { class: "ld-note" }, "Other tests of the same question, without a verdict:") : null,
-            claim.also.length ? make("ul", {}, claim.also.map((test) => make("li", {}, test))) : null)
+            claim.also.length ? make("ul", {}, claim.also.map((test) => make("li", {}, test))) : null,
+            claim.replication.length ? make("p", { class: "ld-note" }, "The paper's own score, repeated on this pair, without a verdict:") : null,
+            claim.replication.length ? make("ul", {}, claim.replication.map((line) => make("li", {}, line))) : null)
         : null))));
 
   function picture(p) {
