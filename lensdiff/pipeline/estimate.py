@@ -19,6 +19,7 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import control_cost
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
@@ -37,6 +38,7 @@ PROBED_TOKENS = 8
 UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+TRAINED_TOKEN = 3  # times a forward pass
 CHECK_TOKENS = 1024  # of the base's own samples that a control is run on
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
@@ -132,6 +134,18 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
     parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
     total = duration(sum(seconds.values()))
     workspace.listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
+    if "controls" in left and "distilled" not in workspace.config.controls.kinds:
+        most = max(getattr(workspace.config.controls, name) for name in COUNTS)
+        workspace.listener.say(
+            f"controls: {', '.join(workspace.config.controls.kinds)}; {most} distilled ones, the base trained on its "
+            f"own samples, would take about {duration(most * _distil(probe))} more (controls.kinds)"
+        )
+
+
+def _distil(probe: Probe) -> float:
+    # a pass forward and back over every token of training, and the passes that sample it
+    recipe = Recipe()
+    return (TRAINED_TOKEN * probe.forward + probe.step / recipe.batch) * recipe.steps * recipe.batch * recipe.length
 
 
 def _left(step: Step, workspace: Workspace) -> list[str]:

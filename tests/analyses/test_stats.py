@@ -353,6 +353,25 @@ def test_paired_rows_are_a_regression_of_differences(errors: str) -> None:
     assert test.name == ("regression of differences" if errors == "classical" else "regression of differences, HC3")
 
 
+@pytest.mark.parametrize(
+    ("errors", "error", "p", "low", "high"),
+    [
+        ("classical", 0.05791443499485966, 0.010635077495987265, 0.058375978900068376, 0.3254778320723868),
+        ("HC3", 0.07617577699028238, 0.035835183288330144, 0.016265248744246064, 0.3675885622282091),
+    ],
+)
+def test_paired_rows_meet_statsmodels(errors: str, error: float, p: float, low: float, high: float) -> None:
+    # statsmodels 0.15.0: OLS(d, add_constant(moved)).fit(), and get_robustcov_results("HC3", use_t=True) of it
+    d = np.array([0.8, -0.3, 1.1, 0.4, 0.9, -0.1, 0.6, 1.4, 0.2, 0.5])
+    moved = np.array([30.0, -12, 44, 5, 21, -8, 17, 60, -3, 9])
+    level = np.linspace(-40, 900, 10)  # what the prompts are like, in both models
+    outcome, length = np.concatenate([level + d, level]), np.concatenate([200 + moved, np.full(10, 200.0)])
+    test = covariate(outcome, [1] * 10 + [0] * 10, length, errors=errors, pairs=list(range(10)) * 2)
+    assert test.estimate == pytest.approx(0.1919269054862276)
+    assert test.statistic == pytest.approx(0.1919269054862276 / error)
+    assert (test.p, test.low, test.high) == pytest.approx((p, low, high))
+
+
 def test_paired_rows_without_a_covariate_that_differs_are_the_paired_t_test() -> None:
     labels, length = [f"prompt {i}" for i in range(12)] * 2, np.tile(np.arange(12.0), 2)
     test = covariate(np.concatenate([TUNED, BASE]), [1] * 12 + [0] * 12, length, pairs=labels)
