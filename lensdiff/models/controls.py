@@ -24,35 +24,45 @@ A weight depends on the control's kind and seed, its name and its layer alone, n
 kinds of one seed draw from the same random numbers, so they are not independent of each other.
 """
 
-import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lensdiff.models.change import KINDS, PARAMETER, Kind, RealChange
+from lensdiff.models.change import PARAMETER, Maker, RealChange
+from lensdiff.models.controlling.copying import check_runs, copied, uncovered
+from lensdiff.models.controlling.options import KINDS, Kind, checked
+from lensdiff.models.controlling.store import user_folder
+from lensdiff.models.controlling.workshop import Workshop
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.meaning import Meaning
-from lensdiff.models.inside.norms import Unknown
 from lensdiff.models.inside.parts import Sizes, Weight
-from lensdiff.models.inside.weights import ModelWeights, Weights
-from lensdiff.models.inside.wrappers import Model, wrapper_of
-from lensdiff.models.view import ModelView, forget, register
+from lensdiff.models.inside.weights import Weights
+from lensdiff.models.inside.wrappers import Model
+from lensdiff.models.view import ModelView
 from lensdiff.results import Control, InputError
 
-NAMES = {"spectrum": "spectrum-matched change", "norm": "norm-matched change"}
+__all__ = ["KINDS", "NAMES", "ChangedWeights", "Kind", "control_view"]
+
+NAMES = {
+    "distilled": "distilled change",
+    "shuffled": "shuffled change",
+    "gradient-noise": "gradient-noise change",
+    "spectrum": "spectrum-matched change",
+    "norm": "norm-matched change",
+}
 _OF_THE_WHOLE = ("b_", "W_pos")
 
 
 class ChangedWeights(Weights):
     """The base's weights with a meaningless change, computed as they are read."""
 
-    def __init__(self, change: RealChange, control: Control, name: str, whole: Callable[[], Weights]):
-        self._change, self._control, self._title, self._whole = change, control, name, whole
+    def __init__(self, change: RealChange, maker: Maker | None, name: str, whole: Callable[[], Weights]):
+        """Changes come from `maker`; from None comes no change."""
+        self._change, self._maker, self._title, self._whole = change, maker, name, whole
 
     @property
     def name(self) -> str:
@@ -76,7 +86,7 @@ class ChangedWeights(Weights):
 
     def stored(self, weight: Weight) -> Tensor | None:
         base = self._change.base
-        if self._control.kind == "self":
+        if self._maker is None:
             return base.stored(weight)
         if weight.name.startswith(_OF_THE_WHOLE):
             return self._whole().stored(weight) if base.has(weight) else None
@@ -87,30 +97,39 @@ class ChangedWeights(Weights):
         old = base.stored(weight)
         if old is None:
             return None
-        changed = self._change.apply(self._control, weight, old, self._change.singular_values(weight))
+        changed = self._change.apply(self._maker, weight, old, self._change.singular_values(weight))
         return changed.to(torch.promote_types(changed.dtype, torch.float32))  # as those that did change
 
 
 def control_view(
-    base: ModelView, tuned: ModelView, change: RealChange, kind: Kind | str = "spectrum", seed: int = 0
+    base: ModelView,
+    tuned: ModelView,
+    change: RealChange,
+    kind: Kind | str = "spectrum",
+    seed: int = 0,
+    *,
+    options: Mapping[str, Any] | None = None,
+    workshop: Workshop | None = None,
 ) -> ModelView:
     """Return the base with a meaningless change, read as any model is.
 
+    Args:
+        options: of the kind, as `ModelPair.control` takes them.
+        workshop: of the pair, which keeps what its controls share; None for one of this control's own.
+
     Raises:
-        InputError: `kind` is none of "spectrum", "norm" and "self".
+        InputError: `kind` is unknown, or an option is unknown, another kind's or not what is expected.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind={kind!r} is none of {', '.join(KINDS)}")
-    control = Control(kind, seed)
+    chosen = checked(kind, options or {}, user_folder())
+    control = Control(kind, seed, chosen.recorded(kind))
+    maker = (workshop or Workshop(base, tuned, change)).maker(kind, seed, chosen)
     info = _info(base.info, control)
-    weights = ChangedWeights(change, control, info.id, lambda: _there(itself()).whole().weights)
-    found = ModelView(
-        info,
-        base._tokenizer,
-        weights=weights,
-        make=lambda: base if kind == "self" else _materialise(base, tuned, change, info, control),
-        control=control,
-    )
+    weights = ChangedWeights(change, maker, info.id, lambda: _there(itself()).whole().weights)
+
+    def make() -> ModelView:
+        return base if maker is None else _materialise(base, tuned, change, info, control, maker)
+
+    found = ModelView(info, base._tokenizer, weights=weights, make=make, control=control)
     itself = weakref.ref(found)  # weights that held their view would keep it until a collection
     return found
 
@@ -126,7 +145,9 @@ def _info(base: ModelInfo, control: Control) -> ModelInfo:
     return replace(base, id=f"{base.id} + {made}")
 
 
-def _materialise(base: ModelView, tuned: ModelView, change: RealChange, info: ModelInfo, control: Control) -> ModelView:
+def _materialise(
+    base: ModelView, tuned: ModelView, change: RealChange, info: ModelInfo, control: Control, maker: Maker
+) -> ModelView:
     """Return the view of a whole model with a control's weights: a copy of the base, the changed parameters written in.
 
     Parameters that no weight covers (biases, position embeddings, norms after a layer) change by the same rule, named
@@ -136,113 +157,32 @@ def _materialise(base: ModelView, tuned: ModelView, change: RealChange, info: Mo
         InputError: the models are in half precision, the pair holds one as a HookedTransformer and the other as a
             TransformerBridge, or a folded TransformerBridge, whose parameters are not all of its weights.
     """
-    if base.dtype.itemsize < torch.float32.itemsize:
-        raise InputError(
-            f"a control cannot be run in {str(base.dtype).removeprefix('torch.')}, whose rounding takes away a part of "
-            "the change: load the pair with dtype='float32'"
-        )
+    check_runs(base)
     if base.info.wrapper != tuned.info.wrapper:
         raise InputError("a control's forward pass needs both models in one wrapper: give wrapper=... to load_pair")
-    if base.info.wrapper == "bridge" and base.info.weights == "folded":
-        raise InputError("a control's forward pass needs weights='raw' where the models are TransformerBridges")
-    # a wrapper keeps tensors of its last pass; only those without a graph can be copied
-    base.forward.logits(torch.zeros(1, 1, dtype=torch.int64, device=base.device))
-    forget(base.model)  # its view is not the copy's
-    copies: dict[int, Any] = {}
-    try:
-        model = copy.deepcopy(base.model, copies)
-    finally:
-        register(base)
-    _bind_to_the_copy(model, copies)
-    # as the base means them; what the copy means is measured once they are written
-    weights = ModelWeights(wrapper_of(model), lambda: info.id, lambda: base.meaning)
+    made = copied(base)
     written: list[Tensor] = []
     with torch.no_grad():
-        _share_again(base.model, model)
-        drawn = ChangedWeights(change, control, info.id, lambda: weights)
+        drawn = ChangedWeights(change, maker, info.id, lambda: made.weights)
         for weight in base.weights.known():
-            into, old, new = weights.stored(weight), base.weights.stored(weight), drawn.stored(weight)
+            into, old, new = made.weights.stored(weight), base.weights.stored(weight), drawn.stored(weight)
             assert into is not None
             assert old is not None
             assert new is not None
             into.copy_(new)
-            again = weights.stored(weight)
+            again = made.weights.stored(weight)
             if again is None or not torch.equal(into, again):
                 raise RuntimeError(f"{weight} of the model cannot be written")
             written.append(old)
-        _write_the_rest(change, control, (base.model, tuned.model, model), written)
-    made = ModelView(info, base._tokenizer, wrapper_of(model), control=control)
-    _check_made(base.meaning, made)
-    register(made)
-    return made
-
-
-def _bind_to_the_copy(model: Model, copies: dict[int, Any]) -> None:
-    # a wrapper puts functions on modules (Falcon's forward passes) that hold the modules which they were made for;
-    # copying leaves functions as they are, and the copy would go on computing with the base's weights
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            cells = getattr(value, "__closure__", None)
-            if not isinstance(value, FunctionType) or not cells:
-                continue
-            held = [CellType(copies.get(id(cell.cell_contents), cell.cell_contents)) for cell in cells]
-            bound = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(held))
-            bound.__kwdefaults__ = value.__kwdefaults__
-            vars(module)[name] = bound
-
-
-def _check_made(meaning: Meaning, made: ModelView) -> None:
-    """Refuse a copy whose parts no longer mean what those of the base do: it computes with other weights than its own.
-
-    Raises:
-        InputError: a matrix, gain or hook of the base is none of the copy's.
-    """
-    found = made.meaning
-    lost = [f"{name} of layer {layer}" for name, layer in found.matrices.keys() - meaning.matrices.keys()]
-    lost += [f"the {place[0]} gain" for place, gain in found.gains.items() if _known(meaning.gains[place], gain)]
-    lost += [str(point) for point, site in found.points.items() if _known(meaning.points[point], site)]
-    if lost:
-        raise InputError(
-            f"a control of {made.info.architecture} cannot be run: in a copy of the model {lost[0]} is not what it was"
-        )
-
-
-def _known(before: object, after: object) -> bool:
-    return isinstance(after, Unknown) and not isinstance(before, Unknown)
+        _write_the_rest(change, maker, (base.model, tuned.model, made.model), written)
+    return made.viewed(info, control)
 
 
 def _write_the_rest(
-    change: RealChange, control: Control, models: tuple[Model, Model, Model], written: list[Tensor]
+    change: RealChange, maker: Maker, models: tuple[Model, Model, Model], written: list[Tensor]
 ) -> None:
-    base, tuned, made = (dict(model.named_parameters()) for model in models)
-    # parts first: a fused parameter of which a part is written is written with it
-    for name, parameter in sorted(base.items(), key=lambda item: item[1].numel()):
-        if name not in tuned or any(_covers(parameter, other) for other in written):
-            continue
-        weight = Weight(PARAMETER + name)
-        values = change.values_of(weight.name, parameter.detach(), tuned[name].detach())
-        made[name].copy_(change.apply(control, weight, parameter.detach(), values))
-        written.append(parameter)
-
-
-def _share_again(base: Model, model: Model) -> None:
-    # copying separates a parameter from the fused one that it is a part of (queries, keys and values; gate and up)
-    copies, parameters = dict(model.named_parameters()), list(base.named_parameters())
-    for name, part in parameters:
-        for other, whole in parameters:
-            if whole.numel() > part.numel() and _covers(whole, part):
-                offset = (part.data_ptr() - whole.data_ptr()) // part.itemsize
-                copies[name].data = copies[other].data.as_strided(part.shape, part.stride(), offset)
-
-
-def _covers(parameter: Tensor, other: Tensor) -> bool:
-    # one tensor seen twice, or a fused one and its part; queries, keys and values that lie interleaved are neither
-    if parameter.data_ptr() == other.data_ptr():
-        return True
-    (start, end), (first, last) = _span(parameter), _span(other)
-    return parameter.numel() > other.numel() and start <= first and last <= end
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.itemsize
+    tuned, made = (dict(model.named_parameters()) for model in models[1:])
+    for name, parameter in uncovered(models[0], written, tuned):
+        weight, old = Weight(PARAMETER + name), parameter.detach()
+        values = change.values_of(weight.name, old, tuned[name].detach())
+        made[name].copy_(change.apply(maker, weight, old, values))
