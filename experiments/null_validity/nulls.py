@@ -17,22 +17,23 @@ from experiments.null_validity.training import samples, trained
 from lensdiff.results import InputError
 
 Recipe = Callable[[PreTrainedModel, int, int], Change]
-TEXTS, LENGTH = 96, 48  # of the base's own, for each pair
+TEXTS, LENGTH = 96, 48  # of the base's own, for each pair; no more than its steps read
+BATCH = 8
 
 
 def distilled(
     base: PreTrainedModel, end: int, seed: int, *, steps: int, rate: float, rank: int | None = None
 ) -> Change:
     """The base trained on its own samples: there is nothing to learn in them."""
-    texts = samples(base, n=TEXTS, length=LENGTH, start=end, seed=seed)
-    return change_of(trained(base, list(texts), steps=steps, rate=rate, seed=seed, rank=rank), base)
+    texts = samples(base, n=min(TEXTS, steps * BATCH), length=LENGTH, start=end, seed=seed)
+    return change_of(trained(base, list(texts), steps=steps, rate=rate, seed=seed, batch=BATCH, rank=rank), base)
 
 
 def random_tokens(base: PreTrainedModel, end: int, seed: int, *, steps: int, rate: float) -> Change:
     """The base trained on tokens drawn at random, each as often as any other."""
     generator = torch.Generator().manual_seed(seed)
     texts = torch.randint(0, base.config.vocab_size, (TEXTS, LENGTH), generator=generator)
-    return change_of(trained(base, list(texts), steps=steps, rate=rate, seed=seed), base)
+    return change_of(trained(base, list(texts), steps=steps, rate=rate, seed=seed, batch=BATCH), base)
 
 
 def noise(base: PreTrainedModel, end: int, seed: int, *, size: float) -> Change:
@@ -43,10 +44,10 @@ def noise(base: PreTrainedModel, end: int, seed: int, *, size: float) -> Change:
 
 
 def scaled(base: PreTrainedModel, end: int, seed: int, *, size: float) -> Change:
-    """Every matrix larger or smaller by `size` of itself, at random; the same directions."""
+    """Every parameter larger or smaller by `size` of itself, at random; the same directions."""
     generator = torch.Generator().manual_seed(seed)
     signs = {n: 2 * int(torch.randint(2, (1,), generator=generator)) - 1 for n, _ in base.named_parameters()}
-    return {name: p.detach() * (size * signs[name]) for name, p in base.named_parameters() if p.ndim > 1}
+    return {name: p.detach() * (size * signs[name]) for name, p in base.named_parameters()}
 
 
 def neurons_swapped(base: PreTrainedModel, end: int, seed: int, *, share: float) -> Change:
@@ -125,11 +126,17 @@ def _gains(model: PreTrainedModel) -> list[Tensor]:
 NULLS: dict[str, Recipe] = {
     "self-distilled, Adam": partial(distilled, steps=40, rate=3e-4),
     "self-distilled, Adam, short and fast": partial(distilled, steps=15, rate=1e-3),
-    "self-distilled, Adam, long and slow": partial(distilled, steps=80, rate=1e-4),
+    "self-distilled, Adam, long and slow": partial(distilled, steps=60, rate=1e-4),
     "self-distilled, LoRA": partial(distilled, steps=40, rate=2e-3, rank=8),
     "random tokens, Adam": partial(random_tokens, steps=40, rate=3e-4),
     "Gaussian noise": partial(noise, size=0.03),
     "rescaled": partial(scaled, size=0.03),
     "neurons swapped": partial(neurons_swapped, share=0.02),
     "basis changed": partial(basis_changed, degrees=3.0),
+}
+
+FAST_NULLS: dict[str, Recipe] = {
+    "self-distilled, Adam": partial(distilled, steps=10, rate=3e-4),
+    "random tokens, Adam": partial(random_tokens, steps=10, rate=3e-4),
+    "Gaussian noise": partial(noise, size=0.03),
 }

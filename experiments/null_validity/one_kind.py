@@ -117,9 +117,10 @@ def main() -> None:
     setting = Setting(options.base, toy_pair.PROMPTS)
     terms = gradient_terms(setting.model, setting.end, seed=1000)
     changes = {name: NULLS[name](setting.model, setting.end, 0) for name in list(NULLS)[:-2]}
-    changes |= {f"values turned by {d} degrees": values_turned(setting, 0, degrees=d, noise=0.0) for d in (1, 30)}
+    changes |= {f"values turned by {d} degrees": values_turned(setting, 0, degrees=d, part=1.0) for d in (1, 30)}
     for n in (1, 3):
-        changes[f"top 5 turned by 10 degrees, {n} x noise"] = components_turned(setting, 0, degrees=10, noise=n)
+        planted = components_turned(setting, 0, degrees=10, part=1 / (1 + n**2))
+        changes[f"top 5 turned by 10 degrees, {n} x noise"] = planted
     print(f"| change | share | {' | '.join(KINDS)} |\n|---|---|{'---|' * len(KINDS)}")
     for name, change in changes.items():
         found = rows_of(setting, change, terms, options.controls)

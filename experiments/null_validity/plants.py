@@ -6,7 +6,6 @@
     rotation          the values turned as one body, or their leading components turned out of their span, with noise
 """
 
-import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from experiments.null_validity.changes import Change, change_of
+from experiments.null_validity.changes import Change, change_of, changed
 from experiments.null_validity.measures import Setting
-from experiments.null_validity.nulls import rotation
+from experiments.null_validity.nulls import noise, rotation
 from experiments.null_validity.training import IGNORED, trained
 from lensdiff.inputs.prompts import load_prompts
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
@@ -26,6 +25,7 @@ from lensdiff.analyses.other_instructions import swapped
 
 Plant = Callable[[Setting, int], Change]
 LEADING = 5  # components that are turned out of their span
+NOISE = 0.01  # on the weights that a plant leaves alone, as a share of their norm
 
 
 # claim 1
@@ -63,12 +63,13 @@ def _padded(setting: Setting, rows: list[tuple[str, str]]) -> tuple[list[Tensor]
 
 
 # claim 2
-def verbs_gained(setting: Setting, seed: int, *, heads: int, dims: int = 4, strength: float = 2.0) -> Change:
+def verbs_gained(setting: Setting, seed: int, *, heads: int, dims: int = 2, strength: float = 1.0) -> Change:
     """Some key-value heads and all their query heads turned toward what sets instruction verbs apart from other verbs.
 
-    `dims` dimensions of each get the direction added, `strength` times their norm.
+    `dims` dimensions of each get the direction added, `strength` times their norm; on noise.
     """
-    model, generator = copy.deepcopy(setting.model), torch.Generator().manual_seed(seed)
+    model = changed(setting.model, noise(setting.model, setting.end, seed, size=NOISE))
+    generator = torch.Generator().manual_seed(seed)
     direction = _verb_direction(setting)
     config = model.config
     d_head = config.hidden_size // config.num_attention_heads
@@ -101,56 +102,56 @@ def _verb_direction(setting: Setting) -> Tensor:
 
 
 # claim 3
-def values_turned(setting: Setting, seed: int, *, degrees: float, noise: float) -> Change:
-    """All values turned by a random rotation of up to `degrees`, and noise of `noise` times the size of that change."""
+def values_turned(setting: Setting, seed: int, *, degrees: float, part: float) -> Change:
+    """All values turned by a random rotation of up to `degrees`, and noise, of which `part` is the rotation."""
 
     def turned(values: Tensor, generator: torch.Generator) -> Tensor:
         return values @ rotation(values.shape[1], degrees, generator) - values
 
-    return _values_changed(setting, seed, turned, noise)
+    return _values_changed(setting, seed, turned, part)
 
 
-def components_turned(setting: Setting, seed: int, *, degrees: float, noise: float) -> Change:
-    """The leading components turned by `degrees` toward directions outside their span, and noise."""
+def components_turned(setting: Setting, seed: int, *, degrees: float, part: float) -> Change:
+    """The leading components turned by `degrees` toward directions outside their span, and noise, as above."""
 
     def turned(values: Tensor, generator: torch.Generator) -> Tensor:
         leading = torch.linalg.svd(values - values.mean(dim=0), full_matrices=False).Vh[:LEADING]
         drawn = torch.randn(values.shape[1], LEADING, dtype=torch.float64, generator=generator)
         outside = torch.linalg.qr(drawn - leading.T @ (leading @ drawn)).Q.T
         angle = torch.tensor(torch.pi / 180 * degrees, dtype=torch.float64)
-        into = leading * angle.cos() + outside * angle.sin()
-        return values @ leading.T @ (into - leading)
+        return values @ leading.T @ (leading * (angle.cos() - 1) + outside * angle.sin())
 
-    return _values_changed(setting, seed, turned, noise)
+    return _values_changed(setting, seed, turned, part)
 
 
 def _values_changed(
-    setting: Setting, seed: int, turned: Callable[[Tensor, torch.Generator], Tensor], noise: float
+    setting: Setting, seed: int, turned: Callable[[Tensor, torch.Generator], Tensor], part: float
 ) -> Change:
-    generator, found = torch.Generator().manual_seed(seed), {}
+    """Return noise of `NOISE` times the norm of every parameter, and in W_out as much as leaves `part` to the plant.
+
+    Parts are of the squared norm. What is planted changes W_out alone; real tuning moves all weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = noise(setting.model, setting.end, seed, size=NOISE)
     for name, parameter in setting.model.named_parameters():
         if name.endswith("down_proj.weight"):
             change = turned(parameter.detach().double().T, generator)
             drawn = torch.randn(change.shape, dtype=torch.float64, generator=generator)
-            found[name] = (change + drawn * (noise * change.norm() / drawn.norm())).T.float()
+            found[name] = (change + drawn * ((1 / part - 1) ** 0.5 * change.norm() / drawn.norm())).T.float()
     return found
 
 
 PLANTS: dict[str, dict[str, Plant]] = {
     "instruction use": {
-        **{f"tuned on instructions, {n} steps": partial(instructed, steps=n) for n in (5, 10, 20, 40)},
-        **{f"the wrong instructions, {n} steps": partial(instructed, steps=n, wrong=True) for n in (10, 40)},
+        **{f"tuned on instructions, {n} steps": partial(instructed, steps=n) for n in (10, 20, 40, 80)},
+        **{f"tuned on responses behind wrong instructions, {n} steps": partial(instructed, steps=n, wrong=True) for n in (80,)},
     },
-    "verbs": {f"{n} of 16 key-value heads": partial(verbs_gained, heads=n) for n in (1, 2, 4, 8, 16)},
+    "verbs": {
+        f"{n} of 16 key-value heads": partial(verbs_gained, heads=n) for n in (1, 2, 4, 8)
+    },
     "rotation": {
-        **{f"values turned by {d} degrees": partial(values_turned, degrees=d, noise=0.0) for d in (1, 10, 30)},
-        **{
-            f"values turned by 3 degrees, {n} times as much noise": partial(values_turned, degrees=3, noise=n)
-            for n in (1, 2, 3, 4)
-        },
-        **{
-            f"top 5 turned by 10 degrees, {n} times as much noise": partial(components_turned, degrees=10, noise=n)
-            for n in (1, 2, 3)
-        },
+        **{f"values turned by 30 degrees at most, {size:.0%} of the change": partial(values_turned, degrees=30, part=size) for size in (0.03, 0.1, 0.2)},
+        **{f"values turned by {d} degree(s) at most, all of the change": partial(values_turned, degrees=d, part=1.0) for d in (1,)},
+        **{f"top 5 turned by 10 degrees, {size:.0%} of the change": partial(components_turned, degrees=10, part=size) for size in (0.1, 0.5)},
     },
 }

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+NEVER = -1  # no token ends a sample: what follows is drawn as pre-training text goes on, where padding would be learned
 IGNORED = -100  # a target that is not learned
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -22,7 +23,7 @@ def samples(base: PreTrainedModel, *, n: int, length: int, start: int, seed: int
     """Return n texts that the base writes at temperature 1 behind its end-of-text token `start`, which they begin with."""
     torch.manual_seed(seed)  # generation draws from torch's own generator
     config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1)
-    config.pad_token_id = start
+    config.pad_token_id, config.eos_token_id = start, NEVER
     return base.generate(torch.full((n, 1), start), generation_config=config)  # pyright: ignore[reportCallIssue]
 
 
@@ -33,7 +34,7 @@ def trained(
     steps: int,
     rate: float,
     seed: int,
-    batch: int = 8,
+    batch: int,
     rank: int | None = None,
     targets: Sequence[Tensor] | None = None,
 ) -> PreTrainedModel:
