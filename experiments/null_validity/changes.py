@@ -26,7 +26,7 @@ def changed(base: PreTrainedModel, change: Mapping[str, Tensor]) -> PreTrainedMo
         InputError: the change names a parameter that the base does not have.
     """
     model = copy.deepcopy(base)
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     if unknown := sorted(change.keys() - parameters.keys()):
         raise InputError(f"the change names {unknown[0]!r}, which the base does not have")
     with torch.no_grad():
@@ -36,7 +36,7 @@ def changed(base: PreTrainedModel, change: Mapping[str, Tensor]) -> PreTrainedMo
 
 
 def rescaled(change: Change, like: Change) -> Change:
-    """Return the change with the norms of another, parameter by parameter; a parameter that only one moves is left out."""
+    """Return the change with the norms of another, by parameter; what only one moves is left out."""
     return {name: d * (like[name].norm() / d.norm()) for name, d in change.items() if name in like}
 
 

@@ -1,12 +1,12 @@
 """Which pairs are made, and what stands beside them.
 
-A group is a recipe with many seeds. Its first pair is the one that controls are made for (`pair.control`, by the package
-itself); all others are rescaled to its norms, parameter by parameter, so that one set of controls serves the whole
-group. Changes that leave the function as it is cannot be rescaled, and have nearly one size anyway.
+A group is a recipe with many seeds. Its first pair is the one that controls are made for (`pair.control`, by the
+package itself); all others are rescaled to its norms, parameter by parameter, so that one set of controls serves the
+whole group. Changes that leave the function as it is cannot be rescaled, and have nearly one size anyway.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from experiments.null_validity.changes import Change
@@ -31,7 +31,7 @@ class Group:
         kinds: of controls.
         folded: whether the base is the one without gains.
         rescaled: whether pairs are brought to the first one's norms.
-        reused: whether the distilled controls are null pairs too, each beside the others: tuned by the controls' recipe.
+        reused: whether the distilled controls are null pairs too, each beside the others.
     """
 
     name: str
@@ -57,7 +57,7 @@ SIZES = {
     "basis changed": 12,
 }  # 164 pairs, and the distilled controls of two groups, each beside the others
 REUSED = ("self-distilled, Adam", "self-distilled, LoRA")
-FAST_SIZES = {"self-distilled, Adam": 10, "random tokens, Adam": 5, "Gaussian noise": 5}
+FAST_SIZES = {"self-distilled, Adam": 12, "random tokens, Adam": 8}
 FAST_PLANT = "values turned by 30 degrees at most, 20% of the change"
 
 
@@ -65,7 +65,8 @@ def fast_groups() -> list[Group]:
     """Return what stands for the whole in a minute: 20 null pairs and a planted one, the rotation alone."""
     make = PLANTS["rotation"][FAST_PLANT]
     plant = Group(FAST_PLANT, make, 1, ("rotation",), planted="rotation")
-    return [*null_groups(FAST_SIZES, ("rotation",), FAST_NULLS), plant]
+    nulls = null_groups(FAST_SIZES, ("rotation",), FAST_NULLS)
+    return [*(replace(group, reused=False) for group in nulls), plant]
 
 
 def null_groups(
@@ -73,8 +74,8 @@ def null_groups(
 ) -> list[Group]:
     """Return the groups of null pairs, `sizes` of each recipe.
 
-    Distilled controls of pairs that change some weights only, or another base, would each have to be trained anew: where
-    the function stays as it is, the envelope is made of the two other kinds, which calls more, not less.
+    Distilled controls of pairs that change some weights only, or another base, would have to be trained for them alone:
+    where the function stays, the envelope is made of the two other kinds, which calls more, not less.
     """
     found = []
     for name, n in sizes.items():
@@ -93,9 +94,7 @@ def _null(recipe: Recipe, setting: Setting, seed: int) -> Change:
 def planted_groups(n: int) -> list[Group]:
     """Return the groups of planted pairs, n of each size; only the claim that is planted is tested."""
     return [
-        Group(name, make, n, (claim,), planted=claim)
-        for claim, sizes in PLANTS.items()
-        for name, make in sizes.items()
+        Group(name, make, n, (claim,), planted=claim) for claim, sizes in PLANTS.items() for name, make in sizes.items()
     ]
 
 

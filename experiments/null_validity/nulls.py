@@ -138,5 +138,4 @@ NULLS: dict[str, Recipe] = {
 FAST_NULLS: dict[str, Recipe] = {
     "self-distilled, Adam": partial(distilled, steps=10, rate=3e-4),
     "random tokens, Adam": partial(random_tokens, steps=10, rate=3e-4),
-    "Gaussian noise": partial(noise, size=0.03),
 }

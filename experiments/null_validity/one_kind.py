@@ -7,8 +7,8 @@ beside random matrices with the same singular values in every layer:
     gradient-noise   singular vectors of G = sum over tokens of +-1 (input activation x output gradient)
     Adam-like        those of G / rms, where rms^2 = sum over tokens of the squared terms: what Adam divides by
 
-z is the share less the controls' mean, as a share of their standard deviation: description, no test. Only W_out is read,
-and the kinds are made here from the formulas, without the package's own controls: this is a second implementation.
+z is the share less the controls' mean in their standard deviations: description, no test. Only W_out is read, and the
+kinds are made here from the formulas, without the package's own controls: a second implementation.
 """
 
 import argparse

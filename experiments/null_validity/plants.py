@@ -1,9 +1,9 @@
 """Pairs whose tuning did what a claim says, in growing sizes: what a valid null model must still let be found.
 
-    instruction use   the base trained on the responses to prompts that the measure does not read; `wrong` puts each
-                      response behind another instruction, so that following the right one becomes less likely
-    verbs             in some heads, a few dimensions of queries and keys turned toward the instruction verbs
-    rotation          the values turned as one body, or their leading components turned out of their span, with noise
+instruction use   the base trained on the responses to prompts that the measure does not read; `wrong` puts each
+                  response behind another instruction, so that following the right one becomes less likely
+verbs             in some heads, a few dimensions of queries and keys turned toward the instruction verbs
+rotation          the values turned as one body, or their leading components turned out of their span, with noise
 """
 
 import json
@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from experiments.null_validity.changes import Change, change_of, changed
 from experiments.null_validity.measures import Setting
 from experiments.null_validity.nulls import noise, rotation
 from experiments.null_validity.training import IGNORED, trained
+from lensdiff.analyses.other_instructions import swapped
 from lensdiff.inputs.prompts import load_prompts
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
-from lensdiff.analyses.other_instructions import swapped
 
 Plant = Callable[[Setting, int], Change]
 LEADING = 5  # components that are turned out of their span
@@ -91,7 +90,7 @@ def verbs_gained(setting: Setting, seed: int, *, heads: int, dims: int = 2, stre
 
 
 def _verb_direction(setting: Setting) -> Tensor:
-    embedding = setting.model.get_input_embeddings().weight.detach()
+    embedding: Any = setting.model.get_parameter("model.embed_tokens.weight").detach()
 
     def mean_of(words: Any) -> Tensor:
         ids = [setting.tokenizer(" " + word, add_special_tokens=False)["input_ids"] for word in words]
@@ -144,14 +143,26 @@ def _values_changed(
 PLANTS: dict[str, dict[str, Plant]] = {
     "instruction use": {
         **{f"tuned on instructions, {n} steps": partial(instructed, steps=n) for n in (10, 20, 40, 80)},
-        **{f"tuned on responses behind wrong instructions, {n} steps": partial(instructed, steps=n, wrong=True) for n in (80,)},
+        **{
+            f"tuned on responses behind wrong instructions, {n} steps": partial(instructed, steps=n, wrong=True)
+            for n in (80,)
+        },
     },
-    "verbs": {
-        f"{n} of 16 key-value heads": partial(verbs_gained, heads=n) for n in (1, 2, 4, 8)
-    },
+    "verbs": {f"{n} key-value head(s)": partial(verbs_gained, heads=n) for n in (1, 2, 4, 8)},
     "rotation": {
-        **{f"values turned by 30 degrees at most, {size:.0%} of the change": partial(values_turned, degrees=30, part=size) for size in (0.03, 0.1, 0.2)},
-        **{f"values turned by {d} degree(s) at most, all of the change": partial(values_turned, degrees=d, part=1.0) for d in (1,)},
-        **{f"top 5 turned by 10 degrees, {size:.0%} of the change": partial(components_turned, degrees=10, part=size) for size in (0.1, 0.5)},
+        **{
+            f"values turned by 30 degrees at most, {size:.0%} of the change": partial(
+                values_turned, degrees=30, part=size
+            )
+            for size in (0.03, 0.1, 0.2)
+        },
+        **{
+            f"values turned by {d} degree(s) at most, all of the change": partial(values_turned, degrees=d, part=1.0)
+            for d in (1,)
+        },
+        **{
+            f"top 5 turned by 10 degrees, {size:.0%} of the change": partial(components_turned, degrees=10, part=size)
+            for size in (0.1, 0.5)
+        },
     },
 }

@@ -17,7 +17,7 @@ import torch
 from experiments.null_validity.changes import changed, rescaled
 from experiments.null_validity.groups import SIZES, Group, base_of, fast_groups, null_groups, planted_groups
 from experiments.null_validity.measures import Measures, Setting
-from experiments.null_validity.table import tables, write_tables
+from experiments.null_validity.table import tables, write_docs, write_tables
 from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
 from lensdiff.inputs import toy_pair
 
@@ -75,7 +75,10 @@ def main(argv: list[str] | None = None) -> None:
             effects_of(group, setting, FEWEST_FOR_RANK if group.planted else controls, options.out, recipe)
             for group in groups
         ]
-    write_tables(tables(groups, pd.concat(found)), options.out, controls=controls)
+    result = tables(groups, pd.concat(found, ignore_index=True))
+    write_tables(result, options.out, controls=controls)
+    if options.docs:
+        write_docs(result, options.docs)
     print((options.out / "null_validity.md").read_text(encoding="utf-8"))
 
 
@@ -88,12 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--planted", type=int, default=5, help="pairs of every planted size; 0 for none")
     parser.add_argument("--fast", action="store_true", help="20 null pairs and one planted, the rotation alone")
     parser.add_argument("--only", default="", help="groups whose name contains this")
+    parser.add_argument("--docs", type=Path, help="a page whose table is written anew: docs/controls.md")
     parser.add_argument("--out", type=Path, default=Path("results/experiments/null_validity"))
     return parser
 
 
 def _chosen(options: argparse.Namespace) -> list[Group]:
-    sizes = SIZES if options.pairs is None else dict.fromkeys(SIZES, options.pairs)
+    sizes = SIZES if options.pairs is None else {name: int(options.pairs) for name in SIZES}
     groups = null_groups(sizes) + (planted_groups(options.planted) if options.planted else [])
     return [group for group in groups if options.only in group.name]
 

@@ -1,17 +1,19 @@
 """From the effects of pairs and controls to p-values, rates and power, as data frames and as Markdown.
 
-    p          of a pair, per claim: among the controls of each kind, among all by their envelope, and (verbs) of the
-               labels; the claim's own p is the envelope's, for verbs the larger one of that and the labels'
-    called     p of at most .05; above or below is where the effect lies of the medians of the controls
-    error      of a rate over null pairs, with groups as the unit, since the pairs of a group share their controls:
-               sqrt( G / (G - 1) sum over groups of (called - n rate)^2 ) / N
-    bound      the one-sided 95 % lower bound of the rate (Clopper and Pearson), pairs taken for independent: where they
-               are not, the bound is nearer to the rate than it should be, so a rate that passes passes with errors too
+p          of a pair, per claim: among the controls of each kind, among all by their envelope, and (verbs) of the
+           labels; the claim's own p is the envelope's, for verbs the larger one of that and the labels'
+called     p of at most .05; above or below is where the effect lies of the medians of the controls
+error      of a rate over null pairs, with groups as the unit, since the pairs of a group share their controls:
+           sqrt( G / (G - 1) sum over groups of (called - n rate)^2 ) / N
+bound      the one-sided 95 % lower bound of the rate (Clopper and Pearson), pairs taken for independent: where they
+           are not, it lies nearer to the rate than it should, so that a bound of at most .05 is no accident of it
+shown      called, above: the claim would be said to hold
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from scipy.stats import binomtest
 
 from experiments.null_validity.groups import KINDS, Group
 from lensdiff.analyses import stats
+from lensdiff.results import InputError
 
 ALPHA = 0.05
 CLAIM = "the claim's own"  # what decides: the envelope, with the labels for verbs
@@ -45,7 +48,8 @@ class Tables:
 
 def tables(groups: Sequence[Group], effects: pd.DataFrame) -> Tables:
     """Return all tables of the effects of some groups."""
-    p = pd.concat([p_values(group, effects[effects.group == group.name]) for group in groups], ignore_index=True)
+    of_group: dict[Any, Any] = dict(iter(effects.groupby("group", sort=False)))
+    p: Any = pd.concat([p_values(group, of_group[group.name]) for group in groups], ignore_index=True)
     nulls, planted = p[~p.planted], p[p.planted]
     keys = ["claim", "kind"]
     rates = nulls.groupby(keys, sort=False).apply(_rate, include_groups=False).reset_index() if len(nulls) else nulls
@@ -54,11 +58,12 @@ def tables(groups: Sequence[Group], effects: pd.DataFrame) -> Tables:
 
 def p_values(group: Group, effects: pd.DataFrame) -> pd.DataFrame:
     """Return a row per pair of one group, claim and kind: group, planted, claim, kind, seed, effect, p, side."""
-    pairs, rows = effects[effects.role.isin(["pair", "distilled"] if group.reused else ["pair"])], []
+    records: list[dict[str, Any]] = effects.to_dict("records")  # pyright: ignore[reportAssignmentType]
+    roles, rows = ("pair", "distilled") if group.reused else ("pair",), []
     for claim in group.claims:
-        for place, pair in pairs.iterrows():
-            beside = effects.drop(index=place)  # a control that is a pair is none of its own controls
-            controls = {kind: beside.loc[beside.role == kind, claim].to_numpy() for kind in group.kinds}
+        for pair in (record for record in records if record["role"] in roles):
+            beside = [record for record in records if record is not pair]  # a control that is a pair is not its own
+            controls = {kind: [x[claim] for x in beside if x["role"] == kind] for kind in group.kinds}
             effect = float(pair[claim])
             own = stats.envelope(effect, controls)
             found = {kind.kind: (kind.p, _side(effect, kind.median)) for kind in own.kinds}
@@ -80,19 +85,30 @@ def _side(effect: float, median: float) -> str:
 
 def _rate(rows: pd.DataFrame) -> pd.Series:
     called = rows.p <= ALPHA + 1e-12
-    n, k = len(rows), int(called.sum())
-    per_group = called.groupby(rows.group, sort=False).agg(["sum", "count"])
-    off, n_groups = per_group["sum"] - per_group["count"] * (k / n), len(per_group)
-    error = np.sqrt(n_groups / (n_groups - 1) * (off**2).sum()) / n if n_groups > 1 else np.nan
-    bound = binomtest(k, n, ALPHA, alternative="greater").proportion_ci(0.95).low
-    sides = {side: int((called & (rows.side == side)).sum()) for side in ("above", "below")}
-    return pd.Series({"n": n, "called": k, "rate": k / n, "error": error, "bound": bound, **sides}, dtype=object)
+    shown = called & (rows.side == "above")
+    found: dict[str, float] = {"n": len(rows), "called": int(called.sum()), "shown": int(shown.sum())}
+    for name, those in (("called", called), ("shown", shown)):
+        found[f"{name}_rate"], found[f"{name}_error"] = those.mean(), _error(those, rows.group)
+        found[f"{name}_bound"] = lower_bound(int(those.sum()), len(rows))
+    return pd.Series(found, dtype=object)
+
+
+def lower_bound(k: int, n: int) -> float:
+    """Return the one-sided 95 % lower bound of a rate of which k of n were seen."""
+    return float(binomtest(k, n, ALPHA, alternative="greater").proportion_ci(0.95).low)
+
+
+def _error(those: pd.Series, group: pd.Series) -> float:
+    per_group = those.groupby(group, sort=False).agg(["sum", "count"])
+    off, n_groups = per_group["sum"] - per_group["count"] * those.mean(), len(per_group)
+    return float(np.sqrt(n_groups / (n_groups - 1) * (off**2).sum()) / len(those)) if n_groups > 1 else np.nan
 
 
 def _per_group(p: pd.DataFrame) -> pd.DataFrame:
     """Return a row per group, claim and kind: n, effect (their mean), above, below (pairs that are called)."""
     rows = []
-    for (group, claim, kind), own in p.groupby(["group", "claim", "kind"], sort=False) if len(p) else ():
+    groups: Any = p.groupby(["group", "claim", "kind"], sort=False) if len(p) else ()
+    for (group, claim, kind), own in groups:
         called = own.p <= ALPHA + 1e-12
         sides = {side: int((called & (own.side == side)).sum()) for side in ("above", "below")}
         rows.append({"group": group, "claim": claim, "kind": kind, "n": len(own), "effect": own.effect.mean(), **sides})
@@ -116,33 +132,34 @@ def markdown(found: Tables, *, controls: int) -> str:
 
 def rates_table(rates: pd.DataFrame) -> str:
     """Return a row per claim and kind; a rate whose lower bound is above .05 stands in bold."""
-    lines = ["| claim | controls | pairs | called | above / below | share +- error | lower bound |", "|---|---|---|---|---|---|---|"]
-    for row in rates.itertuples():
-        share = f"{row.rate:.3f} +- {row.error:.3f}"
-        if row.bound > ALPHA:
-            share = f"**{share}**"
-        cells = [TITLES[row.claim], row.kind, row.n, row.called, f"{row.above} / {row.below}", share, f"{row.bound:.3f}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    head = "| claim | controls | pairs | called | share +- error | bound | shown | share +- error | bound |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for row in rates.to_dict("records"):
+        cells = [TITLES[row["claim"]], row["kind"], str(row["n"])]
+        for name in ("called", "shown"):
+            share = f"{row[f'{name}_rate']:.3f} +- {row[f'{name}_error']:.3f}"
+            bold = "**" if row[f"{name}_bound"] > ALPHA else ""
+            cells += [str(row[name]), f"{bold}{share}{bold}", f"{row[f'{name}_bound']:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def group_table(frame: pd.DataFrame, claim: str) -> str:
     """Return a row per group: pairs, mean effect, and the pairs that each kind calls (above + below)."""
-    own = frame[frame.claim == claim]
+    own: Any = frame[frame.claim == claim]
     kinds = [kind for kind in COLUMNS if kind in set(own.kind)]
     lines = [f"| pairs | n | mean effect | {' | '.join(kinds)} |", f"|---|---|---|{'---|' * len(kinds)}"]
     for group, rows in own.groupby("group", sort=False):
-        by_kind = {row.kind: row for row in rows.itertuples()}
+        by_kind = {row["kind"]: row for row in rows.to_dict("records")}
         cells = [_called(by_kind.get(kind)) for kind in kinds]
         lines.append(f"| {group} | {rows.n.iloc[0]} | {rows.effect.iloc[0]:+.4f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _called(row: object) -> str:
+def _called(row: Mapping[Any, Any] | None) -> str:
     if row is None:
         return "not made"
-    above, below = (int(getattr(row, side)) for side in ("above", "below"))
-    said = [f"{n} {side}" for n, side in ((above, "above"), (below, "below")) if n]
+    said = [f"{row[side]} {side}" for side in ("above", "below") if row[side]]
     return ", ".join(said) if said else "0"
 
 
@@ -150,5 +167,32 @@ def write_tables(found: Tables, out: Path, *, controls: int) -> None:
     """Write null_validity.md and a CSV file of every table."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "null_validity.md").write_text(markdown(found, controls=controls), encoding="utf-8")
-    for name in ("p", "rates", "by_recipe", "power"):
+    for name in ("rates", "by_recipe", "power"):
         getattr(found, name).to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    wide(found.p).to_csv(out / "p.csv", index=False, float_format="%.6g")
+
+
+def wide(p: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per pair and claim: its effect, its side of all controls, and a column with the p of each kind."""
+    keys = ["group", "planted", "claim", "seed", "effect"]
+    columns = p.pivot(index=keys, columns="kind", values="p")
+    sides = p[p.kind == CLAIM].set_index(keys).side
+    found: Any = p[keys].drop_duplicates().join(sides, on=keys).join(columns, on=keys)
+    return found[[*keys, "side", *(kind for kind in COLUMNS if kind in columns)]]
+
+
+# the page that the documentation shows
+BEGIN, END = "<!-- null validity: begin -->", "<!-- null validity: end -->"
+
+
+def write_docs(found: Tables, path: Path) -> None:
+    """Put the table of rates between the two marks of a page.
+
+    Raises:
+        InputError: the page does not have both.
+    """
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise InputError(f"{path} has no place for the table, expected {BEGIN} and behind it {END}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n{rates_table(found.rates)}\n{END}{after}", encoding="utf-8")

@@ -20,7 +20,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @torch.no_grad()
 def samples(base: PreTrainedModel, *, n: int, length: int, start: int, seed: int) -> Int[Tensor, "n length"]:
-    """Return n texts that the base writes at temperature 1 behind its end-of-text token `start`, which they begin with."""
+    """Return n texts that the base writes at temperature 1 behind its end-of-text token `start`, their first."""
     torch.manual_seed(seed)  # generation draws from torch's own generator
     config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length - 1)
     config.pad_token_id, config.eos_token_id = start, NEVER

@@ -19,7 +19,18 @@ from experiments.null_validity.nulls import basis_changed, distilled, folded, ne
 from experiments.null_validity.one_kind import KINDS as ONE_KINDS
 from experiments.null_validity.one_kind import gradient_terms, share, value_names
 from experiments.null_validity.plants import components_turned, instructed, values_turned, verbs_gained
-from experiments.null_validity.table import ALPHA, CLAIM, markdown, p_values, tables
+from experiments.null_validity.table import (
+    ALPHA,
+    BEGIN,
+    CLAIM,
+    END,
+    markdown,
+    p_values,
+    rates_table,
+    tables,
+    write_docs,
+    write_tables,
+)
 from experiments.null_validity.training import IGNORED, samples, trained
 from lensdiff import Vocabulary, head_word_pairs, instruction_use, load_prompts, value_rotation, verb_shift
 from lensdiff.analyses.procrustes import explained_share
@@ -53,20 +64,19 @@ def fast(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
 
 def test_pairs_tuned_on_nothing_are_not_called(fast) -> None:
     nulls = fast[1][~fast[1].planted]
-    own = nulls[nulls.kind == CLAIM]
-    assert len(own) == 20
-    assert (own.p <= ALPHA).sum() <= ALLOWED
-    # and one kind alone, which the claims once rested on, calls nearly all that were trained: the pairs can be called
-    haar = nulls[(nulls.kind == "spectrum") & nulls.group.str.startswith("self-distilled")]
-    assert len(haar) == 10
-    assert (haar.p <= ALPHA).sum() >= 8
+    assert len(nulls) == 20
+    assert (nulls[CLAIM] <= ALPHA).sum() <= ALLOWED
+    # and one kind alone, which the claim once rested on, calls nearly all: so pairs like these can be called
+    trained_on_own = nulls[nulls.group.str.startswith("self-distilled")]
+    assert len(trained_on_own) == 12
+    assert (trained_on_own.spectrum <= ALPHA).sum() >= 10
 
 
 def test_a_planted_rotation_is_called_above(fast) -> None:
-    (own,) = fast[1][fast[1].planted & (fast[1].kind == CLAIM)].itertuples()
-    assert own.group == FAST_PLANT
-    assert own.p <= ALPHA
-    assert own.side == "above"
+    (own,) = fast[1][fast[1].planted].to_dict("records")
+    assert own["group"] == FAST_PLANT
+    assert own[CLAIM] <= ALPHA
+    assert own["side"] == "above"
 
 
 def test_a_run_goes_on_from_what_is_there(fast, monkeypatch) -> None:
@@ -207,8 +217,8 @@ def test_statistics_are_those_of_the_public_functions(setting) -> None:
 
     prompts, records = load_prompts(setting.prompts), pd.read_json(setting.prompts, lines=True)
     use = instruction_use(pair, prompts, list(records.reference), draws=3, kinds=list(records.kind))
-    ids = {prompt.id for prompt in prompts[::8]}
-    rows = use.to_df().query("prompt_id in @ids").groupby("model").use.mean()
+    table = use.to_df()
+    rows = table[table.prompt_id.isin([prompt.id for prompt in prompts[::8]])].groupby("model").use.mean()
     assert found["instruction use"] == pytest.approx(rows["tuned"] - rows["base"], abs=1e-5)
 
     both = [head_word_pairs(m, measures._words, measures._vectors, top_k=60) for m in (pair.base, pair.tuned)]
@@ -249,7 +259,8 @@ def test_the_base_without_gains_is_for_the_groups_that_ask(setting) -> None:
     assert bool((base_of(turned, setting).model.model.norm.weight == 1).all())
     assert "distilled" in plain.kinds
     assert "distilled" not in turned.kinds
-    assert [group.planted for group in fast_groups()] == [None, None, None, "rotation"]
+    assert [group.planted for group in fast_groups()] == [None, None, "rotation"]
+    assert not any(group.reused for group in fast_groups())
 
 
 def frame(pairs: list[float], kinds: dict[str, Any], group: str = "g", claim: str = "rotation") -> pd.DataFrame:
@@ -292,17 +303,21 @@ def test_a_reused_control_is_not_its_own_control() -> None:
 def test_rates_errors_and_bounds_by_hand() -> None:
     controls = {"distilled": np.arange(19.0), "spectrum": np.arange(19.0)}
     called, not_called = 99.0, 9.0
-    effects = pd.concat([frame([called] * 3 + [not_called], controls, "a"), frame([not_called] * 4, controls, "b")])
+    effects = pd.concat(
+        [frame([called, called, -called, not_called], controls, "a"), frame([not_called] * 4, controls, "b")]
+    )
     found = tables([made("a"), made("b")], effects)
     row = found.rates.set_index("kind").loc[CLAIM]
-    assert [row["n"], row.called, row.rate, row.above, row.below] == [8, 3, 0.375, 3, 0]
+    assert [row["n"], row.called, row.called_rate, row.shown, row.shown_rate] == [8, 3, 0.375, 2, 0.25]
     # each group is off by 1.5 of what the common rate gives: sqrt(2 (1.5^2 + 1.5^2)) / 8
-    assert row.error == pytest.approx(3 / 8)
-    assert row.bound == pytest.approx(beta.ppf(0.05, 3, 6))
+    assert row.called_error == pytest.approx(3 / 8)
+    assert row.shown_error == pytest.approx(2 / 8)
+    assert row.called_bound == pytest.approx(beta.ppf(0.05, 3, 6))
     assert not len(found.power)
     page = markdown(found, controls=19)
-    assert f"| 3. rotation | {CLAIM} | 8 | 3 | 3 / 0 | **0.375 +- 0.375** | 0.111 |" in page
-    assert "| a | 4 | +76.5000 | 3 above | 3 above | 3 above |" in page
+    assert f"| 3. rotation | {CLAIM} | 8 | 3 | **0.375 +- 0.375** | 0.111 | 2 | 0.250 +- 0.250 | 0.046 |" in page
+    cell = "2 above, 1 below"
+    assert f"| a | 4 | +27.0000 | {cell} | {cell} | {cell} |" in page
 
 
 def test_power_is_apart_from_rates() -> None:
@@ -312,3 +327,33 @@ def test_power_is_apart_from_rates() -> None:
     assert found.rates.n.tolist() == [2, 2, 2]
     assert found.power.set_index("kind").loc[CLAIM, ["n", "above", "below"]].tolist() == [2, 1, 0]
     assert "| plant | 2 | +54.0000 | 1 above | 1 above | 1 above |" in markdown(found, controls=19)
+
+
+def test_the_file_has_a_row_per_pair_and_claim(tmp_path) -> None:
+    controls = {"distilled": np.arange(19.0), "spectrum": np.arange(100.0, 119.0)}
+    found = tables([made()], frame([50.0, 200.0], controls))
+    write_tables(found, tmp_path, controls=19)
+    rows = pd.read_csv(tmp_path / "p.csv")
+    assert list(rows) == ["group", "planted", "claim", "seed", "effect", "side", "distilled", "spectrum", CLAIM]
+    assert rows[["effect", "side", "distilled", CLAIM]].to_numpy().tolist() == [
+        [50.0, "between", 0.05, 1.0],
+        [200.0, "above", 0.05, 0.05],
+    ]
+    assert (tmp_path / "null_validity.md").read_text() == markdown(found, controls=19)
+
+
+def test_the_page_of_the_documentation_takes_the_table(tmp_path) -> None:
+    found = tables([made()], frame([50.0], {"distilled": np.arange(19.0), "spectrum": np.arange(19.0)}))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_docs(found, page)
+    assert page.read_text() == f"before\n{BEGIN}\n{rates_table(found.rates)}\n{END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="has no place for the table"):
+        write_docs(found, page)
+
+
+def test_the_documentation_shows_the_table_that_was_measured() -> None:
+    measured = (Path(run.__file__).parent / "null_validity.md").read_text()
+    shown = (Path(run.__file__).parents[2] / "docs" / "controls.md").read_text()
+    assert shown.split(BEGIN)[1].split(END)[0].strip() in measured
