@@ -157,10 +157,26 @@ class RealChange:
 
     def shared(self, name: str, value: Tensor, side: int) -> Tensor:
         """Return the part of a weight that both models have; `side` is 0 for the base, 1 for the tuned model."""
-        axis = vocabulary_axis(name, value, (self.base, self.tuned)[side].sizes.d_vocab)
-        if self.rows is None or axis is None:
+        axis, rows = vocabulary_axis(name, value, (self.base, self.tuned)[side].sizes.d_vocab), self.rows_of(name)
+        if rows is None or axis is None:
             return value
-        return value.index_select(axis, self.rows[side].to(value.device))
+        return value.index_select(axis, rows[side].to(value.device))
+
+    def rows_of(self, name: str) -> SharedTokens | None:
+        """Return the vocabulary entries of a weight that may change, in the base and in the tuned model; None for all.
+
+        Of the embedding without rows that are zero in both: a padding token's, which stays no vector. A norm would make
+        a large one of any small change.
+        """
+        return self._embedded if name == "W_E" else self.rows
+
+    @cached_property
+    def _embedded(self) -> SharedTokens | None:
+        every = torch.arange(min(weights.sizes.d_vocab for weights in (self.base, self.tuned)))
+        base, tuned = self.rows or (every, every)
+        sides = ((self.base.W_E, base), (self.tuned.W_E, tuned))
+        kept = torch.stack([W_E[rows.to(W_E.device)].any(dim=1).cpu() for W_E, rows in sides]).any(dim=0)
+        return self.rows if bool(kept.all()) else (base[kept], tuned[kept])
 
     def differs(self, name: str, base: Tensor, tuned: Tensor) -> bool:
         """Whether two tensors that are one weight of the two models differ in what both models have."""
@@ -176,11 +192,8 @@ class RealChange:
         # never rounded to half precision, which would take away the part of a change that is below half an ulp
         dtype = torch.promote_types(base.dtype, torch.float32)
         base, changed = base.to(dtype), (part.cpu().double() + change).to(dtype).to(base.device)
-        axis = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab)
-        if self.rows is None or axis is None:
+        axis, rows = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab), self.rows_of(weight.name)
+        if rows is None or axis is None:
             return unflatten(changed, base, weight.name)
-        return base.index_copy(axis, self.rows[0].to(base.device), changed.reshape(self._part_shape(base, axis)))
-
-    def _part_shape(self, base: Tensor, axis: int) -> tuple[int, ...]:
-        assert self.rows is not None
-        return (*base.shape[:axis], len(self.rows[0]), *base.shape[axis + 1 :])
+        shape = (*base.shape[:axis], len(rows[0]), *base.shape[axis + 1 :])
+        return base.index_copy(axis, rows[0].to(base.device), changed.reshape(shape))

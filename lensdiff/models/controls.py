@@ -1,27 +1,38 @@
 """Controls: models made from the base by a meaningless change of the size of the real one, weight by weight.
 
-A difference means little until a meaningless change of the same size has been shown beside it. Three kinds:
+A difference means little until a meaningless change of the same size has been shown beside it; and what is meaningless
+must be what meaningless *training* does: gradients are not isotropic, and a random matrix is too easily beaten. No kind
+alone is the null; an effect stands only beyond every kind that was made:
 
-    spectrum   base + U' S V'^T: the real change's singular values S, random orthonormal U' and V' (the headline)
-    norm       base + Gaussian noise of the real change's Frobenius norm
-    self       the base itself: no change
+    distilled        the base trained on its own samples, which teach it nothing; each weight's change rescaled to the
+                     real one's norm. In a LoRA pair through factors of the same rank and targets
+    shuffled         the same on tuning data with the responses permuted over the prompts
+    gradient-noise   base + U S V^T: U and V of the base's gradients, summed over tokens with random signs; the real
+                     change's singular values S
+    spectrum         base + U' S V'^T with random orthonormal U' and V' (Haar): a geometric reference
+    norm             base + Gaussian noise of the real change's Frobenius norm: a reference
+    self             the base itself: no change
 
-What is treated how (`change` has the formulas):
+What is treated how (`change`, `controlling.training` and `controlling.gradients` have the formulas):
 - matrices: each of the checkpoint's own, all heads of W_Q as one, keys and values with their key-value heads;
-- vectors (norm gains, biases): a random direction with the norm of the real change, which is the same for both kinds;
-- embeddings: as matrices; where the base ties its unembedding to its embedding, so does the control; where the
-  vocabularies differ only the rows of shared tokens change;
+- vectors (norm gains, biases): trained where a control is, else in a random direction; with the real change's norm;
+- embeddings: as matrices, of gradient noise norm-matched; where the base ties its unembedding to its embedding, so does
+  the control; where the vocabularies differ only the rows of shared tokens change, and a padding token's row of zeros
+  in both models stays;
+- a weight that training left alone although tuning changed it, and a parameter without gradient noise (positions,
+  experts of a mixture), gets a norm-matched change;
 - what did not change in the tuned model stays exactly as it is in the base.
 The change is added in float64 and rounded to the base's dtype. A control of models in half precision is read in
-float32 and cannot be run: rounding would take away the part of the change that is below half a unit in the last place,
-and a smaller change makes the real one look large.
+float32 and cannot be run or trained: rounding would take away the part of the change that is below half a unit in the
+last place, and a smaller change makes the real one look large.
 
 A control is lazy: a weight is computed when it is read and never kept, so 99 of them cost a weights-only analysis the
-memory of one weight. A forward pass needs a whole model: it is made on first use, and `free` lets go of it. Biases and
-position embeddings are read from the whole model.
+memory of one weight. What a trained control costs is spent when its first weight is read, and kept on disk (`cache`);
+one trained change a pair is in memory at a time. A forward pass needs a whole model: it is made on first use, and
+`free` lets go of it. Biases and position embeddings are read from the whole model.
 
-A weight depends on the control's kind and seed, its name and its layer alone, not on what was read before it. The two
-kinds of one seed draw from the same random numbers, so they are not independent of each other.
+A weight depends on the control's kind, options and seed, its name and its layer alone, not on what was read before it.
+The kinds of one seed share no random numbers.
 """
 
 import weakref

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lensdiff.models.change import generator_for
+from lensdiff.models.change import SharedTokens, generator_for
 from lensdiff.models.controlling.samples import loss_of, own_samples
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.wrappers import Model
@@ -75,15 +75,15 @@ def _texts(pair: ModelPair, rows: int, length: int, seed: int) -> tuple[Int[Tens
     """Return samples of the base, and the loss of either model on them."""
     base, generator = view_of(pair.base), generator_for("validity", seed, Weight("samples"))
     texts = own_samples(base, rows, length, generator)
-    theirs = _translated(pair, texts)
+    theirs = _translated(texts, pair.shared_tokens)
     # without a text that both can read, a uniform guess is the limit
     tuned = loss_of(view_of(pair.tuned), theirs) if len(theirs) else -math.inf
     return texts, loss_of(base, texts), tuned
 
 
-def _translated(pair: ModelPair, texts: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+def _translated(texts: Int[Tensor, "row pos"], shared: SharedTokens) -> Int[Tensor, "readable pos"]:
     """Return texts in the tuned model's ids, without those that it cannot spell."""
-    mine, theirs = pair.shared_tokens
+    mine, theirs = shared
     table = torch.full((max(int(texts.max()), int(mine.max())) + 1,), -1)
     table[mine] = theirs
     found = table[texts]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.change import generator_for, random_norm
+from lensdiff.models.change import flatten, generator_for, random_norm
 from lensdiff.models.controlling.options import GradientNoise
 from lensdiff.models.controlling.samples import cross_entropy, own_samples
 from lensdiff.models.controlling.store import Tensors
@@ -97,26 +97,36 @@ def fewest_tokens(base: ModelView) -> int:
     return min(base.d_model, max(d_attention, base.d_mlp))
 
 
-def texts_of(base: ModelView, noise: GradientNoise) -> list[Int[Tensor, "row pos"]]:
-    """Return the text as batches of rows of one length.
+def texts_of(base: ModelView, noise: GradientNoise) -> list[Tensor]:
+    """Return the text as batches [row pos] of one length each.
 
     Raises:
         InputError: there are too few tokens, or a text is longer than the context.
     """
-    wanted = fewest_tokens(base)
     if noise.texts is None:
-        tokens = 2 * wanted if noise.tokens is None else noise.tokens
-        _check_enough(tokens, wanted)
-        length = min(LENGTH, base.n_ctx - 1, tokens)
-        samples = own_samples(base, -(-tokens // length), length, generator_for(KIND, 0, Weight("samples")))
-        return list(samples.split(max(1, BATCH_TOKENS // length)))
+        n, length, batches = size_of_samples(base, noise)
+        return list(own_samples(base, n, length, generator_for(KIND, 0, Weight("samples"))).split(batches))
     special = list(special_ids(base, None))
     rows = [special + base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in noise.texts]
-    _check_enough(sum(len(row) - 1 for row in rows if row), wanted)
+    _check_enough(sum(len(row) - 1 for row in rows if row), fewest_tokens(base))
     if too_long := [n for n, row in enumerate(rows) if len(row) > base.n_ctx]:
         n = too_long[0]
         raise InputError(f"text {n} has {len(rows[n])} tokens, the context of {base.info.id} holds {base.n_ctx}")
     return [torch.tensor([row]) for row in rows if len(row) > 1]
+
+
+def size_of_samples(base: ModelView, noise: GradientNoise) -> tuple[int, int, list[int]]:
+    """Return how many samples are drawn, of how many tokens, and how many of them a batch has, batch by batch.
+
+    Raises:
+        InputError: that is too few tokens.
+    """
+    wanted = fewest_tokens(base)
+    tokens = 2 * wanted if noise.tokens is None else noise.tokens
+    _check_enough(tokens, wanted)
+    length = min(LENGTH, base.n_ctx - 1, tokens)
+    rows, at_once = -(-tokens // length), max(1, BATCH_TOKENS // length)
+    return rows, length, [min(at_once, rows - start) for start in range(0, rows, at_once)]
 
 
 def _check_enough(given: int, wanted: int) -> None:
@@ -124,12 +134,26 @@ def _check_enough(given: int, wanted: int) -> None:
         raise InputError(f"gradient noise of this model needs at least {wanted} tokens of text, got {given}")
 
 
-def collect(base: ModelView, texts: Iterable[Int[Tensor, "row pos"]]) -> dict[str, Tensor]:
+def collect(base: ModelView, texts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return what every matrix reads and the gradients at its outputs, by name, all tokens together."""
     found: dict[str, list[Tensor]] = {}
     for name, part in (item for rows in texts for item in _of_rows(base, rows)):
         found.setdefault(name, []).append(part)
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def stand_in(base: ModelView, tokens: int) -> dict[str, Tensor]:
+    """Return random numbers in the place of what is collected of the first layer: as large, for its cost alone."""
+    generator, found = generator_for(KIND, 0, Weight("cost")), {}
+    for name in MATRICES:
+        value = base.weights.stored(Weight(name, 0)) if base.weights.has(Weight(name, 0)) else None
+        if value is None:
+            continue
+        for what, size in zip(("read", "gradient"), flatten(value, name).shape, strict=True):
+            key = _name(what, READ[name] if what == "read" else name, 0)
+            found[key] = torch.randn(tokens, size, generator=generator).half()
+        found[_name("length", name, 0)] = torch.ones(tokens)
+    return found
 
 
 def _of_rows(base: ModelView, rows: Int[Tensor, "row pos"]) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,6 @@ TRAINED = ("distilled", "shuffled")
 KEPT = ("distilled", "shuffled", "gradient-noise")  # what they are made from is kept on disk
 DATA_LENGTH = 256  # of tuning data's rows
 Divide = Literal["none", "rms"]
-Cache = str | Path | bool | None
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -39,7 +38,7 @@ class Recipe:
 
     steps: int = 40
     rate: float = 2e-4
-    batch: int = 16
+    batch: int = 8
     length: int = 64
     rank: int | None = None
 
@@ -124,7 +123,8 @@ def checked(kind: str, given: Mapping[str, Any], default: Path) -> Options:
     values = dict(given)
     folder = _folder(values.pop("cache", True), default) if kind in KEPT else None
     if kind == "gradient-noise":
-        return Options(noise=GradientNoise(**(values | {"texts": _texts(values.get("texts"))})), folder=folder)
+        texts = _texts(values.pop("texts", None))
+        return Options(noise=GradientNoise(texts=texts, **values), folder=folder)
     if kind not in TRAINED:
         return Options()
     data = _data(values.pop("data", None)) if kind == "shuffled" else ()
@@ -139,7 +139,7 @@ def _available(kind: str) -> list[str]:
     return [*found, *(["cache"] if kind in KEPT else [])]
 
 
-def _folder(cache: Cache, default: Path) -> Path | None:
+def _folder(cache: Any, default: Path) -> Path | None:
     if cache is None or cache is False:
         return None
     if cache is not True and not isinstance(cache, str | Path):

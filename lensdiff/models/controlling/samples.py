@@ -39,10 +39,15 @@ def own_samples(view: ModelView, rows: int, length: int, generator: torch.Genera
             f"samples of {length} tokens behind {begun} do not fit the context of {view.info.id}, {view.n_ctx}"
         )
     first = torch.tensor(start).repeat(rows, 1) if start else _random(view, rows, generator)
-    per_row = max(view.d_vocab * 8, 2 * view.n_layers * view.n_key_value_heads * view.d_head * length * 4)
     with torch.no_grad():
-        batches = first.split(max(CHECKED, MEMORY // per_row))
+        batches = first.split(rows_at_once(view, length))
         return torch.cat([_sample(view, batch, length, generator) for batch in batches])
+
+
+def rows_at_once(view: ModelView, length: int) -> int:
+    """Return how many samples are drawn in one batch."""
+    cached = 2 * view.n_layers * view.n_key_value_heads * view.d_head * length * view.dtype.itemsize
+    return max(CHECKED, MEMORY // max(view.d_vocab * 24, cached))
 
 
 def _start(view: ModelView) -> list[int]:

@@ -60,8 +60,9 @@ class Rescaled:
         if found is not None:
             for axis, size in enumerate(shape):
                 if found.shape[axis] != size:  # only what both vocabularies have changes
-                    assert self._change.rows is not None
-                    found = found.index_select(axis, self._change.rows[0])
+                    rows = self._change.rows_of(weight.name)
+                    assert rows is not None
+                    found = found.index_select(axis, rows[0])
         if found is None or not found.any():
             return random_norm(values, shape, generator_for(self._kind, self._seed, weight))
         return of_norm(found, values)

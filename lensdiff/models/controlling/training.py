@@ -46,10 +46,13 @@ class Learner:
         self.weight, self.into, self.tied = weight, into, tied
         self.start = flatten(into, weight.name).clone()
         rows, columns = self.start.shape
+        # a padding token's row of zeros is no vector: a norm would make a large one of any small change
+        self.silent = ~self.start.any(dim=1) if weight.name == "W_E" else None
         if rank is None or min(rows, columns) == 1:
             self.moved = [self.start.clone()]
         else:
             a = torch.randn(rows, rank, generator=generator).to(self.start) / rows**0.5
+            a = a if self.silent is None else a.masked_fill(self.silent[:, None], 0.0)
             self.moved = [a, self.start.new_zeros(rank, columns)]
 
     def learn(self, parameters: list[nn.Parameter]) -> None:
@@ -59,6 +62,8 @@ class Learner:
             own = [p for p in parameters if not covers(p, self.into)]  # an unembedding with a storage of its own
             gradient = gradient + gradient_of(self.tied, own).T
         flat = flatten(gradient, self.weight.name)
+        if self.silent is not None:
+            flat = flat.masked_fill(self.silent[:, None], 0.0)
         if len(self.moved) == 1:
             self.moved[0].grad = flat.clone()
         else:
@@ -117,9 +122,11 @@ def train(
         parameter.requires_grad_(any(_learns(parameter, learner) for learner in learners))
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     moved = [tensor for learner in learners for tensor in learner.moved]
-    optimiser = torch.optim.AdamW(moved, lr=recipe.rate, weight_decay=0.0) if moved else None
+    if not moved:
+        return Trained({}, {})
+    optimiser = torch.optim.AdamW(moved, lr=recipe.rate, weight_decay=0.0)
     view = made.viewed(base.info)
-    for batch in batches if optimiser is not None else ():
+    for batch in batches:
         _step(view, batch, trained, recipe)
         with torch.no_grad():
             for learner in learners:
@@ -152,7 +159,7 @@ def _step(view: ModelView, batch: Batch, trained: list[nn.Parameter], recipe: Re
         loss = cross_entropy(logits, batch.following.to(logits.device))
         if not bool(torch.isfinite(loss)):
             raise InputError(
-                f"training a control of {view.info.id} with rate={recipe.rate:g} gave the loss {float(loss)}: "
+                f"training a control of {view.info.id} with rate={recipe.rate:g} gave the loss {loss.item()}: "
                 "give a smaller rate"
             )
         if loss.requires_grad:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lensdiff.models.change import Maker, RealChange, generator_for, random_norm, random_spectrum
 from lensdiff.models.controlling import batches, store
 from lensdiff.models.controlling.gradients import FromGradients, collect, texts_of
-from lensdiff.models.controlling.options import Options
+from lensdiff.models.controlling.options import Options, Recipe
 from lensdiff.models.controlling.targets import rank_of, targets
 from lensdiff.models.controlling.trained import Rescaled, Trained
 from lensdiff.models.controlling.training import train
@@ -72,10 +72,11 @@ class Workshop:
             del found["options"]["divide"]
             return found
         weights = [list(weight) for weight in self.targets]
-        return found | {"seed": seed, "weights": weights, "tied": self.change.tied, "rank": self._recipe_rank(options)}
+        return found | {"seed": seed, "weights": weights, "tied": self.change.tied, "rank": self.recipe(options).rank}
 
-    def _recipe_rank(self, options: Options) -> int | None:
-        return self.rank if options.recipe.rank is None else options.recipe.rank
+    def recipe(self, options: Options) -> Recipe:
+        """Return how a control is trained, with the rank of a LoRA pair where none is given."""
+        return replace(options.recipe, rank=self.rank) if options.recipe.rank is None else options.recipe
 
     def trained(self, kind: str, seed: int, options: Options) -> Trained:
         """Return a trained change: the last one, the one on disk, or a new one, which is kept."""
@@ -93,7 +94,7 @@ class Workshop:
 
     def train(self, kind: str, seed: int, options: Options) -> Trained:
         """Return a trained change, made anew."""
-        recipe = replace(options.recipe, rank=self._recipe_rank(options))
+        recipe = self.recipe(options)
         if kind == "distilled":
             rows = batches.distilled(self.base, recipe, seed)
         else:
