@@ -136,6 +136,6 @@ NULLS: dict[str, Recipe] = {
 }
 
 FAST_NULLS: dict[str, Recipe] = {
-    "self-distilled, Adam": partial(distilled, steps=10, rate=3e-4),
-    "random tokens, Adam": partial(random_tokens, steps=10, rate=3e-4),
+    "self-distilled, Adam": partial(distilled, steps=6, rate=3e-4),
+    "random tokens, Adam": partial(random_tokens, steps=6, rate=3e-4),
 }

@@ -23,7 +23,7 @@ from lensdiff.inputs import toy_pair
 
 CONTROLS = 20  # of a kind; of those that are pairs too, 19 are left beside each
 RECIPE = {"steps": 20, "batch": 8, "length": 48}  # of distilled controls
-FAST_RECIPE = {"steps": 10, "batch": 8, "length": 24}
+FAST_RECIPE = {"steps": 6, "batch": 8, "length": 24}
 FIRST_SEED = 10_000  # of controls: no pair has it
 
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     setting = Setting(options.base, options.prompts)
     torch.set_num_threads(1)  # matrices of 128 columns gain nothing from more
-    recipe, controls = (FAST_RECIPE, CONTROLS) if options.fast else (RECIPE, options.controls)
+    recipe, controls = (FAST_RECIPE, FEWEST_FOR_RANK) if options.fast else (RECIPE, options.controls)
     groups = fast_groups() if options.fast else _chosen(options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
