@@ -14,6 +14,12 @@ from pydantic_core import PydanticCustomError
 Analysis = Literal["weights", "instruction_use", "attribution", "outputs", "attention", "heads", "mlp"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 OF_PROMPTS: tuple[Analysis, ...] = ("instruction_use", "attribution", "outputs", "attention")
+COUNTED: dict[str, tuple[Analysis, ...]] = {  # the analyses that each number of controls is for
+    "prompts": ("instruction_use", "attention"),
+    "heads": ("heads",),
+    "rotation": ("mlp",),
+    "attribution": ("attribution",),
+}
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -169,6 +175,11 @@ class RunConfig(Section):
         """Whether any chosen analysis reads prompts."""
         return self.chosen(*OF_PROMPTS)
 
+    @property
+    def controls_are_made(self) -> bool:
+        """Whether any chosen analysis asks for controls."""
+        return any(getattr(self.controls, name) and self.chosen(*of) for name, of in COUNTED.items())
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         for key, message in contradictions(self):
@@ -208,18 +219,20 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
     if len(set(options.kinds)) < len(options.kinds):
         yield "controls.kinds", "a kind comes twice"
     if "shuffled" in options.kinds and options.data is None:
-        yield "controls.data", "shuffled controls need the tuning data: give a file, or leave the kind out"
+        yield "controls.kinds", "shuffled controls need the tuning data: name a file (controls.data), or leave the kind out"
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
-    for name in COUNTS:
+    for name in COUNTED:
         if getattr(options, name) and config.keep == "one":
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _ONE
     if config.chosen("attention", "instruction_use") and options.prompts and config.dtype in ("bfloat16", "float16"):
         yield "controls.prompts", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 
-COUNTS = ("prompts", "heads", "rotation", "attribution")
-_ONE = 'keep = "one" holds one model at a time, a control is made from both: set the numbers of controls to 0'
+_ONE = (
+    'keep = "one" holds one model at a time, a control is made from both: '
+    "set prompts, heads, rotation and attribution of [controls] to 0"
+)
 
 
 def as_config(given: "RunConfig | dict[str, Any]") -> RunConfig:

@@ -66,9 +66,8 @@ def memory_of(config: RunConfig) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    counts = config.controls
-    made = max(counts.prompts, counts.heads, counts.rotation, counts.attribution) > 0
-    return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
+    held = 2 + config.controls_are_made
+    return Memory(max(sizes), int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
 def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:
