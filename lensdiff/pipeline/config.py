@@ -219,7 +219,10 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
     if len(set(options.kinds)) < len(options.kinds):
         yield "controls.kinds", "a kind comes twice"
     if "shuffled" in options.kinds and options.data is None:
-        yield "controls.kinds", "shuffled controls need the tuning data: name a file (controls.data), or leave the kind out"
+        yield (
+            "controls.kinds",
+            "shuffled controls need the tuning data: name a file (controls.data), or leave the kind out",
+        )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
     for name in COUNTED:

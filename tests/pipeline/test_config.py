@@ -84,7 +84,10 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         (GOOD + 'device = "cpu"\nkeep = "one"\n', ', line 6: keep = "one" holds one model at a time'),
         (GOOD + 'keep = "one"\n[controls]\nprompts = 4\n', ', line 7: keep = "one" holds one model at a time'),
         (GOOD + "[controls]\nheads = -1\n", ", line 6: controls.heads is -1, expected greater than or equal to 0"),
-        (GOOD + '[controls]\nkind = "norm"\n', ", line 6: unknown key 'controls.kind', available: kinds, data, prompts"),
+        (
+            GOOD + '[controls]\nkind = "norm"\n',
+            ", line 6: unknown key 'controls.kind', available: kinds, data, prompts",
+        ),
         (GOOD + "[controls]\nrotation_norm = 3\n", ", line 6: unknown key 'controls.rotation_norm'"),
         (GOOD + "[controls]\nkinds = []\n", ", line 6: controls.kinds is [], expected a list that is not empty"),
         (
