@@ -51,8 +51,8 @@ def beside_controls(scores: Any) -> Any:
         ].set_index("prompt_id")["instruction_score"]
         for key in runs
     }
-    wide = pd.DataFrame(columns).dropna()
-    means = wide.sub(wide[("base", "", "")], axis=0).mean()
+    wide: Any = pd.DataFrame(columns).dropna()
+    means: Any = wide.sub(wide[("base", "", "")], axis=0).mean()
     names = [key for key in wide.columns if key[0] == "control"]
     effect = float(means[("tuned", "", "")])
     return common.controls(effect, [float(means[key]) for key in names], [key[1] for key in names])

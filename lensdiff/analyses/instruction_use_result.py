@@ -146,7 +146,8 @@ class InstructionUse(Result):
     def with_controls(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
         """Return the same with controls that were read apart, each on the same texts.
 
-        A prompt that one of them lacks is left out of all, and listed among the failures.
+        A prompt that one of them lacks is left out of all, and listed among the failures; one that failed in the pair
+        stays out.
 
         Raises:
             InputError: this is no pair, or a control is, or it was read by other means, on other texts or tokens.
@@ -175,7 +176,7 @@ class InstructionUse(Result):
         return replace(
             self,
             models=(*self.models, *(control.models[0] for control in controls)),
-            control_kinds=(*self.control_kinds, *(control.control_kinds[0] for control in controls)),
+            control_kinds=(*self.control_kinds, *(control.provenance.control_kind for control in controls)),
             prompt_id=tuple(part.prompt_id[row] for part, row, _ in kept),
             text=tuple(part.text[row] for part, row, _ in kept),
             model=torch.tensor([int(part.model[row]) + first for part, row, first in kept], dtype=torch.int64),
@@ -264,7 +265,7 @@ def _check_control(pair: InstructionUse, control: InstructionUse, n_out: dict[tu
             f"{', '.join(pair.texts)} as the pair"
         )
     for prompt, text, n in zip(control.prompt_id, control.text, control.n_out.tolist(), strict=True):
-        if n_out.get((prompt, text)) != n:
+        if prompt not in pair.failures and n_out.get((prompt, text)) != n:
             seen = n_out.get((prompt, text))
             raise InputError(
                 f"control {name} read {n} tokens of text {text!r} of prompt {prompt!r}, the pair "

@@ -141,11 +141,10 @@ class VerbShift(Result):
             InputError: there is no such statistic.
         """
         effect, controls = self.effects(statistic)
-        return (
-            stats.envelope(effect, stats.by_kind(controls, self.control_kinds))
-            if effect is not None and controls
-            else None
-        )
+        if effect is None or not controls:
+            return None
+        level = self.provenance.options["level"]
+        return stats.envelope(effect, stats.by_kind(controls, self.control_kinds), level=level)
 
     def summary(self) -> pd.DataFrame:
         """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.

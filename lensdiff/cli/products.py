@@ -1,6 +1,7 @@
 """What a command shows of a results directory: a short table for the terminal, and a page."""
 
 import html
+from typing import Any
 
 import pandas as pd
 
@@ -69,7 +70,7 @@ def instruction_use_summary(store: ResultStore) -> pd.DataFrame:
     columns = ["by", "text", "n", "base", "tuned", "difference", "low", "high", "controls"]
     rows = []
     for by, text in frame[["by", "text"]].drop_duplicates().itertuples(index=False):
-        found = frame[(frame.by == by) & (frame.text == text)]
+        found: Any = frame[(frame.by == by) & (frame.text == text)]
         pair, controls = found[found.model == "tuned"].iloc[0], found[found.kind != ""].difference
         beside = "none" if controls.empty else f"{controls.min():.3g} to {controls.max():.3g} ({len(controls)})"
         numbers = [pair[name] for name in ("n", "base", "use", "difference", "low", "high")]

@@ -123,7 +123,7 @@ def attention(
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
         "attention": {"layers": o.layer_list(layers), "sink": sink},
         "max_new_tokens": max_new_tokens,
-        "controls": o.controls(kinds, prompts=controls),
+        "controls": o.controls(kinds, attention=controls),
     }
     store = _run("attention", base, tuned, out, keys, seed, device, dtype, quiet)
     title = "Attention: heads that moved most"

@@ -1,6 +1,7 @@
 """The three claims, answered from the results of a run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -41,12 +42,13 @@ def _score(store: ResultStore) -> tuple[str, ...]:
     """Return what the paper's own score shows, in each way that it was had."""
     if not store.has_table("replication"):
         return ()
-    frame = store.load_table("replication")
+    frame: Any = store.load_table("replication")
+    rows = [row for row in frame.itertuples() if row.answer is not None]
     lines = [
         f"{row.way}: {row.base:.3g} in the base, {row.tuned:.3g} in the tuned model, {row.difference:+.3g} "
-        f"[{row.low:.3g}, {row.high:.3g}], {stats.format_p(row.p)}, {row.answer} (n = {row.n}, {row.n_left_out} too short)"
-        for row in frame.itertuples()
-        if row.answer is not None
+        f"[{row.low:.3g}, {row.high:.3g}], {stats.format_p(row.p)}, {row.answer} "
+        f"(n = {row.n}, {row.n_left_out} too short)"
+        for row in rows
     ]
     depends = lines and bool(frame["depends_on_length"].any())
     return (*lines, *(["the ways differ: it depends on the responses' length"] if depends else []))

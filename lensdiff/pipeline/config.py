@@ -15,7 +15,8 @@ Analysis = Literal["weights", "instruction_use", "attribution", "outputs", "atte
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 OF_PROMPTS: tuple[Analysis, ...] = ("instruction_use", "attribution", "outputs", "attention")
 COUNTED: dict[str, tuple[Analysis, ...]] = {  # the analyses that each number of controls is for
-    "prompts": ("instruction_use", "attention"),
+    "prompts": ("instruction_use",),
+    "attention": ("attention",),
     "heads": ("heads",),
     "rotation": ("mlp",),
     "attribution": ("attribution",),
@@ -57,7 +58,8 @@ class ControlOptions(Section):
     Attributes:
         kinds: see `lensdiff.models.controls`; "distilled" trains each control, "shuffled" needs `data`.
         data: a JSONL file of the tuning data, a "prompt" and a "response" a line.
-        prompts: for instruction use and attention; each is a whole model, run on every prompt.
+        prompts: for instruction use; each is a whole model, run on every prompt.
+        attention: for attention, likewise; the first ones of those where both are asked for.
         heads: for the word pairs of heads.
         rotation: for the rotation of feed-forward layers, which reads weights alone.
         attribution: of the first kind, whose own responses are attributed, beside the paper's score.
@@ -68,6 +70,7 @@ class ControlOptions(Section):
     )
     data: Words | None = None
     prompts: Controls = 19
+    attention: Controls = 19
     heads: Controls = 19
     rotation: Controls = 99
     attribution: Controls = 5
@@ -176,9 +179,9 @@ class RunConfig(Section):
         return self.chosen(*OF_PROMPTS)
 
     @property
-    def controls_are_made(self) -> bool:
-        """Whether any chosen analysis asks for controls."""
-        return any(getattr(self.controls, name) and self.chosen(*of) for name, of in COUNTED.items())
+    def most_controls(self) -> int:
+        """The largest number of controls of a kind that a chosen analysis asks for."""
+        return max(getattr(self.controls, name) * self.chosen(*of) for name, of in COUNTED.items())
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -217,24 +220,25 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
 def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
     options = config.controls
     if len(set(options.kinds)) < len(options.kinds):
-        yield "controls.kinds", "a kind comes twice"
+        yield "controls.kinds", f"a kind comes twice ({', '.join(options.kinds)}), expected each once"
     if "shuffled" in options.kinds and options.data is None:
         yield (
             "controls.kinds",
-            "shuffled controls need the tuning data: name a file (controls.data), or leave the kind out",
+            "shuffled controls need the tuning data: name a file (controls.data in a config), or leave the kind out",
         )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
     for name in COUNTED:
         if getattr(options, name) and config.keep == "one":
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _ONE
-    if config.chosen("attention", "instruction_use") and options.prompts and config.dtype in ("bfloat16", "float16"):
-        yield "controls.prompts", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
+    for analysis, name in (("instruction_use", "prompts"), ("attention", "attention")):
+        if analysis in config.analyses and getattr(options, name) and config.dtype in ("bfloat16", "float16"):
+            yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 
 _ONE = (
     'keep = "one" holds one model at a time, a control is made from both: '
-    "set prompts, heads, rotation and attribution of [controls] to 0"
+    f"set {', '.join(COUNTED)} of [controls] to 0"
 )
 
 

@@ -29,7 +29,8 @@ CONTROL_ANALYSES = "analyses of controls"  # a control does what is chosen of th
 CHECKED = 3  # controls of a kind that are run on text where nothing else needs whole models
 CHECKED_FOR: dict[Counted, Analysis] = {"heads": "heads", "rotation": "mlp"}
 READ_BY: dict[Counted, tuple[Analysis, ...]] = {
-    "prompts": ("instruction_use", "attention"),
+    "prompts": ("instruction_use",),
+    "attention": ("attention",),
     "attribution": ("attribution",),
 }
 
@@ -56,12 +57,11 @@ def control(workspace: Workspace, unit: str) -> None:
     found = validity(workspace.pair, model)
     row = {"control": view_of(model).info.id, **model_columns(workspace, unit), "loss": found.loss}
     row |= {"limit": found.limit, "base_loss": found.base, "tuned_loss": found.tuned, "valid": found.valid}
-    if unit in workspace.controls("prompts"):
-        if config.chosen("instruction_use"):
-            for by in [by for by in BY if store.has(f"parts/instruction_use/{by}")]:
-                store.save_result(f"parts/instruction_use/{by}/{unit}", read_use(workspace, model, by))
-        if config.chosen("attention"):
-            attend_apart(workspace, unit)
+    if config.chosen("instruction_use") and unit in workspace.controls("prompts"):
+        for by in [by for by in BY if store.has(f"parts/instruction_use/{by}")]:
+            store.save_result(f"parts/instruction_use/{by}/{unit}", read_use(workspace, model, by))
+    if config.chosen("attention") and unit in workspace.controls("attention"):
+        attend_apart(workspace, unit)
     if config.chosen("attribution") and unit in workspace.controls("attribution"):
         _attribute(workspace, unit)
     store.save_table(f"validity/{unit}", pd.DataFrame([row]))  # last: what it stands for is done
@@ -125,7 +125,7 @@ def shift_attention(workspace: Workspace, unit: str) -> None:
     store, prompts = workspace.store, _attended(workspace)
     if not prompts:
         raise NotPossible("there is no prompt whose attention both models could be read on")
-    names = [f"parts/attention/{name}" for name in workspace.controls("prompts")]
+    names = [f"parts/attention/{name}" for name in workspace.controls("attention")]
     controls = workspace.stored([name for name in names if store.has(name)], ControlAttention)
     runs = [workspace.stored([f"attention/{name}/{p}" for p in prompts], AttentionPatterns) for name in SIDES]
     found = attention_shift(runs[0], runs[1], controls, seed=workspace.config.seed)

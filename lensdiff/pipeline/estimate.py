@@ -19,6 +19,7 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import control_cost
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
@@ -37,6 +38,7 @@ PROBED_TOKENS = 8
 UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+TRAINED_TOKEN = 3  # times a forward pass
 CHECK_TOKENS = 1024  # of the base's own samples that a control is run on
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
@@ -66,7 +68,7 @@ def memory_of(config: RunConfig) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    held = 2 + config.controls_are_made
+    held = 2 + (config.most_controls > 0)
     return Memory(max(sizes), int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
@@ -131,6 +133,18 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
     parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
     total = duration(sum(seconds.values()))
     workspace.listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
+    if "controls" in left and "distilled" not in workspace.config.controls.kinds:
+        most = workspace.config.most_controls
+        workspace.listener.say(
+            f"controls: {', '.join(workspace.config.controls.kinds)}; {most} of the kind distilled, the base trained "
+            f"on its own samples, would take about {duration(most * _distil(probe))} more"
+        )
+
+
+def _distil(probe: Probe) -> float:
+    # a pass forward and back over every token of training, and the passes that sample it
+    recipe = Recipe()
+    return (TRAINED_TOKEN * probe.forward + probe.step / recipe.batch) * recipe.steps * recipe.batch * recipe.length
 
 
 def _left(step: Step, workspace: Workspace) -> list[str]:
@@ -230,11 +244,14 @@ def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float
     """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
     config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
     check = CHECK_TOKENS * probe.forward
-    use = _read_use(workspace, probe) if config.chosen("instruction_use") else 0.0
-    read = use + prompts * attend * config.chosen("attention")
-    of_prompts = len(workspace.controls("prompts")) if config.chosen("instruction_use", "attention") else 0
-    attributed = len(workspace.controls("attribution")) if config.chosen("attribution") else 0
-    return (_make_all(workspace, units) + read * of_prompts + attribute * prompts * attributed) / units + check
+    seconds = _make_all(workspace, units)
+    if config.chosen("instruction_use"):
+        seconds += _read_use(workspace, probe) * len(workspace.controls("prompts"))
+    if config.chosen("attention"):
+        seconds += prompts * attend * len(workspace.controls("attention"))
+    if config.chosen("attribution"):
+        seconds += prompts * attribute * len(workspace.controls("attribution"))
+    return seconds / units + check
 
 
 def _make_all(workspace: Workspace, units: int) -> float:

@@ -7,7 +7,7 @@ from lensdiff.pipeline.workspace import Workspace
 
 PROMPT_KEYS = ("prompts", "prompt", "max_prompts", "max_new_tokens")
 CONTROLLED = ("controls.kinds", "controls.data", "seed")
-CONTROL_KEYS = (*PROMPT_KEYS, *CONTROLLED, "controls.prompts", "controls.attribution")
+CONTROL_KEYS = (*PROMPT_KEYS, *CONTROLLED, "controls.prompts", "controls.attention", "controls.attribution")
 
 
 def sides_and_prompts(workspace: Workspace) -> list[str]:

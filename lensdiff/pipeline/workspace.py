@@ -23,7 +23,10 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
 from lensdiff.results import Control, InputError, ResultStore
 
-Counted = Literal["prompts", "heads", "rotation", "attribution"]  # what the config has numbers of controls for
+TUNING_KEYS = (("prompt", "text"), ("response", "reference"))  # of a line of tuning data
+Counted = Literal[
+    "prompts", "attention", "heads", "rotation", "attribution"
+]  # what the config has numbers of controls for
 
 
 class Stored(Sequence[R], Generic[R]):
@@ -55,6 +58,7 @@ class Workspace:
     def __init__(self, config: RunConfig, store: ResultStore, listener: Listener, keep: Literal["both", "one"]):
         self.config, self.store, self.listener, self.keep = config, store, listener, keep
         self._control: tuple[str, ModelView] | None = None
+        self._said: dict[str, Response | str] = {}  # every control reads what both models said
 
     # models
     @cached_property
@@ -133,15 +137,19 @@ class Workspace:
             InputError: it could not be generated, with the reason.
         """
         name = f"responses/{model}/{prompt_id}"
+        if name in self._said:
+            return self._said[name]
         if not self.store.has_table(name):
             failures = self.store.step("responses").failures | self.store.step("controls").failures
             reason = failures.get(f"{model}/{prompt_id}", "it was not generated")
             raise InputError(f"there is no response of {model} to prompt {prompt_id!r}: {reason}")
         row = self.store.load_table(name).iloc[0]
-        if row["source"] == "given":
-            return str(row["text"])
-        ids = tuple(int(i) for i in row["token_ids"])
-        return Response(str(row["text"]), ids, str(row["model_id"]), str(row.get("tokenizer", "")))
+        text, ids = str(row["text"]), tuple(int(i) for i in row["token_ids"])
+        given = row["source"] == "given"
+        found = text if given else Response(text, ids, str(row["model_id"]), str(row.get("tokenizer", "")))
+        if model in SIDES:
+            self._said[name] = found
+        return found
 
     def shared_response(self, prompt_id: str) -> Response | str | None:
         """Return the text that all models are read on: the tuned model's response, else the base's, or None if empty.
@@ -242,7 +250,8 @@ def tuning_data_of(config: RunConfig) -> list[tuple[str, str]]:
     """Return prompts and responses of the tuning data.
 
     Raises:
-        InputError: the file is missing, or a line is not an object with a text "prompt" and a text "response".
+        InputError: the file is missing, or a line is not an object with a text "prompt" (or "text", as in a file of
+            prompts) and a text "response" (or "reference").
     """
     path = config.path(config.controls.data or "")
     found = []
@@ -253,9 +262,11 @@ def tuning_data_of(config: RunConfig) -> list[tuple[str, str]]:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             raise InputError(f"{path}, line {number}: not JSON that can be read") from None
-        row = (record.get("prompt"), record.get("response")) if isinstance(record, dict) else (None, None)
+        given = record if isinstance(record, dict) else {}
+        row = [next((given[key] for key in keys if key in given), None) for keys in TUNING_KEYS]
         if not all(isinstance(text, str) and text.strip() for text in row):
-            raise InputError(f'{path}, line {number}: expected an object with texts "prompt" and "response"')
+            wanted = 'texts "prompt" (or "text") and "response" (or "reference")'
+            raise InputError(f"{path}, line {number}: expected an object with {wanted}")
         found.append((str(row[0]), str(row[1])))
     return found
 

@@ -539,6 +539,10 @@ def test_a_damaged_or_foreign_file_is_made_again(kind, tmp_path, monkeypatch):
     [foreign] = (tmp_path / "other").iterdir()
     for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1]), foreign.read_bytes()):
         file.write_bytes(damaged)
+        with monkeypatch.context() as patch:
+            patch.setattr(MODULE + WORK[kind], refuse)
+            with pytest.raises(AssertionError, match="made again"):
+                read_all(of(pair_of(edit=gentle), kind, cache=tmp_path))
         found = read_all(of(pair_of(edit=gentle), kind, cache=tmp_path))
         assert all(torch.equal(made[weight], found[weight]) for weight in made)
         with monkeypatch.context() as patch:

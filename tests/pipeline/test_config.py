@@ -94,7 +94,7 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
             GOOD + '[controls]\nkinds = ["norm", "self"]\n',
             ", line 6: controls.kinds[1] is 'self', expected one of 'distilled', 'shuffled', 'gradient-noise'",
         ),
-        (GOOD + '[controls]\nkinds = ["norm", "norm"]\n', ", line 6: a kind comes twice"),
+        (GOOD + '[controls]\nkinds = ["norm", "norm"]\n', ", line 6: a kind comes twice (norm, norm), expected each once"),
         (GOOD + '[controls]\nkinds = ["shuffled"]\n', ", line 6: shuffled controls need the tuning data: name a file"),
         (
             GOOD + '[controls]\nkinds = ["norm", "shuffled"]\n\ndata = ""\n',
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
     assert error_of(tmp_path, text).startswith(message)
 
 
-COUNTS = ("prompts", "heads", "rotation", "attribution")
+COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
 
 
 @pytest.mark.parametrize("left", COUNTS)
@@ -140,23 +140,23 @@ def test_one_model_at_a_time_makes_no_control_of_any_analysis(tmp_path, left):
     line = 7 + COUNTS.index(left)
     message = error_of(tmp_path, f'{GOOD}keep = "one"\n[controls]\n{one}')
     assert message.startswith(f', line {line}: keep = "one" holds one model at a time')
-    assert message.endswith("set prompts, heads, rotation and attribution of [controls] to 0")
+    assert message.endswith("set prompts, attention, heads, rotation, attribution of [controls] to 0")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000])
 def test_any_number_of_controls_is_a_number(tmp_path, count):
     (tmp_path / "run.toml").write_text(f"{GOOD}[controls]\n" + "".join(f"{name} = {count}\n" for name in COUNTS))
     found = load_config(tmp_path / "run.toml").controls
-    assert [getattr(found, name) for name in COUNTS] == [count] * 4
+    assert [getattr(found, name) for name in COUNTS] == [count] * 5
     assert found.kinds == ["gradient-noise", "spectrum"]
 
 
-@pytest.mark.parametrize("analysis", ["attention", "instruction_use"])
-def test_controls_of_weights_alone_may_be_in_half_precision(tmp_path, analysis):
+@pytest.mark.parametrize(("analysis", "name"), [("attention", "attention"), ("instruction_use", "prompts")])
+def test_controls_of_weights_alone_may_be_in_half_precision(tmp_path, analysis, name):
     text = f'{GOOD}dtype = "bfloat16"\nanalyses = ["heads", "mlp"{{}}]\n'
     (tmp_path / "weights.toml").write_text(text.format(""))
     assert load_config(tmp_path / "weights.toml").controls.rotation == 99
-    message = error_of(tmp_path, text.format(f', "{analysis}"') + "[controls]\nprompts = 1\n")
+    message = error_of(tmp_path, text.format(f', "{analysis}"') + f"[controls]\n{name} = 1\n")
     assert message == ", line 8: a control model cannot be run in bfloat16: give 0, or dtype = 'float32'"
 
 

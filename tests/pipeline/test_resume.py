@@ -19,7 +19,8 @@ from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
 ANALYSES = ["weights", "attribution", "heads", "mlp"]
-CONTROLS = {"kinds": ["spectrum", "norm"], "prompts": 0, "heads": 2, "rotation": 2, "attribution": 0}
+NONE = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
+CONTROLS = {**NONE, "kinds": ["spectrum", "norm"], "heads": 2, "rotation": 2}
 OF_CONTROLS = ["instruction_use", "attribution", "attention"]
 
 
@@ -113,7 +114,7 @@ def test_stopped_within_a_unit_repeats_that_one(models, tmp_path, whole, monkeyp
 
 
 def test_stopped_in_a_control_goes_on_at_the_next_with_the_same_tables(models, tmp_path, monkeypatch):
-    counts = {"prompts": 2, "heads": 0, "rotation": 0, "attribution": 1}
+    counts = {**NONE, "prompts": 2, "attention": 1, "attribution": 1}
     options = {"analyses": OF_CONTROLS, "controls": {"kinds": ["spectrum", "norm"], **counts}}
     options["instruction_use"] = {"draws": 1, "max_tokens": 3}
     uninterrupted = execute(config_for(models, tmp_path / "whole", **options))

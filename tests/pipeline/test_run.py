@@ -257,7 +257,7 @@ def test_shuffled_controls_are_made_of_the_tuning_data(models, tmp_path, pair):
     lines = [json.dumps({"prompt": prompt, "response": response}) for prompt, response in rows]
     (tmp_path / "tuning.jsonl").write_text("\n".join(lines) + "\n\n")
     controls = {"kinds": ["shuffled"], "data": str(tmp_path / "tuning.jsonl"), "rotation": 2}
-    controls |= {"heads": 0, "prompts": 0, "attribution": 0}
+    controls |= {"heads": 0, "prompts": 0, "attention": 0, "attribution": 0}
     store = execute(config_for(models, tmp_path / "out", analyses=["mlp"], controls=controls))
     found = store.load_result("value_rotation", ValueRotation)
     expected = value_rotation(pair, controls=[pair.control("shuffled", i, data=rows, cache=None) for i in range(2)])
@@ -306,7 +306,7 @@ def test_a_finished_run_loads_no_model_and_does_nothing(finished, models, monkey
 
 def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, tmp_path):
     store, _ = finished
-    none = dict.fromkeys(("prompts", "heads", "rotation", "attribution"), 0)
+    none = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
     one = execute(config_for(models, tmp_path / "out", keep="one", controls=none))
     assert one.manifest.pair["keep"] == "one"
     assert one.step("weights").state == "skipped"
@@ -397,7 +397,7 @@ def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"id": "half", "text": "Say \\ud83d"}\n{"id": "ok", "text": "Repeat the word: moon"}\n')
     changes = {"prompts": str(path), "analyses": ["attribution", "outputs", "attention"], "keep": keep}
-    changes |= {"controls": {"prompts": 0, "heads": 0, "rotation": 0, "attribution": 0}}
+    changes |= {"controls": {"prompts": 0, "attention": 0, "heads": 0, "rotation": 0, "attribution": 0}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert set(store.step("responses").failures) == {"base/half", "tuned/half"}
     reason = store.step("responses").failures["base/half"]

@@ -167,7 +167,9 @@ def test_the_map_of_shifts_has_bands_and_signed_differences():
     assert [row[0] for row in data["of_head"][1][0]] == [
         "first token's share", "entropy (bits)", "instruction's share", "the rest's share",
     ]  # fmt: skip
-    assert data["claim"].startswith("Over all heads: +0.25")
+    assert data["claim"] == f"Mean JS distance of all heads: {attention_shift().whole}."
+    assert data["claim"].endswith("0.4; controls 0.0944 to 0.206 (19 spectrum), p = 0.05.")
+    assert "19 controls" in data["facts"]
     assert data["top"][0][:3] == [2, 1, 0.9]
 
 
@@ -176,6 +178,13 @@ def test_without_controls_there_is_no_band_and_no_claim():
     assert data["claim"] is None
     assert "no controls" in data["facts"]
     assert data["measures"][0]["low"][0] == [None, None]
+
+
+def test_with_few_controls_there_is_no_band_and_the_claim_says_so():
+    data = attention_shift(controls=18).show().data
+    few = "0.4; too few controls to tell (18 spectrum; 19 of each kind are needed)."
+    assert data["claim"] == f"Mean JS distance of all heads: {few}"
+    assert all(limit is None for row in data["measures"][0]["high"] for limit in row)
 
 
 # the report's sections

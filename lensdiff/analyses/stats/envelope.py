@@ -124,7 +124,7 @@ class Envelope:
 
 def envelope(
     effect: SupportsFloat,
-    control_effects: Mapping[str, ArrayLike],
+    control_effects: Mapping[str, ArrayLike | tuple[float, ...]],
     *,
     level: float = 0.95,
     needed: int = FEWEST_FOR_VERDICT,
@@ -144,8 +144,9 @@ def envelope(
     return Envelope(value, tuple(kinds), level, needed)
 
 
-def _kind(effect: float, kind: str, given: ArrayLike, level: float) -> ControlKind:
-    controls = observations(given, f"controls {kind!r}", least=1)
+def _kind(effect: float, kind: str, given: ArrayLike | tuple[float, ...], level: float) -> ControlKind:
+    sample = np.array(given) if isinstance(given, tuple) else given
+    controls = observations(sample, f"controls {kind!r}", least=1)
     low = high = p = None
     if len(controls) >= FEWEST_FOR_RANK:
         test, band = control_rank(effect, controls, level=level), rank_band(controls, level=level)
@@ -186,6 +187,9 @@ def kinds_band(
     """Return `envelope_band` of controls whose kinds are named one by one; NaN where a kind has fewer than 19.
 
     With fewer there is no band: what one more control gives cannot be told.
+
+    Raises:
+        InputError: too few for this level, or a value is not finite.
     """
     rows = {kind: [i for i, name in enumerate(kinds) if name == kind] for kind in dict.fromkeys(kinds)}
     if not rows or min(map(len, rows.values())) < FEWEST_FOR_RANK:

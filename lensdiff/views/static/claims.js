@@ -26,7 +26,7 @@ LensDiff.views.claims = (root, data) => {
     const row = (y, name, marks) => [
       svg("text", { x: 0, y: y - 10, class: "ld-label" }, name),
       svg("line", { x1: x(0), x2: x(0), y1: y - 7, y2: y + 8, class: "ld-zero" }),
-      marks,
+      ...marks,
     ];
     const bar = (y, [from, to], tone) => svg("rect", { x: x(from), y: y - 4, width: percent(to) - percent(from) + "%", height: 8, rx: 4, class: tone, opacity: 0.4 });
     const effect = `this pair: ${number(p.effect)}${p.unit}`;
@@ -35,10 +35,10 @@ LensDiff.views.claims = (root, data) => {
     return svg("svg", { class: "ld-picture", height: bottom + 16, role: "img", "aria-label": [effect, ...p.kinds.map(beside)].join("; ") },
       svg("text", { x: x(0), y: bottom + 13, class: "ld-label", "text-anchor": percent(0) > 90 ? "end" : percent(0) < 10 ? "start" : "middle" }, "0"),
       row(24, effect, [p.interval ? bar(24, p.interval, "tuned") : null, svg("circle", { cx: x(p.effect), cy: 24, r: 5, class: "tuned" })]),
-      p.kinds.map((k, i) => {
+      ...p.kinds.flatMap((k, i) => {
         const y = 64 + 40 * i;
-        return row(y, beside(k), [k.band ? bar(y, k.band, "control") : null,
-          k.values.map((value) => svg("circle", { cx: x(value), cy: y, r: 2.5, class: "control", opacity: 0.5 }))]);
+        const dots = k.values.map((value) => svg("circle", { cx: x(value), cy: y, r: 2.5, class: "control", opacity: 0.5 }));
+        return row(y, beside(k), [k.band ? bar(y, k.band, "control") : null, ...dots]);
       }));
   }
 };
