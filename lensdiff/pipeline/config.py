@@ -237,8 +237,7 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 _ONE = (
-    'keep = "one" holds one model at a time, a control is made from both: '
-    f"set {', '.join(COUNTED)} of [controls] to 0"
+    f'keep = "one" holds one model at a time, a control is made from both: set {", ".join(COUNTED)} of [controls] to 0'
 )
 
 

@@ -94,7 +94,10 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
             GOOD + '[controls]\nkinds = ["norm", "self"]\n',
             ", line 6: controls.kinds[1] is 'self', expected one of 'distilled', 'shuffled', 'gradient-noise'",
         ),
-        (GOOD + '[controls]\nkinds = ["norm", "norm"]\n', ", line 6: a kind comes twice (norm, norm), expected each once"),
+        (
+            GOOD + '[controls]\nkinds = ["norm", "norm"]\n',
+            ", line 6: a kind comes twice (norm, norm), expected each once",
+        ),
         (GOOD + '[controls]\nkinds = ["shuffled"]\n', ", line 6: shuffled controls need the tuning data: name a file"),
         (
             GOOD + '[controls]\nkinds = ["norm", "shuffled"]\n\ndata = ""\n',
