@@ -9,7 +9,7 @@ from lensdiff.views.section import sections
 
 SIX_MEGABYTES = 6_000_000
 SHORT = {  # of the demo: the same steps on fewer prompts and controls
-    "max_prompts": 3,
+    "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 6,
     "controls": {
         "kinds": ["spectrum", "norm"],

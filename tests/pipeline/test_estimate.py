@@ -29,7 +29,6 @@ from lensdiff.results import ResultStore
 from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
-
 COUNTED_FOR = {
     "prompts": "instruction_use",
     "attention": "attention",
