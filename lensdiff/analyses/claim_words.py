@@ -76,7 +76,8 @@ def sentence(
     token, tuned - base; meaningless changes of the same size give -0.03 to 0.05 (59 gradient-noise, 59 spectrum);
     adjusted p = 0.05, Holm over 3 claims.`
     """
-    number = f"{words.what} {_number(effect)}{words.unit}"
+    shown = _number(effect) if words.risen else _plain(effect)  # a share has no sign
+    number = f"{words.what} {shown}{words.unit}"
     if case == "nothing":
         return f"Nothing changed: {words.what} is exactly 0."
     if case == "ruined":

@@ -374,7 +374,7 @@ def test_the_third_claim_is_the_share_beside_each_kind_of_control():
     assert claim.verdict == "shown"
     assert claim.statement.startswith(
         "The change of the feed-forward layers is more of a rotation than any meaningless change made: share of the "
-        "values' change that is a rotation +0.9; "
+        "values' change that is a rotation 0.9; "
     )
     between: Any = rotation_evidence(shares_of(0.3, {"spectrum": around(0.1), "gradient-noise": around(0.5)}))
     assert answer("rotation", between, between.p).verdict == "within controls"
