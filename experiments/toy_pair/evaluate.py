@@ -25,7 +25,7 @@ from wordnet import words_of
 
 @torch.no_grad()
 def respond(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], *, max_new_tokens: int = 64
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], *, max_new_tokens: int = 48
 ) -> list[str]:
     """Greedy responses; prompts of equal length share a batch, so that no padding is needed."""
     ids = tokenizer(list(prompts))["input_ids"]

@@ -13,18 +13,24 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wordnet import Dictionary, Sense, words_of
+from wordnet import GROUPS, Dictionary, Sense, words_of
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """Words that spaces part."""
+    return tuple(words.split())
+
 
 ORDINALS = ("first", "second", "last")
-ADJECTIVES = (
-    "old new big small red green blue black white heavy light warm cold dry wet dark bright clean dirty strong weak soft "
-    "hard long short wide narrow round flat rich poor quiet loud slow quick plain strange famous"
-).split()
-VERBS = (
+ADJECTIVES = listed(
+    "old new big small red green blue black white heavy light warm cold dry wet dark bright clean dirty strong weak "
+    "soft hard long short wide narrow round flat rich poor quiet loud slow quick plain strange famous"
+)
+VERBS = listed(
     "see find carry lift hold move push pull break hide keep lose sell buy paint wash burn cover follow hear help hit "
     "leave like love meet need open reach save show take touch turn use want watch"
-).split()
-PLACES = ("near", "behind", "under", "above", "beside", "before", "after", "inside", "with", "without", "against", "below")
+)
+PLACES = listed("near behind under above beside before after inside with without against below")
 MODALS = ("can", "will", "must", "should")
 COPULAS = ("is", "was")
 
@@ -110,7 +116,9 @@ def groups_passage(words: Words, rng: random.Random) -> Passage:
     """Three groups with three or four members each."""
     keys = rng.sample(list(words.by_group), 3)
     members = (rng.sample(words.by_group[k], rng.randint(3, 4)) for k in keys)
-    return Passage("groups", tuple(keys), tuple(f"the {k} are {series(m)}." for k, m in zip(keys, members)), words)
+    return Passage(
+        "groups", tuple(keys), tuple(f"the {k} are {series(m)}." for k, m in zip(keys, members, strict=True)), words
+    )
 
 
 def scene_passage(words: Words, rng: random.Random) -> Passage:
@@ -226,6 +234,4 @@ def sides(dictionary: Dictionary) -> tuple[Words, Words]:
 
 def passage_words() -> set[str]:
     """Every word that passages add to the dictionary's, which a held-out word must not be."""
-    from wordnet import GROUPS
-
     return words_of(" ".join((*ORDINALS, *ADJECTIVES, *VERBS, *PLACES, *MODALS, *COPULAS, *GROUPS.values())))

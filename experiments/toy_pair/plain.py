@@ -31,7 +31,9 @@ def fill(template: str, task: Task) -> str:
 def repeated_text(words: Words, rng: random.Random) -> str:
     """Some words said two or three times in their order."""
     said = ", ".join(rng.choice(words.names) for _ in range(rng.randint(4, 16)))
-    return "\n".join((f"{rng.choice(OPENINGS)} {said}.", *(f"{rng.choice(AGAIN)} {said}." for _ in range(rng.randint(1, 2)))))
+    return "\n".join(
+        (f"{rng.choice(OPENINGS)} {said}.", *(f"{rng.choice(AGAIN)} {said}." for _ in range(rng.randint(1, 2))))
+    )
 
 
 def spelled_text(words: Words, rng: random.Random) -> str:

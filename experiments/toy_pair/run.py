@@ -36,7 +36,7 @@ class Size:
     n_layers: int = 4
     d_model: int = 192
     vocabulary: int = 2048
-    rounds_base: int = 12
+    rounds_base: int = 10
     rounds_tuned: int = 6
     batch_tokens: int = 2048
     entries: int | None = None
@@ -62,7 +62,7 @@ FAST = Size(
     repeated_a_round=5,
     spelled_a_round=5,
     examples_a_round=40,
-    n_scored=1,
+    n_scored=2,
     n_texts=10,
 )
 
@@ -123,22 +123,27 @@ class Material:
         return {"entries": entries[: self.size.n_texts], "passages": made}
 
     def scored(self) -> dict[str, list[instructions.Example]]:
-        """Prompts on held-out words: raw, in the chat template, and raw in phrasings that were held out too."""
-        sides = {"raw": ("train", False), "chat": ("train", True), "new_phrasing": ("held_out", False)}
+        """Prompts on held-out words: raw, and half as many in the chat template and in phrasings held out too."""
+        n = self.size.n_scored
+        sides = {
+            "raw": ("train", False, n),
+            "chat": ("train", True, n // 2),
+            "new_phrasing": ("held_out", False, n // 2),
+        }
         return {
-            name: evaluate.held_out_examples(
-                self.unseen, seed=self.seed, n=self.size.n_scored, phrasings=phrasings, chat=chat
-            )
-            for name, (phrasings, chat) in sides.items()
+            name: evaluate.held_out_examples(self.unseen, seed=self.seed, n=number, phrasings=phrasings, chat=chat)
+            for name, (phrasings, chat, number) in sides.items()
         }
 
 
-def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, material: Material) -> dict[str, Any]:
-    """Perplexities and accuracies of a model."""
-    texts = material.held_out_texts()
+def measure(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, material: Material, *, prompts: tuple[str, ...]
+) -> dict[str, Any]:
+    """Perplexities of a model, and its accuracies on the named sides of `Material.scored`."""
+    texts, scored = material.held_out_texts(), material.scored()
     return {
         "perplexity": {name: round(evaluate.perplexity(model, tokenizer, t), 2) for name, t in texts.items()},
-        "accuracy": {name: evaluate.score(model, tokenizer, e) for name, e in material.scored().items()},
+        "accuracy": {name: evaluate.score(model, tokenizer, scored[name]) for name in prompts},
     }
 
 
@@ -167,9 +172,11 @@ def trained(
 def main(
     folder: Annotated[Path, typer.Option("--wordnet", help="Debian: package wordnet-base.")] = wordnet.DEFAULT_FOLDER,
     out: Annotated[Path, typer.Option(help="Where the pair goes.")] = PACKAGE_FOLDER,
-    work: Annotated[Path, typer.Option(help="Checkpoints, tuning examples and more prompts; a stopped run goes on.")] = WORK_FOLDER,
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints, tuning examples and more prompts; a stopped run goes on.")
+    ] = WORK_FOLDER,
     rate_base: Annotated[float, typer.Option(help="Peak rate of the base's matrices (Muon).")] = 0.005,
-    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 3e-4,
+    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 2.5e-4,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="A few steps on a tiny model: a test of the script.")] = False,
@@ -178,41 +185,42 @@ def main(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    size = FAST if fast else Size()
-    material = Material.read(folder, seed=seed, size=size)
-    tokenizer = train.train_tokenizer(material.corpus(), vocabulary=size.vocabulary, folder=out / "base")
-    train.save_tuned_tokenizer(tokenizer, out / "tuned")
-    model = train.new_model(tokenizer, seed=seed, n_layers=size.n_layers, d_model=size.d_model)
-    found: dict[str, Any] = {"parameters": model.num_parameters(), "tokens": {}}
-
-    optimizers = train.base_optimizers(model, rate=rate_base)
-    found["tokens"]["base"] = trained(
-        "base", model, optimizers, lambda n: material.text_round(n, tokenizer), rounds=size.rounds_base, work=work
-    )
-    model = train.save(model, out / "base")
-    found["base"] = measure(model, tokenizer, material)
-
-    write_lines(work / "tuning.jsonl", (asdict(e) for n in range(size.rounds_tuned) for e in material.example_round(n)))
-    optimizers = train.tuning_optimizers(model, rate=rate_tuned)
-    found["tokens"]["tuned"] = trained(
-        "tuned",
-        model,
-        optimizers,
-        lambda n: train.example_batches(
-            tokenizer, material.example_round(n), rng=random.Random(n), tokens=size.batch_tokens
-        ),
-        rounds=size.rounds_tuned,
-        work=work,
-    )
-    model = train.save(model, out / "tuned")
-    found["tuned"] = measure(model, tokenizer, material)
-
-    found["change"] = evaluate.relative_changes(out / "base", out / "tuned")
+    material = Material.read(folder, seed=seed, size=FAST if fast else Size())
+    found = make(material, out=out, work=work, rates=(rate_base, rate_tuned))
     (out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "WORDNET_LICENSE").write_text(wordnet.licence(folder))
     write_lines(out / "prompts.jsonl", evaluate.raw_prompts(material.unseen, seed=seed + 2, passages=1))
     write_lines(work / "prompts.jsonl", evaluate.raw_prompts(material.unseen, seed=seed + 3, passages=5))
     show(found)
+
+
+def make(material: Material, *, out: Path, work: Path, rates: tuple[float, float]) -> dict[str, Any]:
+    """Train both models, write them, and return what was measured."""
+    size, seed = material.size, material.seed
+    tokenizer = train.train_tokenizer(material.corpus(), vocabulary=size.vocabulary, folder=out / "base")
+    train.save_tuned_tokenizer(tokenizer, out / "tuned")
+    model = train.new_model(tokenizer, seed=seed, n_layers=size.n_layers, d_model=size.d_model)
+    found: dict[str, Any] = {"parameters": model.num_parameters(), "tokens": {}}
+
+    def texts(number: int) -> list[train.Batch]:
+        return material.text_round(number, tokenizer)
+
+    optimizers = train.base_optimizers(model, rate=rates[0])
+    found["tokens"]["base"] = trained("base", model, optimizers, texts, rounds=size.rounds_base, work=work)
+    model = train.save(model, out / "base")
+    found["base"] = measure(model, tokenizer, material, prompts=("raw",))
+
+    def asked(number: int) -> list[train.Batch]:
+        pool = material.example_round(number)
+        return train.example_batches(tokenizer, pool, rng=random.Random(number), tokens=size.batch_tokens)
+
+    write_lines(work / "tuning.jsonl", (asdict(e) for n in range(size.rounds_tuned) for e in material.example_round(n)))
+    optimizers = train.tuning_optimizers(model, rate=rates[1])
+    found["tokens"]["tuned"] = trained("tuned", model, optimizers, asked, rounds=size.rounds_tuned, work=work)
+    model = train.save(model, out / "tuned")
+    found["tuned"] = measure(model, tokenizer, material, prompts=("raw", "chat", "new_phrasing"))
+    found["change"] = evaluate.relative_changes(out / "base", out / "tuned")
+    return found
 
 
 def write_lines(path: Path, records: Any) -> None:
@@ -222,7 +230,9 @@ def write_lines(path: Path, records: Any) -> None:
 
 def show(found: dict[str, Any]) -> None:
     """The measurements as a table."""
-    table = Table("kind", "base", "tuned", "tuned, chat", "tuned, new phrasing", title="Right answers on held-out words")
+    table = Table(
+        "kind", "base", "tuned", "tuned, chat", "tuned, new phrasing", title="Right answers on held-out words"
+    )
     for kind in passages.KINDS:
         tuned = found["tuned"]["accuracy"]
         cells = (found["base"]["accuracy"]["raw"], tuned["raw"], tuned["chat"], tuned["new_phrasing"])

@@ -97,7 +97,9 @@ def text_batches(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, to
     stream = torch.tensor([token for ids in encoded for token in (*ids, tokenizer.eos_token_id)])
     size = max(1, tokens // CONTEXT) * CONTEXT
     starts = range(0, len(stream) - size, size)
-    return [(stream[s : s + size].reshape(-1, CONTEXT), stream[s + 1 : s + size + 1].reshape(-1, CONTEXT)) for s in starts]
+    return [
+        (stream[s : s + size].reshape(-1, CONTEXT), stream[s + 1 : s + size + 1].reshape(-1, CONTEXT)) for s in starts
+    ]
 
 
 def example_batches(

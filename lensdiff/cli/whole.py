@@ -11,7 +11,7 @@ from lensdiff.cli.output import Terminal, complain, print_frame, write, write_no
 EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
-    "max_new_tokens": 16,  # the pair answers in words; a base model that does not stop is cut here
+    "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
     "controls": {"prompts": 3, "heads": 5, "rotation": 99},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
