@@ -22,28 +22,31 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from wordnet import words_of
 
+BATCH = 64  # prompts that are answered together
+
 
 @torch.no_grad()
 def respond(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], *, max_new_tokens: int = 48
 ) -> list[str]:
-    """Greedy responses; prompts of equal length share a batch, so that no padding is needed."""
+    """Greedy responses; prompts of similar length share a batch, padded on the left, where the mask hides it."""
     ids = tokenizer(list(prompts))["input_ids"]
-    by_length: dict[int, list[int]] = {}
-    for index, row in enumerate(ids):
-        by_length.setdefault(len(row), []).append(index)
-    responses = [""] * len(ids)
-    for indices in by_length.values():
-        batch = torch.tensor([ids[i] for i in indices])
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    responses, end = [""] * len(ids), tokenizer.eos_token_id
+    for start in range(0, len(order), BATCH):
+        indices = order[start : start + BATCH]
+        length = len(ids[indices[-1]])
+        batch = torch.tensor([[end] * (length - len(ids[i])) + ids[i] for i in indices])
+        mask = torch.tensor([[0] * (length - len(ids[i])) + [1] * len(ids[i]) for i in indices])
         sequence = cast(Any, model).generate(
             batch,
-            attention_mask=torch.ones_like(batch),
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
+            eos_token_id=end,
+            pad_token_id=end,
         )
-        for row, index in zip(sequence[:, batch.shape[1] :], indices, strict=True):
+        for row, index in zip(sequence[:, length:], indices, strict=True):
             responses[index] = str(tokenizer.decode(row, skip_special_tokens=True))
     return responses
 
