@@ -18,8 +18,8 @@ import pandas as pd
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.claims import ControlNumbers, Name
-from lensdiff.analyses.evidence import claims_of
+from lensdiff.analyses.claim_words import Name
+from lensdiff.analyses.claims import Claims
 from lensdiff.analyses.published import Sample
 from lensdiff.cli.output import Terminal, complain, print_frame, write
 from lensdiff.inputs.published import Published, load_published
@@ -76,8 +76,12 @@ class Experiment:
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.6g")
 
     def answer(self, store: ResultStore, name: Name) -> None:
-        """Print the claim's answer for this pair, with its control beside it."""
-        (claim,) = [claim for claim in claims_of(store).claims if claim.name == name]
+        """Print the claim's answer for this pair, with every kind of control beside it."""
+        found = store.load_result("claims", Claims)
+        (claim,) = [claim for claim in found.claims if claim.name == name]
+        beside: Any = found.controls()
+        title = "Not in the paper: the claim's number beside each kind of control"
+        self.table("claim_controls", title, beside[beside["claim"] == name].assign(effect=claim.effect))
         write(f"{claim.statement} [{claim.verdict}]")
 
 
@@ -137,7 +141,7 @@ def _parser(
     parser.add_argument("--prompts", help="other prompts: a .jsonl file, or the paper's FinalDataset.tsv")
     parser.add_argument("--max-prompts", type=int, help="the first N prompts")
     parser.add_argument("--max-new-tokens", type=int, help="most tokens of a response")
-    parser.add_argument("--controls", type=int, help="control models: 0, or at least 3")
+    parser.add_argument("--controls", type=int, help="control models of each kind; a band needs 19, a verdict 59")
     if more:
         more(parser)
     return parser
@@ -152,9 +156,8 @@ def _overridden(values: dict[str, Any], options: argparse.Namespace) -> dict[str
         if (number := getattr(options, key)) is not None:
             values[key] = number
     if options.controls is not None:  # of those that the claim asks for
-        asked = {name: value for name, value in values["controls"].items() if value}
-        most = {"rotation_norm": 5}
-        values["controls"] |= {name: min(options.controls, most.get(name, options.controls)) for name in asked}
+        asked = [name for name, value in values["controls"].items() if value and name != "kinds"]
+        values["controls"] |= dict.fromkeys(asked, options.controls)
     return values
 
 
@@ -209,10 +212,11 @@ def _numbers(test: stats.Test | None) -> tuple[Any, ...]:
     return test.estimate, test.low, test.high, test.p, f"{test.name}{sided}", sizes
 
 
-def controls(effect: float | None, control: ControlNumbers | None) -> pd.DataFrame:
-    """Return the real change's effect beside that of control models: effect, control_mean, low, high, n, kind."""
-    columns = ["effect", "control_mean", "low", "high", "n", "kind"]
-    if control is None:
-        return pd.DataFrame([(effect, None, None, None, 0, "no controls")], columns=columns)
-    row = effect, control.mean, control.low, control.high, control.n, control.kind
-    return pd.DataFrame([row], columns=columns)
+def controls(effect: float, effects: Sequence[float], kinds: Sequence[str]) -> pd.DataFrame:
+    """Return the real change's effect beside that of control models: a row per kind, with median, band and rank p."""
+    columns = ["effect", "kind", "n", "median", "low", "high", "p"]
+    if not effects:
+        return pd.DataFrame([(effect, "no controls", 0, None, None, None, None)], columns=columns)
+    beside = stats.envelope(effect, stats.by_kind(effects, kinds))
+    rows = [(effect, kind.kind, kind.n, kind.median, kind.low, kind.high, kind.p) for kind in beside.kinds]
+    return pd.DataFrame(rows, columns=columns)

@@ -3,6 +3,7 @@ imported."""
 
 import importlib.util
 import os
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a run of small models has it: sums come out in the same order
+_cache = tempfile.TemporaryDirectory(prefix="lensdiff-tests-")
+os.environ["XDG_CACHE_HOME"] = _cache.name  # controls are kept between runs, not between tests
 _hook = install_import_hook("lensdiff", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +27,12 @@ def reference() -> Path:
     if not REFERENCE.is_dir():
         pytest.skip("the reference outputs are not beside the project")
     return REFERENCE
+
+
+@pytest.fixture(autouse=True)
+def _no_control_of_another_run(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what controls are made from in a folder of this run, not in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "user_cache"))
 
 
 @pytest.fixture(scope="session")

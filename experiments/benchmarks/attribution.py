@@ -26,7 +26,8 @@ from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_sc
 from lensdiff.analyses.targets import probability
 from lensdiff.models import ModelView, load_model, view_of
 
-AGREEMENT = 2e-4  # of the largest score: float32 noise of three ways to the same number
+# of the largest score: float32 noise of three ways to the same number, to which torch's softmax of the rivals adds 2e-4
+AGREEMENT = 4e-4
 
 
 def matmul_rate(size: int = 1024, repeats: int = 5) -> float:

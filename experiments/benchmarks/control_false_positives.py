@@ -1,10 +1,10 @@
 """How often a control calls a meaningless change significant: python .../control_false_positives.py MODEL [...].
 
 Each draw changes the value matrix (W_out) of one layer by a random low-rank matrix, which means nothing. The statistic
-is the angle by which the leading principal component of the values turns. It is compared with those of controls of the
-two kinds, made from the same matrix by `meaningless_change`: one keeps the singular values of the change, the other
-only its norm. A control is honest when 5 % of the draws come out below p = 0.05. Prints a line per kind and test, with
-the spread of the controls' angles: noise of full rank turns the component by nearly the same angle every time.
+is the angle by which the leading principal component of the values turns. It is compared with those of controls of two
+kinds, made from the same matrix: one keeps the singular values of the change, the other only its norm. A control is
+honest when 5 % of the draws come out below p = 0.05. Prints a line per kind and test, with the spread of the controls'
+angles: noise of full rank turns the component by nearly the same angle every time.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from torch import Tensor
 from lensdiff.analyses.stats import control_rank, control_t
 from lensdiff.analyses.subspaces import direction_angles
 from lensdiff.models import load_model, view_of
-from lensdiff.models.change import Kind, Weight, generator_for, meaningless_change, singular_values
+from lensdiff.models.change import Weight, generator_for, random_norm, random_spectrum, singular_values
 
 ALPHA = 0.05
-KINDS: tuple[Kind, ...] = ("spectrum", "norm")
+KINDS = {"spectrum": random_spectrum, "norm": random_norm}
 TESTS = {"rank among controls": control_rank, "t against controls": control_t}
 
 
@@ -63,11 +63,11 @@ def main() -> None:
         change = low_rank(base, options.rank, options.size, seed=draw)
         effect = float(direction_angles(before, leading(base + change)))
         values = singular_values(change, rounding=1e-12 * float(base.norm()))
-        for kind in KINDS:
+        for kind, change_like in KINDS.items():
             angles = []
             for seed in range(options.controls):
-                generator = generator_for(1000 * draw + seed, Weight("W_out", layer))
-                control = base + meaningless_change(kind, values, (base.shape[0], base.shape[1]), generator)
+                generator = generator_for(kind, 1000 * draw + seed, Weight("W_out", layer))
+                control = base + change_like(values, (base.shape[0], base.shape[1]), generator)
                 angles.append(float(direction_angles(before, leading(control))))
             spread[kind].append(float(np.std(angles) / np.mean(angles)))
             for name, test in TESTS.items():

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from experiments import common
-from lensdiff.analyses.evidence import control_numbers
 from lensdiff.analyses.position import Map, PositionProfile, position_profile
 from lensdiff.cli.output import write
 
@@ -20,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = show(experiment, base, tuned)
     sides = {name.split("/")[1] for name in store.names("attribution/")} - {"base", "tuned"}
     effects = [u_shift(position_profile(base, common.attributions(store, side))) for side in sorted(sides)]
-    control = control_numbers(experiment.config.controls.kind, effects) if effects else None
+    kinds = [side.rpartition("-")[0] for side in sorted(sides)]
     title = "Not in the paper: change of U beside that of meaningless changes"
-    experiment.table("controls", title, common.controls(u_shift(found), control))
+    experiment.table("controls", title, common.controls(u_shift(found), effects, kinds))
 
 
 def u_shift(profile: PositionProfile) -> float:

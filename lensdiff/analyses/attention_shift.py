@@ -11,8 +11,9 @@ that gives the first key all it has, in either model, says nothing of the rest: 
 
 What the numbers can say and what not:
 - A distance is never negative, so an interval around it cannot exclude zero. It stands beside the same distance of
-  control models, and so does each difference: the band holds one more control with probability `level`. There is one
-  p-value for the whole model (`claim`): the mean distance of all heads against that of the controls.
+  control models, and so does each difference: the band is the largest of those of all kinds of controls, each of which
+  holds one more control with probability `level`; with fewer than 19 of a kind there is none. There is one p-value for
+  the whole model (`whole`): the mean distance of all heads beside that of the controls.
 - Intervals and p-values of the differences are over prompts: is the difference steady from prompt to prompt? That of
   a meaningless change can be steady too; the band tells.
 
@@ -38,7 +39,6 @@ from lensdiff.analyses.attention import MEASURES, AttentionPatterns
 from lensdiff.results import InputError, Result
 
 Patterns = AttentionPatterns | Iterable[AttentionPatterns]
-ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
 FEWEST_PROMPTS = 2  # that an interval can be had from
 DISTANCES = ("js_distance", "js_distance_no_sink")
 STATISTICS = ("base", "tuned", "difference", "low", "high", "control_low", "control_high", "p", "p_adjusted")
@@ -83,10 +83,10 @@ class AttentionShift(Result):
         distances: the mean distance with and without the first key (axis `distance`, as `DISTANCES`).
         distance_band: limits (axis `limit`: low, high) within which one more control's distance lies.
         measures: axis `statistic` as `STATISTICS`, axis `measure` as `MEASURES`.
-        claim: the mean distance of all heads among that of the controls, one-sided; None without controls.
+        whole: the mean distance of all heads beside that of the controls; None without controls.
 
-    NaN where a number cannot be had: bands without controls, intervals and p from fewer than two prompts, shares of a
-    part that no prompt marks.
+    NaN where a number cannot be had: bands with fewer than 19 controls of a kind, intervals and p from fewer than two
+    prompts, shares of a part that no prompt marks.
     """
 
     layers: tuple[int, ...]
@@ -94,7 +94,7 @@ class AttentionShift(Result):
     distances: Float[Tensor, "distance layer head_index"]
     distance_band: Float[Tensor, "distance limit layer head_index"]
     measures: Float[Tensor, "measure statistic layer head_index"]
-    claim: stats.Test | None
+    whole: stats.Envelope | None
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: layer, head_index, each distance with its band, each measure with its statistics.
@@ -120,10 +120,64 @@ class AttentionShift(Result):
         return self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
 
 
+@dataclass(frozen=True, eq=False)
+class ControlAttention(Result):
+    """What `attention_shift` needs of one control model, without its patterns: see `control_attention`.
+
+    Attributes:
+        layers: as in the patterns; texts: a name for each text, its tokens.
+        distances: from the base's patterns (axis `distance` as `DISTANCES`).
+        measures: the control's own (axis `measure` as `MEASURES`).
+    """
+
+    layers: tuple[int, ...]
+    texts: tuple[tuple[str, ...], ...]
+    distances: Float[Tensor, "text distance layer head_index"]
+    measures: Float[Tensor, "text measure layer head_index"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per head: layer, head_index, and the mean of each distance and measure over texts."""
+        n_heads = self.distances.shape[-1]
+        columns: dict[str, object] = {
+            "layer": [layer for layer in self.layers for _ in range(n_heads)],
+            "head_index": list(range(n_heads)) * len(self.layers),
+        }
+        for names, values in ((DISTANCES, self.distances), (MEASURES, self.measures)):
+            columns |= dict(zip(names, values.nanmean(dim=0).flatten(1).numpy(), strict=True))
+        return pd.DataFrame(columns)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k heads whose attention moved most, by `js_distance`."""
+        return self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
+
+
+def control_attention(base: Patterns, control: Patterns) -> ControlAttention:
+    """Return how far one control's attention lies from the base's on the same texts, patterns left out.
+
+    Raises:
+        InputError: as `attention_shift`.
+    """
+    distances, values, texts, last = [], [], [], None
+    for mine, theirs in _texts(("base", "control"), (base, control)):
+        distances.append(_distances(mine, theirs))
+        values.append(_measured(theirs))
+        texts.append(tuple(mine.tokens))
+        last = theirs
+    if last is None:
+        raise InputError("there are no attention results to compare, expected at least one of base and of the control")
+    return ControlAttention(
+        replace(last.provenance, analysis="control_attention", options={"attention": last.provenance.options}),
+        last.layers,
+        tuple(texts),
+        torch.from_numpy(np.stack(distances)),
+        torch.from_numpy(np.stack(values)),
+    )
+
+
 def attention_shift(
     base: Patterns,
     tuned: Patterns,
-    controls: Sequence[Patterns] = (),
+    controls: Sequence[Patterns | ControlAttention] = (),
     *,
     level: float = 0.95,
     adjustment: str = "bh",
@@ -133,7 +187,7 @@ def attention_shift(
 
     Args:
         base, tuned: results of `attention` on the same texts in the same order; lists, or generators to save memory.
-        controls: results of `attention` on the same texts, one entry per control model; none, or at least 3.
+        controls: results of `attention` on the same texts, one entry per control model, or of `control_attention`.
         level: of the intervals over prompts (paired t) and of the controls' bands.
         adjustment: false-discovery control over all p-values of the table, "bh" or "by" (see `stats.adjust`). They come
             from paired t tests, or from sign flips where all prompts differ by the same amount.
@@ -141,22 +195,34 @@ def attention_shift(
 
     Raises:
         InputError: no results, unequal numbers of them, patterns that were not kept, base and tuned (or a control) read
-            other tokens, layers or heads, measured parts differently, one or two controls, or an unusable option.
+            other tokens, layers or heads, measured parts differently, or an unusable option.
     """
-    names = ("base", "tuned", *(f"control {i}" for i in range(len(controls))))
-    distances, values, origins, layers = [], [], [], ()
-    for group in _texts(names, (base, tuned, *controls)):
+    given = [control for control in controls if not isinstance(control, ControlAttention)]
+    names = ("base", "tuned", *(f"control {i}" for i in range(len(given))))
+    distances, values, origins, layers, texts = [], [], [], (), []
+    for group in _texts(names, (base, tuned, *given)):
         origins, layers = [result.provenance for result in group], group[0].layers
         distances.append([_distances(group[0], other) for other in group[1:]])
-        values.append([torch.stack([getattr(result, name) for name in MEASURES]).numpy() for result in group])
+        values.append([_measured(result) for result in group])
+        texts.append(tuple(group[0].tokens))
     if not values:
         raise InputError("there are no attention results to compare, expected at least one of base and of tuned")
-    moved = np.mean(distances, axis=0)  # [model distance layer head_index], without base
-    read = np.stack(values, axis=1)  # [model prompt measure layer head_index]
-    measures = _measures(read, level=level, adjustment=adjustment, seed=seed)
+    apart = [control for control in controls if isinstance(control, ControlAttention)]
+    for control in apart:
+        _check_apart(control, layers, tuple(texts))
+    origins += [control.provenance for control in apart]
+    moved = np.concatenate(  # [model distance layer head_index], without base
+        [np.mean(distances, axis=0), *(control.distances.numpy().mean(axis=0)[None] for control in apart)]
+    )
+    read = np.concatenate(  # [model prompt measure layer head_index]
+        [np.stack(values, axis=1), *(control.measures.numpy()[None] for control in apart)]
+    )
+    kinds = [origin.control_kind for origin in origins[2:]]
+    measures = _measures(read, kinds, level=level, adjustment=adjustment, seed=seed)
     options = {
         "base": origins[0].model,
         "controls": [origin.model for origin in origins[2:]],
+        "control_kinds": kinds,
         "attention": origins[0].options,
         "n_prompts": len(values),
         "level": level,
@@ -167,10 +233,22 @@ def attention_shift(
         layers,
         tuple(int(n) for n in (~np.isnan(read[0, :, :, 0, 0])).sum(axis=0)),
         torch.from_numpy(moved[0]),
-        torch.from_numpy(np.maximum(_band(moved[1:], level), 0.0)),  # no distance is negative
+        torch.from_numpy(np.maximum(_band(moved[1:], kinds, level), 0.0)),  # no distance is negative
         torch.from_numpy(measures),
-        _claim(moved, level),
+        _whole(moved, kinds, level),
     )
+
+
+def _measured(result: AttentionPatterns) -> Float[np.ndarray, "measure layer head_index"]:
+    return torch.stack([getattr(result, name) for name in MEASURES]).numpy()
+
+
+def _check_apart(control: ControlAttention, layers: tuple[int, ...], texts: tuple[tuple[str, ...], ...]) -> None:
+    if control.layers != layers or control.texts != texts:
+        raise InputError(
+            f"the control {control.provenance.model} was read on {len(control.texts)} texts in layers "
+            f"{list(control.layers)}, expected the same {len(texts)} texts and layers {list(layers)} as base and tuned"
+        )
 
 
 def _texts(names: Sequence[str], runs: Sequence[Patterns]) -> Iterator[tuple[AttentionPatterns, ...]]:
@@ -214,24 +292,23 @@ def _distances(base: AttentionPatterns, other: AttentionPatterns) -> Float[np.nd
     return np.stack([head_distances(p, q, first_query=base.n_special) for p, q in layers], axis=1)
 
 
-def _band(controls: Float[np.ndarray, " control *shape"], level: float) -> Float[np.ndarray, "..."]:
-    """Return the limits on a new axis 1, NaN without controls."""
-    if not len(controls):
-        return np.full((controls.shape[1], 2, *controls.shape[2:]), np.nan)
-    return np.stack(stats.control_band(controls, level=level), axis=1)
+def _band(
+    controls: Float[np.ndarray, " control *shape"], kinds: Sequence[str], level: float
+) -> Float[np.ndarray, "..."]:
+    """Return the limits on a new axis 1, NaN without enough controls."""
+    return np.stack(stats.kinds_band(controls, kinds, level=level), axis=1)
 
 
-def _claim(moved: Float[np.ndarray, "model distance layer head_index"], level: float) -> stats.Test | None:
-    whole = moved[:, 0].mean(axis=(1, 2))
-    if len(whole) == 1:
-        return None
-    test = stats.control_rank if len(whole) > ENOUGH_FOR_RANK else stats.control_t
-    claim = test(float(whole[0]), whole[1:], alternative="greater", level=level)
-    return replace(claim, note="; ".join(filter(None, [claim.note, "mean JS distance of all heads"])))
+def _whole(
+    moved: Float[np.ndarray, "model distance layer head_index"], kinds: Sequence[str], level: float
+) -> stats.Envelope | None:
+    effect, *controls = moved[:, 0].mean(axis=(1, 2)).tolist()
+    return stats.envelope(effect, stats.by_kind(controls, kinds), level=level) if controls else None
 
 
 def _measures(
     read: Float[np.ndarray, "model prompt measure layer head_index"],
+    kinds: Sequence[str],
     *,
     level: float,
     adjustment: str,
@@ -246,7 +323,7 @@ def _measures(
             continue
         base, tuned = per_prompt[:2]
         out[m, :3] = base.mean(axis=0), tuned.mean(axis=0), (tuned - base).mean(axis=0)
-        out[m, 5:7] = _band((per_prompt[2:] - base).mean(axis=1)[:, None], level)[0]
+        out[m, 5:7] = _band((per_prompt[2:] - base).mean(axis=1)[:, None], kinds, level)[0]
         if len(base) < FEWEST_PROMPTS:
             continue
         out[m, 3:5] = stats.paired_interval(tuned, base, level=level)

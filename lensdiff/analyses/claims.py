@@ -1,30 +1,49 @@
-"""The three claims of the paper, answered for one pair of models: a sentence each, with numbers and control.
+"""The three claims of the paper, answered for one pair of models: a verdict, a sentence, a number beside its controls.
 
-    instruction   tuning makes the instruction drive the response: tuned - base instruction score, paired over prompts
-    heads         heads encode more word pairs of instruction verbs: verbs against control verbs of equal base counts
-    rotation      feed-forward layers turn their concepts: whole-model angle ranked among control models
+    instruction   the response is conditioned on the instruction: instruction use, tuned - base (`instruction_use`)
+    heads         heads relate more words to instruction verbs: verbs over all heads, against verbs like them
+                  (`verb_shift`)
+    rotation      feed-forward layers rotate: share of the change of their values that is a rotation (`value_rotation`)
 
-Positive supports the claim. Each has one p-value, fixed beforehand; all that can be tested form one family with
-false-discovery control. Beside each stands the same number of controls: meaningless changes of the same size. What is
-significant but lies within their band is not called shown: a random change would have done it too.
+Each claim has one effect, fixed beforehand, and beside it the same effect of every kind of control made (meaningless
+changes of the same size, `lensdiff.models`). Positive, or for a share above the controls', supports the claim.
+
+    p           the largest of the kinds' two-sided rank p (`stats.envelope`) and, of heads, the permuted labels' p
+    adjusted    Holm over the claims that have a p
+    shown       adjusted p of at most .05, beyond every kind of control, in the claim's direction
+    opposite    the same in the other direction
+
+Nothing else is called shown. An effect within the controls' band, between two kinds, or on the wrong side of them (a
+rise that is smaller than meaningless changes give) is not. The paper's own statistics stand beside it as replication,
+without a verdict: `replication` and the tables of their analyses.
 
 Ignored: the chat template (prompts are raw), linguistic levels (the paper's third claim says that they stay as they
 are; to see that takes an annotation of concepts).
 
-Reference: Wu et al., NAACL 2024, sections 4 to 6; doi 10.18653/v1/2024.naacl-long.130.
+Reference: Wu et al., NAACL 2024, sections 4 to 6; doi 10.18653/v1/2024.naacl-long.130. The statistics are lensdiff's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from lensdiff.analyses import stats
+from lensdiff.analyses.claim_words import Case, Made, Name, Words, sentence
 from lensdiff.results import Provenance, Result
 
-Name = Literal["instruction", "heads", "rotation"]
-Verdict = Literal["shown", "opposite", "not shown", "within controls", "not robust", "no control", "not testable"]
+Verdict = Literal[
+    "shown",
+    "opposite",
+    "beyond, too few",
+    "within controls",
+    "not shown",
+    "depends",
+    "too few controls",
+    "not testable",
+]
 NAMES: tuple[Name, ...] = ("instruction", "heads", "rotation")
 PAPER: dict[Name, str] = {
     "instruction": "Tuning makes the model recognise the instruction and condition its response on it.",
@@ -33,32 +52,28 @@ PAPER: dict[Name, str] = {
 }
 FAMILY = "the paper's claims"
 SIGNIFICANT = 0.05
-LEVEL = 0.95  # of the controls' band
+MOST_INVALID = 0.5  # of a kind's controls: with more, a change of this size ruins the model whatever it means
 
 
 @dataclass(frozen=True)
-class ControlNumbers:
-    """The same effect of control models.
+class Way:
+    """The same question asked in another way: where its answer lies elsewhere, the claim depends on `of`.
 
     Attributes:
-        kind: of the controls; n: how many.
-        mean: their mean effect; low, high: where one more control falls with 95 %, None with fewer than three.
+        name: of the way; effect: its number, in the claim's unit.
+        of: what the answer depends on if this way disagrees.
+        beside: the effect beside the controls', or None: then its sign counts.
     """
 
-    kind: str
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
+    name: str
+    effect: float
+    of: str
+    beside: stats.Envelope | None = None
 
-    def holds(self, effect: float) -> bool:
-        """Return whether an effect lies within the band; false where there is none."""
-        return self.low is not None and self.high is not None and self.low <= effect <= self.high
-
-    def __str__(self) -> str:
-        """Return for example `+0.01 [-0.03, 0.05]`."""
-        shown = stats.Test("", self.mean, self.low, self.high, LEVEL, None, (self.n,), None)
-        return shown.numbers()
+    def agrees(self, direction: stats.Direction | None) -> bool:
+        """Return whether this way points where the headline does."""
+        own = self.beside.direction if self.beside else ("above" if self.effect > 0 else "below")
+        return own == direction
 
 
 @dataclass(frozen=True)
@@ -66,28 +81,47 @@ class Evidence:
     """What a claim rests on.
 
     Attributes:
-        test: of the effect; positive supports the claim.
-        control: the effect of control models, or None without any.
-        effect: what stands beside the control's numbers, where it is not the test's estimate.
-        check: the same question with a known confound taken out, and check_words: how. Where it disagrees, in sign or
-            significance, the claim is not called shown.
-        against_controls: the test compares with the controls already, so that their band asks nothing more.
-        words: (what happened if the effect is positive, if it is negative, what has not been shown).
-        unit: of the effect, as it follows a number.
-        facts: what else a reader wants to know, a phrase each.
-        also: the same question asked in other ways.
+        effect: tuned - base, or of the pair, in `unit`.
+        words: what is said of it.
+        controls: the same effect of the valid controls, by kind; empty where none were made.
+        made: per kind, how many controls were made, checked and found to be ruined models.
+        signed: zero means no change, and the sign says which way; a share has none.
+        beside: p-values that a verdict needs as well, by what they are from (permuted labels).
+        interval: of the effect over prompts, a description.
+        ways: other ways to ask; facts: what else a reader wants to know, a phrase each.
+        also: other tests of the same question, without a verdict.
+        needed: controls of every kind that a verdict needs.
     """
 
-    test: stats.Test
-    words: tuple[str, str, str]
-    control: ControlNumbers | None = None
-    unit: str = ""
-    effect: float | None = None
-    check: stats.Test | None = None
-    check_words: str = ""
-    against_controls: bool = False
+    effect: float
+    words: Words
+    controls: Mapping[str, list[float]] = field(default_factory=dict)
+    made: tuple[Made, ...] = ()
+    signed: bool = True
+    beside: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    ways: tuple[Way, ...] = ()
     facts: tuple[str, ...] = ()
     also: tuple[stats.Test, ...] = ()
+    needed: int = stats.FEWEST_FOR_VERDICT
+
+    @property
+    def envelope(self) -> stats.Envelope | None:
+        """The effect beside every kind of control; None without any."""
+        return stats.envelope(self.effect, self.controls, needed=self.needed) if self.controls else None
+
+    @property
+    def ruined(self) -> Made | None:
+        """The first kind of which most controls are ruined models."""
+        return next((kind for kind in self.made if kind.checked and kind.invalid > MOST_INVALID * kind.checked), None)
+
+    @property
+    def p(self) -> float | None:
+        """The p that is corrected; None without enough controls of every kind, or where they are ruined."""
+        found = self.envelope
+        if found is None or found.p is None or found.n < found.needed or self.ruined:
+            return None
+        return max(found.p, *self.beside.values()) if self.beside else found.p
 
 
 @dataclass(frozen=True)
@@ -97,22 +131,29 @@ class Claim:
     Attributes:
         paper: what the paper says.
         verdict: the answer in a word; statement: in a sentence.
-        test: effect, interval, p and adjusted p; None where it is not testable.
-        control: the same number of controls.
-        unit, effect, against_controls, facts, also: as in `Evidence`.
+        effect: the number, None where there is none; unit: as it follows a number.
+        p, p_adjusted: None where there are too few controls.
+        beside: the effect beside each kind of control; controls: their effects; made: how many.
+        interval, ways, facts, also: as in `Evidence`.
+        replication: what the paper's own statistic shows, without a verdict.
     """
 
-    name: str
+    name: Name
     paper: str
     verdict: Verdict
     statement: str
-    test: stats.Test | None = None
-    control: ControlNumbers | None = None
-    unit: str = ""
     effect: float | None = None
-    against_controls: bool = False
+    unit: str = ""
+    p: float | None = None
+    p_adjusted: float | None = None
+    beside: stats.Envelope | None = None
+    controls: dict[str, list[float]] = field(default_factory=dict)
+    made: tuple[Made, ...] = ()
+    interval: tuple[float, float] | None = None
+    ways: tuple[Way, ...] = ()
     facts: tuple[str, ...] = ()
     also: tuple[stats.Test, ...] = ()
+    replication: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +165,19 @@ class Claims(Result):
     def to_df(self) -> pd.DataFrame:
         """Return a row per claim.
 
-        Columns: claim, verdict, statement, estimate, low, high, p, p_adjusted, test, n, control_mean, control_low,
-        control_high, n_controls.
+        Columns: claim, verdict, statement, effect, unit, p, p_adjusted, control_low, control_high (of all kinds
+        together; missing with fewer than 19 of one), n_controls (of the smallest kind).
         """
         return pd.DataFrame([_row(claim) for claim in self.claims])
+
+    def controls(self) -> pd.DataFrame:
+        """Return a row per claim and kind of control.
+
+        Columns: claim, kind, n (valid ones), made, checked, invalid, median, low, high, p.
+        """
+        columns = ["claim", "kind", "n", "made", "checked", "invalid", "median", "low", "high", "p"]
+        rows = [row for claim in self.claims for row in _control_rows(claim)]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[6:], float))
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k claims, in the order of the paper."""
@@ -135,101 +185,118 @@ class Claims(Result):
 
 
 def _row(claim: Claim) -> dict[str, object]:
-    test, control = claim.test, claim.control
+    beside = claim.beside
+    low, high = (beside.band if beside else None) or (np.nan, np.nan)
     return {
         "claim": claim.name,
         "verdict": claim.verdict,
         "statement": claim.statement,
-        **{name: getattr(test, name, None) for name in ("estimate", "low", "high", "p", "p_adjusted")},
-        "test": test.name if test else "",
-        "n": " + ".join(map(str, test.n)) if test else "",
-        **{f"control_{name}": getattr(control, name, None) for name in ("mean", "low", "high")},
-        "n_controls": control.n if control else 0,
+        "effect": claim.effect,
+        "unit": claim.unit.strip(),
+        "p": claim.p,
+        "p_adjusted": claim.p_adjusted,
+        "control_low": low,
+        "control_high": high,
+        "n_controls": beside.n if beside else 0,
     }
 
 
-def claims(provenance: Provenance, evidence: Mapping[Name, Evidence | str]) -> Claims:
+def _control_rows(claim: Claim) -> list[tuple[object, ...]]:
+    beside = {kind.kind: kind for kind in claim.beside.kinds} if claim.beside else {}
+    rows = []
+    for made in claim.made:
+        kind = beside.get(made.kind)
+        numbers = (kind.median, kind.low, kind.high, kind.p) if kind else (None,) * 4
+        n = kind.n if kind else 0
+        rows.append((claim.name, made.kind, n, made.made, made.checked, made.invalid, *numbers))
+    return rows
+
+
+def claims(
+    provenance: Provenance,
+    evidence: Mapping[Name, Evidence | str],
+    replication: Mapping[Name, tuple[str, ...]] | None = None,
+) -> Claims:
     """Answer the three claims.
 
     Args:
         provenance: of the pair.
         evidence: for each claim what it rests on, or a text: why it cannot be tested. What is missing was not run.
+        replication: for each claim what the paper's own statistic shows.
     """
     found: dict[Name, Evidence | str] = {name: evidence.get(name, "its analysis was not run") for name in NAMES}
-    testable = {name: item for name, item in found.items() if isinstance(item, Evidence)}
-    tests = stats.adjust([item.test for item in testable.values()], family=FAMILY)
-    answers = dict(zip(testable, tests, strict=True))
+    values = {name: p for name, item in found.items() if isinstance(item, Evidence) and (p := item.p) is not None}
+    adjusted = dict(zip(values, stats.holm(np.array(list(values.values()))).tolist(), strict=True))
     out = []
     for name, item in found.items():
         if isinstance(item, Evidence):
-            out.append(answer(name, replace(item, test=answers[name])))
+            out.append(answer(name, item, adjusted.get(name), n_tested=len(values)))
         else:
             out.append(Claim(name, PAPER[name], "not testable", f"Not testable on this pair: {item}."))
-    return Claims(provenance, tuple(out))
+    beside = replication or {}
+    return Claims(provenance, tuple(replace(claim, replication=beside.get(claim.name, ())) for claim in out))
 
 
-def answer(name: Name, evidence: Evidence) -> Claim:
-    """Return the claim with the words that its numbers allow: by sign, significance and the controls' band."""
-    verdict = _verdict(evidence)
-    rose, fell, nothing = evidence.words
-    test, control, unit = evidence.test, evidence.control, evidence.unit
-    beginning = nothing if verdict == "not shown" and not _below(test) else rose if test.estimate > 0 else fell
-    numbers = f"{test.numbers()}{unit}, {_p(test)}"
-    if control is None:
-        beside = "no control was run, so what a meaningless change of the same size gives is unknown"
-    elif control.low is None:
-        beside = (
-            f"meaningless changes of the same size give {control}{unit} on average, too few ({control.n}) for a band"
-        )
-    elif verdict == "within controls":
-        beside = f"but a meaningless change of the same size does as much ({control}{unit})"
-    else:
-        beside = f"a meaningless change of the same size gives {control}{unit}"
-    checked = ""
-    if evidence.check is not None:
-        checked = f"; {evidence.check_words} {evidence.check.numbers()}{unit}, {_p(evidence.check)}"
-    statement = f"{beginning}: {numbers}; {beside}{checked}."
+def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n_tested: int = 1) -> Claim:
+    """Return the claim with the verdict that its numbers allow, and with the words that follow from that verdict."""
+    case, verdict = _case(evidence, p_adjusted)
+    disagreeing = tuple(way for way in evidence.ways if case == "depends" and not way.agrees(_direction(evidence)))
+    statement = sentence(
+        case,
+        evidence.words,
+        effect=evidence.effect,
+        beside=evidence.envelope,
+        made=evidence.made,
+        p=p_adjusted,
+        n_tested=n_tested,
+        permuted=dict(evidence.beside),
+        depends=[(way.of, way.name, way.effect) for way in disagreeing],
+    )
     return Claim(
         name,
         PAPER[name],
         verdict,
         statement,
-        test,
-        control,
-        unit,
         evidence.effect,
-        evidence.against_controls,
+        evidence.words.unit,
+        evidence.p,
+        p_adjusted,
+        evidence.envelope,
+        dict(evidence.controls),
+        evidence.made,
+        evidence.interval,
+        evidence.ways,
         evidence.facts,
         evidence.also,
     )
 
 
-def _p(test: stats.Test) -> str:
-    sided = " (one-sided)" if test.alternative == "greater" else ""
-    if test.p_adjusted is not None:
-        return f"adjusted {stats.format_p(test.p_adjusted)}{sided}"
-    return "no p" if test.p is None else f"{stats.format_p(test.p)}{sided}"
+def _direction(evidence: Evidence) -> stats.Direction | None:
+    return evidence.envelope.direction if evidence.envelope else None
 
 
-def _below(test: stats.Test) -> bool:
-    """Return whether a one-sided test missed an effect of the other sign: its two-sided interval lies below zero."""
-    return test.alternative == "greater" and test.high is not None and test.high < 0
-
-
-def _verdict(evidence: Evidence) -> Verdict:
-    test, control = evidence.test, evidence.control
-    if not _significant(test):
-        return "not shown"
-    if (check := evidence.check) is not None and (not _significant(check) or check.estimate * test.estimate < 0):
-        return "not robust"
-    if not evidence.against_controls:
-        if control is None or control.low is None:
-            return "no control"
-        if control.holds(test.estimate if evidence.effect is None else evidence.effect):
-            return "within controls"
-    return "shown" if test.estimate > 0 else "opposite"
-
-
-def _significant(test: stats.Test) -> bool:
-    p = test.p if test.p_adjusted is None else test.p_adjusted
-    return p is not None and p <= SIGNIFICANT and test.estimate != 0
+def _case(evidence: Evidence, p_adjusted: float | None) -> tuple[Case, Verdict]:
+    """Return what the numbers say; the verdict is what it comes to."""
+    beside = evidence.envelope
+    if evidence.ruined:
+        return "ruined", "not testable"
+    if evidence.signed and evidence.effect == 0:
+        return "nothing", "not shown"
+    if beside is None:
+        return "no controls", "too few controls"
+    found = beside.verdict(p_adjusted)
+    if found == "too few":
+        return "too few", "too few controls"
+    if found == "within":
+        # beyond every band by the envelope's own p, and held back by Holm's correction or by permuted labels
+        held_back = beside.n >= beside.needed and beside.p is not None and beside.p <= SIGNIFICANT
+        return ("held back", "not shown") if held_back else ("within", "within controls")
+    if any(p > SIGNIFICANT for p in evidence.beside.values()):
+        return "held back", "not shown"
+    if evidence.signed and (evidence.effect > 0) != (beside.direction == "above"):
+        return "wrong side", "not shown"
+    if not all(way.agrees(beside.direction) for way in evidence.ways):
+        return "depends", "depends"
+    if found == "beyond all, too few":
+        return "beyond, too few", "beyond, too few"
+    return ("shown", "shown") if beside.direction == "above" else ("opposite", "opposite")

@@ -1,8 +1,7 @@
 """Log-probabilities of a forced response after several prompts, in one model or in both models of a pair.
 
 The response's tokens are those it has after the prompt as it was given; after every other prompt the same ids are
-forced. Both models of a pair read the same token strings (see `forced_text`). Sequences of one length are read
-together, without padding.
+forced. Both models of a pair read the same token strings (see `forced_text`).
 """
 
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Encoded, Response, encode
 
 MAX_BYTES = 2**28  # of logits in float32, at a time
+MAX_TOKENS = 2**13  # read at a time
+MOST_PADDING = 1.25  # times the length of the shortest sequence that is read with others
 
 
 class Reading(NamedTuple):
@@ -103,24 +104,42 @@ def _readings(view: ModelView, first: Encoded, others: Sequence[Encoded | None])
 
 
 def mean_log_probs(view: ModelView, readings: Sequence[Reading | None]) -> Float[Tensor, " reading"]:
-    """Return each response's mean log-probability per token, in nats; NaN for no reading."""
+    """Return each response's mean log-probability per token, in nats; NaN for no reading.
+
+    Sequences of about one length are read together, padded on the right: no token sees what follows it.
+    """
     found = torch.full((len(readings),), torch.nan, dtype=torch.float64)
-    by_shape: dict[tuple[int, int], list[int]] = {}
-    for i, reading in enumerate(readings):
-        if reading is not None:
-            by_shape.setdefault((len(reading.ids), reading.n_response), []).append(i)
-    for (_, n), places in by_shape.items():
-        at_once = max(1, MAX_BYTES // (4 * n * view.d_vocab))
-        for start in range(0, len(places), at_once):
-            some = places[start : start + at_once]
-            ids = [reading.ids for reading in (readings[i] for i in some) if reading is not None]
-            found[some] = _means(view, torch.tensor(ids, device=view.device), n)
+    given = {i: reading for i, reading in enumerate(readings) if reading is not None}
+    order = sorted(given, key=lambda i: (len(given[i].ids), given[i].n_response))
+    start = 0
+    while start < len(order):
+        some = [order[start]]
+        for i in order[start + 1 :]:
+            rows = len(some) + 1
+            scored = sum(given[j].n_response for j in some) + given[i].n_response
+            longest, shortest = len(given[i].ids), len(given[some[0]].ids)
+            if (
+                4 * scored * view.d_vocab > MAX_BYTES
+                or rows * longest > MAX_TOKENS
+                or longest > MOST_PADDING * shortest
+            ):
+                break
+            some.append(i)
+        found[some] = _means(view, [given[i] for i in some])
+        start += len(some)
     return found
 
 
 @torch.no_grad()
-def _means(view: ModelView, ids: Tensor, n: int) -> Float[Tensor, " reading"]:
-    hidden = view.forward.final(ids[:, :-1])[:, -n:]  # the last token is only predicted, never read
-    logits = view.forward.unembed(hidden)
+def _means(view: ModelView, readings: Sequence[Reading]) -> Float[Tensor, " reading"]:
+    longest = max(len(reading.ids) for reading in readings)
+    padded = [(*reading.ids, *(0,) * (longest - len(reading.ids))) for reading in readings]
+    ids = torch.tensor(padded, device=view.device)
+    hidden = view.forward.final(ids[:, :-1])  # the last token is only predicted, never read
+    ends = [(row, len(reading.ids) - 1, reading.n_response) for row, reading in enumerate(readings)]
+    chosen = torch.cat([hidden[row, end - n : end] for row, end, n in ends])
+    said = torch.cat([ids[row, end - n + 1 : end + 1] for row, end, n in ends])
+    logits = view.forward.unembed(chosen[None])[0]
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    return log_probs.gather(-1, ids[:, -n:, None])[..., 0].double().mean(dim=1).cpu()
+    of_tokens = log_probs.gather(-1, said[:, None])[:, 0].double().cpu()
+    return torch.stack([part.mean() for part in of_tokens.split([n for _, _, n in ends])])

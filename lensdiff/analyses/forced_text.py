@@ -89,6 +89,18 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
     return encoded
 
 
+def as_base_reads(pair: ModelPair, prompt: Prompt, response: Response) -> Response:
+    """Return a generated response with the ids that its tokens have in the base's vocabulary.
+
+    Raises:
+        InputError: one of its tokens is not in both vocabularies.
+    """
+    base = pair.digests[0]
+    if response.tokenizer == base or (not response.tokenizer and _is_of_the_base(pair, response)):
+        return response
+    return replace(response, token_ids=_translated(pair, prompt, response.token_ids, source=1), tokenizer=base)
+
+
 def _pieces(view: ModelView, encoded: Encoded) -> tuple[str, ...]:
     return pieces_of(view.tokenizer, encoded.ids[encoded.n_added :])
 

@@ -26,12 +26,13 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lensdiff.analyses.head_weights import chosen_indices, scaled
@@ -242,13 +243,7 @@ def head_word_pairs(
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])
         raise InputError(f"the word {repeated!r} comes twice in the word list, expected distinct words")
-    vectors, found = word_vectors.lookup(tokens.words)
-    if found.sum() < 2:
-        raise InputError(
-            f"{word_vectors.source} has vectors of {found.sum()} of the {len(found)} words, expected 2 or more"
-        )
-    unit = unit_vectors(torch.from_numpy(vectors).to(view.device))
-    thresholds = cosine_thresholds(unit, threshold_words=threshold_words, threshold_std=threshold_std)
+    unit, thresholds, found = _compared(word_vectors, tokens.words, view.device, threshold_words, threshold_std)
     embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
         part
@@ -267,6 +262,31 @@ def head_word_pairs(
         "words_without_vector": int((~found).sum()),
     }
     return _assembled(view, options, chosen, tokens.words, parts)
+
+
+_Compared = tuple[Float[Tensor, "word dim"], Float[Tensor, " word"], Bool[np.ndarray, " word"]]
+_last: WeakKeyDictionary[WordVectors, tuple[object, _Compared]] = WeakKeyDictionary()  # controls ask for the same again
+
+
+def _compared(
+    vectors: WordVectors, words: tuple[str, ...], device: torch.device, threshold_words: int, threshold_std: float
+) -> _Compared:
+    """Return the words' unit vectors, their thresholds, and which words have a vector.
+
+    Raises:
+        InputError: under two have one.
+    """
+    key = words, device, threshold_words, threshold_std
+    kept = _last.get(vectors)
+    if kept is not None and kept[0] == key:
+        return kept[1]
+    rows, found = vectors.lookup(words)
+    if found.sum() < 2:
+        raise InputError(f"{vectors.source} has vectors of {found.sum()} of the {len(found)} words, expected 2 or more")
+    unit = unit_vectors(torch.from_numpy(rows).to(device))
+    thresholds = cosine_thresholds(unit, threshold_words=threshold_words, threshold_std=threshold_std)
+    _last[vectors] = key, (unit, thresholds, found)
+    return unit, thresholds, found
 
 
 def _assembled(

@@ -17,15 +17,24 @@ from lensdiff.analyses.forced_reading import (
     readings_of,
     tuned_readings,
 )
+from lensdiff.analyses.instruction_use_result import REFERENCE
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
 
-GIVEN = "given"  # the kind of a control that was not made by a pair, and the name of a text that was given
+GIVEN = "given"  # the name of a text that was given
 OWN = "own"  # the name of a single model's own response
 Texts = Mapping[str, Mapping[str, str | Response]]  # responses by the text's name and the prompt's id
+
+
+class Forced(NamedTuple):
+    """What one model reads: a text after its prompt, then after each of the others."""
+
+    text: str
+    prompt: Prompt
+    readings: list[Reading | None]
 
 
 class Row(NamedTuple):
@@ -102,7 +111,9 @@ class Run:
             for name, responses in texts.items():
                 if prompt.id in self.failures:
                     break
-                response = responses[prompt.id]
+                response = responses.get(prompt.id)
+                if response is None:
+                    continue
                 if isinstance(response, str) and not response.strip():
                     self.left_out += 1
                     continue
@@ -113,57 +124,69 @@ class Run:
         self.left_out += n_response < self.min_tokens
         return n_response >= self.min_tokens
 
-    def add(self, view: ModelView, model: int, text: str, prompt: Prompt, readings: Sequence[Reading | None]) -> None:
-        """Read a response after its prompt and after the others in one model."""
-        assert readings[0] is not None
-        with_it, *without = mean_log_probs(view, readings).tolist()
-        mean = sum(without) / len(without)
-        self.rows.append(Row(prompt.id, text, model, readings[0].n_response, len(without), with_it, mean))
+    def add(self, view: ModelView, model: int, items: Sequence[Forced]) -> None:
+        """Read responses after their prompts and after the others in one model, of all prompts that have not failed."""
+        items = [item for item in items if item.prompt.id not in self.failures]
+        means = iter(mean_log_probs(view, [reading for item in items for reading in item.readings]).tolist())
+        for item in items:
+            with_it, *without = [next(means) for _ in item.readings]
+            first = item.readings[0]
+            assert first is not None
+            mean = sum(without) / len(without)
+            self.rows.append(Row(item.prompt.id, item.text, model, first.n_response, len(without), with_it, mean))
 
 
-def read_model(run: Run, view: ModelView, given: Texts | None) -> None:
-    """Read every response in one model."""
-    for name, prompt, response in run.each(given or {OWN: run.own(view)}):
+def references(prompts: Sequence[Prompt]) -> dict[str, dict[str, str]]:
+    """Return the prompts' own references as one more text, nothing where none has any."""
+    found = {prompt.id: prompt.reference for prompt in prompts if prompt.reference.strip()}
+    return {REFERENCE: found} if found else {}
+
+
+def read_model(run: Run, view: ModelView, given: Texts | None) -> tuple[str, ...]:
+    """Read every response in one model, and return the texts' names."""
+    texts = given or {OWN: run.own(view), **references(run.prompts)}
+    forced = []
+    for name, prompt, response in run.each(texts):
         with run.guard(prompt):
             readings = readings_of(view, prompt, response, run.others[prompt.id], prepend_bos=run.prepend_bos)
             if readings[0] is not None and run.long_enough(readings[0].n_response):
-                run.add(view, 0, name, prompt, readings)
+                forced.append(Forced(name, prompt, readings))
+    run.add(view, 0, forced)
+    return tuple(texts)
 
 
-def read_pair(run: Run, pair: ModelPair, given: Texts | None, controls: Iterable[Model]) -> list[tuple[str, str]]:
-    """Read every response in both models and in the controls; return name and kind of each control."""
+def read_pair(
+    run: Run, pair: ModelPair, given: Texts | None, controls: Iterable[Model]
+) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Read every response in both models and in the controls; return the texts' names, and each control's and kind."""
     texts: dict[str, Mapping[str, str | Response]] = dict(given or {"base": run.own(view_of(pair.base))})
     view = view_of(pair.tuned)
     if not given:
-        texts["tuned"] = run.own(view)
-    forced, kept = [], []
+        texts |= {"tuned": run.own(view), **references(run.prompts)}
+    both, in_tuned, in_base = [], [], []
     for name, prompt, response in run.each(texts):
         with run.guard(prompt):
             others = run.others[prompt.id]
-            both = force_on_tuned(pair, view, prompt, response, others, prepend_bos=run.prepend_bos)
-            if run.long_enough(both.first.tuned.n_response):
-                forced.append((name, prompt, both))
-                run.add(view, 1, name, prompt, tuned_readings(view, both))
+            found = force_on_tuned(pair, view, prompt, response, others, prepend_bos=run.prepend_bos)
+            if run.long_enough(found.first.tuned.n_response):
+                both.append((name, prompt, found))
+                in_tuned.append(Forced(name, prompt, tuned_readings(view, found)))
+    run.add(view, 1, in_tuned)
     view = view_of(pair.base)
-    for name, prompt, both in forced:
+    for name, prompt, found in both:
         with run.guard(prompt):
-            readings = base_readings(pair, view, both, prepend_bos=run.prepend_bos)
-            kept.append((name, prompt, readings))
-            run.add(view, 0, name, prompt, readings)
-    kept = [item for item in kept if item[1].id not in run.failures]
-    return [_read_control(run, view, control, 2 + i, kept) for i, control in enumerate(controls)]
+            in_base.append(Forced(name, prompt, base_readings(pair, view, found, prepend_bos=run.prepend_bos)))
+    run.add(view, 0, in_base)
+    return tuple(texts), [_read_control(run, view, control, 2 + i, in_base) for i, control in enumerate(controls)]
 
 
-def _read_control(
-    run: Run, base: ModelView, model: Model, place: int, kept: Sequence[tuple[str, Prompt, list[Reading | None]]]
-) -> tuple[str, str]:
+def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: Sequence[Forced]) -> tuple[str, str]:
     """Read what the base read; a control that was made for it is let go of."""
     view = view_of(model)
     if view.d_vocab != base.d_vocab:
         raise InputError(f"control {view.info.id} has d_vocab {view.d_vocab}, expected the base's {base.d_vocab}")
     was_made = view.is_made
-    for name, prompt, readings in kept:
-        run.add(view, place, name, prompt, readings)
+    run.add(view, place, forced)
     if not was_made:
         view.free()
-    return view.info.id, GIVEN if view.control is None else view.control.kind
+    return view.info.id, view.provenance("instruction_use", {}).control_kind

@@ -4,9 +4,9 @@
 
 x is the prompt and x' the same prompt with another instruction (`by="swap"`, the mean over several donors) or with
 none (`by="deletion"`); see `other_instructions`. Positive: the response is likelier under its own instruction. The
-response y is forced: in a pair both models read the same tokens, once the base's own greedy response and once the
-tuned model's (or a text that is given), so that its length or style explains no difference. 0 where the instruction
-changes nothing.
+response y is forced: in a pair both models read the same tokens, the base's own greedy response, the tuned model's and
+the prompt's reference where it has one (or the texts that are given), so that its length or style explains no
+difference. 0 where the instruction changes nothing.
 
 - Swapped, the text stays one that instructs; deleted, it becomes a text of another kind, which may be unlikely for
   reasons of its own. Where deletion leaves nothing, x' is the BOS alone; without a BOS the use is NaN, counted in
@@ -24,13 +24,13 @@ Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `At
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
-from lensdiff.analyses.instruction_rows import GIVEN, OWN, Run, read_model, read_pair
-from lensdiff.analyses.instruction_use_result import SIDES, InstructionUse
+from lensdiff.analyses.instruction_rows import GIVEN, Run, read_model, read_pair
+from lensdiff.analyses.instruction_use_result import MEAN, SIDES, InstructionUse
 from lensdiff.analyses.other_instructions import deleted, swapped
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
@@ -41,12 +41,14 @@ from lensdiff.results import InputError, Provenance
 
 BY = ("swap", "deletion")
 MIN_TOKENS = 2
+Text = str | Response
+Given = Text | Sequence[Text] | Mapping[str, Sequence[Text | None]]
 
 
 def instruction_use(
     model: Model | ModelPair,
     prompts: Prompt | str | Sequence[Prompt | str],
-    response: str | Response | Sequence[str | Response] | None = None,
+    response: Given | None = None,
     *,
     by: str = "swap",
     draws: int = 8,
@@ -63,12 +65,15 @@ def instruction_use(
     Args:
         prompts: with their instruction marked; a list, of which a failing prompt is warned of and the rest go on, or
             one prompt, which has no donors for a swap.
-        response: None for the models' own greedy responses (of a pair both, each forced on both); a text, joined to the
-            prompt as prompt + " " + response; or a `Response`. For a list of prompts None or a list of as many.
+        response: None for the models' own greedy responses (of a pair both, each forced on both) and the prompts'
+            references where they have one; a text, joined to the prompt as prompt + " " + response; or a `Response`.
+            For a list of prompts a list of as many, or several texts: a mapping of their names to such lists, in which
+            None stands for no such text of a prompt.
         by: "swap" (with the instructions of other prompts) or "deletion".
         draws: donors whose instructions are averaged; all of them where there are fewer.
         controls: of a pair: `pair.control(kind, seed)`, or models with the base's tokenizer.
-        kinds: what each prompt asks for; donors are then of another kind. Without them any other instruction will do.
+        kinds: what each prompt asks for; donors are then of another kind. By default the prompts' own `kind` where all
+            have one; without any, another instruction will do.
         seed: of the donors, which are the same for all models and responses.
         min_tokens: shorter responses are left out; 1 takes all but the empty ones.
         max_new_tokens: of the own responses.
@@ -83,9 +88,8 @@ def instruction_use(
     single = isinstance(prompts, Prompt | str)
     items = _numbered([prompts] if single else prompts)
     _check(by, {"draws": draws, "min_tokens": min_tokens, "max_new_tokens": max_new_tokens})
-    if kinds is not None and (isinstance(kinds, str) or len(kinds) != len(items)):
-        raise InputError(f"{len(items)} prompts were given with kinds={kinds!r}, expected a list of as many")
-    given = None if response is None else {GIVEN: _given(items, [response] if single else response)}
+    kinds = _kinds(items, kinds)
+    given = None if response is None else _texts(items, [response] if single else response)
     run = Run(items, single, min_tokens, max_new_tokens, prepend_bos)
     for place, prompt in enumerate(items):
         with run.guard(prompt):
@@ -94,18 +98,18 @@ def instruction_use(
     options = {"by": by, "draws": draws, "kinds": None if kinds is None else list(kinds), "min_tokens": min_tokens}
     options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
     if isinstance(model, ModelPair):
-        made = read_pair(run, model, given, controls)
+        texts, made = read_pair(run, model, given, controls)
         provenance = model.provenance("instruction_use", options | {"controls": [name for name, _ in made]}, seed)
         models = [*((side, "") for side in SIDES), *made]
     elif isinstance(controls, Sequence) and not controls:
-        read_model(run, view_of(model), given)
+        texts = read_model(run, view_of(model), given)
         provenance = view_of(model).provenance("instruction_use", options, seed)
-        models = [(view_of(model).info.id, "")]
+        control = view_of(model).control
+        models = [(view_of(model).info.id, "" if control is None else control.kind)]
     else:
         raise InputError("controls stand beside a pair, and one model was given: a control is a model of its own")
     for name, reason in run.failures.items():
         warnings.warn(f"prompt {name!r} failed: {reason}", stacklevel=2)
-    texts = (GIVEN,) if given else SIDES if isinstance(model, ModelPair) else (OWN,)
     return _result(run, provenance, by, models, texts, level)
 
 
@@ -156,14 +160,33 @@ def _numbered(prompts: Sequence[Prompt | str]) -> list[Prompt]:
     return items
 
 
-def _given(prompts: Sequence[Prompt], responses: object) -> dict[str, str | Response]:
+def _kinds(prompts: Sequence[Prompt], given: Sequence[str] | None) -> Sequence[str] | None:
+    if given is None:
+        own = [prompt.kind for prompt in prompts]
+        return own if all(own) else None
+    if isinstance(given, str) or len(given) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts were given with kinds={given!r}, expected a list of as many")
+    return given
+
+
+def _texts(prompts: Sequence[Prompt], responses: object) -> dict[str, dict[str, str | Response]]:
+    """Return the responses that are given by the text's name and the prompt's id."""
+    if not isinstance(responses, Mapping):
+        return {GIVEN: _given(prompts, responses)}
+    if not responses or not all(isinstance(name, str) and name not in ("", MEAN) for name in responses):
+        raise InputError(f"texts are named {shorten(list(responses))}, expected names other than {MEAN!r}")
+    return {name: _given(prompts, texts, optional=True) for name, texts in responses.items()}
+
+
+def _given(prompts: Sequence[Prompt], responses: object, *, optional: bool = False) -> dict[str, str | Response]:
     if isinstance(responses, str | Response) or not isinstance(responses, Sequence) or len(responses) != len(prompts):
         number = f"{len(responses)} responses" if isinstance(responses, list | tuple) else "a single response"
         raise InputError(f"{len(prompts)} prompts were given with {number}, expected as many")
     for response in responses:
-        if not isinstance(response, str | Response):
+        if not isinstance(response, str | Response) and not (optional and response is None):
             raise InputError(f"a response is {shorten(response)}, expected a text or a Response for every prompt")
-    return {prompt.id: response for prompt, response in zip(prompts, responses, strict=True)}
+    both = zip(prompts, responses, strict=True)
+    return {prompt.id: response for prompt, response in both if response is not None}
 
 
 def _check(by: str, numbers: dict[str, int]) -> None:

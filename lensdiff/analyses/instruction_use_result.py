@@ -1,11 +1,13 @@
 """What `instruction_use` finds: a row per response and model, and the differences between models over prompts."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from lensdiff.results import InputError, Result
 SIDES = ("base", "tuned")
 FEWEST_PROMPTS = 2  # that an interval can be had from
 MEAN = "mean"  # of all texts of a prompt
+REFERENCE = "reference"  # the text that a prompt may bring as its answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,8 @@ class InstructionUse(Result):
         by: "swap" or "deletion".
         models: what `model` counts: "base", "tuned" and the controls' names, or the one model's name.
         control_kinds: of each model ("spectrum", ...); "" for those that are no controls.
-        texts: the responses that were forced: "base" and "tuned" (the models' own), "own" (the one model's) or "given".
+        texts: the responses that were forced: "base" and "tuned" (the models' own), "own" (the one model's),
+            "reference" (the prompt's), "given", or the names of those that were given.
         prompt_id, text, model: what a row is about.
         n_out, n_draws: the response's tokens, and how many other prompts it was read after.
         log_prob, log_prob_without: means over the response's tokens, in nats; the second also over the others, NaN
@@ -88,7 +92,7 @@ class InstructionUse(Result):
         Raises:
             InputError: there is no base, no such text or model, or fewer than two prompts.
         """
-        uses = self._by_prompt(text)
+        uses = self._matrix(text)
         if not 1 <= model < len(self.models):
             raise InputError(f"model={model} given, expected 1 to {len(self.models) - 1}: places in models")
         if len(uses) < FEWEST_PROMPTS:
@@ -107,7 +111,7 @@ class InstructionUse(Result):
         """
         rows = []
         for text in self._shown:
-            uses = self._by_prompt(text)
+            uses = self._matrix(text)
             means = uses.mean(axis=0) if len(uses) else np.full(len(self.models), np.nan)
             for i in range(1, len(self.models)):
                 test = self.difference(text, i) if len(uses) >= FEWEST_PROMPTS else None
@@ -116,6 +120,69 @@ class InstructionUse(Result):
                 rows.append((*names, len(uses), means[0], means[i], means[i] - means[0], *found))
         columns = ["text", "model", "kind", "n", "base", "use", "difference", "low", "high", "p"]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], float))
+
+    def prompts(self, text: str | None = None) -> tuple[str, ...]:
+        """Return the prompts that have a use in every model: on one text, or on all that the mean is taken over."""
+        return tuple(self._by_prompt(MEAN if text is None else text))
+
+    def means(self, text: str = MEAN) -> tuple[float, float]:
+        """Return the mean use over prompts of the base and of the tuned model; NaN without prompts."""
+        uses = self._matrix(text)
+        base, tuned = uses[:, :2].mean(axis=0).tolist() if len(uses) else (np.nan, np.nan)
+        return base, tuned
+
+    def effects(self, text: str = MEAN) -> tuple[float, list[float]]:
+        """Return tuned - base of the use, mean over prompts, and control - base of every control.
+
+        Raises:
+            InputError: there is no such text, no pair, or no prompt that has it.
+        """
+        uses = self._matrix(text)
+        if not len(uses):
+            raise InputError(f"no prompt has a use on text {text!r} in every model")
+        _, tuned, *controls = (uses - uses[:, :1]).mean(axis=0).tolist()
+        return tuned, controls
+
+    def with_controls(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
+        """Return the same with controls that were read apart, each on the same texts.
+
+        A prompt that one of them lacks is left out of all, and listed among the failures; one that failed in the pair
+        stays out.
+
+        Raises:
+            InputError: this is no pair, or a control is, or it was read by other means, on other texts or tokens.
+        """
+        if not self.is_pair:
+            raise InputError(f"there is one model, {self.models[0]}: controls stand beside a pair")
+        found = dict(zip(zip(self.prompt_id, self.text, strict=True), self.n_out.tolist(), strict=True))
+        failures = dict(self.failures)
+        for control in controls:
+            _check_control(self, control, found)
+            there = set(zip(control.prompt_id, control.text, strict=True))
+            for prompt, text in found:
+                if (prompt, text) not in there:
+                    failures[prompt] = control.failures.get(prompt, f"{control.models[0]} has no use on text {text!r}")
+        parts = [(self, 0), *((control, len(self.models) + i) for i, control in enumerate(controls))]
+        kept = [
+            (part, row, first)
+            for part, first in parts
+            for row, prompt in enumerate(part.prompt_id)
+            if prompt not in failures
+        ]
+        rows = {
+            name: torch.stack([getattr(part, name)[row] for part, row, _ in kept]) if kept else getattr(self, name)[:0]
+            for name in ("n_out", "n_draws", "log_prob", "log_prob_without")
+        }
+        return replace(
+            self,
+            models=(*self.models, *(control.models[0] for control in controls)),
+            control_kinds=(*self.control_kinds, *(control.provenance.control_kind for control in controls)),
+            prompt_id=tuple(part.prompt_id[row] for part, row, _ in kept),
+            text=tuple(part.text[row] for part, row, _ in kept),
+            model=torch.tensor([int(part.model[row]) + first for part, row, first in kept], dtype=torch.int64),
+            failures=failures,
+            **rows,
+        )
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k responses whose use differs most between base and tuned, or has most of it in one model.
@@ -152,7 +219,7 @@ class InstructionUse(Result):
         return (*self.texts, MEAN) if len(self.texts) > 1 else self.texts
 
     def _line(self, text: str) -> str:
-        uses = self._by_prompt(text)
+        uses = self._matrix(text)
         if len(uses) < FEWEST_PROMPTS:
             return f"  {text} text: {len(uses)} prompt(s)"
         base, tuned = uses[:, :2].mean(axis=0)
@@ -168,15 +235,39 @@ class InstructionUse(Result):
             found.setdefault((prompt, text), np.full(len(self.models), np.nan))[model] = use
         return found
 
-    def _by_prompt(self, text: str) -> Float[np.ndarray, "prompt model"]:
+    def _matrix(self, text: str) -> Float[np.ndarray, "prompt model"]:
+        return np.array(list(self._by_prompt(text).values())).reshape(-1, len(self.models))
+
+    def _by_prompt(self, text: str) -> dict[str, Float[np.ndarray, " model"]]:
         """Return the use of the prompts that have it in all models, on one text or as the mean of all."""
         if not self.is_pair:
             raise InputError(f"there is one model, {self.models[0]}: a difference needs a pair")
         if text not in (*self.texts, MEAN):
             raise InputError(f"text={text!r} is none of {', '.join((*self.texts, MEAN))}")
-        wanted, rows = self.texts if text == MEAN else (text,), []
+        wanted: tuple[str, ...] = self.texts if text == MEAN else (text,)
+        rows: dict[str, Float[np.ndarray, " model"]] = {}
+        # not every prompt has a reference; one that lacks a model's own text is no pair
+        needed = {name for name in wanted if name != REFERENCE} or set(wanted)
         for prompt in dict.fromkeys(self.prompt_id):
-            uses = [self._uses[prompt, name] for name in wanted if (prompt, name) in self._uses]
-            if len(uses) == len(wanted) and not np.isnan(uses).any():
-                rows.append(np.mean(uses, axis=0))
-        return np.array(rows).reshape(-1, len(self.models))
+            uses = {name: self._uses[prompt, name] for name in wanted if (prompt, name) in self._uses}
+            if needed <= uses.keys() and not np.isnan(list(uses.values())).any():
+                rows[prompt] = np.mean(list(uses.values()), axis=0)
+        return rows
+
+
+def _check_control(pair: InstructionUse, control: InstructionUse, n_out: dict[tuple[str, str], int]) -> None:
+    name = control.models[0]
+    if len(control.models) > 1:
+        raise InputError(f"a result of {len(control.models)} models was given as a control, expected one model's")
+    if (control.by, control.texts) != (pair.by, pair.texts):
+        raise InputError(
+            f"control {name} was read by {control.by} on {', '.join(control.texts)}, expected {pair.by} on "
+            f"{', '.join(pair.texts)} as the pair"
+        )
+    for prompt, text, n in zip(control.prompt_id, control.text, control.n_out.tolist(), strict=True):
+        if prompt not in pair.failures and n_out.get((prompt, text)) != n:
+            seen = n_out.get((prompt, text))
+            raise InputError(
+                f"control {name} read {n} tokens of text {text!r} of prompt {prompt!r}, the pair "
+                f"{'none' if seen is None else seen}: expected the same"
+            )

@@ -5,9 +5,10 @@
                       two heads without pairs agree: 1
 
 Dimensions are not matched: a rotation of a head's dimensions that leaves W_Q W_K^T as it is can change its pairs. A
-meaningless change of the weights also changes them, so the Jaccard of control models stands beside: the band holds one
-more control with `level`, and a head below it changed more than such a change explains. There is one p for the whole
-model (`claim`): the mean Jaccard of all heads against that of the controls, two-sided.
+meaningless change of the weights also changes them, so the Jaccard of control models stands beside: the band is the
+largest of those of all kinds of controls, each of which holds one more control with `level`, and a head below it
+changed more than such changes explain. There is one p for the whole model (`whole`): the mean Jaccard of all heads
+beside that of the controls, two-sided.
 
 Gained and lost pairs are listed by the number of dimensions that hold them, then by cosine.
 
@@ -15,7 +16,7 @@ Memory: the results of base, tuned and one control at a time, and 8 bytes per di
 Reference: ours; the pairs are those of Wu et al., NAACL 2024, section 5; doi 10.18653/v1/2024.naacl-long.130.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -29,8 +30,6 @@ from lensdiff.analyses import stats
 from lensdiff.analyses.heads import HeadWordPairs, check_comparable
 from lensdiff.results import InputError, Result
 
-ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
-FEWEST_FOR_BAND = 3
 SIDES = ("gained", "lost")
 
 
@@ -63,11 +62,12 @@ class PairOverlap(Result):
 
     Attributes:
         words: the word list that `changed_key` and `changed_query` point into.
-        jaccard: of base and tuned; band: limits (low, high) of one more control's, NaN without controls.
+        jaccard: of base and tuned; band: limits (low, high) of one more control's of any kind, NaN with fewer than 19
+            controls of a kind.
         counts: distinct pairs on axis `count`: in the base, in the tuned model, gained, lost.
         changed_key, changed_query: the first pairs gained and lost (axis `side`), -1 where there are no more.
         changed_dims: how many dimensions hold each.
-        claim: the mean Jaccard of all heads among that of the controls; None without controls.
+        whole: the mean Jaccard of all heads beside that of the controls; None without controls.
     """
 
     layers: tuple[int, ...]
@@ -79,7 +79,7 @@ class PairOverlap(Result):
     changed_key: Int[Tensor, "side layer head_index rank"]
     changed_query: Int[Tensor, "side layer head_index rank"]
     changed_dims: Int[Tensor, "side layer head_index rank"]
-    claim: stats.Test | None
+    whole: stats.Envelope | None
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head.
@@ -143,12 +143,12 @@ def pair_overlap(
 
     Args:
         base, tuned, controls: word pairs found with the same words, vectors and options; controls are those of
-            `pair.control(kind, seed)`: none, or at least 3, and 99 for a rank. A generator saves memory.
+            `pair.control(kind, seed)`, at least 19 of each kind for a band. A generator saves memory.
         table_top: how many of the gained and of the lost pairs to list per head.
         level: of the controls' band.
 
     Raises:
-        InputError: the results are not comparable, table_top is below 0, or there are one or two controls.
+        InputError: the results are not comparable, or table_top is below 0.
     """
     if table_top < 0:
         raise InputError(f"table_top is {table_top}, expected at least 0")
@@ -161,12 +161,13 @@ def pair_overlap(
         before.append(mine.codes)
         overlap.append(jaccard(mine.codes, theirs.codes))
         changes.append(_changes(mine, theirs, len(base.words), table_top))
-    names, beside = _control_overlaps(base, before, controls, places)
+    names, kinds, beside = _control_overlaps(base, before, controls, places)
     listed = np.stack([change.listed for change in changes]).reshape(*shape, 2, 3, table_top)
     key, query, dims = (torch.from_numpy(listed[:, :, :, i].transpose(2, 0, 1, 3).copy()) for i in range(3))
     options = {
         "base": base.provenance.model,
         "controls": names,
+        "control_kinds": kinds,
         "heads": base.provenance.options,
         "table_top": table_top,
         "level": level,
@@ -177,12 +178,12 @@ def pair_overlap(
         base.heads,
         base.words,
         torch.from_numpy(np.array(overlap).reshape(shape)),
-        torch.from_numpy(_band(beside.reshape(len(names), *shape), level)),
+        torch.from_numpy(_band(beside.reshape(len(names), *shape), kinds, level)),
         torch.from_numpy(np.array([change.counts for change in changes]).T.reshape(4, *shape).copy()),
         key,
         query,
         dims,
-        _claim(np.array(overlap), beside, level),
+        _whole(np.array(overlap), beside, kinds, level),
     )
 
 
@@ -191,17 +192,16 @@ def _control_overlaps(
     before: list[Int[np.ndarray, " _"]],
     controls: Iterable[HeadWordPairs],
     places: list[tuple[int, int]],
-) -> tuple[list[str], Float[np.ndarray, "control head"]]:
-    """Return the control models' names, and the Jaccard of each one's heads with the base's."""
-    names, beside = [], []
+) -> tuple[list[str], list[str], Float[np.ndarray, "control head"]]:
+    """Return the control models' names and kinds, and the Jaccard of each one's heads with the base's."""
+    names, kinds, beside = [], [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         own = (pair_set(control, *place).codes for place in places)
         beside.append([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)])
         names.append(control.provenance.model)
-    if 0 < len(names) < FEWEST_FOR_BAND:
-        raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
-    return names, np.array(beside, dtype=np.float64).reshape(len(names), len(places))
+        kinds.append(control.provenance.control_kind)
+    return names, kinds, np.array(beside, dtype=np.float64).reshape(len(names), len(places))
 
 
 class _Changes(NamedTuple):
@@ -220,16 +220,17 @@ def _changes(base: PairSet, tuned: PairSet, n_words: int, table_top: int) -> _Ch
 
 
 def _band(
-    controls: Float[np.ndarray, "control layer head_index"], level: float
+    controls: Float[np.ndarray, "control layer head_index"], kinds: Sequence[str], level: float
 ) -> Float[np.ndarray, "limit layer head_index"]:
-    if not len(controls):
-        return np.full((2, *controls.shape[1:]), np.nan)
-    return np.clip(np.stack(stats.control_band(controls, level=level)), 0.0, 1.0)  # no overlap lies outside
+    return np.clip(np.stack(stats.kinds_band(controls, kinds, level=level)), 0.0, 1.0)  # no overlap lies outside
 
 
-def _claim(overlap: Float[np.ndarray, " head"], controls: Float[np.ndarray, "..."], level: float) -> stats.Test | None:
+def _whole(
+    overlap: Float[np.ndarray, " head"],
+    controls: Float[np.ndarray, "control head"],
+    kinds: Sequence[str],
+    level: float,
+) -> stats.Envelope | None:
     if not len(controls):
         return None
-    test = stats.control_rank if len(controls) >= ENOUGH_FOR_RANK else stats.control_t
-    claim = test(float(overlap.mean()), controls.mean(axis=1), level=level)
-    return replace(claim, note="; ".join(filter(None, [claim.note, "mean Jaccard of all heads"])))
+    return stats.envelope(float(overlap.mean()), stats.by_kind(controls.mean(axis=1).tolist(), kinds), level=level)

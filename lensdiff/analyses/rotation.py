@@ -3,12 +3,10 @@
     principal angles   between the subspaces of the first r components of either model, in radians, [0, pi/2]
     matched components one tuned component for each of the base's (assignment on |cosine|), with the angle between the
                        two, the change of its share of the variance (tuned - base), and the words it lost and gained
-    statistic          mean of all principal angles at a rank, then over ranks, sides and layers: one number for the
-                       whole model, compared with the same number of spectrum-matched controls, one-sided
 
-What it shows: that the leading components span another subspace than before, and by how much more than after a
-meaningless change of the same singular values (the bands; norm-matched ones are shown beside, and are too easily
-exceeded by any low-rank change). What it cannot show:
+A description, without a p-value: an angle grows with any mixing (a change of the same size by noise turns the leading
+components as far as a rotation does), so whether the layers rotated is asked by `value_rotation`. Beside the angles
+stand those of each kind of control, as bands where there are at least 19 of a kind. What angles cannot show:
 - A rotation inside the subspace is invisible to principal angles: two components of the first r that turn into each
   other leave every angle at rank r at 0.
 - Components of nearly equal variance are not defined one by one: they mix freely, so a matched component can turn far
@@ -16,10 +14,6 @@ exceeded by any low-rank change). What it cannot show:
 - An angle is no meaning. It says that the axes moved, not that the new ones serve users.
 - Ranks must be far below d_model: subspaces of more than half of all dimensions meet in any case, so such ranks are
   left out, and recorded.
-
-There is one p-value, for the whole model: a rank among the spectrum-matched controls, with fewer than 19 a t statistic.
-Use 99 or more: a rank among n cannot fall below 1 / (1 + n), and the claims of a report are adjusted for each other.
-Layers and components have bands, no p.
 
 Memory: the components of one control at a time; per control one number for each layer, side, rank and component.
 Reference: Wu et al., NAACL 2024, section 6 (the word "rotate", which no angle was measured for); doi
@@ -44,10 +38,7 @@ from lensdiff.models import Model, view_of
 from lensdiff.results import InputError, Result
 
 RANKS = (1, 5, 10, 20, 50)
-ENOUGH_FOR_RANK = 19  # controls; angles are skewed: from 19 of them, t called 9 % of meaningless changes significant
-FEWEST_CONTROLS = 3  # of a kind: a band needs them
-HEADLINE, BESIDE = "spectrum", "norm"
-GIVEN = "given"  # the kind of a control that was not made by a pair
+HEADLINE, BESIDE = "gradient-noise", "spectrum"  # kinds that every table has columns for
 
 
 class Turn(NamedTuple):
@@ -77,9 +68,10 @@ def turn(
     return Turn(angles, match, angle)
 
 
-def statistic(means: Float[np.ndarray, "layer side rank"]) -> float:
-    """Return the one number of a whole model: the mean over layers, sides and ranks of the mean principal angle."""
-    return float(means.mean())
+def highest(matched: pd.DataFrame) -> pd.Series:
+    """Return the highest upper limit of any kind of control, 0 where there is none, of the rows of `matched`."""
+    limits = [name for name in matched.columns if name.endswith("_high")]
+    return matched[limits].max(axis=1).fillna(0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +82,11 @@ class Rotation(Result):
         layers, sides, ranks: what the axes count.
         kinds, n_controls: the kinds of controls ("spectrum", "norm", ...) and how many of each.
         angles: principal angles at each rank, smallest first, NaN beyond the rank.
-        band: limits (low, high) within which one more control's mean angle lies, per kind.
+        band: limits (low, high) within which one more control's mean angle lies, per kind; NaN with fewer than 19.
         match: the tuned component that each of the base's is matched with.
         matched_angle, matched_band: the angle between the two, and its limits per kind.
         base_variance, tuned_variance: shares of the variance that the two explain.
         words, lost, gained: words, and the indices of those that a component lost and gained; -1 after the last.
-        claim: the whole model's statistic among those of the spectrum-matched controls; None without them.
     """
 
     layers: tuple[int, ...]
@@ -113,13 +104,12 @@ class Rotation(Result):
     words: tuple[str, ...]
     lost: Int[Tensor, "layer side component lost"]
     gained: Int[Tensor, "layer side component gained"]
-    claim: stats.Test | None
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per layer, side and rank: layer, side, rank, mean_angle, largest_angle and the bands.
 
-        Bands: spectrum_low, spectrum_high, norm_low, norm_high of mean_angle (NaN where there were no such controls),
-        and those of other kinds.
+        Bands: gradient-noise_low, gradient-noise_high, spectrum_low, spectrum_high of mean_angle (NaN where there were
+        fewer than 19 such controls), and those of other kinds.
         """
         frame = self._frame(rank=self.ranks)
         frame["mean_angle"] = self.angles.nanmean(dim=-1).flatten().numpy()
@@ -146,9 +136,9 @@ class Rotation(Result):
         return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k matched components that turned furthest beyond their spectrum-matched band (or at all)."""
+        """Return the k matched components that turned furthest beyond the highest of their bands (or at all)."""
         frame = self.matched()
-        beyond = frame.angle - frame.spectrum_high.fillna(0.0)
+        beyond = frame.angle - highest(frame)
         return frame.loc[beyond.nlargest(k).index].reset_index(drop=True)
 
     def _frame(self, **axis: Sequence[int]) -> pd.DataFrame:
@@ -179,12 +169,11 @@ def rotation(
         base, tuned: results of `mlp_concepts` (or `concept_directions`) with the same layers, sides and components.
         ranks: of the subspaces; those above half of d_model or above the number of components are left out.
         controls: `pair.control(kind, seed)`, or results of the same analysis on them; a generator is read one at a
-            time. For the p-value use 99 or more spectrum-matched ones; of each kind none or at least 3.
+            time. At least 19 of a kind for its bands.
         level: of the bands.
 
     Raises:
-        InputError: the results differ in layers, sides or components, no rank can be had, or there are one or two
-            controls of a kind.
+        InputError: the results differ in layers, sides or components, or no rank can be had.
     """
     _check(base, tuned, "tuned")
     used = _ranks(ranks, base)
@@ -193,10 +182,6 @@ def rotation(
     for kind, directions in _stream(controls, base):
         other = turn(base.components, directions.components, used)
         by_kind.setdefault(kind, []).append((other.means(), other.matched_angle.numpy()))
-    for kind, found in by_kind.items():
-        if len(found) < FEWEST_CONTROLS:
-            raise InputError(f"{len(found)} {kind} control(s) given, expected none or at least {FEWEST_CONTROLS}")
-    headline = [statistic(means) for means, _ in by_kind.get(HEADLINE, [])]
     changes = word_changes(base, tuned, change.match)
     options = {
         "base": base.provenance.model,
@@ -221,7 +206,6 @@ def rotation(
         base.explained_variance_ratio.clone(),  # a file holds no tensor twice, and tuned may be the base itself
         tuned.explained_variance_ratio.clone(),
         *_named(changes),
-        claim=_claim(statistic(change.means()), headline),
     )
 
 
@@ -254,8 +238,7 @@ def _stream(controls: Iterable[Any], base: Directions) -> Iterator[tuple[str, Di
                 fold_gain=options["fold_gain"],
             )
         _check(base, found, f"control {i}")
-        made = found.provenance.control
-        yield GIVEN if made is None else made.kind, found
+        yield found.provenance.control_kind, found
 
 
 def _check(base: Directions, other: Directions, name: str) -> None:
@@ -273,15 +256,6 @@ def _check(base: Directions, other: Directions, name: str) -> None:
 
 
 def _bands(kinds: list[list[np.ndarray]], shape: tuple[int, ...], level: float) -> Float[Tensor, "kind limit ..."]:
-    bands = [np.stack(stats.control_band(np.stack(controls), level=level)) for controls in kinds]
+    bands = [np.stack(stats.kinds_band(np.stack(controls), ["one"] * len(controls), level=level)) for controls in kinds]
     found = np.stack(bands) if bands else np.zeros((0, 2, *shape))
     return torch.from_numpy(found.clip(0.0, np.pi / 2))
-
-
-def _claim(effect: float, controls: list[float]) -> stats.Test | None:
-    if not controls:
-        return None
-    test = stats.control_rank if len(controls) >= ENOUGH_FOR_RANK else stats.control_t
-    claim = test(effect, controls, alternative="greater")
-    note = "mean principal angle over layers, sides and ranks; spectrum-matched controls"
-    return replace(claim, note="; ".join(filter(None, [claim.note, note])))

@@ -1,10 +1,17 @@
 """What is differentiated: a number per response token, computed from the logits that predict it.
 
 A target is a function (logits [out_pos, d_vocab], ids [out_pos]) -> [out_pos], or the name of one of these.
+
+The gradient of a probability by its own logit is p (1 - p). With p near 1 the digits of 1 - p are lost in float32 (and
+all of them where 1 - p < 6e-8), and with them those of every score of that response token. So the rest, 1 - p, is
+never a difference here: with z the logits and r = log of the sum of exp(z_v) over all v but y,
+
+    log p = log sigmoid(z_y - r),   d log p = (1 - p) d(z_y - r)  with  1 - p = sigmoid(r - z_y),   d p = p d log p
 """
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,15 +21,17 @@ Target = Callable[[Float[Tensor, "out_pos d_vocab"], Int[Tensor, " out_pos"]], F
 
 
 def probability(logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]) -> Float[Tensor, " out_pos"]:
-    """Return the probability of each response token: the paper's target."""
+    """Return the probability of each response token: the paper's target; exact gradients however near 1 it is."""
     return log_probability(logits, ids).exp()
 
 
 def log_probability(
     logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]
 ) -> Float[Tensor, " out_pos"]:
-    """Return the natural logarithm of each response token's probability."""
-    return logits.log_softmax(dim=-1).gather(-1, ids[:, None])[:, 0]
+    """Return the natural logarithm of each response token's probability; see the module for its gradient."""
+    own = ids[:, None]
+    rest = logits.scatter(-1, own, -torch.inf).logsumexp(dim=-1)
+    return torch.nn.functional.logsigmoid(logit(logits, ids) - rest)
 
 
 def logit(logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]) -> Float[Tensor, " out_pos"]:

@@ -30,9 +30,8 @@ Controls are read one at a time. Reference: Wu et al., NAACL 2024, section 6 (th
 there); doi 10.18653/v1/2024.naacl-long.130.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -42,14 +41,10 @@ from torch import Tensor
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.head_weights import chosen_indices
-from lensdiff.analyses.neuron_matching import gaps, match_neurons, neuron_vectors
-from lensdiff.analyses.procrustes import explained_share, shared_map
-from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
+from lensdiff.analyses.value_shares import Reference
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
-
-GIVEN = "given"  # the kind of a control that was not made by a pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +90,33 @@ class ValueRotation(Result):
         """Return where one more control's share of each layer lies; NaN with fewer than 19 controls of the kind."""
         return _band(self.of_kind(kind), self.level)
 
-    def tests(self) -> dict[str, stats.Test]:
-        """Return, per kind with at least 19 controls, the two-sided rank of the model's share among theirs."""
-        means = {kind: self.of_kind(kind).mean(dim=1).numpy() for kind in self.kinds}
-        return {
-            kind: stats.control_rank(self.share, found, level=self.level)
-            for kind, found in means.items()
-            if len(found) >= FEWEST_FOR_RANK
-        }
+    def beside(self) -> stats.Envelope | None:
+        """Return the model's share beside that of each kind of control; None without controls."""
+        if not self.control_kinds:
+            return None
+        means = self.control_shares.mean(dim=1).tolist()
+        return stats.envelope(self.share, stats.by_kind(means, self.control_kinds), level=self.level)
+
+    def with_controls(self, controls: "Iterable[ControlRotation]") -> "ValueRotation":
+        """Return the same beside controls that were read apart.
+
+        Raises:
+            InputError: a control was read in other layers.
+        """
+        given = list(controls)
+        for control in given:
+            if control.layers != self.layers:
+                raise InputError(f"a control was read in layers {list(control.layers)}, expected {list(self.layers)}")
+        kinds = tuple(control.provenance.control_kind for control in given)
+        counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+        nothing = self.control_shares[:0]
+        return replace(
+            self,
+            provenance=replace(self.provenance, options=self.provenance.options | {"controls": counts}),
+            control_kinds=kinds,
+            control_names=tuple(control.provenance.model for control in given),
+            control_shares=torch.stack([control.shares for control in given]) if given else nothing,
+        )
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per layer and kind of control (one without a kind where there are no controls).
@@ -151,19 +165,54 @@ class ValueRotation(Result):
         return "\n".join([notice, *lines] if notice else lines)
 
 
+@dataclass(frozen=True, eq=False)
+class ControlRotation(Result):
+    """The share of one control model's change that is a rotation, for `value_rotation`."""
+
+    layers: tuple[int, ...]
+    shares: Float[Tensor, " layer"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per layer: layer, share."""
+        return pd.DataFrame({"layer": self.layers, "share": self.shares})
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k layers of the largest share."""
+        return self.to_df().nlargest(k, "share").reset_index(drop=True)
+
+
+def control_rotation(base: Model, control: Model, *, layers: Sequence[int] | None = None) -> ControlRotation:
+    """Return how much of the change of a control's values from the base's is a rotation.
+
+    Raises:
+        InputError: as `value_rotation`.
+    """
+    view, other = view_of(base), view_of(control)
+    chosen = chosen_indices(layers, view.n_layers, "layers")
+    return _control(Reference(view, chosen, {}), other, 0)
+
+
+def _control(reference: Reference, view: ModelView, i: int) -> ControlRotation:
+    base = reference.base
+    _check_shape(base, view, i)
+    ids = torch.arange(base.d_vocab)  # a control has the base's vocabulary
+    shares = reference.compare(view, (ids, ids)).shares
+    return ControlRotation(view.provenance("control_rotation", {}), reference.layers, shares)
+
+
 def value_rotation(
     pair: ModelPair,
     *,
     layers: Sequence[int] | None = None,
-    controls: Iterable[Model] = (),
+    controls: Iterable[Model | ControlRotation] = (),
     level: float = 0.95,
 ) -> ValueRotation:
     """Return how much of the change of the values of each layer is a rotation, beside the same of controls.
 
     Args:
         layers: counted from 0; None for all.
-        controls: `pair.control(kind, seed)`, or models of the base's shape and vocabulary; a generator is read one at
-            a time. At least 19 of a kind for its bands and its test.
+        controls: `pair.control(kind, seed)`, models of the base's shape and vocabulary, or results of
+            `control_rotation` on them; a generator is read one at a time. At least 19 of a kind for its bands.
         level: of bands and of the tests' intervals.
 
     Raises:
@@ -175,113 +224,29 @@ def value_rotation(
     pair.check_weights()
     base, tuned = view_of(pair.base), view_of(pair.tuned)
     chosen = chosen_indices(layers, base.n_layers, "layers")
-    reference = _Reference(base, chosen, {})
+    reference = Reference(base, chosen, {})
     found = reference.compare(tuned, pair.shared_tokens)
-    kinds, names, shares = [], [], []
-    same = pair.shared_tokens[0], pair.shared_tokens[0]  # a control has the base's vocabulary
-    for i, control in enumerate(controls):
-        view = view_of(control)
-        _check_shape(base, view, i)
-        kinds.append(GIVEN if view.control is None else view.control.kind)
-        names.append(view.info.id)
-        shares.append(reference.compare(view, same).shares)
-    options = {
-        "layers": list(chosen),
-        "controls": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-        "level": level,
-    }
-    return ValueRotation(
+    options = {"layers": list(chosen), "controls": {}, "level": level}
+    alone = ValueRotation(
         pair.provenance("value_rotation", options),
         chosen,
         found.shares,
         found.change,
         found.moved,
         found.basis_changed,
-        tuple(kinds),
-        tuple(names),
-        torch.stack(shares) if shares else torch.zeros(0, len(chosen), dtype=torch.float64),
+        (),
+        (),
+        torch.zeros(0, len(chosen), dtype=torch.float64),
         level,
+    )
+    return alone.with_controls(
+        control if isinstance(control, ControlRotation) else _control(reference, view_of(control), i)
+        for i, control in enumerate(controls)
     )
 
 
-class _Layer(NamedTuple):
-    share: float
-    change: float
-    size: float
-    moved: int
-
-
-class _Found(NamedTuple):
-    shares: Float[Tensor, " layer"]
-    change: Float[Tensor, " layer"]
-    moved: Int[Tensor, " layer"]
-    basis_changed: bool
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """The base's layers, which every other model is held against; `gaps` keeps what they need only once."""
-
-    base: ModelView
-    layers: tuple[int, ...]
-    gaps: dict[int, Tensor]
-
-    def compare(self, other: ModelView, ids: tuple[Tensor, Tensor]) -> _Found:
-        basis = shared_map(self.base, other, ids)
-        maps: list[Tensor | None] = [None] if basis is None else [None, basis]
-        per_layer = [list(self._layer(other, layer, maps)) for layer in self.layers]
-        readings = [[row[i] for row in per_layer] for i in range(len(maps))]
-        away = [sum(layer.change**2 for layer in reading) for reading in readings]
-        nearest = int(np.argmin(away))  # the first of equals: no change of basis
-        sizes = [layer.size for layer in readings[nearest]]
-        change = [
-            layer.change / size if size else layer.change for layer, size in zip(readings[nearest], sizes, strict=True)
-        ]
-        return _Found(
-            torch.tensor([layer.share for layer in readings[nearest]], dtype=torch.float64),
-            torch.tensor(change, dtype=torch.float64),
-            torch.tensor([layer.moved for layer in readings[nearest]]),
-            nearest > 0,
-        )
-
-    def _layer(self, other: ModelView, layer: int, maps: list[Tensor | None]) -> Iterator[_Layer]:
-        """Yield one layer's numbers with each change of the stream's basis taken away from the other model."""
-        base, theirs = _vectors(self.base, layer), _vectors(other, layer)
-        mine, values = neuron_vectors(base), base[-1]
-        if layer not in self.gaps:
-            self.gaps[layer] = gaps(mine)
-        eps = max(torch.finfo(view.dtype).eps for view in (self.base, other))
-        for basis in maps:
-            read = theirs if basis is None else [vectors @ basis.T for vectors in theirs]
-            match = match_neurons(mine, neuron_vectors(read), self.gaps[layer])
-            matched = read[-1][match]
-            size, change = float(values.norm()), float((matched - values).norm())
-            if basis is not None and change <= (4 * eps + 1e-12) * size:
-                matched, change = values, 0.0
-            moved = int((match != torch.arange(len(match))).sum())
-            yield _Layer(explained_share(values, matched), change, size, moved)
-
-
-def _vectors(view: ModelView, layer: int) -> list[Float[Tensor, "d_mlp d_model"]]:
-    """Return a layer's keys (with their gain) and, last, its values, in float64.
-
-    Raises:
-        InputError: a number among them is not finite.
-    """
-    weights = view.weights.mlp(layer)
-    keys = [W.cpu().double().T for W in (weights.W_in, weights.W_gate) if W is not None]
-    if weights.gain is not None:
-        keys = [key * weights.gain.cpu().double() for key in keys]
-    found = [*keys, weights.W_out.cpu().double()]
-    if not all(bool(vectors.isfinite().all()) for vectors in found):
-        raise InputError(f"the MLP of layer {layer} of {view.info.id} holds numbers that are not finite")
-    return found
-
-
 def _band(shares: Float[Tensor, "control layer"], level: float) -> stats.Band:
-    if len(shares) < FEWEST_FOR_RANK:
-        return stats.Band(*np.full((2, shares.shape[1]), np.nan))
-    low, high = stats.control_band(shares.numpy(), level=level)
+    low, high = stats.kinds_band(shares.numpy(), ["one"] * len(shares), level=level)
     return stats.Band(low.clip(0.0, 1.0), high.clip(0.0, 1.0))
 
 

@@ -3,6 +3,7 @@
 Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naacl-long.130; the matching is ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from lensdiff.analyses import stats
 from lensdiff.analyses.verb_counts import matched_controls, shares
 
 Counts = Int[np.ndarray, "head_index verb"]
-FEWEST_FOR_BAND = 3
 FEWEST_FOR_TEST = 2
 
 
@@ -138,13 +138,14 @@ def group_shift(name: str, base: Counts, tuned: Counts, options: Options) -> Gro
     )
 
 
-def with_band(group: GroupShift, differences: Float[np.ndarray, " control"], level: float) -> GroupShift:
+def with_band(
+    group: GroupShift, differences: Float[np.ndarray, " control"], kinds: Sequence[str], level: float
+) -> GroupShift:
     """Return the group with the band of the control models in which it is testable, if they are enough."""
-    testable = differences[~np.isnan(differences)]
-    if len(testable) < FEWEST_FOR_BAND:
-        return group
-    low, high = stats.control_band(testable, level=level)
-    return replace(group, band_low=float(low), band_high=float(high))
+    testable = ~np.isnan(differences)
+    of = [kind for kind, known in zip(kinds, testable, strict=True) if known]
+    low, high = stats.kinds_band(differences[testable], of, level=level)
+    return group if np.isnan(low) else replace(group, band_low=float(low), band_high=float(high))
 
 
 def _mean_and_std(values: Float[np.ndarray, " verb"]) -> tuple[float | None, float | None]:

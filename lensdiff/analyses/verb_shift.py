@@ -13,8 +13,8 @@ count of zero can only rise, so its share is 1 by construction, and rare verbs h
     difference  mean over matched verbs of share_v - mean share of its controls                     in [-1, 1]
     test        paired t over the matched verbs; "not testable" with fewer than `min_verbs` of them
     head test   sign flips over heads of d = mean over matched verbs of sign(c_tuned - c_base) less that of the controls
-    band        the same difference of control models (meaningless changes of the base): holds one more with `level`
-    claim       the whole model's difference against that of the control models, two-sided
+    band        the same difference of control models (meaningless changes of the base): the largest of those of all
+                kinds, each of which holds one more with `level`
 
 A share selects heads by the outcome, and of a verb with base count 0 it is 1 in 60 heads as in 6. What sees the
 difference takes all heads, and holds a verb against those with about its base count and frequency (`verb_labels`):
@@ -22,7 +22,8 @@ difference takes all heads, and holds a verb against those with about its base c
     sign_mean   mean over all heads of sign(c_tuned - c_base)                              in [-1, 1]
     log_mean    mean over all heads of log(1 + c_tuned) - log(1 + c_base)
     T           mean over instruction verbs of x - mean of x over the verb's stratum, x = sign_mean or log_mean
-    label test  T among those of 9,999 permutations of the labels within strata, two-sided; and among the controls' T
+    label test  T among those of 9,999 permutations of the labels within strata, two-sided
+    beside      T of the whole model beside that of each kind of control (`beside`)
 
 Verbs share heads, so a t test over verbs takes related observations for independent ones; the head test takes heads
 for independent, which a changed row of the embedding moves all at once. The label test and the control models need
@@ -44,7 +45,6 @@ from lensdiff.analyses import stats
 from lensdiff.analyses.heads import HeadWordPairs, check_comparable
 from lensdiff.analyses.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
 from lensdiff.analyses.verb_groups import (
-    FEWEST_FOR_BAND,
     GroupShift,
     Options,
     difference,
@@ -65,7 +65,7 @@ from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Result
 
-ENOUGH_FOR_RANK = 99  # controls; with fewer the whole-model claim is a t statistic
+STATISTICS = ("sign", "log")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class VerbShift(Result):
         sign_mean, log_mean: each verb's, per group and (last) for the whole.
         control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
         control_sign, control_log: T of every control model, of sign_mean and of log_mean.
-        claim: the whole model's difference among those of the controls; None without controls, or not testable.
+        control_names, control_kinds: of every control.
     """
 
     verbs: tuple[str, ...]
@@ -97,7 +97,8 @@ class VerbShift(Result):
     control_differences: Float[Tensor, "control group_and_whole"]
     control_sign: Float[Tensor, "control group_and_whole"]
     control_log: Float[Tensor, "control group_and_whole"]
-    claim: stats.Test | None
+    control_names: tuple[str, ...]
+    control_kinds: tuple[str, ...]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per verb and group of layers; share is NaN where no head differs.
@@ -120,6 +121,30 @@ class VerbShift(Result):
                 "log_mean": self.log_mean[:-1].flatten().numpy(),
             }
         )
+
+    def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
+        """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.
+
+        Raises:
+            InputError: there is no such statistic.
+        """
+        if statistic not in STATISTICS:
+            raise InputError(f"statistic={statistic!r} is none of {', '.join(STATISTICS)}")
+        test = self.whole.label_test if statistic == "sign" else self.whole.log_label_test
+        controls = self.control_sign if statistic == "sign" else self.control_log
+        return None if test is None else test.estimate, controls[:, -1].tolist()
+
+    def beside(self, statistic: str = "sign") -> stats.Envelope | None:
+        """Return T of the whole model beside that of each kind of control; None without controls, or not testable.
+
+        Raises:
+            InputError: there is no such statistic.
+        """
+        effect, controls = self.effects(statistic)
+        if effect is None or not controls:
+            return None
+        level = self.provenance.options["level"]
+        return stats.envelope(effect, stats.by_kind(controls, self.control_kinds), level=level)
 
     def summary(self) -> pd.DataFrame:
         """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.
@@ -170,7 +195,7 @@ def verb_shift(
 
     Args:
         base, tuned, controls: word pairs found with the same words, vectors and options; controls are those of
-            `pair.control(kind, seed)`: none, or at least 3, and 99 for a rank.
+            `pair.control(kind, seed)`, at least 19 of each kind for a band.
         verbs, control_verbs: by default the paper's instruction verbs, and the shipped general verbs without `verbs`.
         layers_per_group: layers 0 to 7 are the first group of 8.
         frequencies: the list whose frequencies form strata, best the heads' own; the shipped one by default. Verbs that
@@ -180,8 +205,7 @@ def verb_shift(
         level: of the controls' band; seed: of the sign flips and permutations.
 
     Raises:
-        InputError: the results are not comparable, a verb is listed twice, an option is out of range, or there are one
-            or two controls.
+        InputError: the results are not comparable, a verb is listed twice, or an option is out of range.
     """
     listed = _listed(verbs, control_verbs)
     numbers = {
@@ -199,13 +223,15 @@ def verb_shift(
     frequencies = Vocabulary.default() if frequencies is None else frequencies
     labels = labels_of(listed, len(verbs), base.words, frequencies)
     sides = {name: (flat_heads(before[rows]), flat_heads(after[rows])) for name, rows in groups.items()}
-    names, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
+    names, kinds, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
     found = [
-        with_family(with_label_tests(with_band(group_shift(name, *x, options), own, level), *x, labels, seed=seed))
+        with_family(
+            with_label_tests(with_band(group_shift(name, *x, options), own, kinds, level), *x, labels, seed=seed)
+        )
         for (name, x), own in zip(sides.items(), beside[..., 0].T, strict=True)
     ]
     moved = np.stack([np.stack(movement(*both)) for both in sides.values()], axis=1)
-    recorded = _recorded(base, names, listed, len(verbs)) | numbers
+    recorded = _recorded(base, names, kinds, listed, len(verbs)) | numbers
     recorded |= {"level": level, "frequencies": frequencies.source}
     of_groups = list(groups.values())[:-1]
     up, down, base_count, tuned_count = (
@@ -223,7 +249,8 @@ def verb_shift(
         base_count,
         tuned_count,
         *(torch.from_numpy(values) for values in (*moved, *np.moveaxis(beside, 2, 0).copy())),
-        claim=_claim(found[-1].difference, beside[:, -1, 0], level),
+        control_names=names,
+        control_kinds=kinds,
     )
 
 
@@ -236,29 +263,17 @@ def _control_effects(
     min_seen: int,
     options: Options,
     labels: Labels,
-) -> tuple[list[tuple[str, str]], Float[np.ndarray, "control group 3"]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], Float[np.ndarray, "control group 3"]]:
     """Return the controls' names and kinds, and each one's difference and T of both statistics, in every group."""
-    names, effects = [], []
+    names, kinds, effects = [], [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
         sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
         effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
-        made = control.provenance.control
-        names.append((control.provenance.model, "given" if made is None else made.kind))
-    if 0 < len(names) < FEWEST_FOR_BAND:
-        raise InputError(f"{len(names)} controls were given, expected none or at least {FEWEST_FOR_BAND}")
-    return names, np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
-
-
-def _claim(effect: float | None, controls: Float[np.ndarray, " control"], level: float) -> stats.Test | None:
-    testable = controls[~np.isnan(controls)]
-    if effect is None or len(testable) < FEWEST_FOR_BAND:
-        return None
-    test = stats.control_rank if len(testable) >= ENOUGH_FOR_RANK else stats.control_t
-    claim = test(effect, testable, level=level)
-    note = "difference of matched verbs over all heads"
-    return replace(claim, note="; ".join(filter(None, [claim.note, note])))
+        names.append(control.provenance.model)
+        kinds.append(control.provenance.control_kind)
+    return tuple(names), tuple(kinds), np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
 
 
 def _listed(verbs: Sequence[str], control_verbs: Sequence[str] | None) -> tuple[str, ...]:
@@ -281,13 +296,13 @@ def _check(numbers: dict[str, int]) -> None:
 
 
 def _recorded(
-    base: HeadWordPairs, controls: list[tuple[str, str]], listed: tuple[str, ...], n_verbs: int
+    base: HeadWordPairs, names: tuple[str, ...], kinds: tuple[str, ...], listed: tuple[str, ...], n_verbs: int
 ) -> dict[str, object]:
     known = {word.lower() for word in base.words}
     return {
         "base": base.provenance.model,
-        "controls": [name for name, _ in controls],
-        "control_kinds": [kind for _, kind in controls],
+        "controls": list(names),
+        "control_kinds": list(kinds),
         "heads": base.provenance.options,
         "verbs_not_in_word_list": [verb for verb in listed[:n_verbs] if verb not in known],
         "control_verbs_not_in_word_list": sum(verb not in known for verb in listed[n_verbs:]),

@@ -13,12 +13,16 @@ a change of two raw weights and of no folded one. Where no gain stands in front 
 the two are the same.
 
 A weight is the checkpoint's: W_K and W_V count key-value heads, so head_index does too in their rows. Norm gains
-have rows of their own, as vectors. 0/0 is "no change": relative norm, effective rank and top share 0, cosine 1.
+have rows of their own, as vectors, and so have biases, position embeddings and whatever else a checkpoint holds (see
+`models.others`): a tensor that has no row did not change. One that only one model has is zero in the other. 0/0 is "no
+change": relative norm, effective rank and top share 0, cosine 1.
 Singular values that rounding to the weights' dtype can have made are dropped (see `models.change`): rounding has no
-rank. Where the vocabularies differ, embeddings are compared on the rows of shared tokens.
+rank. Where the vocabularies differ, embeddings are compared on the rows of shared tokens; where the contexts do,
+position embeddings on the positions of both.
 
-Ignored: biases, position embeddings, norms after a layer, the gains of query-key norms in the folded view; and that a
-head's queries and keys can be turned together without any effect.
+Ignored: norms after a layer and the gains of query-key norms in the folded view; and that a head's queries and keys can
+be turned together without any effect. A control has rows of the weights that it changes lazily, matrices, embeddings
+and gains: its biases and the like moved by exactly the real distance, in a random direction.
 
 Memory: both models, and a few float64 copies of one weight. Reference: effective rank of Roy and
 Vetterli, EUSIPCO 2007.
@@ -34,9 +38,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models.change import RealChange, flatten, singular_values
+from lensdiff.models import view_of
+from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values
 from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
+from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
 
@@ -133,6 +139,7 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
         raise InputError(f"directions={directions} is not positive")
     change = pair.change()
     rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
+    rows += _other_rows(pair, change, directions)
     return WeightShift(
         pair.provenance("weight_shift", {"directions": directions}),
         tuple(row.matrix for row in rows),
@@ -160,18 +167,11 @@ def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]
     folded = None
     if gains[0] is not None or gains[1] is not None:
         folded = [x if gain is None else x * gain[:, None] for x, gain in zip(raw, gains, strict=True)]
-    eps = max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
+    eps = _eps(change)
 
     def measures(sides: list[Tensor], values: Tensor | None = None) -> tuple[float, ...]:
         base, tuned = (flatten(x, weight.name) if x.ndim != 2 else x for x in sides)
-        if values is None:
-            values = singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
-        return (
-            relative_norm(base, tuned),
-            cosine(base, tuned),
-            effective_rank(values),
-            top_share(values, directions=directions),
-        )
+        return _measures(base, tuned, directions, eps, values)
 
     # the whole weight's singular values are kept by the pair: its controls need the same
     whole = measures(raw, change.singular_values(weight))
@@ -180,6 +180,47 @@ def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]
         for head in range(len(raw[0])):
             one = measures([x[head] for x in raw])
             yield _Row(layer, weight.name, head, one, one if folded is None else measures([x[head] for x in folded]))
+
+
+def _other_rows(pair: ModelPair, change: RealChange, directions: int) -> Iterator[_Row]:
+    """Yield a row for everything else that either model holds, if neither is a control."""
+    views = view_of(pair.base), view_of(pair.tuned)
+    if any(view.control is not None for view in views):
+        return
+    base, tuned = (other_weights(view) for view in views)
+    eps = _eps(change)
+    for weight in dict.fromkeys([*base, *tuned]):
+        # named like this, a bias of the unembedding is compared on shared tokens
+        name = PARAMETER + weight.name
+        sides = [
+            None if value is None else change.shared(name, value, side)
+            for side, value in enumerate((base.get(weight), tuned.get(weight)))
+        ]
+        there = [value for value in sides if value is not None]
+        before, after = (torch.zeros_like(there[0]) if value is None else value for value in sides)
+        if weight.name == "W_pos":
+            n = min(len(before), len(after))
+            before, after = before[:n], after[:n]
+        before, after = (flatten(value, weight.name).cpu().double() for value in (before, after))
+        whole = _measures(before, after, directions, eps)
+        yield _Row(NONE if weight.layer is None else weight.layer, weight.name, NONE, whole, whole)
+
+
+def _measures(
+    base: Float[Tensor, "row col"],
+    tuned: Float[Tensor, "row col"],
+    directions: int,
+    eps: float,
+    values: Float[Tensor, " rank"] | None = None,
+) -> tuple[float, ...]:
+    if values is None:
+        values = singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
+    share = top_share(values, directions=directions)
+    return relative_norm(base, tuned), cosine(base, tuned), effective_rank(values), share
+
+
+def _eps(change: RealChange) -> float:
+    return max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
 
 
 def _double(change: RealChange, weight: Weight, side: int) -> Tensor:

@@ -25,7 +25,15 @@ app = typer.Typer(
 )
 for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate):
     app.command()(command)
-for command in (single.attribute, single.outputs, single.attention, single.heads, single.mlp, single.weights):
+for command in (
+    single.instruction_use,
+    single.attribute,
+    single.outputs,
+    single.attention,
+    single.heads,
+    single.mlp,
+    single.weights,
+):
     app.command()(command)
 
 

@@ -24,8 +24,19 @@ Vocabulary = Annotated[str, typer.Option(help="Word list: a file of lines word<T
 Vectors = Annotated[
     str, typer.Option(help="Word vectors: GloVe or word2vec text (.gz), glove, or base (the model's embeddings).")
 ]
-Controls = Annotated[int, typer.Option(help="Meaningless changes of the same size to compare with; 0 or at least 3.")]
+Controls = Annotated[
+    int, typer.Option(min=0, help="Meaningless changes of the same size, of each kind; a band needs 19, a verdict 59.")
+]
+Kinds = Annotated[
+    str, typer.Option(help="Kinds of controls, joined by commas: distilled, gradient-noise, spectrum, norm.")
+]
+KINDS = "gradient-noise,spectrum"
 Layers = Annotated[str | None, typer.Option(help="Layers to read, for example 0,1,5-8; by default all.")]
+
+
+def controls(kinds: str, **counts: int) -> dict[str, object]:
+    """Return the table of a config that says which controls are made."""
+    return {"kinds": [kind.strip() for kind in kinds.split(",")], **counts}
 
 
 def layer_list(given: str | None) -> list[int] | None:

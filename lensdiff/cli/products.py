@@ -1,6 +1,7 @@
 """What a command shows of a results directory: a short table for the terminal, and a page."""
 
 import html
+from typing import Any
 
 import pandas as pd
 
@@ -63,6 +64,20 @@ def _controls_row(prompt_id: str, scores: pd.DataFrame) -> list[dict[str, object
     ]
 
 
+def instruction_use_summary(store: ResultStore) -> pd.DataFrame:
+    """Return how far responses depend on their instruction, nats per token, by each means and on each text."""
+    frame = store.load_table("instruction_use_differences")
+    columns = ["by", "text", "n", "base", "tuned", "difference", "low", "high", "controls"]
+    rows = []
+    for by, text in frame[["by", "text"]].drop_duplicates().itertuples(index=False):
+        found: Any = frame[(frame.by == by) & (frame.text == text)]
+        pair, controls = found[found.model == "tuned"].iloc[0], found[found.kind != ""].difference
+        beside = "none" if controls.empty else f"{controls.min():.3g} to {controls.max():.3g} ({len(controls)})"
+        numbers = [pair[name] for name in ("n", "base", "use", "difference", "low", "high")]
+        rows.append((by, text, *numbers, beside))
+    return pd.DataFrame(rows, columns=columns)
+
+
 def attention_summary(store: ResultStore) -> pd.DataFrame:
     """Return the heads whose attention moved most, with the controls' band, and what the response looked at."""
     columns = ["layer", "head_index", "js_distance", "js_distance_control_low", "js_distance_control_high"]
@@ -112,6 +127,11 @@ def verbs_summary(store: ResultStore) -> pd.DataFrame:
 def rotation_summary(store: ResultStore) -> pd.DataFrame:
     """Return how far the concepts turned, by layer, side and rank, with the controls' band."""
     return store.load_result("rotation", Rotation).to_df()
+
+
+def value_rotation_summary(store: ResultStore) -> pd.DataFrame:
+    """Return the share of each layer's change of the values that is a rotation, with each kind's band; or nothing."""
+    return store.load_table("value_rotation") if store.has_table("value_rotation") else pd.DataFrame()
 
 
 def sections_page(store: ResultStore, title: str) -> str:

@@ -37,10 +37,40 @@ def attribute(
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
         "attribution": {"target": target, "method": method, "deletion_draws": deletion_draws},
         "max_new_tokens": max_new_tokens,
-        "controls": {"prompts": controls},
+        "controls": {"attribution": controls},
     }
     store = _run("attribution", base, tuned, out, keys, seed, device, dtype, quiet)
     _finish(store, "attribution", {"Attribution": "attribution_summary"}, ["attribution", "instruction_scores"])
+
+
+def instruction_use(
+    base: o.Base,
+    tuned: o.Tuned,
+    prompts: o.Prompts,
+    out: o.Out = Path("lensdiff-instruction-use"),
+    draws: int = typer.Option(8, min=1, help="Other prompts whose instructions take the prompt's place."),
+    max_tokens: int = typer.Option(64, min=1, help="Tokens of each forced text that are read."),
+    max_new_tokens: o.MaxNewTokens = 300,
+    controls: o.Controls = 19,
+    kinds: o.Kinds = o.KINDS,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    dtype: o.DType = "float32",
+    quiet: o.Quiet = False,
+) -> None:
+    """How far responses depend on their instruction.
+
+    The same texts are forced in both models, after the prompt and after it with another instruction, or with none.
+    """
+    keys = o.prompt_keys(None, None, None, None, prompts) | {
+        "instruction_use": {"draws": draws, "max_tokens": max_tokens},
+        "max_new_tokens": max_new_tokens,
+        "controls": o.controls(kinds, prompts=controls),
+    }
+    store = _run("instruction_use", base, tuned, out, keys, seed, device, dtype, quiet)
+    title = "Instruction use, nats per token"
+    tables = ["instruction_use", "instruction_use_differences", "control_validity"]
+    _finish(store, "instruction_use", {title: "instruction_use_summary"}, tables)
 
 
 def outputs(
@@ -79,7 +109,8 @@ def attention(
     layers: o.Layers = None,
     sink: str = typer.Option("apart", help="apart: the first token counts for no part; counted: where it lies."),
     max_new_tokens: o.MaxNewTokens = 300,
-    controls: o.Controls = 5,
+    controls: o.Controls = 19,
+    kinds: o.Kinds = o.KINDS,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",
@@ -92,7 +123,7 @@ def attention(
     keys = o.prompt_keys(prompt, instruction, context, response, prompts) | {
         "attention": {"layers": o.layer_list(layers), "sink": sink},
         "max_new_tokens": max_new_tokens,
-        "controls": {"prompts": controls},
+        "controls": o.controls(kinds, attention=controls),
     }
     store = _run("attention", base, tuned, out, keys, seed, device, dtype, quiet)
     title = "Attention: heads that moved most"
@@ -108,7 +139,8 @@ def heads(
     layers: o.Layers = None,
     top_k: int = typer.Option(100, min=1, help="Candidate words per dimension and side."),
     layers_per_group: int = typer.Option(8, min=1, help="Layers that the verbs' statistic takes together."),
-    controls: o.Controls = 5,
+    controls: o.Controls = 19,
+    kinds: o.Kinds = o.KINDS,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",
@@ -119,7 +151,7 @@ def heads(
         "vocabulary": vocabulary,
         "vectors": vectors,
         "heads": {"layers": o.layer_list(layers), "top_k": top_k, "layers_per_group": layers_per_group},
-        "controls": {"heads": controls},
+        "controls": o.controls(kinds, heads=controls),
     }
     store = _run("heads", base, tuned, out, keys, seed, device, dtype, quiet)
     tables = {"Heads whose word pairs changed most": "heads_summary", "Instruction verbs": "verbs_summary"}
@@ -137,6 +169,7 @@ def mlp(
     components: int = typer.Option(300, min=1, help="Principal components per layer and side."),
     ranks: str = typer.Option("1,5,10,20,50", help="Ranks of the subspaces that are compared."),
     controls: o.Controls = 99,
+    kinds: o.Kinds = o.KINDS,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",
@@ -155,11 +188,14 @@ def mlp(
             "n_components": components,
             "ranks": [rank for rank in wanted if rank <= components],
         },
-        "controls": {"rotation": controls, "rotation_norm": min(controls, 5)},
+        "controls": o.controls(kinds, rotation=controls),
     }
     store = _run("mlp", base, tuned, out, keys, seed, device, dtype, quiet)
-    tables = {"Rotation of concepts, angles in radians": "rotation_summary"}
-    _finish(store, "mlp", tables, ["concepts", "rotation", "matched_components", "coherence"])
+    tables = {
+        "Share of the values' change that is a rotation": "value_rotation_summary",
+        "Rotation of concepts, angles in radians": "rotation_summary",
+    }
+    _finish(store, "mlp", tables, ["concepts", "value_rotation", "rotation", "matched_components", "coherence"])
 
 
 def weights(

@@ -27,17 +27,20 @@ class Prompt:
     """A text to respond to, with the spans that instruct and those that give context.
 
     Spans are substrings of the text (the first hit counts) or character ranges (start, end) of the text as given; a
-    substring alone stands for a sequence of one. They are kept as tuples.
+    substring alone stands for a sequence of one. They are kept as tuples. `kind` says what is asked for ("define"), and
+    `reference` is a right answer; both may be empty.
 
     Raises:
-        InputError: the text is empty or no text, the id holds half a character (results are filed by it), or a span is
-            empty, not in the text, reversed or out of range.
+        InputError: the text is empty or no text, the id holds half a character (results are filed by it), a span is
+            empty, not in the text, reversed or out of range, or kind or reference is no text.
     """
 
     text: str
     instruction: Sequence[Span] = ()
     context: Sequence[Span] = ()
     id: str = ""
+    kind: str = ""
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -46,6 +49,9 @@ class Prompt:
             raise InputError(f"prompt {self.id!r} has the empty text {shorten(self.text)}, expected words")
         if lone_surrogate(str(self.id)) is not None:
             raise InputError(f"the id {self.id!r} holds half a character, expected whole ones")
+        for name in ("kind", "reference"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"prompt {self.id!r} has the {name} {shorten(getattr(self, name))}, expected words")
         for part in ("instruction", "context"):
             given = getattr(self, part)
             spans = (given,) if isinstance(given, str) else tuple(given)
@@ -92,7 +98,8 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
             raise InputError(f'{path}, line {number}: "id" is {shorten(name)}, expected a string or an integer')
         try:
             instruction, context = (_spans_of(record, part) for part in ("instruction", "context"))
-            yield number, Prompt(record["text"], instruction, context, str(name))
+            more = {key: record[key] for key in ("kind", "reference") if record.get(key) is not None}
+            yield number, Prompt(record["text"], instruction, context, str(name), **more)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
 
@@ -109,7 +116,7 @@ def _from_tsv(path: Path) -> Iterator[tuple[int, Prompt]]:
         text = unescape(row["Prompt"])
         instruction, context = (widen_to_sentences(spans, text) for spans in split_spans(row["Instruct&Context"]))
         try:
-            yield number, Prompt(text, instruction, context, row["ID"])
+            yield number, Prompt(text, instruction, context, row["ID"], reference=unescape(row["Response"]))
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
 
@@ -121,10 +128,10 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     """Read prompts from a JSONL file or from the paper's `FinalDataset.tsv`.
 
     JSONL: one object a line with "text", and optionally "id" (else the line's number), "instruction" and "context" (a
-    substring, or a list of substrings and [start, end] pairs); other keys are ignored. TSV: columns ID, Prompt,
-    Response, Instruct&Context with the authors' escapes, annotated spans widened to sentences (see
-    `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt fails by itself
-    when it is tokenised, and the others go on.
+    substring, or a list of substrings and [start, end] pairs), "kind" and "reference"; other keys are ignored. TSV:
+    columns ID, Prompt, Response (the reference), Instruct&Context with the authors' escapes, annotated spans widened to
+    sentences (see `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt
+    fails by itself when it is tokenised, and the others go on.
 
     Raises:
         InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable

@@ -9,12 +9,28 @@ Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-l
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 WORD_BOUNDARIES = ("▁", "Ġ", " ")
 
 
+_Key = tuple[tuple[str, ...], int, int]
+_last: WeakKeyDictionary[Any, tuple[_Key, list[list[int]]]] = WeakKeyDictionary()  # of each tokenizer
+
+
 def word_pieces(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list[int]]:
-    """Return each word's token ids; an empty list for a word that maps to no token below `d_vocab`."""
+    """Return each word's token ids; an empty list for a word that maps to no token below `d_vocab`.
+
+    The last list of a tokenizer is kept: a hundred controls share the base's tokenizer and one word list.
+    """
+    key = tuple(words), d_vocab, len(tokenizer)
+    kept = _last.get(tokenizer)
+    if kept is None or kept[0] != key:
+        kept = _last[tokenizer] = key, _tokenised(tokenizer, key[0], d_vocab)
+    return kept[1]
+
+
+def _tokenised(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list[int]]:
     pieces: list[list[int]] = tokenizer([" " + word for word in words], add_special_tokens=False)["input_ids"]
     # some tokenizers know a boundary piece by one string, some by the other: look up what exists
     known = tokenizer.get_vocab()

@@ -16,8 +16,8 @@ of one weight. Where vocabularies differ, an embedding's change is that of the s
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -26,15 +26,14 @@ from torch import Tensor
 
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.weights import Weights
-from lensdiff.results import Control
 
-Kind = Literal["spectrum", "norm", "self"]
-KINDS: tuple[str, ...] = get_args(Kind)
 DROPPED = 1e-3  # at most this share of a change's norm is taken for rounding
 PARAMETER = "parameter "  # prefix of what only the wrapper has a name for
 TALL = 2  # times as many rows as columns, and a Gaussian matrix is well conditioned
 
 SharedTokens = tuple[Int[Tensor, " shared"], Int[Tensor, " shared"]]
+# (weight, singular values of its real change, shape as a matrix) -> a meaningless change of that shape
+Maker = Callable[[Weight, Tensor, tuple[int, int]], Tensor]
 
 
 def flatten(value: Tensor, name: str) -> Float[Tensor, "row col"]:
@@ -80,20 +79,29 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[Te
     return q * r.diagonal().sign()  # without the signs, q would depend on how the decomposition is computed
 
 
-def meaningless_change(
-    kind: Kind, values: Float[Tensor, " rank"], shape: tuple[int, int], generator: torch.Generator
+def random_spectrum(
+    values: Float[Tensor, " rank"], shape: tuple[int, int], generator: torch.Generator
 ) -> Float[Tensor, "row col"]:
-    """Return a random change with the given singular values ("spectrum") or only with their norm ("norm")."""
-    if kind == "norm":
-        gaussian = torch.randn(shape, dtype=torch.float64, generator=generator)
-        return gaussian * (values.norm() / gaussian.norm())
+    """Return U' S V'^T: the given singular values in random directions."""
     left, right = (orthonormal(size, len(values), generator) for size in shape)
     return (left * values) @ right.T
 
 
-def generator_for(seed: int, weight: Weight) -> torch.Generator:
-    """Return a generator that depends on the seed and on the weight's name and layer alone."""
-    digest = hashlib.blake2b(repr((seed, *weight)).encode(), digest_size=8).digest()
+def random_norm(
+    values: Float[Tensor, " rank"], shape: tuple[int, int], generator: torch.Generator
+) -> Float[Tensor, "row col"]:
+    """Return Gaussian noise with the norm of the given singular values."""
+    return of_norm(torch.randn(shape, dtype=torch.float64, generator=generator), values)
+
+
+def of_norm(change: Float[Tensor, "row col"], values: Float[Tensor, " rank"]) -> Float[Tensor, "row col"]:
+    """Return a change rescaled to the norm of the given singular values."""
+    return change * (values.norm() / change.norm())
+
+
+def generator_for(kind: str, seed: int, weight: Weight) -> torch.Generator:
+    """Return a generator that depends on the kind and seed of a control and on the weight's name and layer alone."""
+    digest = hashlib.blake2b(repr((kind, seed, *weight)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
@@ -149,26 +157,43 @@ class RealChange:
 
     def shared(self, name: str, value: Tensor, side: int) -> Tensor:
         """Return the part of a weight that both models have; `side` is 0 for the base, 1 for the tuned model."""
-        axis = vocabulary_axis(name, value, (self.base, self.tuned)[side].sizes.d_vocab)
-        if self.rows is None or axis is None:
+        axis, rows = vocabulary_axis(name, value, (self.base, self.tuned)[side].sizes.d_vocab), self.rows_of(name)
+        if rows is None or axis is None:
             return value
-        return value.index_select(axis, self.rows[side].to(value.device))
+        return value.index_select(axis, rows[side].to(value.device))
 
-    def apply(self, control: Control, weight: Weight, base: Tensor, values: Tensor) -> Tensor:
+    def rows_of(self, name: str) -> SharedTokens | None:
+        """Return the vocabulary entries of a weight that may change, in the base and in the tuned model; None for all.
+
+        Of the embedding without rows that are zero in both: a padding token's, which stays no vector. A norm would make
+        a large one of any small change.
+        """
+        return self._embedded if name == "W_E" else self.rows
+
+    @cached_property
+    def _embedded(self) -> SharedTokens | None:
+        every = torch.arange(min(weights.sizes.d_vocab for weights in (self.base, self.tuned)))
+        base, tuned = self.rows or (every, every)
+        sides = ((self.base.W_E, base), (self.tuned.W_E, tuned))
+        kept = torch.stack([W_E[rows.to(W_E.device)].any(dim=1).cpu() for W_E, rows in sides]).any(dim=0)
+        return self.rows if bool(kept.all()) else (base[kept], tuned[kept])
+
+    def differs(self, name: str, base: Tensor, tuned: Tensor) -> bool:
+        """Whether two tensors that are one weight of the two models differ in what both models have."""
+        base, tuned = self.shared(name, base, 0), self.shared(name, tuned, 1)
+        return not torch.equal(base, tuned.to(base))
+
+    def apply(self, maker: Maker, weight: Weight, base: Tensor, values: Tensor) -> Tensor:
         """Return base + meaningless change of one weight; the base's own tensor where nothing changed."""
-        if control.kind == "self" or not len(values):
+        if not len(values):
             return base
         part = flatten(self.shared(weight.name, base, 0), weight.name)
-        kind: Kind = control.kind  # pyright: ignore[reportAssignmentType]
-        change = meaningless_change(kind, values, (part.shape[0], part.shape[1]), generator_for(control.seed, weight))
+        change = maker(weight, values, (part.shape[0], part.shape[1]))
         # never rounded to half precision, which would take away the part of a change that is below half an ulp
         dtype = torch.promote_types(base.dtype, torch.float32)
         base, changed = base.to(dtype), (part.cpu().double() + change).to(dtype).to(base.device)
-        axis = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab)
-        if self.rows is None or axis is None:
+        axis, rows = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab), self.rows_of(weight.name)
+        if rows is None or axis is None:
             return unflatten(changed, base, weight.name)
-        return base.index_copy(axis, self.rows[0].to(base.device), changed.reshape(self._part_shape(base, axis)))
-
-    def _part_shape(self, base: Tensor, axis: int) -> tuple[int, ...]:
-        assert self.rows is not None
-        return (*base.shape[:axis], len(self.rows[0]), *base.shape[axis + 1 :])
+        shape = (*base.shape[:axis], len(rows[0]), *base.shape[axis + 1 :])
+        return base.index_copy(axis, rows[0].to(base.device), changed.reshape(shape))

@@ -91,16 +91,17 @@ def _decode(view: ModelView, rows: list[_Row]) -> None:
             raise
         except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
             # somebody else's cache: whatever it stumbles over, whole passes do not
-            _distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
+            distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
         for row in rows:
             held = _agreeing(view, row)
             if held < len(row.new):
-                _distrust(view, "its tokens are not those of a whole pass")
+                distrust(view, "its tokens are not those of a whole pass")
                 del row.new[held:]
     _decode_uncached(view, rows)
 
 
-def _distrust(view: ModelView, why: str) -> None:
+def distrust(view: ModelView, why: str) -> None:
+    """Switch a model's key-value cache off for good, with a warning that says why."""
     if view.forward.cache_fault is None:
         view.forward.cache_fault = why
         logging.getLogger(__name__).warning("%s", uncached_note(view))

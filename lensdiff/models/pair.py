@@ -10,7 +10,9 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from lensdiff.models.change import Kind, RealChange, SharedTokens
+from lensdiff.models.change import RealChange, SharedTokens
+from lensdiff.models.controlling.options import Kind
+from lensdiff.models.controlling.workshop import Workshop
 from lensdiff.models.controls import control_view
 from lensdiff.models.equality import EQUAL_WEIGHTS, equal_weights, equal_weights_notice, fingerprint
 from lensdiff.models.facts import Known, check_comparable, differences
@@ -148,25 +150,37 @@ class ModelPair:
         said = {"base": self.ids[0]} | ({"notice": self.notice} if self.notice else {})
         return replace(found, analysis=analysis, model=" -> ".join(self.ids), options=options | said, seed=seed)
 
-    def control(self, kind: Kind | str = "spectrum", seed: int = 0) -> ModelView:
+    def control(self, kind: Kind | str = "spectrum", seed: int = 0, **options: Any) -> ModelView:
         """Return a model made from the base by a meaningless change of the size of the real one, weight by weight.
 
         Args:
-            kind: "spectrum" (base + U' S V'^T with the real change's singular values S and random orthonormal U', V'),
-                "norm" (base + Gaussian noise of the real change's Frobenius norm) or "self" (the base: no change).
-            seed: of U' and V', or of the noise; a weight depends on the kind, the seed, its name and its layer alone.
+            kind: "distilled" (the base trained on its own samples), "shuffled" (on tuning data, responses permuted over
+                prompts), "gradient-noise" (the base's gradients summed with random signs, the real change's singular
+                values), "spectrum" (base + U' S V'^T with the real change's singular values S and random orthonormal
+                U', V'), "norm" (base + Gaussian noise of the real change's Frobenius norm) or "self" (no change).
+            seed: of everything that is random; kinds of one seed share no random numbers.
+            options: "distilled": steps, rate, batch, length, rank, cache; "shuffled": the same and data, a list of
+                (prompt, response); "gradient-noise": texts, tokens, divide, cache (`controlling.options` has the
+                defaults). `cache` is the folder in which what is expensive is kept between runs: True for one of the
+                user's cache, None for nowhere.
 
         Matrices are the checkpoint's: all heads of W_Q as one, keys and values with their key-value heads. Embeddings
         are matrices too: tied ones stay tied, and where the vocabularies differ only shared tokens' rows change. Norm
-        gains and biases move by their real distance in a random direction. What the tuned model left alone stays
-        exactly as it is. Weights are computed when they are read; a forward pass makes a whole model (`free` lets go
+        gains and biases move by their real distance. What the tuned model left alone stays exactly as it is. Weights
+        are computed when they are read, and training begins there; a forward pass makes a whole model (`free` lets go
         of it).
 
         Raises:
-            InputError: `kind` is none of the three, the pair keeps one model, or one model is folded and the other not.
+            InputError: `kind` is unknown, an option is unknown, another kind's or not what is expected, the pair keeps
+                one model, or one model is folded and the other not.
         """
         change = self.change()
-        return control_view(view_of(self.base), view_of(self.tuned), change, kind, seed)
+        views = view_of(self.base), view_of(self.tuned)
+        return control_view(*views, change, kind, seed, options=options, workshop=self._workshop)
+
+    @cached_property
+    def _workshop(self) -> Workshop:
+        return Workshop(view_of(self.base), view_of(self.tuned), self._change)
 
     def change(self) -> RealChange:
         """Return the change of the weights from base to tuned, with their singular values once they are computed.

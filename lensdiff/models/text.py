@@ -112,7 +112,7 @@ def encode(
     name = repr(prompt.id or text[:40])
     _check_characters(text, f"prompt {name}")
     ids, offsets = _tokenize(view, text)
-    added, written = _split_special(view.tokenizer, text, ids, offsets, _special_ids(view, prepend_bos))
+    added, written = _split_special(view.tokenizer, text, ids, offsets, special_ids(view, prepend_bos))
     if len(ids) == written:
         raise InputError(
             f"prompt {name} is read as {'the BOS alone' if ids else 'no token'}, expected a text to answer"
@@ -271,7 +271,8 @@ def _split_special(
     return special, int(bos is not None and is_written((int(cast(int, bos)),)))
 
 
-def _special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:
+def special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:
+    """Return the tokens that are put in front of a text."""
     tokenizer = view.tokenizer
     if prepend_bos is None:
         plain = tokenizer("a", add_special_tokens=False)["input_ids"]

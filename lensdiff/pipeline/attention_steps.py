@@ -11,18 +11,22 @@ from lensdiff.pipeline.units import PROMPT_KEYS, sides_and_prompts, split_unit
 from lensdiff.pipeline.workspace import Workspace
 
 
-def attend(workspace: Workspace, unit: str) -> None:
-    """Read a model's attention over a prompt and the response that all models are read on."""
-    name, prompt_id = split_unit(unit)
+def attended(workspace: Workspace, name: str, prompt_id: str) -> AttentionPatterns:
+    """Return a model's attention over a prompt and the response that all models are read on."""
     options = workspace.config.attention
-    found = attention(
+    return attention(
         workspace.model(name),
         workspace.prompts[prompt_id],
         workspace.shared_response(prompt_id),
         layers=options.layers,
         sink=options.sink,
     )
-    workspace.store.save_result(f"attention/{name}/{prompt_id}", found)
+
+
+def attend(workspace: Workspace, unit: str) -> None:
+    """Read a model's attention over a prompt and keep it."""
+    name, prompt_id = split_unit(unit)
+    workspace.store.save_result(f"attention/{name}/{prompt_id}", attended(workspace, name, prompt_id))
 
 
 def _attention_table(workspace: Workspace) -> None:

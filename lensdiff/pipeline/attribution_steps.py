@@ -83,7 +83,7 @@ STEPS = (
     Step(
         "responses",
         "responses",
-        ("attribution", "outputs", "attention"),
+        ("instruction_use", "attribution", "outputs", "attention"),
         sides_and_prompts,
         respond,
         join_responses,

@@ -4,16 +4,19 @@ from lensdiff.analyses.coherence import Coherence, adjusted_together, coherence
 from lensdiff.analyses.components import ConceptDirections, concept_directions
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.rotation import rotation
+from lensdiff.analyses.value_rotation import ControlRotation, ValueRotation, control_rotation, value_rotation
 from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_concepts
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers
-from lensdiff.pipeline.step import Step
-from lensdiff.pipeline.units import one_unit
+from lensdiff.pipeline.step import NotPossible, Step
+from lensdiff.pipeline.units import CONTROLLED, one_unit
 from lensdiff.pipeline.workspace import Workspace
+from lensdiff.results import InputError
 
 CONCEPT_KEYS = ("mlp", "vocabulary")
 COHERENCE_KEYS = (*CONCEPT_KEYS, "vectors", "seed")
-TURN_KEYS = (*CONCEPT_KEYS, "controls.kind", "controls.rotation", "controls.rotation_norm", "seed")
+TURN_KEYS = (*CONCEPT_KEYS, *CONTROLLED, "controls.rotation")
+SHARE_KEYS = ("mlp", *CONTROLLED, "controls.rotation")
 
 
 def _units(workspace: Workspace) -> list[str]:
@@ -90,9 +93,43 @@ def _drop_controls(workspace: Workspace) -> None:
         workspace.store.remove(name)
 
 
+def _share_units(workspace: Workspace) -> list[str]:
+    return ["pair", *workspace.controls("rotation")]
+
+
+def share_unit(workspace: Workspace, unit: str) -> None:
+    """Measure how much of the change of the values is a rotation, of the pair or of a control."""
+    layers = workspace.config.mlp.layers
+    if unit != "pair":
+        found = control_rotation(workspace.pair.base, workspace.model(unit), layers=layers)
+        workspace.store.save_result(f"parts/value_rotation/{unit}", found)
+        return
+    if workspace.keep == "one":
+        raise NotPossible("values are compared with both models in memory, and one at a time is held")
+    try:
+        alone = value_rotation(workspace.pair, layers=layers)
+    except InputError as error:  # a mixture of experts, or weights that cannot be compared
+        raise NotPossible(str(error)) from None
+    workspace.store.save_result("parts/value_rotation/pair", alone)
+
+
+def _join_shares(workspace: Workspace) -> None:
+    store, names = workspace.store, [f"parts/value_rotation/{name}" for name in workspace.controls("rotation")]
+    if not store.has("parts/value_rotation/pair"):
+        return  # joined before
+    alone = store.load_result("parts/value_rotation/pair", ValueRotation)
+    found = alone.with_controls(workspace.stored(names, ControlRotation))
+    store.save_result("value_rotation", found)
+    store.save_table("value_rotation", found.to_df())
+    store.save_table("value_rotation_controls", found.controls())
+    for name in ["parts/value_rotation/pair", *names]:
+        store.remove(name)
+
+
 STEPS = (
     Step("concepts", "concepts", ("mlp",), _units, concepts_unit, _join, CONCEPT_KEYS),
     Step("coherence", "coherence", ("mlp",), lambda w: list(SIDES), cohere, _coherence_table, COHERENCE_KEYS),
     Step("rotation_controls", "controls of the rotation", ("mlp",), _control_units, control_unit, keys=TURN_KEYS),
     Step("rotation", "rotation", ("mlp",), one_unit, turn_concepts, _drop_controls, TURN_KEYS),
+    Step("value_rotation", "rotation of values", ("mlp",), _share_units, share_unit, _join_shares, SHARE_KEYS),
 )

@@ -4,16 +4,17 @@ Every key has its type, its range and its default here; `example.toml` is the sa
 each other are refused. Paths are relative to the folder that the config lies in.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
-Analysis = Literal["weights", "attribution", "outputs", "attention", "heads", "mlp"]
+Analysis = Literal["weights", "instruction_use", "attribution", "outputs", "attention", "heads", "mlp"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
-OF_PROMPTS: tuple[Analysis, ...] = ("attribution", "outputs", "attention")
-FEWEST_CONTROLS = 3  # that a band or a t statistic can be had from
+OF_PROMPTS: tuple[Analysis, ...] = ("instruction_use", "attribution", "outputs", "attention")
+ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 
 Count = Annotated[int, Field(ge=1)]
 Controls = Annotated[int, Field(ge=0)]
@@ -37,25 +38,42 @@ class PromptEntry(Section):
     id: str = ""
     instruction: list[str] = Field(default_factory=list)
     context: list[str] = Field(default_factory=list)
+    kind: str = ""
+    reference: str = ""
     response: str | None = None
 
 
 class ControlOptions(Section):
-    """How many meaningless changes of the same size stand beside the real one: 0, or at least 3.
+    """How many meaningless changes of the same size stand beside the real one, of each kind.
+
+    A band needs 19 of each kind, a verdict on a claim 59; with fewer the page says that they are too few.
 
     Attributes:
-        kind: "spectrum" or "norm"; see `lensdiff.models.controls`.
-        prompts: for analyses of prompts; each costs a copy of the base and its own run over the prompts.
+        kinds: see `lensdiff.models.controls`; "distilled" trains each control, "shuffled" needs `data`.
+        data: a JSONL file of the tuning data, a "prompt" and a "response" a line.
+        prompts: for instruction use; each is a whole model, run on every prompt.
+        attention: for attention, likewise; the first ones of those where both are asked for.
         heads: for the word pairs of heads.
-        rotation: for the rotation of concepts, which reads weights alone.
-        rotation_norm: norm-matched ones shown beside those, where `kind` is "spectrum".
+        rotation: for the rotation of feed-forward layers, which reads weights alone.
+        attribution: of the first kind, whose own responses are attributed, beside the paper's score.
     """
 
-    kind: Literal["spectrum", "norm"] = "spectrum"
-    prompts: Controls = 5
-    heads: Controls = 5
+    kinds: Annotated[list[ControlKind], Field(min_length=1)] = Field(
+        default_factory=lambda: ["gradient-noise", "spectrum"]
+    )
+    data: Words | None = None
+    prompts: Controls = 19
+    attention: Controls = 19
+    heads: Controls = 19
     rotation: Controls = 99
-    rotation_norm: Controls = 5
+    attribution: Controls = 5
+
+
+class InstructionUseOptions(Section):
+    """Options of `instruction_use`; of each forced text the first `max_tokens` tokens are read."""
+
+    draws: Count = 8
+    max_tokens: Count = 64
 
 
 class AttributionOptions(Section):
@@ -121,6 +139,7 @@ class RunConfig(Section):
     vocabulary: Words = "default"
     vectors: Words = "base"
     controls: ControlOptions = Field(default_factory=ControlOptions)
+    instruction_use: InstructionUseOptions = Field(default_factory=InstructionUseOptions)
     attribution: AttributionOptions = Field(default_factory=AttributionOptions)
     attention: AttentionOptions = Field(default_factory=AttentionOptions)
     heads: HeadOptions = Field(default_factory=HeadOptions)
@@ -147,6 +166,11 @@ class RunConfig(Section):
         """Return whether any of these analyses is to be done."""
         return any(analysis in self.analyses for analysis in analyses)
 
+    @property
+    def prompts_are_read(self) -> bool:
+        """Whether any chosen analysis reads prompts."""
+        return self.chosen(*OF_PROMPTS)
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         for key, message in contradictions(self):
@@ -171,18 +195,7 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
         found.append(("analyses", "an analysis comes twice"))
     if config.chosen("attribution") and config.dtype not in ("float32", "float64"):
         found.append(("dtype", f"attribution needs float32 or float64, dtype is {config.dtype}"))
-    for name in (key for key in ControlOptions.model_fields if key != "kind"):
-        number = getattr(config.controls, name)
-        if 0 < number < FEWEST_CONTROLS:
-            found.append(
-                (f"controls.{name}", f"{number} controls allow no band: give 0, or at least {FEWEST_CONTROLS}")
-            )
-        if number and config.keep == "one":
-            found.append((f"controls.{name}" if name in config.controls.model_fields_set else "keep", _ONE))
-    if config.chosen("attention") and config.controls.prompts and config.dtype in ("bfloat16", "float16"):
-        found.append(
-            ("controls.prompts", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'")
-        )
+    found += _of_controls(config)
     too_large = [rank for rank in config.mlp.ranks if rank > config.mlp.n_components]
     if too_large:
         found.append(("mlp.ranks", f"rank {too_large[0]} is above n_components = {config.mlp.n_components}"))
@@ -192,6 +205,23 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
     return found
 
 
+def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
+    options = config.controls
+    if len(set(options.kinds)) < len(options.kinds):
+        yield "controls.kinds", "a kind comes twice"
+    if "shuffled" in options.kinds and options.data is None:
+        yield "controls.data", "shuffled controls need the tuning data: give a file, or leave the kind out"
+    if options.data is not None and "shuffled" not in options.kinds:
+        yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
+    for name in COUNTS:
+        if getattr(options, name) and config.keep == "one":
+            yield f"controls.{name}" if name in options.model_fields_set else "keep", _ONE
+    for analysis, name in (("instruction_use", "prompts"), ("attention", "attention")):
+        if analysis in config.analyses and getattr(options, name) and config.dtype in ("bfloat16", "float16"):
+            yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
+
+
+COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
 _ONE = 'keep = "one" holds one model at a time, a control is made from both: set the numbers of controls to 0'
 
 

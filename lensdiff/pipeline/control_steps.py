@@ -1,6 +1,7 @@
-"""The steps that set control models beside the real change, as far as prompts are read.
+"""The steps that set control models beside the real change, as far as whole models are made of them.
 
-One unit per control and prompt does all that is chosen, so that each control is made once.
+One unit per control does all that is chosen, so that each is made once; each is run on the base's own samples as well,
+which tells whether it still is a language model.
 """
 
 from dataclasses import replace
@@ -9,36 +10,87 @@ import pandas as pd
 import torch
 
 from lensdiff.analyses.attention import AttentionPatterns
-from lensdiff.analyses.attention_shift import attention_shift
-from lensdiff.pipeline.attention_steps import attend
+from lensdiff.analyses.attention_shift import ControlAttention, attention_shift, control_attention
+from lensdiff.analyses.instruction_use import BY
+from lensdiff.analyses.replication import replication
+from lensdiff.models import view_of
+from lensdiff.models.validity import validity
+from lensdiff.pipeline.attention_steps import attended
 from lensdiff.pipeline.attribution_steps import attribute_unit, attributions, join_responses, respond
 from lensdiff.pipeline.both import SIDES
+from lensdiff.pipeline.config import Analysis
+from lensdiff.pipeline.instruction_use_steps import BESIDE, read_use
 from lensdiff.pipeline.step import NotPossible, Step
 from lensdiff.pipeline.units import CONTROL_KEYS, model_columns, one_unit
-from lensdiff.pipeline.workspace import Workspace
+from lensdiff.pipeline.workspace import Counted, Workspace, split_control
+from lensdiff.results import InputError
 
 CONTROL_ANALYSES = "analyses of controls"  # a control does what is chosen of these at once
+CHECKED = 3  # controls of a kind that are run on text where nothing else needs whole models
+CHECKED_FOR: dict[Counted, Analysis] = {"heads": "heads", "rotation": "mlp"}
+READ_BY: dict[Counted, tuple[Analysis, ...]] = {
+    "prompts": ("instruction_use",),
+    "attention": ("attention",),
+    "attribution": ("attribution",),
+}
 
 
-def _controls_and_prompts(workspace: Workspace) -> list[str]:
-    if not workspace.config.chosen("attribution", "attention"):
-        return []
-    return [f"{control}/{prompt}" for control in workspace.controls("prompts") for prompt in workspace.prompts]
+def _names(workspace: Workspace) -> list[str]:
+    """Return the controls that are made as whole models: those that read prompts, and a few of every kind to check."""
+    config = workspace.config
+    wanted: set[str] = set()
+    for name, analyses in READ_BY.items():
+        if config.chosen(*analyses):
+            wanted |= set(workspace.controls(name))
+    runs = config.dtype in ("float32", "float64")  # a control in half precision cannot be run
+    for name, analysis in CHECKED_FOR.items():
+        if config.chosen(analysis) and runs:
+            wanted |= {control for control in workspace.controls(name) if split_control(control)[1] < CHECKED}
+    order = [str(kind) for kind in config.controls.kinds]
+    return sorted(wanted, key=lambda control: (order.index(split_control(control)[0]), split_control(control)[1]))
 
 
 def control(workspace: Workspace, unit: str) -> None:
-    """Do with a control model what the chosen analyses need: its own response attributed, its attention read."""
-    respond(workspace, unit)
+    """Do with a control model what the chosen analyses need, while it is made."""
+    store, config = workspace.store, workspace.config
+    model = workspace.model(unit)
+    found = validity(workspace.pair, model)
+    row = {"control": view_of(model).info.id, **model_columns(workspace, unit), "loss": found.loss}
+    row |= {"limit": found.limit, "base_loss": found.base, "tuned_loss": found.tuned, "valid": found.valid}
+    if config.chosen("instruction_use") and unit in workspace.controls("prompts"):
+        for by in [by for by in BY if store.has(f"parts/instruction_use/{by}")]:
+            store.save_result(f"parts/instruction_use/{by}/{unit}", read_use(workspace, model, by))
+    if config.chosen("attention") and unit in workspace.controls("attention"):
+        attend_apart(workspace, unit)
+    if config.chosen("attribution") and unit in workspace.controls("attribution"):
+        _attribute(workspace, unit)
+    store.save_table(f"validity/{unit}", pd.DataFrame([row]))  # last: what it stands for is done
+
+
+def _attribute(workspace: Workspace, unit: str) -> None:
+    """Attribute a control's own responses; a prompt that fails in it fails alone."""
+    for prompt_id in workspace.prompts_with_responses():
+        try:
+            respond(workspace, f"{unit}/{prompt_id}")
+            attribute_unit(workspace, f"{unit}/{prompt_id}")
+        except InputError as error:
+            workspace.listener.say(f"controls: {unit}/{prompt_id} failed: {error}")
+
+
+def _join(workspace: Workspace) -> None:
+    """Write the tables of all responses and of the controls' losses."""
+    store = workspace.store
     if workspace.config.chosen("attribution"):
-        attribute_unit(workspace, unit)
-    if workspace.config.chosen("attention"):
-        attend(workspace, unit)
+        join_responses(workspace)
+    names = [f"validity/{name}" for name in _names(workspace)]
+    parts = [store.load_table(name) for name in names if store.has_table(name)]
+    store.save_table("control_validity", pd.concat(parts, ignore_index=True).astype({"seed": "Int64"}))
 
 
 def score_instructions(workspace: Workspace, unit: str) -> None:
     """Score every response's instruction, for both models and every control: one table."""
     rows = []
-    for name, found in attributions(workspace, [*SIDES, *workspace.controls("prompts")]):
+    for name, found in attributions(workspace, [*SIDES, *workspace.controls("attribution")]):
         if bool(found.instruction.any()):
             n_in, n_out = found.scores.shape
             score = found.instruction_score()
@@ -49,17 +101,34 @@ def score_instructions(workspace: Workspace, unit: str) -> None:
     if not rows:
         raise NotPossible("no prompt marks an instruction")
     workspace.store.save_table("instruction_scores", pd.DataFrame(rows).astype({"seed": "Int64"}))
+    if workspace.config.attribution.target == "probability":  # the paper's
+        own = [[found for _, found in attributions(workspace, [side])] for side in SIDES]
+        workspace.store.save_table("replication", replication(*own).to_df())
+
+
+def attend_apart(workspace: Workspace, unit: str) -> None:
+    """Read how far a control's attention lies from the base's, without keeping its patterns."""
+    store, prompts = workspace.store, _attended(workspace)
+    if not prompts:
+        return
+    base = workspace.stored([f"attention/base/{prompt}" for prompt in prompts], AttentionPatterns)
+    found = control_attention(base, (attended(workspace, unit, prompt) for prompt in prompts))
+    store.save_result(f"parts/attention/{unit}", found)
+
+
+def _attended(workspace: Workspace) -> list[str]:
+    return workspace.prompts_with(*(f"attention/{side}" for side in SIDES))
 
 
 def shift_attention(workspace: Workspace, unit: str) -> None:
-    """Compare the attention of both models, and of the controls, on the prompts that all of them could read."""
-    store, seed = workspace.store, workspace.config.seed
-    models = [*SIDES, *(c for c in workspace.controls("prompts") if store.names(f"attention/{c}/"))]
-    prompts = workspace.prompts_with(*(f"attention/{name}" for name in models))
+    """Compare the attention of both models, and of the controls, on the prompts that both could read."""
+    store, prompts = workspace.store, _attended(workspace)
     if not prompts:
         raise NotPossible("there is no prompt whose attention both models could be read on")
-    runs = [workspace.stored([f"attention/{name}/{p}" for p in prompts], AttentionPatterns) for name in models]
-    found = attention_shift(runs[0], runs[1], runs[2:], seed=seed)
+    names = [f"parts/attention/{name}" for name in workspace.controls("attention")]
+    controls = workspace.stored([name for name in names if store.has(name)], ControlAttention)
+    runs = [workspace.stored([f"attention/{name}/{p}" for p in prompts], AttentionPatterns) for name in SIDES]
+    found = attention_shift(runs[0], runs[1], controls, seed=workspace.config.seed)
     store.save_result("attention_shift", found)
     store.save_table("attention_shift", found.to_df())
 
@@ -67,9 +136,8 @@ def shift_attention(workspace: Workspace, unit: str) -> None:
 def _drop_patterns(workspace: Workspace) -> None:
     """Keep whole patterns of the first prompts alone: they are most of what a run writes."""
     store = workspace.store
-    for control in workspace.controls("prompts"):
-        for name in store.names(f"attention/{control}/"):
-            store.remove(name)
+    for name in store.names("parts/attention/"):
+        store.remove(name)
     for side in SIDES:
         for prompt_id in workspace.prompts_with(f"attention/{side}")[workspace.config.attention.keep_patterns :]:
             name = f"attention/{side}/{prompt_id}"
@@ -82,13 +150,14 @@ STEPS = (
     Step(
         "controls",
         "controls",
-        ("attribution", "attention"),
-        _controls_and_prompts,
+        ("instruction_use", "attribution", "attention", "heads", "mlp"),
+        _names,
         control,
-        join_responses,
-        (*CONTROL_KEYS, "attribution", "attention", CONTROL_ANALYSES),
+        _join,
+        (*CONTROL_KEYS, "instruction_use", "attribution", "attention", CONTROL_ANALYSES),
         of_prompts=True,
     ),
+    BESIDE,
     Step(
         "instruction_scores",
         "instruction scores",

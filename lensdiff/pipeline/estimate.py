@@ -19,12 +19,14 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.controlling.options import Recipe
+from lensdiff.models.costs import control_cost
 from lensdiff.models.decoding import greedy
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.both import SIDES
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import COUNTS, RunConfig
 from lensdiff.pipeline.layers import LAYERS_AT_ONCE
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
@@ -36,6 +38,8 @@ PROBED_TOKENS = 8
 UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+TRAINED_TOKEN = 3  # times a forward pass
+CHECK_TOKENS = 1024  # of the base's own samples that a control is run on
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
 
@@ -64,7 +68,8 @@ def memory_of(config: RunConfig) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    made = config.chosen("attribution", "attention") and config.controls.prompts > 0
+    counts = config.controls
+    made = any(getattr(counts, name) for name in COUNTS)
     return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
@@ -129,6 +134,18 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
     parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
     total = duration(sum(seconds.values()))
     workspace.listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
+    if "controls" in left and "distilled" not in workspace.config.controls.kinds:
+        most = max(getattr(workspace.config.controls, name) for name in COUNTS)
+        workspace.listener.say(
+            f"controls: {', '.join(workspace.config.controls.kinds)}; {most} distilled ones, the base trained on its "
+            f"own samples, would take about {duration(most * _distil(probe))} more (controls.kinds)"
+        )
+
+
+def _distil(probe: Probe) -> float:
+    # a pass forward and back over every token of training, and the passes that sample it
+    recipe = Recipe()
+    return (TRAINED_TOKEN * probe.forward + probe.step / recipe.batch) * recipe.steps * recipe.batch * recipe.length
 
 
 def _left(step: Step, workspace: Workspace) -> list[str]:
@@ -140,7 +157,7 @@ def measure(workspace: Workspace) -> Probe:
     """Time a matrix product, a forward pass and a few generated tokens of the base model."""
     view, config = view_of(workspace.pair.base), workspace.config
     lengths = [10]
-    needs_prompts = config.chosen("attribution", "outputs", "attention")
+    needs_prompts = config.prompts_are_read
     if needs_prompts:
         lengths = [length for prompt in workspace.prompts.values() if (length := _length(view, prompt))] or lengths
     mean = sum(lengths) / len(lengths)
@@ -195,24 +212,60 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
     respond = probe.step * probe.n_response + probe.forward * probe.n_prompt
     scores = probe.attribution * min(probe.n_prompt, 1.6 * probe.n_response) * text
     attend = 4 * text * probe.forward
-    make = 60 * _width(probe.view) * _size(probe.view) / probe.rate  # random orthonormal factors of every matrix
-    config, controls = workspace.config, max(1, len(workspace.controls("prompts")))
+    config = workspace.config
     sides = len(config.mlp.sides)
-    per_prompt = respond + scores * config.chosen("attribution") + attend * config.chosen("attention")
+    turned = len(workspace.controls("rotation"))
     costs = {
         "responses": respond,
         "attribution": scores,
         "attention": attend,
         "outputs": 2 * text * probe.forward,
-        "controls": per_prompt + make * controls / units,
+        "instruction_use": _read_use(workspace, probe),  # two models, and a unit is one of two means
+        "controls": _control(workspace, probe, respond + scores, attend, units),
         "weights": 10 * _width(probe.view) * _size(probe.view) / probe.rate,
         "heads": _heads(workspace, probe),
         "concepts": _components(workspace, probe, _layers_of_a_unit(workspace, config.mlp.layers), named=True),
         "coherence": _cohere(workspace, probe.view),
         "rotation_controls": _components(workspace, probe, _layers(workspace, config.mlp.layers), named=False),
-        "rotation": _layers(workspace, config.mlp.layers) * sides * len(workspace.controls("rotation")) * TURN_SECONDS,
+        "rotation": _layers(workspace, config.mlp.layers) * sides * turned * TURN_SECONDS,
+        "value_rotation": _layers(workspace, config.mlp.layers) * _share(probe.view) / probe.rate,
     }
     return units * costs.get(step, 0.0)
+
+
+def _read_use(workspace: Workspace, probe: Probe) -> float:
+    # every prompt's texts after the prompt, after each donor, and after the prompt without its instruction
+    options = workspace.config.instruction_use
+    texts = 2 + any(prompt.reference for prompt in workspace.prompts.values())
+    passes = len(workspace.prompts) * texts * (3 + min(options.draws, len(workspace.prompts) - 1))
+    return passes * (probe.n_prompt + min(probe.n_response, options.max_tokens)) * probe.forward
+
+
+def _control(workspace: Workspace, probe: Probe, attribute: float, attend: float, units: int) -> float:
+    """Return the mean seconds of a control: made as a whole model, checked, and read on every prompt as is chosen."""
+    config, prompts = workspace.config, len(workspace.prompts) if workspace.config.prompts_are_read else 0
+    check = CHECK_TOKENS * probe.forward
+    seconds = _make_all(workspace, units)
+    if config.chosen("instruction_use"):
+        seconds += _read_use(workspace, probe) * len(workspace.controls("prompts"))
+    if config.chosen("attention"):
+        seconds += prompts * attend * len(workspace.controls("attention"))
+    if config.chosen("attribution"):
+        seconds += prompts * attribute * len(workspace.controls("attribution"))
+    return seconds / units + check
+
+
+def _make_all(workspace: Workspace, units: int) -> float:
+    """Return the seconds that all whole controls take to be made, of each kind alike many."""
+    kinds = workspace.config.controls.kinds
+    data = {"shuffled": {"data": workspace.tuning_data}} if "shuffled" in kinds else {}
+    costs = [control_cost(workspace.pair, kind, **data.get(kind, {})) for kind in kinds]
+    return sum(cost.of(max(1, units // len(kinds))) for cost in costs)
+
+
+def _share(view: ModelView) -> int:
+    # the assignment of neurons, and the decomposition of one product
+    return 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
 
 
 def _size(view: ModelView) -> int:

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from lensdiff.analyses.evidence import claims_of
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.spans import shorten
 from lensdiff.pipeline.attention_steps import STEPS as ATTENTION_STEPS
 from lensdiff.pipeline.attribution_steps import STEPS as ATTRIBUTION_STEPS
 from lensdiff.pipeline.both import SIDES
+from lensdiff.pipeline.claims import claims_of
 from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
-from lensdiff.pipeline.config import PromptEntry, RunConfig
+from lensdiff.pipeline.config import Analysis, PromptEntry, RunConfig
 from lensdiff.pipeline.control_steps import CONTROL_ANALYSES
 from lensdiff.pipeline.control_steps import STEPS as CONTROL_STEPS
 from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
 from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
+from lensdiff.pipeline.instruction_use_steps import STEPS as INSTRUCTION_USE_STEPS
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.output_steps import STEPS as OUTPUT_STEPS
 from lensdiff.pipeline.step import ALWAYS, Step, run_step
@@ -29,7 +30,7 @@ from lensdiff.pipeline.tables import write_description
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
-from lensdiff.pipeline.workspace import Workspace, prompts_of, vocabulary_of
+from lensdiff.pipeline.workspace import Workspace, prompts_of, tuning_data_of, vocabulary_of
 from lensdiff.results import InputError, ResultStore
 
 STEPS: tuple[Step, ...] = (
@@ -37,10 +38,12 @@ STEPS: tuple[Step, ...] = (
     *ATTRIBUTION_STEPS,
     *OUTPUT_STEPS,
     *ATTENTION_STEPS,
+    *INSTRUCTION_USE_STEPS,
     *CONTROL_STEPS,
     *HEAD_STEPS,
     *CONCEPT_STEPS,
 )
+OF_CONTROLS: tuple[Analysis, ...] = ("instruction_use", "attribution", "attention")
 MODEL_FILES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt")
 SAMPLE = 2**20  # bytes at the beginning, middle and end of a large file by which it is known again
 
@@ -87,6 +90,7 @@ def execute(
         found = claims_of(store)
         store.save_result("claims", found)
         store.save_table("claims", found.to_df())
+        store.save_table("claim_controls", found.controls())
         write_description(store)
     return store
 
@@ -111,6 +115,8 @@ def prepare(config: RunConfig) -> None:
         prompts_of(config)
     for number, entry in enumerate(config.prompt, start=1):
         _check_entry(entry, repr(entry.id or str(number)))
+    if config.controls.data is not None:
+        tuning_data_of(config)
     if config.chosen("heads", "mlp"):
         vocabulary_of(config)
         if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
@@ -142,11 +148,13 @@ def check_device(name: str) -> None:
 def identify(config: RunConfig) -> dict[str, Any]:
     """Return what a results directory is known by: the config, and fingerprints of the files it names."""
     found = config.model_dump(mode="json", exclude={"out", "keep"})
-    found[CONTROL_ANALYSES] = [name for name in ("attribution", "attention") if config.chosen(name)]
+    found[CONTROL_ANALYSES] = [name for name in OF_CONTROLS if config.chosen(name)]
     files = {
         name: config.path(given) for name in ("prompts", "vocabulary", "vectors") if (given := getattr(config, name))
     }
     files |= {side: Path(config.source(side)) for side in SIDES}
+    if config.controls.data is not None:
+        files["controls.data"] = config.path(config.controls.data)
     return found | {f"{name} file": fingerprint(path) for name, path in files.items()}
 
 

@@ -10,7 +10,7 @@ from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_pairs
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers
 from lensdiff.pipeline.step import Step
-from lensdiff.pipeline.units import one_unit
+from lensdiff.pipeline.units import CONTROLLED, one_unit
 from lensdiff.pipeline.workspace import Stored, Workspace
 
 HEAD_KEYS = ("heads", "vocabulary", "vectors")
@@ -87,7 +87,7 @@ def _ov_table(workspace: Workspace) -> None:
     save_of_both(workspace.store, "ov_reading", OVReading)
 
 
-PAIR_KEYS = (*HEAD_KEYS, "controls.kind", "controls.heads", "seed")
+PAIR_KEYS = (*HEAD_KEYS, *CONTROLLED, "controls.heads")
 STEPS = (
     Step("heads", "word pairs of heads", ("heads",), _units, pairs_unit, _join, PAIR_KEYS),
     Step("verb_shift", "verbs of heads", ("heads",), one_unit, shift_verbs, keys=PAIR_KEYS),

@@ -6,7 +6,8 @@ from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.workspace import Workspace
 
 PROMPT_KEYS = ("prompts", "prompt", "max_prompts", "max_new_tokens")
-CONTROL_KEYS = (*PROMPT_KEYS, "controls.kind", "controls.prompts", "seed")
+CONTROLLED = ("controls.kinds", "controls.data", "seed")
+CONTROL_KEYS = (*PROMPT_KEYS, *CONTROLLED, "controls.prompts", "controls.attention", "controls.attribution")
 
 
 def sides_and_prompts(workspace: Workspace) -> list[str]:

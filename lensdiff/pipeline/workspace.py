@@ -4,11 +4,15 @@ Everything is had when first asked for, so that a run which was finished loads n
 controls one is in memory at a time.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Generic, Literal
 
+from lensdiff.analyses.forced_text import as_base_reads
 from lensdiff.inputs.prompts import Prompt, load_prompts
+from lensdiff.inputs.tables import read_text
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
@@ -18,6 +22,11 @@ from lensdiff.pipeline.both import SIDES, R
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
 from lensdiff.results import Control, InputError, ResultStore
+
+TUNING_KEYS = (("prompt", "text"), ("response", "reference"))  # of a line of tuning data
+Counted = Literal[
+    "prompts", "attention", "heads", "rotation", "attribution"
+]  # what the config has numbers of controls for
 
 
 class Stored(Sequence[R], Generic[R]):
@@ -49,6 +58,7 @@ class Workspace:
     def __init__(self, config: RunConfig, store: ResultStore, listener: Listener, keep: Literal["both", "one"]):
         self.config, self.store, self.listener, self.keep = config, store, listener, keep
         self._control: tuple[str, ModelView] | None = None
+        self._said: dict[str, Response | str] = {}  # every control reads what both models said
 
     # models
     @cached_property
@@ -81,7 +91,8 @@ class Workspace:
         if self._control is None or self._control[0] != name:
             self.free()
             control = self.control_of(name)
-            self._control = name, self.pair.control(control.kind, control.seed)
+            data = {"data": self.tuning_data} if control.kind == "shuffled" else {}
+            self._control = name, self.pair.control(control.kind, control.seed, **data)
         return self._control[1]
 
     def free(self) -> None:
@@ -90,27 +101,22 @@ class Workspace:
             self._control[1].free()
             self._control = None
 
-    def controls(self, what: Literal["prompts", "heads", "rotation"]) -> list[str]:
+    def controls(self, what: Counted) -> list[str]:
         """Return the names of the control models of an analysis; none where only one model fits into memory."""
-        options = self.config.controls
+        count, kinds = getattr(self.config.controls, what), self.config.controls.kinds
         if self.keep == "one":
             return []
-        count = getattr(options, what)
-        norms = options.rotation_norm if what == "rotation" and options.kind == "spectrum" else 0
-        return list(self._made(options.kind, count) | self._made("norm", norms))
+        return [f"{kind}-{i}" for kind in (kinds[:1] if what == "attribution" else kinds) for i in range(count)]
 
     def control_of(self, name: str) -> Control:
         """Return which control a name stands for."""
-        return self._named[name]
-
-    def _made(self, kind: str, count: int) -> dict[str, Control]:
-        return {f"{kind}-{i}": Control(kind, self.config.seed + i) for i in range(count)}
+        kind, number = split_control(name)
+        return Control(kind, self.config.seed + number)
 
     @cached_property
-    def _named(self) -> dict[str, Control]:
-        options = self.config.controls
-        most = max(options.prompts, options.heads, options.rotation)
-        return self._made(options.kind, most) | self._made("norm", max(most, options.rotation_norm))
+    def tuning_data(self) -> list[tuple[str, str]]:
+        """The tuning data of shuffled controls."""
+        return tuning_data_of(self.config)
 
     # prompts and responses
     @cached_property
@@ -131,15 +137,19 @@ class Workspace:
             InputError: it could not be generated, with the reason.
         """
         name = f"responses/{model}/{prompt_id}"
+        if name in self._said:
+            return self._said[name]
         if not self.store.has_table(name):
             failures = self.store.step("responses").failures | self.store.step("controls").failures
             reason = failures.get(f"{model}/{prompt_id}", "it was not generated")
             raise InputError(f"there is no response of {model} to prompt {prompt_id!r}: {reason}")
         row = self.store.load_table(name).iloc[0]
-        if row["source"] == "given":
-            return str(row["text"])
-        ids = tuple(int(i) for i in row["token_ids"])
-        return Response(str(row["text"]), ids, str(row["model_id"]), str(row.get("tokenizer", "")))
+        text, ids = str(row["text"]), tuple(int(i) for i in row["token_ids"])
+        given = row["source"] == "given"
+        found = text if given else Response(text, ids, str(row["model_id"]), str(row.get("tokenizer", "")))
+        if model in SIDES:
+            self._said[name] = found
+        return found
 
     def shared_response(self, prompt_id: str) -> Response | str | None:
         """Return the text that all models are read on: the tuned model's response, else the base's, or None if empty.
@@ -158,6 +168,36 @@ class Workspace:
         base, tuned = self.pair.shared_tokens
         same = set(base[base == tuned].tolist()) if len(base) else set()
         return same.issuperset(ids)
+
+    def forced_texts(self) -> tuple[list[Prompt], dict[str, list[str | Response | None]]]:
+        """Return the prompts that both models answered, and the texts that are forced after each, in the base's ids.
+
+        Texts: "base" and "tuned", the models' own; "given" in place of both where the config gives them all;
+        "reference" where a prompt has one. Of each the first `instruction_use.max_tokens` tokens.
+        """
+        prompts = [self.prompts[name] for name in self.prompts_with_responses()]
+        texts: dict[str, list[str | Response | None]] = {
+            side: [self._forced(side, prompt) for prompt in prompts] for side in SIDES
+        }
+        if all(self.given_response(prompt.id) is not None for prompt in prompts):
+            texts = {"given": texts["base"]}
+        if any(prompt.reference.strip() for prompt in prompts):
+            texts["reference"] = [prompt.reference.strip() or None for prompt in prompts]
+        return prompts, texts
+
+    def prompts_with_responses(self) -> list[str]:
+        """Return the ids of the prompts that both models have a response to."""
+        return [name for name in self.prompts if all(self.store.has_table(f"responses/{s}/{name}") for s in SIDES)]
+
+    def _forced(self, side: str, prompt: Prompt) -> str | Response:
+        response = self.response(side, prompt.id)
+        if isinstance(response, str) or not response.token_ids:
+            return response if isinstance(response, str) else ""
+        cut = replace(response, token_ids=response.token_ids[: self.config.instruction_use.max_tokens])
+        try:
+            return as_base_reads(self.pair, prompt, cut)
+        except InputError:  # a token that the base lacks: the text, read by either tokenizer if both can
+            return response.text
 
     # words
     @cached_property
@@ -183,6 +223,12 @@ class Workspace:
         return [name for name in self.prompts if all(self.store.has(f"{prefix}/{name}") for prefix in prefixes)]
 
 
+def split_control(name: str) -> tuple[str, int]:
+    """Return kind and number of a control by its name ("gradient-noise-3")."""
+    kind, _, number = name.rpartition("-")
+    return kind, int(number)
+
+
 def prompts_of(config: RunConfig) -> list[Prompt]:
     """Return the prompts of a config, from its file or its own.
 
@@ -193,8 +239,36 @@ def prompts_of(config: RunConfig) -> list[Prompt]:
         prompts = load_prompts(config.path(config.prompts))
     else:
         entries = enumerate(config.prompt, start=1)
-        prompts = [Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i)) for i, e in entries]
+        prompts = [
+            Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i), e.kind, e.reference)
+            for i, e in entries
+        ]
     return prompts[: config.max_prompts]
+
+
+def tuning_data_of(config: RunConfig) -> list[tuple[str, str]]:
+    """Return prompts and responses of the tuning data.
+
+    Raises:
+        InputError: the file is missing, or a line is not an object with a text "prompt" (or "text", as in a file of
+            prompts) and a text "response" (or "reference").
+    """
+    path = config.path(config.controls.data or "")
+    found = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise InputError(f"{path}, line {number}: not JSON that can be read") from None
+        given = record if isinstance(record, dict) else {}
+        row = [next((given[key] for key in keys if key in given), None) for keys in TUNING_KEYS]
+        if not all(isinstance(text, str) and text.strip() for text in row):
+            wanted = 'texts "prompt" (or "text") and "response" (or "reference")'
+            raise InputError(f"{path}, line {number}: expected an object with {wanted}")
+        found.append((str(row[0]), str(row[1])))
+    return found
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:

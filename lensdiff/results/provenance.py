@@ -27,14 +27,17 @@ class Control:
     """A meaningless change of the base, of the size of the real one.
 
     Attributes:
-        kind: "spectrum", "norm" or "self"; see `lensdiff.models.controls`.
+        kind: "distilled", "shuffled", "gradient-noise", "spectrum", "norm" or "self"; see `lensdiff.models.controls`.
         seed: of its random numbers.
-        options: what else it was made with.
+        options: what else it was made with, where it was kept excepted; long ones (texts, data) by their digest.
     """
 
     kind: str
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+
+GIVEN = "given"  # the kind of a control that was not made by a pair
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Provenance:
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     control: Control | None = None
+
+    @property
+    def control_kind(self) -> str:
+        """The kind of the control that was read; "given" for a model that no pair made."""
+        return GIVEN if self.control is None else self.control.kind
 
     @property
     def notice(self) -> str:

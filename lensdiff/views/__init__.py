@@ -12,9 +12,11 @@ from lensdiff.views import coherence as _coherence  # noqa: F401
 from lensdiff.views import concepts as _concepts  # noqa: F401
 from lensdiff.views import head_section as _head_section  # noqa: F401
 from lensdiff.views import heads as _heads  # noqa: F401
+from lensdiff.views import instruction_use as _instruction_use  # noqa: F401
 from lensdiff.views import outputs as _outputs  # noqa: F401
 from lensdiff.views import position as _position  # noqa: F401
 from lensdiff.views import rotation as _rotation  # noqa: F401
+from lensdiff.views import value_rotation as _value_rotation  # noqa: F401
 from lensdiff.views import verbs as _verbs  # noqa: F401
 from lensdiff.views import weights as _weights  # noqa: F401
 from lensdiff.views.show import show

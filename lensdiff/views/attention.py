@@ -141,7 +141,7 @@ def show_attention_shift(result: AttentionShift) -> Widget:
     top = pd.DataFrame(result.top(TOP), columns=columns)
     data = {
         "facts": _shift_facts(result),
-        "claim": None if result.claim is None else f"Over all heads: {result.claim}",
+        "claim": None if result.whole is None else f"Mean JS distance of all heads: {result.whole}.",
         "layers": list(result.layers),
         "heads": list(range(result.distances.shape[-1])),
         "measures": _measures(result),

@@ -1,9 +1,10 @@
-"""The three claims as cards: the answer in a word and in a sentence, and the effect drawn beside its controls."""
+"""The three claims as cards: the answer in a word and a sentence, and the effect drawn beside each kind of control."""
 
 from typing import Any
 
 from jinja2 import Template
 
+from lensdiff.analyses import stats
 from lensdiff.analyses.claims import Claim, Claims, Verdict
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
@@ -11,10 +12,11 @@ from lensdiff.views.widget import Widget, templates
 VERDICTS: dict[Verdict, tuple[str, str]] = {  # a sign and words: no colour carries the answer
     "shown": ("✓", "Shown for this pair"),
     "opposite": ("⇄", "The opposite is shown"),
+    "beyond, too few": ("△", "Beyond all controls, too few for a corrected p"),
+    "within controls": ("≈", "No more than meaningless changes"),
     "not shown": ("○", "Not shown"),
-    "within controls": ("≈", "No more than a meaningless change"),
-    "not robust": ("∼", "Depends on the responses' length"),
-    "no control": ("?", "Significant, but without a control"),
+    "depends": ("∼", "Depends on how it is asked"),
+    "too few controls": ("?", "Too few controls to tell"),
     "not testable": ("–", "Not testable on this pair"),
 }
 TITLES = {"instruction": "Instructions", "heads": "Attention heads", "rotation": "Feed-forward layers"}
@@ -35,35 +37,55 @@ def _card(claim: Claim) -> dict[str, Any]:
     return {
         "title": TITLES[claim.name],
         "paper": claim.paper,
-        "verdict": claim.verdict.replace(" ", "-"),
+        "verdict": claim.verdict.replace(",", "").replace(" ", "-"),
         "sign": sign,
         "answer": answer,
-        "statement": _without(claim.statement, f"{answer}: "),
-        "facts": list(claim.facts),
+        "statement": _without(
+            claim.statement, f"{answer}: ", "Not shown: ", "Not testable: ", "Too few controls to tell: "
+        ),
+        "facts": [*claim.facts, *_ways(claim), *_made(claim)],
         "also": [str(test) for test in claim.also],
-        "test": "" if claim.test is None else str(claim.test),
+        "replication": list(claim.replication),
         "picture": _picture(claim),
     }
 
 
-def _without(statement: str, beginning: str) -> str:
-    rest = statement.removeprefix(beginning)
+def _without(statement: str, *beginnings: str) -> str:
+    rest = statement
+    for beginning in beginnings:
+        rest = rest.removeprefix(beginning)
     return rest[:1].upper() + rest[1:]
 
 
+def _ways(claim: Claim) -> list[str]:
+    beside = [f"; {way.beside}" if way.beside else "" for way in claim.ways]
+    return [f"{way.name}: {way.effect:+.3g}{claim.unit}{text}" for way, text in zip(claim.ways, beside, strict=True)]
+
+
+def _made(claim: Claim) -> list[str]:
+    ruined = "predict the base's own text worse than the tuned model and than a uniform guess, and are left out"
+    return [
+        f"{kind.made} {kind.kind} controls made; of {kind.checked} run on text {kind.invalid} {ruined}"
+        for kind in claim.made
+    ]
+
+
 def _picture(claim: Claim) -> dict[str, Any] | None:
-    """Return what is drawn on one axis: the effect with its interval, and the controls' mean and band."""
-    test, control = claim.test, claim.control
-    if test is None:
+    """Return what is drawn on one axis: the effect with its interval over prompts, each kind's controls and band."""
+    if claim.effect is None:
         return None
-    beside = claim.against_controls and control is not None
     return {
-        "effect": claim.effect if beside else test.estimate,
-        # an interval against the controls is the controls' band: it is drawn there
-        "interval": None if beside or test.low is None else [test.low, test.high],
-        "control": None if control is None else control.mean,
-        "band": None if control is None or control.low is None else [control.low, control.high],
-        "n": control.n if control else 0,
-        "kind": control.kind if control else "",
+        "effect": claim.effect,
+        "interval": claim.interval,
         "unit": claim.unit,
+        "kinds": [_kind(claim, kind) for kind in claim.beside.kinds] if claim.beside else [],
+    }
+
+
+def _kind(claim: Claim, kind: stats.ControlKind) -> dict[str, Any]:
+    return {
+        "name": kind.kind,
+        "values": [float(f"{value:.4g}") for value in claim.controls[kind.kind]],
+        "median": kind.median,
+        "band": None if kind.low is None or kind.high is None else [kind.low, kind.high],
     }

@@ -90,9 +90,9 @@ def show_overlap(result: PairOverlap) -> Widget:
     beside = (
         "A ring marks heads that changed more than control models, meaningless changes of the same size, explain."
         if known
-        else "Without control models nothing says how much a meaningless change of the same size would change."
+        else "Too few control models to tell how much a meaningless change of the same size would change."
     )
-    claim = [f"Whole model, mean Jaccard against the controls: {result.claim}."] if result.claim else []
+    claim = [f"Whole model, mean Jaccard of all heads: {result.whole}."] if result.whole else []
     return _widget(
         f"Word pairs of heads: {result.provenance.model}",
         (result.layers, result.heads),

@@ -11,7 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.evidence import claims_of
+from lensdiff.analyses.claims import Claims
+from lensdiff.analyses.instruction_use_result import InstructionUse
+from lensdiff.analyses.value_rotation import ValueRotation
+from lensdiff.analyses.verb_shift import VerbShift
 from lensdiff.models.equality import EQUAL_WEIGHTS
 from lensdiff.results import InputError, ResultStore
 from lensdiff.views.section import Section, Table, cell, sections
@@ -20,9 +23,7 @@ from lensdiff.views.widget import Widget, page, templates
 
 SIDES = ("base", "tuned")
 SHARED_STEP = "responses"
-OF_RESPONSES = {"attribution", "outputs", "attention"}
-CONTROLLED_BY = {"prompts": {"attribution", "attention"}, "heads": {"heads"}, "rotation": {"mlp"}}
-CONTROLLED = set().union(*CONTROLLED_BY.values())
+OF_RESPONSES = {"instruction_use", "attribution", "outputs", "attention"}
 FACTS = {
     "architecture": "",
     "n_layers": "layers",
@@ -34,7 +35,10 @@ FACTS = {
     "weights": "weights",
     "revision": "revision",
 }
-CLAIMS_CAPTION = "A row per claim; estimate, low and high are those of the test, the control's are of its band."
+CLAIMS_CAPTION = "A row per claim: its effect, p, p after Holm's correction, and the limits of all kinds of controls."
+KINDS_CAPTION = (
+    "A row per claim and kind of control: how many, how many are ruined models, their median, band and rank p."
+)
 MOST_FAILURES = 5  # that are told one by one
 
 
@@ -67,7 +71,7 @@ class Report:
         """
         store = self.store
         names = {side: str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES}
-        answers = claims_of(store)
+        answers = store.load_result("claims", Claims) if store.has("claims") else None
         every = [self._show(section) for section in sections()]
         body = templates.get_template("report.html.j2").render(
             names=names,
@@ -75,9 +79,9 @@ class Report:
             facts=_facts(store.manifest.pair),
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
-            run=_run_facts(store.manifest.config),
-            claims=show(answers).fragment(),
-            claims_table=Table("claims", answers.to_df(), CLAIMS_CAPTION).html(),
+            run=_run_facts(store),
+            claims="" if answers is None else show(answers).fragment(),
+            claims_tables=_claim_tables(answers),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts],
             versions=store.manifest.versions,
@@ -131,20 +135,41 @@ def _differences(store: ResultStore) -> list[dict[str, str]] | None:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records") if row["what"] != EQUAL_WEIGHTS]
 
 
-def _run_facts(config: dict[str, Any]) -> list[str]:
-    """Return what a reader must know of the run before any number."""
-    found = []
-    asked = set(config.get("analyses", CONTROLLED))
+def _claim_tables(answers: Claims | None) -> str:
+    if answers is None:
+        return ""
+    tables = (
+        Table("claims", answers.to_df(), CLAIMS_CAPTION),
+        Table("claim_controls", answers.controls(), KINDS_CAPTION),
+    )
+    return "".join(table.html() for table in tables)
+
+
+def _run_facts(store: ResultStore) -> list[str]:
+    """Return what a reader must know of the run before any number: of the controls, what was made."""
+    found, config = [], store.manifest.config
+    asked = set(config.get("analyses", OF_RESPONSES))
     if "max_new_tokens" in config and asked & OF_RESPONSES:
         found.append(f"each model's own greedy response, at most {config['max_new_tokens']} tokens")
-    controls = config.get("controls", {})
-    numbers = [
-        f"{controls[name]} for {name}" for name, of in CONTROLLED_BY.items() if controls.get(name) and asked & of
-    ]
-    if numbers:
-        kind = "norm-matched" if controls.get("kind") == "norm" else "spectrum-matched"
-        found.append(f"controls: {kind} meaningless changes of the base ({', '.join(numbers)})")
+    made = [f"{text} for {name}" for name, text in _controls_made(store).items() if text]
+    if made:
+        found.append(f"controls, meaningless changes of the base: {'; '.join(made)}")
     return found
+
+
+def _controls_made(store: ResultStore) -> dict[str, str]:
+    """Return how many controls of each kind stand beside what, as their results say."""
+    numbers: dict[str, list[str]] = {}
+    if store.has("instruction_use"):
+        numbers["instruction use"] = list(store.load_result("instruction_use", InstructionUse).control_kinds[2:])
+    if store.has("verb_shift"):
+        numbers["heads"] = list(store.load_result("verb_shift", VerbShift).control_kinds)
+    if store.has("value_rotation"):
+        numbers["rotation"] = list(store.load_result("value_rotation", ValueRotation).control_kinds)
+    return {
+        name: ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        for name, kinds in numbers.items()
+    }
 
 
 def _notes(store: ResultStore, section: Section) -> list[str]:

@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from lensdiff.analyses.rotation import Rotation
+from lensdiff.analyses.rotation import Rotation, highest
+from lensdiff.analyses.stats import FEWEST_FOR_RANK
 from lensdiff.views.fallback import table_html
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 TOP = 12
 WORDS = 8  # lost and gained ones of a component
-KINDS = {"spectrum": "spectrum-matched controls", "norm": "norm-matched controls", "self": "base against base"}
 LIMITS = (
     "A principal angle says how far the subspace of the first components turned. A rotation inside it is invisible, "
     "and it says nothing of what the new directions mean.",
     "Components of nearly equal variance mix by noise alone: a matched component counts only where it turned further "
-    "than its own band. Only the whole-model p-value is a test; bands of layers and components are not.",
+    "than its own band. An angle grows with any mixing, so it is no test of a rotation: the share above is.",
 )
 
 
@@ -35,12 +35,13 @@ def show_rotation(result: Rotation) -> Widget:
         "largest": _degrees(result.angles.nan_to_num(-1.0).amax(dim=-1)),
         "bands": [
             {
-                "name": f"{KINDS.get(kind, kind)} ({n})",
+                "name": f"{kind} controls ({n})",
                 "outline": i > 0,
                 "low": _degrees(result.band[i, 0]),
                 "high": _degrees(result.band[i, 1]),
             }
             for i, (kind, n) in enumerate(zip(result.kinds, result.n_controls, strict=True))
+            if not bool(result.band[i].isnan().any())
         ],
         "facts": _facts(result),
         "limits": LIMITS,
@@ -63,18 +64,21 @@ def _degrees(values: Tensor) -> list[Any]:
 def _facts(result: Rotation) -> list[str]:
     mean = math.degrees(float(result.angles.nanmean(dim=-1).mean()))
     whole = f"Whole model: mean principal angle {mean:.3g}° over layers, sides and ranks."
-    if result.claim is None:
-        return [whole, "Without spectrum-matched controls nothing says how far a meaningless change would turn it."]
-    return [f"{whole} In radians, against spectrum-matched controls: {result.claim}."]
+    few = [f"{n} {kind}" for kind, n in zip(result.kinds, result.n_controls, strict=True) if n < FEWEST_FOR_RANK]
+    if few or not result.kinds:
+        made = f"too few controls to tell ({', '.join(few)})" if few else "no controls were made"
+        return [whole, f"How far a meaningless change would turn it: {made}."]
+    return [whole]
 
 
 def _top(result: Rotation) -> pd.DataFrame:
     frame = result.top(TOP)
-    frame = frame.loc[frame.angle > frame.spectrum_high.fillna(0.0)]
+    limit = highest(frame)
+    frame = frame.loc[frame.angle > limit]
     shown = frame[["layer", "side", "component"]].assign(match=frame.tuned_component)
     shown["angle °"] = np.degrees(frame.angle)
-    if "spectrum" in result.kinds:
-        shown["band to °"] = np.degrees(frame.spectrum_high)
+    if bool((limit > 0).any()):
+        shown["bands to °"] = np.degrees(limit.loc[frame.index])
     shown["variance change"] = [f"{v:+.2%}" for v in frame.variance_change]
     for name in ("lost", "gained"):
         shown[name] = [", ".join(text.split(", ")[:WORDS]) for text in frame[name]]

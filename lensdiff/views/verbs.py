@@ -27,8 +27,8 @@ def show_verbs(result: VerbShift) -> Widget:
     ]
     if missing:
         notes.append(f"Not in the word list, so never counted: {', '.join(missing)}.")
-    if result.claim is not None:
-        notes.insert(0, f"Whole model against control models: {result.claim}.")
+    if (beside := result.beside()) is not None:
+        notes.insert(0, f"Whole model, rise of instruction verbs beyond verbs like them (mean sign): {beside}.")
     facts: Template = templates.from_string(
         "{% for g in groups %}<h3>{{ g.name }}</h3><dl>{% for name, text in g.facts %}<dt>{{ name }}</dt>"
         "<dd>{{ text }}</dd>{% endfor %}</dl>{% endfor %}"

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.analyses.weight_shift import HEADED, MEASURES, NONE, WeightShift
+from lensdiff.models.inside.parts import MATRICES
 from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
 from lensdiff.views.section import Section, Table, register_section
@@ -20,9 +21,9 @@ LABELS = {
     "top_share": ("share of the top", "largest directions in the change's energy"),
 }
 CAPTION = (
-    "A row per weight, and per head where it has heads (key-value heads for W_K and W_V): relative_norm is the "
-    "change's norm over the base's, effective_rank counts the change's directions, top_share is the energy of its "
-    "largest ones; folded_ is the same with the norm's gain multiplied in."
+    "A row per weight, bias and gain, and per head where it has heads (key-value heads for W_K and W_V): "
+    "relative_norm is the change's norm over the base's, effective_rank counts the change's directions, top_share is "
+    "the energy of its largest ones; folded_ is the same with the norm's gain multiplied in."
 )
 
 
@@ -41,9 +42,11 @@ def show_weight_shift(result: WeightShift) -> Widget:
 
 def _data(result: WeightShift, top: pd.DataFrame) -> dict[str, Any]:
     layers = sorted({layer for layer in result.layer.tolist() if layer != NONE})
-    of_layers = list(
-        dict.fromkeys(m for m, layer in zip(result.matrix, result.layer.tolist(), strict=True) if layer != NONE)
-    )
+    of_layers = dict.fromkeys(m for m, layer in zip(result.matrix, result.layer.tolist(), strict=True) if layer != NONE)
+    groups = {
+        "all matrices": [name for name in of_layers if name in MATRICES or name.endswith("_gain")],
+        "biases and the rest": [name for name in of_layers if name not in MATRICES and not name.endswith("_gain")],
+    }
     rows = zip(
         result.layer.tolist(),
         result.matrix,
@@ -61,7 +64,7 @@ def _data(result: WeightShift, top: pd.DataFrame) -> dict[str, Any]:
     return {
         "facts": _facts(result),
         "layers": layers,
-        "matrices": of_layers,
+        "groups": [{"name": name, "matrices": names} for name, names in groups.items() if names],
         "headed": [name for name in HEADED if heads[name]],
         "heads": heads,
         "measures": [{"name": name, "label": labels[name][0], "how": labels[name][1]} for name in MEASURES],
@@ -84,7 +87,7 @@ def _facts(result: WeightShift) -> str:
     ]
     return (
         f"{result.provenance.model}; relative change outside the layers: {', '.join(whole)}. "
-        "Heads of W_K and W_V are key-value heads. Biases and position embeddings are not shown."
+        "Heads of W_K and W_V are key-value heads."
     )
 
 

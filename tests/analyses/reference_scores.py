@@ -1,5 +1,6 @@
-"""Attribute cases and save the scores: run by a test as a process of its own, whose kernels torch chooses at its start.
+"""Attribute cases with torch's own softmax, as the authors' code does, and save the scores.
 
+Run by a test as a process of its own, whose kernels torch chooses at its start:
 python reference_scores.py MODEL_FOLDER CASES.json OUT_FOLDER
 """
 
@@ -13,11 +14,17 @@ import torch
 from lensdiff.analyses.attribute import attribute
 from lensdiff.models import load_model
 
+
+def softmax(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return each token's probability; its float32 gradient loses digits where that is near 1."""
+    return logits.softmax(dim=-1).gather(-1, ids[:, None])[:, 0]
+
+
 if __name__ == "__main__":
     folder, cases, out = map(Path, sys.argv[1:])
     model = load_model(folder, device="cpu")
     for case in json.loads(cases.read_text()):
-        found = attribute(model, case["prompt"], case["response"], deletion_draws=0)
+        found = attribute(model, case["prompt"], case["response"], target=softmax, deletion_draws=0)
         np.savez(
             out / f"{case['id']}.npz",
             scores=found.scores.numpy(),

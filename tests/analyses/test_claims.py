@@ -1,6 +1,5 @@
-"""The words of the claims follow sign, significance and controls: planted data for each wording."""
+"""Verdict and words of the claims, on planted numbers: both directions, within, beyond, wrong side, too few, ruined."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,150 +7,205 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats as scipy_stats
 
 from lensdiff.analyses import stats
-from lensdiff.analyses.claims import NAMES, Claims, ControlNumbers, Evidence, answer, claims
-from lensdiff.analyses.evidence import (
-    control_numbers,
-    heads_evidence,
-    instruction_evidence,
-    rotation_evidence,
-    scores_at_one_length,
-)
-from lensdiff.analyses.rotation import Rotation
+from lensdiff.analyses.claim_words import Made, Words
+from lensdiff.analyses.claims import NAMES, Claims, Evidence, Way, answer, claims
+from lensdiff.analyses.evidence import heads_evidence, instruction_evidence, rotation_evidence
+from lensdiff.analyses.instruction_use_result import InstructionUse
+from lensdiff.analyses.value_rotation import ValueRotation
 from lensdiff.results import Provenance
-from tests.analyses.test_verb_shift import drawn, run, with_counts
-from tests.views.attributions import attribution
+from tests.analyses.test_verb_shift import VERBS, drawn, run, with_counts
 
 ORIGIN = Provenance("claims", "a -> b")
-WORDS = ("Up", "Down", "Nothing")
-
-
-def scores(effect, *, control_effects=(), n=40, noise=0.2, kind="spectrum", seed=0) -> Any:
-    """Scores of both models and of controls on the same prompts, with planted mean differences from the base."""
-    rng = np.random.default_rng(seed)
-    base = rng.normal(1.0, 0.3, n)
-    runs = {("base", "", pd.NA): base, ("tuned", "", pd.NA): base + effect + rng.normal(0, noise, n)}
-    runs |= {("control", kind, i): base + e + rng.normal(0, noise, n) for i, e in enumerate(control_effects)}
-    rows = [
-        {
-            "prompt_id": f"p{i}",
-            "model": model,
-            "kind": made,
-            "seed": number,
-            "instruction_score": value,
-            "n_in": 9,
-            "n_out": 20 + i % 7 + 3 * (model == "tuned") * (i % 2),
-        }
-        for (model, made, number), values in runs.items()
-        for i, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows).astype({"seed": "Int64"})
-
-
-def evidence_of(table: Any) -> Any:
-    return instruction_evidence(table)
-
-
-def answers(**evidence: Any) -> Any:
-    return claims(ORIGIN, evidence).claims  # pyright: ignore[reportArgumentType] (names of claims)
-
-
-def first(table: Any) -> Any:
-    return answers(instruction=instruction_evidence(table))[0]
-
-
-def rotation_of(angle, controls, alternative="greater"):
-    """A rotation whose every principal angle is `angle`, and whose controls have these mean angles."""
-    test = stats.control_rank if len(controls) >= 99 else stats.control_t
-    shape = (2, 1, 3)
-    return Rotation(
-        ORIGIN,
-        layers=(0, 1),
-        sides=("value",),
-        ranks=(1, 2),
-        kinds=("spectrum",) if controls else (),
-        n_controls=(len(controls),) if controls else (),
-        angles=torch.tensor([[angle, float("nan")], [angle, angle]], dtype=torch.float64).expand(2, 1, 2, 2).clone(),
-        band=torch.zeros(1 if controls else 0, 2, 2, 1, 2, dtype=torch.float64),
-        match=torch.zeros(shape, dtype=torch.int64),
-        matched_angle=torch.zeros(shape, dtype=torch.float64),
-        matched_band=torch.zeros(1 if controls else 0, 2, *shape, dtype=torch.float64),
-        base_variance=torch.zeros(shape),
-        tuned_variance=torch.zeros(shape),
-        words=("w",),
-        lost=torch.full((*shape, 1), -1),
-        gained=torch.full((*shape, 1), -1),
-        claim=test(angle, controls, alternative=alternative) if controls else None,
-    )
-
-
-# the words
-
-
-@pytest.mark.parametrize(
-    ("effect", "control_effects", "verdict", "beginning", "end"),
-    [
-        (0.3, (0.0, 0.02, -0.02), "shown", "The instruction's importance rose: +0.", "gives "),
-        (-0.3, (0.0, 0.02, -0.02), "opposite", "The instruction's importance fell: -0.", "gives "),
-        (0.0, (0.0, 0.02, -0.02), "not shown", "No change of the instruction's importance could be shown:", "gives "),
-        (0.3, (0.1, 0.5, -0.3), "within controls", "The instruction's importance rose: +0.", "does as much ("),
-        (-0.3, (0.1, 0.5, -0.3), "within controls", "The instruction's importance fell: -0.", "does as much ("),
-        (0.3, (), "no control", "The instruction's importance rose: +0.", "no control was run"),
-        (0.3, (0.0, 0.01), "no control", "The instruction's importance rose: +0.", "too few (2) for a band"),
-    ],
+WORDS = Words(
+    "effect", "More than any control", "Less than any control", "More, but less so", "Less, but less so", " u"
 )
-def test_words_follow_sign_significance_and_controls(effect, control_effects, verdict, beginning, end):
-    claim = first(scores(effect, control_effects=control_effects))
+KINDS = ("gradient-noise", "spectrum")
+
+
+def around(centre: float, n: int = 59, width: float = 0.1) -> list[float]:
+    """Effects of controls, evenly between centre - width and centre + width."""
+    return np.linspace(centre - width, centre + width, n).tolist()
+
+
+def planted(effect: float, *controls: list[float], **fields: Any) -> Evidence:
+    kinds = dict(zip(KINDS, controls, strict=False))
+    fields.setdefault("made", tuple(Made(kind, len(found), len(found)) for kind, found in kinds.items()))
+    return Evidence(effect, fields.pop("words", WORDS), kinds, **fields)
+
+
+def of(evidence: Evidence, other_p: float | None = None) -> Any:
+    """The claim, alone in its family or beside a second one with `other_p`."""
+    given: dict[Any, Any] = {"instruction": evidence}
+    if other_p is not None:
+        # controls of which the second claim's effect has the rank that gives this p
+        n = 99
+        extreme = round(other_p * (n + 1)) - 1
+        far = [5.0] * extreme + around(0, n - extreme)
+        given["heads"] = planted(3.0, far)
+    return claims(ORIGIN, given).claims[0]
+
+
+BESIDE = "meaningless changes of the same size give"
+NO_MORE = "No more than meaningless changes of the same size"
+ALONE = "adjusted p = 0.017, Holm over 1 claim."
+COUNTS = "59 gradient-noise, 59 spectrum"
+CASES = {
+    "shown": (
+        planted(1.0, around(0), around(0.2)),
+        "shown",
+        f"More than any control: effect +1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}); {ALONE}",
+    ),
+    "opposite": (
+        planted(-1.0, around(0), around(-0.2)),
+        "opposite",
+        f"Less than any control: effect -1 u; {BESIDE} -0.3 to 0.1 u ({COUNTS}); {ALONE}",
+    ),
+    "within": (
+        planted(0.05, around(0), around(0)),
+        "within controls",
+        f"{NO_MORE}: effect +0.05 u; {BESIDE} -0.1 to 0.1 u ({COUNTS}).",
+    ),
+    "between two kinds": (
+        planted(0.5, around(0), around(1.0)),
+        "within controls",
+        f"{NO_MORE}: effect +0.5 u; {BESIDE} -0.1 to 1.1 u ({COUNTS}).",
+    ),
+    "beyond one kind alone": (
+        planted(0.5, around(0), around(0.5)),
+        "within controls",
+        f"{NO_MORE}: effect +0.5 u; {BESIDE} -0.1 to 0.6 u ({COUNTS}).",
+    ),
+    "a rise that is less than the controls'": (
+        planted(0.32, around(0.6), around(0.7)),
+        "not shown",
+        f"More, but less so: effect +0.32 u; {BESIDE} 0.5 to 0.8 u ({COUNTS}).",
+    ),
+    "a fall that is less than the controls'": (
+        planted(-0.1, around(-2.0), around(-3.0)),
+        "not shown",
+        f"Less, but less so: effect -0.1 u; {BESIDE} -3.1 to -1.9 u ({COUNTS}).",
+    ),
+    "a share has no wrong side": (
+        planted(0.05, around(0.3), around(0.4), signed=False),
+        "opposite",
+        f"Less than any control: effect +0.05 u; {BESIDE} 0.2 to 0.5 u ({COUNTS}); {ALONE}",
+    ),
+    "too few for a corrected p": (
+        planted(1.0, around(0, 19), around(0, 30)),
+        "beyond, too few",
+        f"More than any control: effect +1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
+    ),
+    "too few, below": (
+        planted(-1.0, around(0, 19), around(0, 30)),
+        "beyond, too few",
+        f"Less than any control: effect -1 u; {BESIDE} -0.111 to 0.111 u (19 gradient-noise, 30 spectrum). "
+        "The number of controls is too small for a corrected p (59 of each kind).",
+    ),
+    "too few to tell": (
+        planted(1.0, around(0, 18), around(0)),
+        "too few controls",
+        "Too few controls to tell: effect +1 u; 18 gradient-noise, 59 spectrum were made, a band needs 19 of each kind "
+        "and a verdict 59.",
+    ),
+    "no controls": (
+        planted(1.0),
+        "too few controls",
+        f"Nothing to compare with: effect +1 u; no controls were made, so what {BESIDE} is unknown.",
+    ),
+    "nothing": (planted(0.0, around(0), around(0)), "not shown", "Nothing changed: effect is exactly 0."),
+    "ruined": (
+        planted(1.0, around(0), made=(Made("gradient-noise", 59, 59, 12), Made("spectrum", 59, 10, 6))),
+        "not testable",
+        "Not testable: a change of this size ruins the base, whatever it means (6 of 10 spectrum controls predict the "
+        "base's own text worse than the tuned model and than a uniform guess); effect +1 u.",
+    ),
+    "depends on the text": (
+        planted(
+            1.0,
+            around(0),
+            around(0.2),
+            ways=(Way("on the base text", 3.0, "the text"), Way("on the tuned text", -1.0, "the text")),
+        ),
+        "depends",
+        f"It depends on the text (on the tuned text -1 u): effect +1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}).",
+    ),
+    "a way within its own controls does not agree": (
+        planted(
+            1.0,
+            around(0),
+            around(0.2),
+            ways=(Way("deleted", 0.5, "the means", stats.envelope(0.5, {"a": around(0.2), "b": around(0.9)})),),
+        ),
+        "depends",
+        f"It depends on the means (deleted +0.5 u): effect +1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}).",
+    ),
+    "ways that agree": (
+        planted(
+            -1.0, around(0), around(0.2), ways=(Way("x", -3.0, "x", stats.envelope(-3.0, {"a": around(-1.0, 19)})),)
+        ),
+        "opposite",
+        f"Less than any control: effect -1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}); {ALONE}",
+    ),
+    "permuted labels do as much": (
+        planted(1.0, around(0), around(0.2), beside={"permuted labels": 0.2}),
+        "not shown",
+        f"Not shown: effect +1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}); but permuted labels do as much (p = 0.2).",
+    ),
+    "permuted labels hold back a small number of controls too": (
+        planted(1.0, around(0, 19), around(0.2, 19), beside={"permuted labels": 0.2}),
+        "not shown",
+        f"Not shown: effect +1 u; {BESIDE} -0.111 to 0.311 u (19 gradient-noise, 19 spectrum); "
+        "but permuted labels do as much (p = 0.2).",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_verdict_and_the_sentence_of_each_case(case):
+    evidence, verdict, statement = CASES[case]
+    claim = of(evidence)
     assert claim.verdict == verdict
-    assert claim.statement.startswith(beginning)
-    assert end in claim.statement
-    assert "adjusted p" in claim.statement
-    for word, verdicts in (("rose", ("shown", "within controls", "no control")), ("fell", ("opposite",))):
-        if word in claim.statement and effect > 0:
-            assert claim.verdict in verdicts
+    assert claim.statement == statement
 
 
-def test_base_against_itself_changes_nothing():
-    table = scores(0.0, control_effects=(0, 0, 0), noise=0.0)
-    claim = first(table)
-    assert claim.verdict == "not shown"
-    assert (claim.test.estimate, claim.test.p) == (0.0, 1.0)
-    assert "could not be shown" not in claim.statement.split(":")[1]
+def test_an_effect_below_the_controls_never_reads_more():
+    for effect, *controls in [(0.32, around(0.6), around(0.7)), (0.1, around(0.3)), (-1.0, around(0))]:
+        statement = of(planted(effect, *controls)).statement
+        assert "More than" not in statement
+        assert "Less than any" not in of(planted(-effect, *[[-x for x in c] for c in controls])).statement
 
 
-@pytest.mark.parametrize(
-    ("effect", "cut", "verdict"),
-    [(0.3, 0.3, "shown"), (0.3, 0.0, "not robust"), (0.3, -0.3, "not robust"), (-0.3, -0.3, "opposite")],
-)
-def test_an_effect_that_the_length_explains_is_not_robust(effect, cut, verdict):
-    table = scores(effect, control_effects=(0.0, 0.02, -0.02))
-    rng = np.random.default_rng(1)
-    base = rng.normal(0.5, 0.1, 40)
-    shorter: Any = pd.DataFrame({"base": base, "tuned": base + cut + rng.normal(0, 0.1, 40)})
-    claim = answers(instruction=instruction_evidence(table, shorter))[0]
-    assert claim.verdict == verdict
-    test: Any = scipy_stats.ttest_rel(shorter["tuned"], shorter["base"])
-    assert (
-        f"cut to the shorter one's length {stats.paired(shorter['tuned'], shorter['base']).numbers()}"
-        in claim.statement
-    )
-    assert stats.format_p(test.pvalue) in claim.statement
+def test_holm_corrects_over_the_claims_that_have_a_p():
+    alone, beside = of(planted(1.0, around(0))), of(planted(1.0, around(0)), other_p=0.9)
+    assert (alone.p, alone.p_adjusted) == (1 / 60, 1 / 60)
+    assert (beside.p, beside.p_adjusted) == (1 / 60, 2 / 60)
+    # one that has too few controls is no member of the family
+    third = claims(ORIGIN, {"instruction": planted(1.0, around(0)), "heads": planted(1.0, around(0, 30))}).claims
+    assert [claim.p_adjusted for claim in third] == [1 / 60, None, None]
+    # two of 59 controls lie as far: p = 0.05 alone, beyond the band, and held back by the correction
+    weak = planted(1.0, [*around(0, 57), 1.0, 2.0])
+    assert of(weak).verdict == "shown"
+    held = of(weak, other_p=0.5)
+    assert (held.verdict, held.p_adjusted) == ("not shown", pytest.approx(0.1))
+    assert held.statement.endswith("but adjusted p = 0.1, Holm over 2 claims.")
 
 
-def test_scores_at_one_length_are_those_of_the_cut_map():
-    base = attribution(response=("a", " b", " c", " d"), prompt_id="p1")
-    tuned = attribution(response=("a", " b"), prompt_id="p1", seed=5)
-    found: Any = scores_at_one_length(
-        [base, attribution(instruction=0, prompt_id="p2"), attribution(prompt_id="p3")],
-        [tuned, attribution(prompt_id="p2")],
-    )
-    assert found["prompt_id"].tolist() == ["p1"]
-    assert found["n_out"].tolist() == [2]
-    cut = attribution(response=("a", " b"), scores=base.scores[:, :2])
-    assert found["base"][0] == pytest.approx(cut.instruction_score())
-    assert found["tuned"][0] == pytest.approx(tuned.instruction_score())
+def test_three_claims_at_59_controls_can_all_be_shown():
+    found = claims(ORIGIN, {name: planted(1.0, around(0), around(0)) for name in NAMES}).claims
+    assert [claim.verdict for claim in found] == ["shown"] * 3
+    assert [claim.p_adjusted for claim in found] == [3 / 60] * 3
+    fewer = claims(ORIGIN, {name: planted(1.0, around(0, 58)) for name in NAMES}).claims
+    assert [claim.verdict for claim in fewer] == ["beyond, too few"] * 3
+
+
+def test_the_permuted_labels_p_enters_the_maximum():
+    evidence = planted(1.0, around(0), beside={"permuted labels": 0.03})
+    assert evidence.p == 0.03
+    assert of(evidence).verdict == "shown"
+    assert planted(1.0, around(0), beside={"permuted labels": 0.001}).p == 1 / 60
 
 
 def test_not_testable_says_why():
@@ -160,208 +214,198 @@ def test_not_testable_says_why():
     assert [c.name for c in found.claims] == list(NAMES)
     assert found.claims[0].statement == "Not testable on this pair: too few prompts."
     assert found.claims[2].statement == "Not testable on this pair: its analysis was not run."
-    assert all(c.test is None for c in found.claims)
+    assert all(c.effect is None for c in found.claims)
 
 
-@pytest.mark.parametrize("unit", ["", " degrees"])
-def test_a_test_against_controls_needs_no_band_beside(unit):
-    test = stats.Test("t", 3.0, 2.0, 4.0, 0.95, 5.0, (99,), 0.001)
-    control = ControlNumbers("spectrum", 99, 8.0, 2.0, 14.0)
-    claim = answer("rotation", Evidence(test, WORDS, control, unit=unit, effect=11.0, against_controls=True))
+def test_ruined_controls_have_no_place_in_the_family():
+    ruined = planted(1.0, around(0), made=(Made("gradient-noise", 59, 59, 40),))
+    found = claims(ORIGIN, {"instruction": ruined, "rotation": planted(1.0, around(0))}).claims
+    assert (found[0].verdict, found[0].p) == ("not testable", None)
+    assert found[2].p_adjusted == 1 / 60
+    # a half is no majority
+    half = planted(1.0, around(0), made=(Made("gradient-noise", 59, 10, 5),))
+    assert of(half).verdict == "shown"
+
+
+def test_tables_and_files(tmp_path):
+    replication = {"instruction": ("own responses: 0.1",)}
+    made = (Made("gradient-noise", 60, 60, 1), Made("spectrum", 59, 3, 0))
+    evidence = {
+        "instruction": planted(1.0, around(0), around(0.2), made=made, interval=(0.5, 1.5)),
+        "heads": "no verbs",
+    }
+    found = claims(ORIGIN, evidence, replication)  # pyright: ignore[reportArgumentType] (names of claims)
+    frame = found.to_df()
+    assert frame["claim"].tolist() == list(NAMES)
+    assert frame.loc[0, ["effect", "p", "n_controls"]].tolist() == [1.0, 1 / 60, 59]
+    assert frame.loc[0, ["control_low", "control_high"]].tolist() == pytest.approx([-0.1, 0.3])
+    beside: Any = found.controls()
+    assert beside[["claim", "kind", "n", "made", "checked", "invalid"]].to_numpy().tolist() == [
+        ["instruction", "gradient-noise", 59, 60, 60, 1],
+        ["instruction", "spectrum", 59, 59, 3, 0],
+    ]
+    assert beside["median"].tolist() == pytest.approx([0.0, 0.2])
+    assert beside["p"].tolist() == [1 / 60] * 2
+    again = Claims.load(found.save(tmp_path / "claims.safetensors"))
+    assert again.claims == found.claims
+    assert again.claims[0].replication == ("own responses: 0.1",)
+    assert found.top(1)["claim"].tolist() == ["instruction"]
+
+
+# what each claim rests on
+
+
+def use_of(
+    tuned: float, controls: dict[str, list[float]], *, n: int = 6, texts=("base", "tuned"), noise: float = 0.0
+) -> InstructionUse:
+    """A pair whose use rises by `tuned` on every prompt and text, beside controls whose use rises by what is given."""
+    rng = np.random.default_rng(0)
+    kinds = [kind for kind, effects in controls.items() for _ in effects]
+    effects = [0.0, tuned, *(effect for given in controls.values() for effect in given)]
+    rows = [
+        (f"p{p}", text, model, 1.0 + 0.1 * p + effect + noise * rng.normal() * (model == 1))
+        for p in range(n)
+        for text in texts
+        for model, effect in enumerate(effects)
+    ]
+    prompt, text, model, use = zip(*rows, strict=True) if rows else ((), (), (), ())
+    ones = torch.ones(len(rows), dtype=torch.int64)
+    return InstructionUse(
+        Provenance("instruction_use", "a -> b"),
+        "swap",
+        ("base", "tuned", *(f"c{i}" for i in range(len(kinds)))),
+        ("", "", *kinds),
+        tuple(texts),
+        prompt_id=prompt,
+        text=text,
+        model=torch.tensor(model, dtype=torch.int64),
+        n_out=5 * ones,
+        n_draws=ones,
+        log_prob=torch.tensor(use, dtype=torch.float64) - 9.0,
+        log_prob_without=torch.full((len(rows),), -9.0, dtype=torch.float64),
+        n_left_out=2,
+        failures={},
+        level=0.95,
+    )
+
+
+def validity_of(n: int, invalid: tuple[str, ...] = ()) -> pd.DataFrame:
+    names = [f"c{i}" for i in range(n)]
+    return pd.DataFrame({"control": names, "kind": "spectrum", "valid": [name not in invalid for name in names]})
+
+
+def test_the_first_claim_is_the_use_beside_each_kind_of_control():
+    found: Any = instruction_evidence(use_of(0.5, {"gradient-noise": around(0), "spectrum": around(0.1)}))
+    assert found.effect == pytest.approx(0.5)
+    assert found.controls["spectrum"] == pytest.approx(around(0.1))
+    assert [way.name for way in found.ways] == ["on the base text", "on the tuned text"]
+    claim = answer("instruction", found, found.p)
     assert claim.verdict == "shown"
-    assert claim.statement == (
-        f"Up: +3.0 [2.0, 4.0]{unit}, p = 0.001; a meaningless change of the same size gives +8 [2, 14]{unit}."
+    assert claim.statement.startswith(
+        "The response depends more on its instruction than after any meaningless change made: instruction use, tuned "
+        "less base, +0.5 nats per token; "
     )
+    assert "2 empty or one-token responses left out" in claim.facts
+    assert "mean use 1.25 nats per token in the base, 1.75 in the tuned model" in claim.facts
 
 
-# the numbers
+def test_ruined_controls_are_left_out_and_counted():
+    use = use_of(0.5, {"spectrum": [9.0, *around(0)]})
+    found: Any = instruction_evidence(use, None, validity_of(60, ("c0",)))
+    assert found.controls["spectrum"] == pytest.approx(around(0))
+    assert found.made == (Made("spectrum", 60, 60, 1),)
+    assert answer("instruction", found, found.p).verdict == "shown"
+    kept: Any = instruction_evidence(use, None, validity_of(60))
+    assert answer("instruction", kept, kept.p).verdict == "shown"  # one of 60 lies further: p = 2 / 61
+    most = tuple(f"c{i}" for i in range(31))
+    ruined: Any = instruction_evidence(use, None, validity_of(60, most))
+    assert answer("instruction", ruined, ruined.p).verdict == "not testable"
 
 
-def test_the_first_claim_is_the_paired_test_over_shared_prompts():
-    table = scores(0.1, control_effects=(0.0, 0.01, 0.02))
-    kept = table[~((table["model"] == "tuned") & (table["prompt_id"] == "p0"))]
-    evidence = evidence_of(kept)
-    wide = (
-        kept[kept["model"] != "control"].pivot(index="prompt_id", columns="model", values="instruction_score").dropna()
-    )
-    expected = scipy_stats.ttest_rel(wide["tuned"], wide["base"])
-    assert evidence.test.n == (39,)
-    assert evidence.test.p == pytest.approx(expected.pvalue)
-    assert evidence.test.statistic == pytest.approx(expected.statistic)
-    assert "39 prompts" in evidence.facts
+def test_a_use_that_rises_on_one_text_and_falls_on_another_depends_on_the_text():
+    up = use_of(3.0, {"spectrum": around(0)})
+    on_tuned = torch.tensor([text == "tuned" for text in up.text]) & (up.model == 1)
+    mixed = replace(up, log_prob=torch.where(on_tuned, up.log_prob - 4.0, up.log_prob))
+    found: Any = instruction_evidence(mixed)
+    assert found.effect == pytest.approx(1.0)
+    claim = answer("instruction", found, found.p)
+    assert claim.verdict == "depends"
+    assert claim.statement.startswith("It depends on the text (on the tuned text -1 nats per token): ")
 
 
-def test_controls_are_compared_on_the_prompts_that_all_of_them_have():
-    table = scores(0.0, control_effects=(0.0, 0.1, 0.2), noise=0.0, n=4)
-    table.loc[(table["model"] == "tuned") & (table["prompt_id"] == "p0"), "instruction_score"] += 1.0
-    kept = table[~((table["seed"] == 1) & (table["prompt_id"] == "p0")).fillna(False)]
-    evidence = evidence_of(kept)
-    assert evidence.test.estimate == pytest.approx(0.25)
-    assert evidence.effect == pytest.approx(0.0)
-    assert evidence.control.mean == pytest.approx(0.1)
-    half = scipy_stats.t.ppf(0.975, 2) * 0.1 * math.sqrt(1 + 1 / 3)
-    assert (evidence.control.low, evidence.control.high) == (pytest.approx(0.1 - half), pytest.approx(0.1 + half))
-
-
-def test_the_headline_control_is_the_spectrum_matched_one():
-    table = pd.concat([scores(0.1, control_effects=(9.0,) * 3, kind="norm"), scores(0.1, control_effects=(0.0,) * 3)])
-    table = table.drop_duplicates(["prompt_id", "model", "kind", "seed"])
-    assert evidence_of(table).control.kind == "spectrum"
-    assert evidence_of(scores(0.1, control_effects=(0.0,) * 3, kind="norm")).control.kind == "norm"
-
-
-def test_welch_and_equal_length_stand_beside():
-    table = scores(0.2)
-    evidence = evidence_of(table)
-    base, tuned = (table[table["model"] == m]["instruction_score"].to_numpy() for m in ("base", "tuned"))
-    welch, length = evidence.also
-    paper: Any = scipy_stats.ttest_ind(tuned, base, equal_var=False, alternative="greater")
-    assert welch.p == pytest.approx(paper.pvalue)
-    assert length.name == "regression of differences, HC3"
-    assert length.estimate == pytest.approx(0.2, abs=0.15)
-
-
-def test_what_cannot_be_asked_in_another_way_is_left_out():
-    table = scores(0.1, noise=0.0, n=5)
-    table["n_out"] = 3
-    evidence = evidence_of(table)
-    assert evidence.test.name == "sign flip" or "flip" in evidence.test.name
-    assert [t.name for t in evidence.also] == ["Welch"]
+def test_deletion_that_disagrees_is_said():
+    swap = use_of(1.0, {"spectrum": around(0)})
+    found: Any = instruction_evidence(swap, use_of(-1.0, {"spectrum": around(0)}))
+    claim = answer("instruction", found, found.p)
+    assert claim.verdict == "depends"
+    assert "how the instruction is taken away (with the instruction deleted -1 nats per token)" in claim.statement
+    same: Any = instruction_evidence(swap, use_of(2.0, {"spectrum": around(0)}))
+    assert answer("instruction", same, same.p).verdict == "shown"
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_prompts_are_not_testable(n):
-    table = scores(0.1, n=3)
-    table = table[table["prompt_id"].isin([f"p{i}" for i in range(n)])]
-    assert evidence_of(table) == (
-        f"{n} prompt(s) with an instruction have a score of both models, at least 2 are needed"
+    assert instruction_evidence(use_of(1.0, {"spectrum": around(0)}, n=n)) == (
+        f"{n} prompt(s) have responses that can be read in both models, at least 2 are needed"
     )
 
 
-def test_controls_without_a_shared_prompt_are_no_control():
-    table = scores(0.1, control_effects=(0.0, 0.1), n=3)
-    kept = table[~(table["model"] == "control") | (table["prompt_id"] == "p0") & (table["seed"] == 0).fillna(False)]
-    other = table[(table["model"] == "control") & (table["prompt_id"] == "p1") & (table["seed"] == 1)]
-    assert evidence_of(pd.concat([kept, other])).control is None
+def shares_of(share: float, controls: dict[str, list[float]], change: float = 0.05) -> ValueRotation:
+    kinds = tuple(kind for kind, found in controls.items() for _ in found)
+    values = [value for found in controls.values() for value in found]
+    return ValueRotation(
+        Provenance("value_rotation", "a -> b"),
+        (0, 1),
+        torch.tensor([share - 0.01, share + 0.01], dtype=torch.float64),
+        torch.full((2,), change, dtype=torch.float64),
+        torch.zeros(2, dtype=torch.int64),
+        False,
+        kinds,
+        tuple(f"c{i}" for i in range(len(kinds))),
+        torch.tensor([[value, value] for value in values], dtype=torch.float64).reshape(-1, 2),
+        0.95,
+    )
 
 
-def test_two_controls_have_a_mean_and_no_band():
-    found = control_numbers("spectrum", [0.0, 1.0])
-    assert (found.mean, found.low, found.high) == (0.5, None, None)
-    assert not found.holds(0.5)
-    assert str(found) == "+0.5"
+def test_the_third_claim_is_the_share_beside_each_kind_of_control():
+    found: Any = rotation_evidence(shares_of(0.9, {"spectrum": around(0.2), "gradient-noise": around(0.4)}))
+    assert found.effect == pytest.approx(0.9)
+    claim = answer("rotation", found, found.p)
+    assert claim.verdict == "shown"
+    assert claim.statement.startswith(
+        "The change of the feed-forward layers is more of a rotation than any meaningless change made: share of the "
+        "values' change that is a rotation +0.9; "
+    )
+    between: Any = rotation_evidence(shares_of(0.3, {"spectrum": around(0.1), "gradient-noise": around(0.5)}))
+    assert answer("rotation", between, between.p).verdict == "within controls"
+    below: Any = rotation_evidence(shares_of(0.0, {"spectrum": around(0.2)}))
+    assert answer("rotation", below, below.p).verdict == "opposite"  # rescaling: no rotation at all
+    assert rotation_evidence(shares_of(0.0, {}, change=0.0)) == ("the values of the feed-forward layers did not change")
 
 
-@pytest.mark.parametrize("n", [5, 99])
-@pytest.mark.parametrize(("angle", "verdict"), [(0.5, "shown"), (0.2, "not shown"), (0.05, "not shown")])
-def test_rotation_is_compared_with_its_controls(n, angle, verdict):
-    controls = np.random.default_rng(0).normal(0.2, 0.01, n).tolist()
-    evidence = rotation_evidence(rotation_of(angle, controls))
-    claim = answers(rotation=evidence)[2]
-    assert claim.verdict == verdict
-    assert "degrees" in claim.statement
-    centre = np.median(controls) if n == 99 else np.mean(controls)
-    assert claim.control.mean == pytest.approx(math.degrees(centre))
-    assert claim.test.estimate == pytest.approx(math.degrees(angle - centre))
-    if n == 5:  # the t interval of effect - controls is the band of one more control
-        band = stats.control_band(controls)
-        assert (claim.control.low, claim.control.high) == (
-            pytest.approx(math.degrees(float(band.low))),
-            pytest.approx(math.degrees(float(band.high))),
-        )
-
-
-def test_less_rotation_than_the_controls_is_said_as_such():
-    controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
-    claim = answers(rotation=rotation_evidence(rotation_of(0.05, controls, "two-sided")))[2]
-    assert claim.verdict == "opposite"
-    assert claim.statement.startswith("Feed-forward concepts turned less")
-
-
-def test_rotation_without_controls_is_not_testable():
-    assert "no spectrum-matched controls" in str(rotation_evidence(rotation_of(0.2, [])))
-
-
-def test_rotation_below_its_controls_is_said_though_the_test_is_one_sided():
-    controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
-    claim = answers(rotation=rotation_evidence(rotation_of(0.05, controls)))[2]
-    assert claim.verdict == "not shown"
-    assert claim.statement.startswith("Feed-forward concepts turned less")
-    assert "adjusted p = 1 (one-sided)" in claim.statement
-
-
-def shifted(extra, *, n_controls=5):
-    """A verb shift: `extra` more counts of every instruction verb in every tuned head; controls like the base."""
-    base = drawn(0, mean=6.0)
-    tuned = base + np.random.default_rng(9).integers(-1, 2, base.shape)
-    tuned[..., :8] += extra
-    controls = [base + np.random.default_rng(20 + i).integers(-1, 2, base.shape) for i in range(n_controls)]
-    tuned, controls = np.maximum(tuned, 0), [np.maximum(c, 0) for c in controls]
-    return run(base, tuned, controls=[with_counts(c) for c in controls])
-
-
-@pytest.mark.parametrize(
-    ("extra", "verdict", "word"), [(2, "shown", "more"), (-2, "opposite", "less"), (0, "not shown", "could not")]
-)
-def test_heads_are_compared_with_control_verbs_and_control_models(extra, verdict, word):
-    shift = shifted(extra)
-    claim = answers(heads=heads_evidence(shift))[1]
-    assert claim.verdict == verdict
-    assert word in claim.statement
-    differences = shift.control_differences[:, -1].tolist()
-    assert claim.control.mean == pytest.approx(np.mean(differences))
-    band = stats.control_band(differences)
-    assert (claim.control.low, claim.control.high) == (pytest.approx(float(band.low)), pytest.approx(float(band.high)))
-    assert claim.effect == shift.whole.difference
-    assert len(claim.also) == 3
-
-
-def test_heads_without_control_models_are_not_controlled():
-    claim = answers(heads=heads_evidence(shifted(2, n_controls=0)))[1]
-    assert claim.verdict == "no control"
-    assert "beyond" not in claim.statement
-
-
-def test_heads_with_too_few_verbs_are_not_testable():
-    base = drawn(0, mean=6.0)
-    reason = heads_evidence(run(base, base))
-    assert isinstance(reason, str)
-    claim = answers(heads=reason)[1]
-    assert claim.verdict == "not testable"
-    assert claim.statement.count("ot testable") == 1
-
-
-# the family and the file
-
-
-def test_p_values_are_adjusted_over_what_can_be_tested():
-    controls = np.random.default_rng(0).normal(0.2, 0.01, 99).tolist()
-    evidence = {
-        "instruction": instruction_evidence(scores(0.05)),
-        "rotation": rotation_evidence(rotation_of(0.5, controls)),
-    }
-    found = answers(**evidence)
-    raw = [found[0].test.p, found[2].test.p]
-    expected = scipy_stats.false_discovery_control(raw)
-    assert [found[0].test.p_adjusted, found[2].test.p_adjusted] == pytest.approx(list(expected))
-    assert found[0].test.adjustment == "Benjamini-Hochberg over 2"
-
-
-def test_significance_is_judged_after_adjustment():
-    test = stats.Test("t", 1.0, 0.1, 1.9, 0.95, 2.1, (9,), 0.04)
-    evidence = Evidence(test, WORDS, against_controls=True)
-    weak = Evidence(replace(test, p=0.9), WORDS, against_controls=True)
-    assert answers(heads=evidence)[1].verdict == "shown"
-    assert answers(heads=evidence, rotation=weak)[1].verdict == "not shown"
-    # the smallest p that 19 controls allow counts
-    at_the_edge = Evidence(replace(test, p=0.05), WORDS, against_controls=True)
-    assert answers(heads=at_the_edge)[1].verdict == "shown"
-
-
-def test_claims_are_saved_and_read_back(tmp_path):
-    found = claims(ORIGIN, {"instruction": instruction_evidence(scores(0.3, control_effects=(0.0, 0.1, 0.2)))})
-    again = Claims.load(found.save(tmp_path / "claims.safetensors"))
-    assert again.claims == found.claims
-    pd.testing.assert_frame_equal(again.to_df(), found.to_df())
-    assert found.to_df()["claim"].tolist() == list(NAMES)
-    assert len(found.top(2)) == 2
+def test_the_second_claim_needs_its_permuted_labels_and_its_controls():
+    base = drawn(0)
+    rose = base.copy()
+    rose[..., : len(VERBS)] += 2  # every instruction verb gains two pairs in every head
+    controls = [with_counts(drawn(seed)) for seed in range(1, 60)]
+    shift = run(base, rose, controls=controls, layers_per_group=3)
+    found: Any = heads_evidence(shift)
+    test = shift.whole.label_test
+    assert test is not None
+    assert found.effect == pytest.approx(test.estimate)
+    assert {kind: len(effects) for kind, effects in found.controls.items()} == {"given": 59}
+    assert list(found.beside.values()) == [test.p]
+    assert [way.name for way in found.ways] == ["mean change of log(1 + count)"]
+    claim = answer("heads", found, found.p)
+    assert claim.verdict == "shown"
+    assert claim.statement.startswith(
+        "Heads took up pairs with instruction verbs beyond verbs like them, and beyond any meaningless change made: "
+    )
+    fell: Any = heads_evidence(run(rose, base, controls=[with_counts(drawn(s) + 1) for s in range(1, 60)]))
+    assert fell.effect < 0
+    all_rose: Any = heads_evidence(run(base, base + 2, controls=controls, layers_per_group=3))
+    assert answer("heads", all_rose, all_rose.p).verdict != "shown"  # verbs like them rose as much
+    unchanged: Any = heads_evidence(run(base, base, controls=controls))
+    assert answer("heads", unchanged, unchanged.p).statement == (
+        "Nothing changed: rise of instruction verbs beyond verbs like them is exactly 0."
+    )

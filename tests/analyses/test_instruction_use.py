@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lensdiff.analyses import forced_reading, stats
+from lensdiff.analyses.forced_text import as_base_reads
 from lensdiff.analyses.instruction_use import _given, instruction_use
 from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.other_instructions import deleted, instruction_ranges, swapped
@@ -158,6 +159,108 @@ def test_base_against_base_differs_by_exactly_nothing() -> None:
     assert frame.p.eq(1).all()
 
 
+def test_planted_uses_of_several_texts_are_each_the_last_tokens_own() -> None:
+    prompts = [Prompt(f"the moon: {text}", [text], id=text) for text in ("write", "repeat it", "explain", "list")]
+    texts: dict[str, list[str | None]] = {
+        "fruit": ["Apples and bananas", None, "Apples and bananas", "Apples and oranges"],
+        "greeting": ["Good morning, how are you?", "Good morning", "Good day", "How are you?"],
+    }
+    pair, model, tokenizer = pair_of(bigrams(said=0.0), bigrams()), bigrams(), tokenizer_of(True)
+    found = instruction_use(pair, prompts, texts)
+    with torch.no_grad():
+        rows = model.lm_head(model.model.norm(model.model.embed_tokens.weight)).log_softmax(-1)
+    last = {prompt.id: tokenizer.encode(prompt.text)[-1] for prompt in prompts}
+    expected: dict[tuple[str, str], float] = {}
+    for name, responses in texts.items():
+        for prompt, response in zip(prompts, responses, strict=True):
+            if response is None:
+                continue
+            n = len(tokenizer.encode(prompt.text))
+            out = tokenizer.encode(f"{prompt.text} {response}")[n:]
+            first = {key: float(rows[token, out[0]]) for key, token in last.items()}
+            others = [value for key, value in first.items() if key != prompt.id]
+            expected[prompt.id, name] = (first[prompt.id] - np.mean(others)) / len(out)
+    table = found.to_df()
+    tuned = table.query("model == 'tuned'").set_index(["prompt_id", "text"]).use
+    assert set(tuned.index) == set(expected)
+    np.testing.assert_allclose(tuned, [expected[key] for key in tuned.index], atol=1e-6)
+    assert table.query("model == 'base'").use.eq(0).all()
+    assert found.texts == ("fruit", "greeting")
+    assert found.prompts("fruit") == ("write", "explain", "list")
+    assert found.prompts("greeting") == tuple(prompt.id for prompt in prompts)
+    assert found.prompts() == found.prompts("mean") == ("write", "explain", "list"), "those that have both"
+    both = [np.mean([expected[key, name] for name in texts]) for key in found.prompts()]
+    assert found.effects() == (pytest.approx(np.mean(both), abs=1e-6), [])
+    assert found.means() == (0.0, pytest.approx(np.mean(both), abs=1e-6))
+    assert found.effects("greeting")[0] == pytest.approx(
+        np.mean([expected[p.id, "greeting"] for p in prompts]), abs=1e-6
+    )
+    assert found.difference().estimate == pytest.approx(np.mean(both), abs=1e-6)
+    assert found.differences().text.tolist() == ["fruit", "greeting", "mean"]
+    assert found.differences().n.tolist() == [3, 4, 3]
+    with pytest.raises(InputError, match="text='own' is none of fruit, greeting, mean"):
+        found.effects("own")
+
+
+def test_several_texts_are_read_as_each_alone_in_one_model_too() -> None:
+    texts: dict[str, Any] = {"first": [RESPONSE] * 5, "second": ["Good morning, how are you?", None, None, " ", "Good"]}
+    for model in (model_of(), pair_of()):
+        found = instruction_use(model, PROMPTS, texts, min_tokens=1)
+        assert found.n_left_out == 1, "one is blank; None is no text"
+        table = found.to_df().set_index(["text", "prompt_id", "model"])
+        for name, own in (("first", [0, 1, 2, 3, 4]), ("second", [0, 4])):
+            others = [Prompt(p.text, p.instruction, id=p.id) for p in PROMPTS]
+            alone = instruction_use(model, others, [texts[name][i] or "" for i in range(5)], min_tokens=1)
+            expected = alone.to_df().set_index(["prompt_id", "model"])
+            part = table.loc[name]
+            assert set(part.index.get_level_values(0)) == {PROMPTS[i].id for i in own}
+            np.testing.assert_allclose(part.use, expected.loc[part.index].use, rtol=0, atol=1e-9)
+    assert found.prompts() == ("poem", "explain")
+    assert instruction_use(model_of(), PROMPTS[0], RESPONSE, by="deletion").texts == ("given",)
+
+
+def with_references() -> list[Prompt]:
+    """The prompts, all but the last two with a reference; one of these is blank."""
+    answers = [RESPONSE, "Good morning, how are you?", "The moon and the sea", " ", ""]
+    return [replace(prompt, reference=text) for prompt, text in zip(PROMPTS, answers, strict=True)]
+
+
+def test_a_reference_is_a_text_of_its_own_and_its_lack_costs_no_prompt() -> None:
+    pair, prompts = pair_of(), with_references()
+    found = instruction_use(pair, prompts, max_new_tokens=4)
+    assert found.texts == ("base", "tuned", "reference")
+    own = instruction_use(pair, PROMPTS, max_new_tokens=4)
+    given = instruction_use(pair, PROMPTS, [prompt.reference for prompt in prompts])
+    table = found.to_df().set_index(["text", "prompt_id", "model"]).use
+    for text, expected in (("base", own), ("tuned", own), ("reference", given)):
+        frame = expected.to_df()
+        frame = frame if text == "reference" else frame[frame.text == text]
+        frame = frame.set_index(["prompt_id", "model"]).use
+        assert set(table[text].index) == set(frame.index)
+        np.testing.assert_allclose(table[text], frame.loc[table[text].index], rtol=0, atol=1e-9)
+    assert found.prompts("reference") == ("poem", "french", "list")
+    assert found.prompts() == tuple(prompt.id for prompt in PROMPTS), "the mean over the texts that a prompt has"
+    means = found.to_df().groupby(["prompt_id", "model"]).use.mean().unstack()
+    effect = (means.tuned - means.base).mean()
+    assert found.effects()[0] == found.difference().estimate == pytest.approx(effect)
+    assert found.n_left_out == 0
+    assert instruction_use(pair, prompts, [RESPONSE] * 5).texts == ("given",), "texts that are given are all"
+    model = model_of()
+    single = instruction_use(model, prompts, max_new_tokens=4)
+    assert single.texts == ("own", "reference")
+    assert single.to_df().text.value_counts().to_dict() == {"own": 5, "reference": 3}
+    alone = instruction_use(model, PROMPTS, [prompt.reference for prompt in prompts])
+    read = single.to_df().query("text == 'reference'").use
+    np.testing.assert_allclose(read, alone.use, rtol=0, atol=1e-9)
+    one = instruction_use(pair, prompts[0], by="deletion", max_new_tokens=4)
+    assert set(one.text) == {"base", "tuned", "reference"}
+
+
+def test_where_every_text_is_the_reference_it_is_needed() -> None:
+    found = instruction_use(pair_of(), PROMPTS, {"reference": [RESPONSE, None, None, None, RESPONSE]})
+    assert found.prompts() == found.prompts("reference") == ("poem", "explain")
+
+
 # other prompts
 
 
@@ -187,6 +290,22 @@ def test_a_seed_draws_the_same_donors_again_and_another_seed_others() -> None:
     assert torch.equal(first.log_prob, other.log_prob)
     assert not torch.equal(first.log_prob_without, other.log_prob_without)
     assert first.provenance.seed == 3
+
+
+def test_donors_are_of_another_kind_where_the_prompts_say_theirs() -> None:
+    model = model_of()
+    kinded = [replace(prompt, kind=kind) for prompt, kind in zip(PROMPTS, KINDS, strict=True)]
+    given = instruction_use(model, PROMPTS, [RESPONSE] * 5, kinds=KINDS)
+    own = instruction_use(model, kinded, [RESPONSE] * 5)
+    assert own.to_df().equals(given.to_df())
+    assert own.provenance.options["kinds"] == KINDS
+    free = instruction_use(model, PROMPTS, [RESPONSE] * 5)
+    assert free.provenance.options["kinds"] is None
+    assert not free.to_df().equals(given.to_df())
+    some = instruction_use(model, [*kinded[:4], PROMPTS[4]], [RESPONSE] * 5)
+    assert some.to_df().equals(free.to_df()), "one prompt says none: any other instruction will do"
+    over = instruction_use(model, kinded, [RESPONSE] * 5, kinds=["a", "b", "c", "d", "e"])
+    assert over.to_df().equals(free.to_df()), "what is given comes first"
 
 
 def test_a_donor_makes_another_text_and_each_text_counts_once() -> None:
@@ -321,6 +440,134 @@ def test_controls_read_the_same_forced_text_and_are_let_go_of() -> None:
     assert "beside 2 control(s)" in repr(found)
 
 
+TEXTS: dict[str, Any] = {
+    "a": [RESPONSE] * 5,
+    "reference": ["Good morning", None, "The moon and the sea", None, "Good day"],
+}
+
+
+@pytest.mark.parametrize("by", ["swap", "deletion"])
+def test_controls_that_were_read_apart_give_the_same(by: str) -> None:
+    pair = pair_of()
+    kinds = ("spectrum", "norm", "spectrum")
+
+    def controls() -> list[Any]:
+        return [pair.control(kind, seed) for seed, kind in enumerate(kinds)]
+
+    together = instruction_use(pair, PROMPTS, TEXTS, by=by, controls=controls())
+    alone = instruction_use(pair, PROMPTS, TEXTS, by=by)
+    apart = [instruction_use(control, PROMPTS, TEXTS, by=by) for control in controls()]
+    found = alone.with_controls(apart)
+    assert found.models == together.models
+    assert found.control_kinds == together.control_kinds == ("", "", *kinds)
+    keys = ["prompt_id", "text", "model"]
+    frames = [result.to_df().sort_values(keys, ignore_index=True) for result in (found, together)]
+    assert frames[0][[*keys, "n_out", "n_draws", "by"]].equals(frames[1][[*keys, "n_out", "n_draws", "by"]])
+    for name in ("log_prob", "log_prob_without", "use"):
+        np.testing.assert_allclose(frames[0][name], frames[1][name], rtol=0, atol=1e-9)
+    effect, others = found.effects()
+    assert effect == pytest.approx(alone.difference().estimate)
+    assert others == pytest.approx([together.difference(model=i).estimate for i in (2, 3, 4)], abs=1e-9)
+    assert len(set(others)) == 3
+    assert found.means() == alone.means()
+    frame = found.differences()
+    np.testing.assert_allclose(frame.difference, together.differences().difference, rtol=0, atol=1e-9)
+    one_more = found.with_controls(apart[:1])
+    assert one_more.models == (*found.models, found.models[2])
+    assert one_more.effects()[1] == [*others, others[0]]
+    assert alone.with_controls([]).to_df().equals(alone.to_df())
+    assert alone.effects()[1] == []
+
+
+def test_a_model_that_no_pair_made_is_a_given_control() -> None:
+    pair, other = pair_of(), model_of(seed=5)
+    read = instruction_use(other, PROMPTS, [RESPONSE] * 5)
+    assert read.control_kinds == ("",)
+    together = instruction_use(pair, PROMPTS, [RESPONSE] * 5, controls=[other])
+    found = instruction_use(pair, PROMPTS, [RESPONSE] * 5).with_controls([read])
+    assert found.control_kinds == together.control_kinds == ("", "", "given")
+    assert found.effects()[1] == pytest.approx(together.effects()[1], abs=1e-9)
+
+
+def test_a_prompt_that_a_control_lacks_is_left_out_of_all() -> None:
+    pair = pair_of()
+    alone = instruction_use(pair, PROMPTS, [RESPONSE] * 5)
+    control = instruction_use(pair.control("norm", 0), PROMPTS, [RESPONSE] * 5)
+    kept = [i for i, name in enumerate(control.prompt_id) if name not in ("poem", "list")]
+    rows = {
+        name: getattr(control, name)[kept] for name in ("model", "n_out", "n_draws", "log_prob", "log_prob_without")
+    }
+    names = {name: tuple(getattr(control, name)[i] for i in kept) for name in ("prompt_id", "text")}
+    fewer = replace(control, **rows, **names, failures={"poem": "it broke"})
+    found = alone.with_controls([control, fewer])
+    assert found.prompts() == ("french", "repeat", "explain")
+    assert set(found.prompt_id) == {"french", "repeat", "explain"}
+    assert found.failures == {"poem": "it broke", "list": f"{control.models[0]} has no use on text 'given'"}
+    assert found.effects()[0] == pytest.approx(
+        (alone.to_df().query("model == 'tuned'").use.array - alone.to_df().query("model == 'base'").use.array)[
+            [1, 3, 4]
+        ].mean()
+    )
+    nothing = {name: values[:0] for name, values in rows.items()} | {"prompt_id": (), "text": ()}
+    none = alone.with_controls([replace(control, **nothing)])
+    assert none.prompts() == ()
+    assert none.to_df().empty
+    assert all(np.isnan(none.means()))
+    with pytest.raises(InputError, match="no prompt has a use on text 'mean' in every model"):
+        none.effects()
+
+
+def test_a_control_may_read_a_prompt_that_failed_in_the_pair() -> None:
+    larger = hf_model("llama", vocab_size=402, dtype=torch.float64)
+    sides = {"tokenizer": tokenizer_of()}, {"tokenizer": with_more_tokens("<|user|>", "<|reply|>")}
+    base = hf_model("llama", dtype=torch.float64)
+    pair = load_pair(base, larger, base_options=sides[0], tuned_options=sides[1], **OPTIONS)
+    odd = Prompt("List <|user|> fruits", ["List"], id="odd")
+    prompts = [*PROMPTS, odd]
+    with pytest.warns(UserWarning, match="prompt 'odd' failed: the models read the prompt"):
+        alone = instruction_use(pair, prompts, [RESPONSE] * 6)
+    control = instruction_use(pair.control("norm", 0), prompts, [RESPONSE] * 6)
+    assert "odd" in control.prompt_id
+    found = alone.with_controls([control])
+    assert found.failures == alone.failures
+    assert "odd" not in found.prompt_id
+    with pytest.warns(UserWarning, match="prompt 'odd' failed"):
+        together = instruction_use(pair, prompts, [RESPONSE] * 6, controls=[pair.control("norm", 0)])
+    assert found.effects()[1] == pytest.approx(together.effects()[1], abs=1e-9)
+    # the tuned model's own response, in the base's ids, is one that pair and control read alike
+    said = [generate(pair.tuned, prompt, max_new_tokens=5) for prompt in PROMPTS]
+    said = [replace(one, token_ids=tuple(i for i in one.token_ids if i < 400)) for one in said]
+    texts: dict[str, Any] = {"tuned": [as_base_reads(pair, *both) for both in zip(PROMPTS, said, strict=True)]}
+    own = instruction_use(pair, PROMPTS, texts)
+    apart = instruction_use(pair.control("norm", 0), PROMPTS, texts)
+    assert own.with_controls([apart]).prompts() == own.prompts() == tuple(prompt.id for prompt in PROMPTS)
+
+
+def test_controls_of_other_texts_or_means_are_refused() -> None:
+    pair, model = pair_of(), model_of()
+    alone, read = (instruction_use(m, PROMPTS, TEXTS) for m in (pair, model))
+    with pytest.raises(InputError, match="there is one model, LlamaForCausalLM: controls stand beside a pair"):
+        read.with_controls([read])
+    with pytest.raises(InputError, match="a result of 2 models was given as a control, expected one model's"):
+        alone.with_controls([alone])
+    message = "was read by deletion on a, reference, expected swap on a, reference as the pair"
+    with pytest.raises(InputError, match=message):
+        alone.with_controls([instruction_use(model, PROMPTS, TEXTS, by="deletion")])
+    with pytest.raises(InputError, match="was read by swap on given, expected swap on a, reference as the pair"):
+        alone.with_controls([instruction_use(model, PROMPTS, [RESPONSE] * 5)])
+    shorter = replace(read, n_out=read.n_out - 1)
+    message = (
+        rf"read {int(read.n_out[0]) - 1} tokens of text 'a' of prompt 'poem', the pair {int(read.n_out[0])}: expected"
+    )
+    with pytest.raises(InputError, match=message):
+        alone.with_controls([read, shorter])
+    fewer = instruction_use(pair, PROMPTS[:3], {name: texts[:3] for name, texts in TEXTS.items()})
+    with pytest.raises(InputError, match="of text 'a' of prompt 'repeat', the pair none: expected the same"):
+        fewer.with_controls([read])
+    with pytest.raises(InputError, match="there is one model, LlamaForCausalLM: a difference needs a pair"):
+        read.effects()
+
+
 # one model at a time, vocabularies, files
 
 
@@ -380,6 +627,12 @@ def test_table_text_and_file(tmp_path: Any) -> None:
         ((PROMPTS,), {"kinds": ["a"]}, r"5 prompts were given with kinds=\['a'\], expected a list of as many"),
         ((PROMPTS, [RESPONSE]), {}, "5 prompts were given with 1 responses, expected as many"),
         ((PROMPTS, RESPONSE), {}, "5 prompts were given with a single response"),
+        ((PROMPTS, {}), {}, r"texts are named \[\], expected names other than 'mean'"),
+        ((PROMPTS, {"mean": [RESPONSE] * 5}), {}, r"texts are named \['mean'\], expected names other than 'mean'"),
+        ((PROMPTS, {"": [RESPONSE] * 5}), {}, r"texts are named \[''\]"),
+        ((PROMPTS, {"a": [RESPONSE] * 5, "b": [RESPONSE]}), {}, "5 prompts were given with 1 responses"),
+        ((PROMPTS, {"a": RESPONSE}), {}, "5 prompts were given with a single response"),
+        ((PROMPTS, {"a": [RESPONSE, None, None, None, 3]}), {}, "a response is 3, expected a text or a Response"),
         (([],), {}, r"expected a Prompt, a text or a list of them, got \[\]"),
         (([*PROMPTS, PROMPTS[0]],), {}, "the id 'poem' comes twice"),
         (("Write a poem",), {"by": "deletion"}, "prompt '0' marks no instruction, expected a span of it"),

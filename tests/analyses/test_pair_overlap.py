@@ -1,5 +1,6 @@
 """Overlap of pairs: sets by hand, a planted edit of one head, the band of control models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lensdiff.analyses import stats
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.pair_overlap import PairOverlap, jaccard, pair_overlap, pair_set
 from lensdiff.models import load_pair
-from lensdiff.results import InputError
+from lensdiff.results import Control, InputError
 from tests.analyses.head_models import N_HEADS, known_words, made, random_vectors, wrapped
 from tests.checkpoints import hf_model
 
@@ -115,7 +116,7 @@ def test_base_against_base_is_exactly_the_same(base: HeadWordPairs) -> None:
     assert not found.counts[2:].any()
     assert len(found.changes(0, 0)) == 0
     assert found.band.isnan().all()
-    assert found.claim is None
+    assert found.whole is None
 
 
 def test_counts_add_up_and_agree_with_the_table(base: HeadWordPairs) -> None:
@@ -139,48 +140,74 @@ def test_counts_add_up_and_agree_with_the_table(base: HeadWordPairs) -> None:
 
 def test_a_real_change_stands_outside_the_band_of_smaller_controls() -> None:
     pair = load_pair(wrapped(hf_model("llama")), wrapped(noisy(0.05)))
-    controls = [pairs_of(pair.control(kind, seed)) for kind in ("norm", "spectrum") for seed in range(3)]
-    inside = pair_overlap(pairs_of(pair.base), pairs_of(pair.tuned), controls=controls)
-    assert inside.claim is not None
-    assert inside.claim.name == "control t"
-    assert inside.claim.p is not None
-    assert inside.claim.p > 0.01  # noise against noise of its size
-    beside = np.array([pair_overlap(pairs_of(pair.base), control).jaccard.numpy() for control in controls])
-    band = stats.control_band(beside)
-    np.testing.assert_allclose(inside.band[0], np.clip(band.low, 0, 1))
-    np.testing.assert_allclose(inside.band[1], np.clip(band.high, 0, 1))
+    controls = {kind: [pairs_of(pair.control(kind, seed)) for seed in range(19)] for kind in ("norm", "spectrum")}
+    given = [one for both in zip(*controls.values(), strict=True) for one in both]
+    inside = pair_overlap(pairs_of(pair.base), pairs_of(pair.tuned), controls=given)
+    beside = {
+        kind: np.array([pair_overlap(pairs_of(pair.base), control).jaccard.numpy() for control in some])
+        for kind, some in controls.items()
+    }
+    bands = [stats.rank_band(values) for values in beside.values()]
+    np.testing.assert_allclose(inside.band[0], np.clip(np.minimum(*(band.low for band in bands)), 0, 1))
+    np.testing.assert_allclose(inside.band[1], np.clip(np.maximum(*(band.high for band in bands)), 0, 1))
+    whole = inside.whole
+    assert whole is not None
+    assert whole.effect == pytest.approx(float(inside.jaccard.mean()))
+    means = {kind: values.mean(axis=(1, 2)) for kind, values in beside.items()}
+    assert [(kind.kind, kind.n) for kind in whole.kinds] == [("norm", 19), ("spectrum", 19)]
+    assert [kind.p for kind in whole.kinds] == [stats.control_rank(whole.effect, x).p for x in means.values()]
+    assert whole.verdict() == "within"  # noise against noise of its size
+    assert inside.provenance.options["control_kinds"] == ["norm", "spectrum"] * 19
+    narrow = pair_overlap(pairs_of(pair.base), pairs_of(pair.tuned), controls=given, level=0.5)
+    assert (narrow.band[1] - narrow.band[0] < inside.band[1] - inside.band[0]).all()
     # a head edited by hand lies below the band, the others above it, since they did not change
-    outside = pair_overlap(pairs_of(pair.base), pairs_of(wrapped(edited("llama", 0, 1))), controls=controls)
+    outside = pair_overlap(pairs_of(pair.base), pairs_of(wrapped(edited("llama", 0, 1))), controls=given)
     assert outside.jaccard[0, 1] < outside.band[0, 0, 1]
     assert outside.jaccard[1, 1] > outside.band[1, 1, 1] or outside.band[1, 1, 1] == 1.0
 
 
 def test_self_controls_are_exactly_the_same(base: HeadWordPairs) -> None:
     pair = load_pair(wrapped(hf_model("llama")), wrapped(noisy(0.05)))
-    found = pair_overlap(base, base, controls=(pairs_of(pair.control("self", seed)) for seed in range(3)))
+    same = pairs_of(pair.control("self"))
+    found = pair_overlap(base, base, controls=(same for _ in range(19)))
     assert (found.band == 1.0).all()
-    assert found.claim is not None
-    assert found.claim.p == 1.0
-    assert len(found.provenance.options["controls"]) == 3
+    assert found.whole is not None
+    assert (found.whole.p, found.whole.band) == (1.0, (1.0, 1.0))
+    assert len(found.provenance.options["controls"]) == 19
+    assert found.provenance.options["control_kinds"] == ["self"] * 19
 
 
-def test_ninety_nine_controls_give_a_rank(base: HeadWordPairs) -> None:
+def test_a_change_beyond_99_controls_has_their_smallest_p(base: HeadWordPairs) -> None:
     tuned = pairs_of(wrapped(edited("llama", 0, 1)))
     found = pair_overlap(base, tuned, controls=[base] * 99)
-    assert found.claim is not None
-    assert (found.claim.name, found.claim.p) == ("rank among controls", 0.01)
+    assert found.whole is not None
+    assert (found.whole.p, found.whole.direction, found.whole.verdict()) == (0.01, "below", "beyond")
+    assert [kind.kind for kind in found.whole.kinds] == ["given"]
+
+
+def test_with_fewer_than_19_of_a_kind_there_is_no_band(base: HeadWordPairs) -> None:
+    tuned = pairs_of(wrapped(edited("llama", 0, 1)))
+    other = replace(base, provenance=replace(base.provenance, control=Control("spectrum", 0)))
+    for controls in ([base], [base, base], [base] * 18, [*[base] * 19, other]):
+        found = pair_overlap(base, tuned, controls=controls)
+        assert found.band.isnan().all()
+        assert found.to_df()[["jaccard_control_low", "jaccard_control_high"]].isna().to_numpy().all()
+        assert found.whole is not None
+        assert (found.whole.p, found.whole.n) == (None, 1 if controls[-1] is other else len(controls))
 
 
 # the result and errors
 
 
 def test_a_result_survives_its_file(base: HeadWordPairs, tmp_path: Path) -> None:
-    controls = [pairs_of(wrapped(noisy(0.1, seed))) for seed in range(3)]
+    controls = [pairs_of(wrapped(noisy(0.1, seed))) for seed in range(19)]
     found = pair_overlap(base, pairs_of(wrapped(noisy(0.3))), controls=controls, level=0.9)
     loaded = PairOverlap.load(found.save(tmp_path / "overlap.safetensors"))
     assert loaded.to_df().equals(found.to_df())
     assert loaded.changes(1, 1).equals(found.changes(1, 1))
-    assert loaded.claim == found.claim
+    assert loaded.whole == found.whole
+    assert found.whole is not None
+    assert found.whole.level == 0.9
     assert loaded.provenance == found.provenance
     assert loaded.provenance.options["level"] == 0.9
 
@@ -189,12 +216,8 @@ def test_unusable_input_is_refused(base: HeadWordPairs) -> None:
     other = head_word_pairs(wrapped(hf_model("llama")), WORDS, VECTORS, layers=[0], **OPTIONS)
     with pytest.raises(InputError, match=r"tuned has layers \(0,\), base \(0, 1\)"):
         pair_overlap(base, other)
-    with pytest.raises(InputError, match="2 controls were given, expected none or at least 3"):
-        pair_overlap(base, base, controls=[base, base])
     with pytest.raises(InputError, match=r"control 1 has layers"):
         pair_overlap(base, base, controls=[base, other])
-    with pytest.raises(InputError, match="controls that do not vary allow no test"):
-        pair_overlap(base, pairs_of(wrapped(noisy(0.3))), controls=[base] * 3)
     with pytest.raises(InputError, match="table_top is -1, expected at least 0"):
         pair_overlap(base, base, table_top=-1)
     with pytest.raises(InputError, match="layer 5, head 0 was not compared, available: layers 0, 1, heads 0, 1, 2, 3"):

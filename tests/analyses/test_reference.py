@@ -1,8 +1,9 @@
 """The authors' way on SmolLM2-135M-Instruct: stored scores of their implementation, and transformers' own gradients.
 
-The stored scores are float32, so they carry the rounding of the kernels that made them. torch's AVX-512 softmax rounds
-otherwise than its others: with it, transformers' own float32 gradients are up to 1e-4 of the largest score from the
-stored ones. So the scores are compared in a process with torch's portable kernels, which every machine has.
+The stored scores are float32: the gradient of torch's softmax alone puts up to 2e-4 of the largest score into them, and
+its AVX-512 kernels round otherwise than its others. So the authors' arithmetic is met with torch's own softmax, in a
+process with torch's portable kernels, which every machine has; and lensdiff's, whose softmax loses nothing, with
+transformers' gradients from the same float32 logits in float64.
 """
 
 import copy
@@ -22,7 +23,9 @@ from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.precision import double_precision
 
 CASES = ("list", "sea", "summary", "translate")
-BOUND = 5e-5  # of the largest score
+BOUND = 5e-5  # of the largest score: the authors' arithmetic, whichever library does it
+OWN_BOUND = 2e-5  # rounding of a float32 pass, beside a softmax that loses nothing
+STORED_BOUND = 2.5e-4  # the rounding of the stored scores (1.9e-4 from those in float64)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +36,9 @@ def transformers_model(smollm2_gguf: Path) -> PreTrainedModel:
 
 
 def plain_gradients(model: PreTrainedModel, ids: torch.Tensor, n: int) -> torch.Tensor:
-    """Gradient x input of the probability by one backward pass per response token."""
+    """Gradient x input of the probability by one backward pass per response token, its softmax in float64."""
     embedded = model.get_input_embeddings()(ids[None]).detach().requires_grad_()
-    logits = model(inputs_embeds=embedded).logits[0, n - 1 : -1]
+    logits = model(inputs_embeds=embedded).logits[0, n - 1 : -1].double()
     values = logits.softmax(-1).gather(-1, ids[n:, None])[:, 0]
     columns = [torch.autograd.grad(v, embedded, retain_graph=True)[0][0, :n] for v in values]
     return torch.stack([(c * embedded[0, :n]).sum(-1) for c in columns], dim=1).detach()
@@ -87,7 +90,8 @@ def test_meets_the_reference_with_this_machines_kernels(name, reference, smollm2
     stored = np.load(reference / f"attr_{name}.npz", allow_pickle=False)
     found = attribute(smollm2, case["prompt"], case["response"], deletion_draws=0)
     theirs = plain_gradients(transformers_model, *token_ids(smollm2, case))
-    assert distance(found.scores, theirs) <= BOUND
+    assert distance(found.scores, theirs) <= OWN_BOUND
+    assert distance(found.scores, torch.from_numpy(stored["scores"])) <= STORED_BOUND
     np.testing.assert_allclose(found.density().numpy(), stored["density"], atol=1e-3)
     np.testing.assert_allclose(found.probabilities.numpy(), stored["probs"], atol=1e-4)
 

@@ -22,6 +22,7 @@ from lensdiff.analyses.stats import (
     covariate,
     equivalence,
     format_p,
+    holm,
     one_sample,
     paired,
     paired_bootstrap,
@@ -352,6 +353,25 @@ def test_paired_rows_are_a_regression_of_differences(errors: str) -> None:
     assert test.name == ("regression of differences" if errors == "classical" else "regression of differences, HC3")
 
 
+@pytest.mark.parametrize(
+    ("errors", "error", "p", "low", "high"),
+    [
+        ("classical", 0.05791443499485966, 0.010635077495987265, 0.058375978900068376, 0.3254778320723868),
+        ("HC3", 0.07617577699028238, 0.035835183288330144, 0.016265248744246064, 0.3675885622282091),
+    ],
+)
+def test_paired_rows_meet_statsmodels(errors: str, error: float, p: float, low: float, high: float) -> None:
+    # statsmodels 0.15.0: OLS(d, add_constant(moved)).fit(), and get_robustcov_results("HC3", use_t=True) of it
+    d = np.array([0.8, -0.3, 1.1, 0.4, 0.9, -0.1, 0.6, 1.4, 0.2, 0.5])
+    moved = np.array([30.0, -12, 44, 5, 21, -8, 17, 60, -3, 9])
+    level = np.linspace(-40, 900, 10)  # what the prompts are like, in both models
+    outcome, length = np.concatenate([level + d, level]), np.concatenate([200 + moved, np.full(10, 200.0)])
+    test = covariate(outcome, [1] * 10 + [0] * 10, length, errors=errors, pairs=list(range(10)) * 2)
+    assert test.estimate == pytest.approx(0.1919269054862276)
+    assert test.statistic == pytest.approx(0.1919269054862276 / error)
+    assert (test.p, test.low, test.high) == pytest.approx((p, low, high))
+
+
 def test_paired_rows_without_a_covariate_that_differs_are_the_paired_t_test() -> None:
     labels, length = [f"prompt {i}" for i in range(12)] * 2, np.tile(np.arange(12.0), 2)
     test = covariate(np.concatenate([TUNED, BASE]), [1] * 12 + [0] * 12, length, pairs=labels)
@@ -552,6 +572,25 @@ def test_adjust_by_hand() -> None:
     assert adjust([], family="heads") == []
 
 
+def test_holm_by_hand() -> None:
+    tests = [Test("paired t", 0.5, 0.1, 0.9, 0.95, 2.0, (9,), p) for p in (0.04, 0.01, 0.02, 0.9)]
+    adjusted = adjust(tests, family="claims", method="holm")
+    # 4 x 0.01; 3 x 0.02; 2 x 0.04; 1 x 0.9
+    assert [t.p_adjusted for t in adjusted] == pytest.approx([0.08, 0.04, 0.06, 0.9])
+    assert {(t.family, t.adjustment) for t in adjusted} == {("claims", "Holm over 4")}
+    assert "Holm over 4 in claims" in str(adjusted[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_holm_is_the_closed_test_of_bonferroni(n: int) -> None:
+    # a hypothesis is rejected where Bonferroni rejects every intersection that it is in
+    rng = np.random.default_rng(n)
+    for p in (rng.random(n), 0.2 * rng.random(n), np.full(n, 0.3), np.r_[np.zeros(n // 2), np.ones(n - n // 2)]):
+        subsets = [list(s) for k in range(1, n + 1) for s in itertools.combinations(range(n), k)]
+        closed = [max(min(1.0, len(s) * p[s].min()) for s in subsets if i in s) for i in range(n)]
+        np.testing.assert_allclose(holm(p), closed, rtol=1e-12)
+
+
 # --- errors
 
 X5 = np.arange(5.0)
@@ -630,7 +669,10 @@ X5 = np.arange(5.0)
             lambda: covariate([1.0, 5, 2, 7, 3, 1], [0, 0, 0, 0, 1, 0], [1.0, 2, 3, 4, 5, 7], errors="HC3"),
             "HC3: observation 4 determines its own fit, use errors='classical'",
         ),
-        (lambda: adjust([EXAMPLE], family="x", method="holm"), "unknown adjustment 'holm', expected one of bh, by"),
+        (
+            lambda: adjust([EXAMPLE], family="x", method="sidak"),
+            "unknown adjustment 'sidak', expected one of bh, by, h",
+        ),
         (lambda: adjust([EXAMPLE], family=" "), "a family of tests needs a name"),
         (
             lambda: adjust([EXAMPLE, replace(EXAMPLE, p=None)], family="x"),

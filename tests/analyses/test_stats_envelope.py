@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from lensdiff.analyses.stats import Envelope, control_rank, envelope, envelope_band, rank_band
+from lensdiff.analyses.stats import (
+    FEWEST_FOR_RANK,
+    Envelope,
+    by_kind,
+    control_rank,
+    envelope,
+    envelope_band,
+    format_p,
+    kinds_band,
+    rank_band,
+)
 from lensdiff.results import InputError
 
 
@@ -106,6 +116,58 @@ def test_bands_of_layers_and_heads() -> None:
         assert own.band == (band.low[place], band.high[place])
 
 
+def test_controls_are_sorted_by_kind_in_the_order_they_came() -> None:
+    assert by_kind([1.0, 2.0, 3.0, 4.0], ["b", "a", "b", "c"]) == {"b": (1.0, 3.0), "a": (2.0,), "c": (4.0,)}
+    assert list(by_kind([1.0, 2.0], ["b", "a"])) == ["b", "a"]
+    assert by_kind([], []) == {}
+    values, kinds = np.linspace(0.0, 4.0, 45), ["a", "b", "b"] * 15
+    assert envelope(3.3, by_kind(values.tolist(), kinds)) == envelope(
+        3.3, {"a": values[::3], "b": np.delete(values, np.s_[::3])}
+    )
+    with pytest.raises(ValueError, match="zip"):
+        by_kind([1.0, 2.0], ["a"])
+
+
+def test_the_band_of_kinds_ends_where_the_rank_of_the_widest_begins_to_reject() -> None:
+    rng = np.random.default_rng(5)
+    narrow, wide = rng.normal(0.0, 0.1, 19), rng.normal(0.0, 3.0, 40)
+    mixed = [("n", v) for v in narrow] + [("w", v) for v in wide]
+    order = rng.permutation(len(mixed))
+    values, kinds = np.array([mixed[i][1] for i in order]), [mixed[i][0] for i in order]
+    low, high = kinds_band(values, kinds)
+    for limit, inwards in ((float(low), 1e-9), (float(high), -1e-9)):
+        outside, inside = (control_rank(limit + step, wide).p for step in (-inwards, inwards))
+        assert (outside or 0) <= 0.05 < (inside or 0)
+    assert float(low) < narrow.min() < narrow.max() < float(high)
+    tighter = kinds_band(values, kinds, level=0.8)
+    assert float(low) < float(tighter.low) < float(tighter.high) < float(high)
+
+
+def test_a_band_of_kinds_needs_19_of_each() -> None:
+    values = np.random.default_rng(2).normal(size=(2 * FEWEST_FOR_RANK, 3, 2))
+    kinds = ["a"] * 19 + ["b"] * 19
+    band = kinds_band(values, kinds)
+    expected = envelope_band({"a": values[:19], "b": values[19:]})
+    np.testing.assert_array_equal(band, expected)
+    for fewer in (values[:37], values[:19][:0], values[:1]):
+        found = kinds_band(fewer, kinds[: len(fewer)])
+        assert found.low.shape == found.high.shape == (3, 2)
+        assert np.isnan(found).all()
+    assert not np.isnan(kinds_band(values[:19], kinds[:19])).any()
+    assert np.isnan(kinds_band(values[:18], ["a"] * 18)).all()
+
+
+def test_an_envelope_is_a_sentence() -> None:
+    found = envelope(6.95, {"a": LOW, "b": HIGH})
+    assert found.band is not None
+    assert found.p is not None
+    assert str(found) == f"6.95; controls {found.band[0]:.3g} to {found.band[1]:.3g} (59 a, 59 b), {format_p(found.p)}"
+    # of b the 2 above 6.95 and the 3 as far below the median of all are at least as extreme: 6/60
+    assert str(found).endswith("controls -1 to 7 (59 a, 59 b), p = 0.1")
+    few = envelope(9.0, {"a": LOW, "b": HIGH[:18]})
+    assert str(few) == "9; too few controls to tell (59 a, 18 b; 19 of each kind are needed)"
+
+
 def test_an_envelope_survives_json() -> None:
     found = envelope(9.0, {"a": LOW, "b": HIGH[:5]})
     assert TypeAdapter(Envelope).validate_python(json.loads(json.dumps(asdict(found), allow_nan=False))) == found
@@ -122,6 +184,8 @@ def test_an_envelope_survives_json() -> None:
         (lambda: envelope(1.0, {"a": LOW}, level=2.0), "level is 2.0"),
         (lambda: envelope(1.0, {"a": LOW}, level=0.99), "level 0.99 needs at least 99 controls, given 59"),
         (lambda: envelope(1.0, {"a": LOW}, needed=18), "needed=18 given, expected at least 19 controls"),
+        (lambda: kinds_band(np.zeros(19), ["a"] * 19, level=0.99), "level 0.99 needs at least 99 controls, given 19"),
+        (lambda: kinds_band(np.full(19, np.nan), ["a"] * 19), "is nan"),
         (lambda: envelope_band({}), "no kind of control was given"),
         (lambda: envelope_band({"a": np.ones((18, 2))}), "a rank band needs at least 19 controls"),
         (

@@ -10,12 +10,13 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
 
-from lensdiff.analyses import neuron_matching
+from lensdiff.analyses import neuron_matching, stats
 from lensdiff.analyses.neuron_matching import gaps, match_neurons, neuron_vectors
 from lensdiff.analyses.procrustes import explained_share
-from lensdiff.analyses.value_rotation import GIVEN, ValueRotation, _vectors, value_rotation
+from lensdiff.analyses.value_rotation import ControlRotation, ValueRotation, control_rotation, value_rotation
+from lensdiff.analyses.value_shares import _vectors
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
-from lensdiff.results import InputError
+from lensdiff.results import Control, InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 
 D_MODEL, D_MLP, N_LAYERS = 32, 48, 2
@@ -295,7 +296,9 @@ def test_controls_have_bands_from_19_and_stand_alone_before() -> None:
     pair = pair_of(with_values(lambda values: values @ rotation_by(10.0)))
     few = value_rotation(pair, controls=(pair.control("spectrum", seed) for seed in range(3)))
     assert few.to_df().control_low.isna().all()
-    assert few.tests() == {}
+    beside = few.beside()
+    assert beside is not None
+    assert (beside.effect, beside.p, beside.verdict()) == (few.share, None, "too few")
     assert len(few.controls()) == 3 * N_LAYERS
     assert few.controls().columns.tolist() == ["kind", "control", "layer", "share"]
     controls = [pair.control(kind, seed) for kind in ("spectrum", "norm") for seed in range(19)]
@@ -311,8 +314,28 @@ def test_controls_have_bands_from_19_and_stand_alone_before() -> None:
     banded = table.query("kind != 'self'")
     assert (banded.share > banded.control_high).all(), "a rotation is told from meaningless changes of its size"
     assert ((banded.control_low >= 0) & (banded.control_low < banded.control_high)).all()
-    assert {kind: test.p for kind, test in found.tests().items()} == {"spectrum": 0.05, "norm": 0.05}
+    band = stats.rank_band(found.control_shares[:19].numpy())
+    np.testing.assert_allclose(table.query("kind == 'spectrum'").control_low, np.clip(band.low, 0, 1))
+    np.testing.assert_allclose(table.query("kind == 'spectrum'").control_high, np.clip(band.high, 0, 1))
     assert found.provenance.options["controls"] == {"spectrum": 19, "norm": 19, "self": 1}
+    assert found.control_names[0] == view_of(controls[0]).info.id
+
+
+def test_a_rotation_is_beyond_every_kind_of_control() -> None:
+    pair = pair_of(with_values(lambda values: values @ rotation_by(10.0)))
+    controls = [pair.control(kind, seed) for kind, n in (("spectrum", 20), ("norm", 19)) for seed in range(n)]
+    for level in (0.95, 0.5):
+        found = value_rotation(pair, controls=controls, level=level)
+        beside = found.beside()
+        assert beside is not None
+        means = found.control_shares.mean(dim=1).numpy()
+        own = [stats.control_rank(found.share, some, level=level) for some in (means[:20], means[20:])]
+        assert [kind.p for kind in beside.kinds] == [test.p for test in own] == [1 / 21, 1 / 20]
+        bands = [stats.rank_band(some, level=level) for some in (means[:20], means[20:])]
+        assert beside.band == (min(float(b.low) for b in bands), max(float(b.high) for b in bands))
+        assert (beside.level, beside.p, beside.direction) == (level, 0.05, "above")
+        assert beside.verdict() == "beyond all, too few"
+    assert value_rotation(pair).beside() is None
 
 
 def test_a_control_is_not_told_from_the_controls() -> None:
@@ -321,15 +344,70 @@ def test_a_control_is_not_told_from_the_controls() -> None:
     found = value_rotation(null, controls=(pair.control("spectrum", seed) for seed in range(19)))
     table = found.to_df()
     assert table.share.between(table.control_low, table.control_high).all()
-    assert (found.tests()["spectrum"].p or 0) > 0.05
+    beside = found.beside()
+    assert beside is not None
+    assert beside.verdict() == "within"
+    assert (beside.p or 0) > 0.05
 
 
 def test_a_model_can_be_a_control() -> None:
     pair = pair_of(with_values(lambda values: 2 * values))
     other = load_model(with_values(lambda values: values @ rotation_by(5.0)), tokenizer=tokenizer_of(), **OPTIONS)
     found = value_rotation(pair, controls=[other])
-    assert found.kinds == (GIVEN,)
+    assert found.kinds == ("given",)
     np.testing.assert_allclose(found.control_shares, 1.0, atol=1e-9)
+
+
+def test_controls_that_were_read_apart_give_the_same() -> None:
+    pair = pair_of(with_values(lambda values: values @ rotation_by(10.0) + 0.1 * noise(*values.shape)))
+    controls = [pair.control(kind, seed) for kind in ("spectrum", "norm") for seed in range(2)]
+    together = value_rotation(pair, controls=controls)
+    apart = [control_rotation(pair.base, control) for control in controls]
+    alone = value_rotation(pair)
+    for found in (
+        alone.with_controls(iter(apart)),
+        value_rotation(pair, controls=apart),
+        value_rotation(pair, controls=[*controls[:2], *apart[2:]]),
+        value_rotation(pair, controls=controls[:1]).with_controls(apart),  # those it had before are left
+    ):
+        assert found.to_df().equals(together.to_df())
+        assert found.controls().equals(together.controls())
+        assert found.provenance == together.provenance
+        assert found.beside() == together.beside()
+    assert together.control_kinds == ("spectrum", "spectrum", "norm", "norm")
+    none = together.with_controls([])
+    assert none.control_shares.shape == (0, N_LAYERS)
+    assert none.provenance == alone.provenance
+    assert alone.control_kinds == (), "it is a value"
+
+
+def test_a_control_read_apart_knows_its_shares(tmp_path: Any) -> None:
+    tuned = model_of()
+    with torch.no_grad():
+        weight = tuned.model.layers[1].mlp.down_proj.weight
+        weight.copy_(rotation_by(10.0).T @ weight)
+    pair = pair_of(tuned)
+    found = control_rotation(pair.base, pair.tuned)  # a model that no pair made
+    np.testing.assert_allclose(found.shares, [0.0, 1.0], atol=1e-9)
+    assert found.provenance.control_kind == "given"
+    assert found.to_df().columns.tolist() == ["layer", "share"]
+    assert found.to_df().layer.tolist() == [0, 1]
+    assert found.top(1).layer.tolist() == [1]
+    made = control_rotation(pair.base, pair.control("norm", 3), layers=[1])
+    assert made.layers == (1,)
+    assert made.provenance.control == Control("norm", 3)
+    again = ControlRotation.load(made.save(tmp_path / "control.safetensors"))
+    assert again.to_df().equals(made.to_df())
+    assert again.provenance == made.provenance
+    with pytest.raises(InputError, match=r"a control was read in layers \[1\], expected \[0, 1\]"):
+        value_rotation(pair).with_controls([found, made])
+    with pytest.raises(InputError, match=r"a control was read in layers \[0, 1\], expected \[1\]"):
+        value_rotation(pair, layers=[1], controls=[found])
+    with pytest.raises(InputError, match=r"layers \[2\] cannot be read, expected distinct ones from 0 to 1"):
+        control_rotation(pair.base, pair.tuned, layers=[2])
+    wide = load_model(hf_model("llama", intermediate_size=40), tokenizer=tokenizer_of(), **OPTIONS)
+    with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):
+        control_rotation(pair.base, wide)
 
 
 # result and refusals

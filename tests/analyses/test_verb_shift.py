@@ -1,6 +1,7 @@
 """The verbs' shift: counts and shares by hand, matching, planted shifts, control models centred on zero."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lensdiff.analyses.verb_shift import VerbShift, verb_shift
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import load_pair
-from lensdiff.results import InputError
+from lensdiff.results import Control, InputError
 from tests.analyses.head_models import Named, known_words, made, paired_vectors, planted, random_vectors, wrapped
 from tests.checkpoints import hf_model
 
@@ -42,6 +43,15 @@ def with_counts(counts: np.ndarray) -> HeadWordPairs:
 def drawn(seed: int, *, n_layers: int = 3, n_heads: int = 6, mean: float = 3.0) -> np.ndarray:
     shape = n_layers, n_heads, len(VERBS) + len(CONTROLS)
     return np.random.default_rng(seed).poisson(mean, shape)
+
+
+def controls_of(kind: str, n: int, *, first: int = 2, mean: float = 3.0) -> list[HeadWordPairs]:
+    """Control models of one kind, drawn as the base is."""
+    found = [with_counts(drawn(seed, mean=mean)) for seed in range(first, first + n)]
+    return [
+        replace(one, provenance=replace(one.provenance, model=f"{kind} {i}", control=Control(kind, i)))
+        for i, one in enumerate(found)
+    ]
 
 
 def run(base: np.ndarray, tuned: np.ndarray, **options: Any) -> VerbShift:
@@ -165,30 +175,84 @@ def test_base_against_base_is_no_shift() -> None:
     assert found.whole.label_test is not None
     assert (found.whole.label_test.estimate, found.whole.label_test.p) == (0.0, 1.0)
     assert found.whole.note.startswith("not testable: 0 of 8 verbs have 5 differing heads")
-    assert (found.whole.mean, found.whole.paper_test, found.whole.test, found.claim) == (None, None, None, None)
+    assert (found.whole.mean, found.whole.paper_test, found.whole.test, found.beside()) == (None, None, None, None)
+    assert found.effects() == found.effects("log") == (0.0, [])
 
 
 def test_a_planted_shift_is_found_and_the_controls_are_centred() -> None:
     base = drawn(0)
     tuned = drawn(1)
     tuned[..., :8] += 2  # every instruction verb gains two pairs in every head
-    controls = [with_counts(drawn(seed)) for seed in range(2, 12)]
-    found = run(base, tuned, controls=controls, layers_per_group=3)
+    near, far = controls_of("spectrum", 20), controls_of("norm", 19, first=30)
+    found = run(base, tuned, controls=[*near, *far], layers_per_group=3)
     assert found.whole.difference is not None
     assert found.whole.difference > 0.2
     assert found.whole.paper_test is not None
     assert found.whole.head_test is not None
-    assert found.claim is not None
-    assert found.claim.name == "control t"
-    for test in (found.whole.paper_test, found.whole.test, found.whole.head_test, found.claim):
+    assert found.whole.label_test is not None
+    for test in (found.whole.paper_test, found.whole.test, found.whole.head_test, found.whole.label_test):
         assert test is not None
         assert test.p is not None
         assert test.p < 0.01
     assert found.whole.band_high is not None
     assert found.whole.band_low is not None
     assert found.whole.band_low < 0 < found.whole.band_high < found.whole.difference
-    band = stats.control_band(found.control_differences[:, 0].numpy())
-    assert (found.groups[0].band_low, found.groups[0].band_high) == pytest.approx((float(band.low), float(band.high)))
+    differences = found.control_differences[:, 0].numpy()
+    bands = [stats.rank_band(differences[:20]), stats.rank_band(differences[20:])]
+    limits = min(float(band.low) for band in bands), max(float(band.high) for band in bands)
+    assert (found.groups[0].band_low, found.groups[0].band_high) == pytest.approx(limits)
+    # one number for the whole model
+    for statistic, test, name in (
+        ("sign", found.whole.label_test, "sign_mean"),
+        ("log", found.whole.log_label_test, "log_mean"),
+    ):
+        assert test is not None
+        effect, others = found.effects(statistic)
+        assert effect == test.estimate
+        alone = [run(base, base, controls=[one]).effects(statistic)[1][0] for one in (near[3], far[0])]
+        assert [others[3], others[20]] == alone
+        again = verb_shift(with_counts(base), near[3], verbs=VERBS, control_verbs=CONTROLS)
+        assert others[3] == pytest.approx(again.effects(statistic)[0]), "a control is read as a tuned model is"
+        assert getattr(found, name)[-1, :8].mean() - getattr(found, name)[-1, 8:].mean() > 0.2
+        beside = found.beside(statistic)
+        assert beside is not None
+        assert (beside.effect, beside.direction) == (effect, "above")
+        assert [(kind.kind, kind.n) for kind in beside.kinds] == [("spectrum", 20), ("norm", 19)]
+        p = [stats.control_rank(effect, some).p for some in (others[:20], others[20:])]
+        assert [kind.p for kind in beside.kinds] == p
+        assert beside.verdict() == "beyond all, too few"
+    assert found.control_kinds == ("spectrum",) * 20 + ("norm",) * 19
+    assert found.control_names[:2] == ("spectrum 0", "spectrum 1")
+    assert found.provenance.options["control_kinds"] == list(found.control_kinds)
+    assert found.provenance.options["controls"] == list(found.control_names)
+    with pytest.raises(InputError, match="statistic='mean' is none of sign, log"):
+        found.beside("mean")
+
+
+def test_with_fewer_than_19_of_a_kind_there_is_no_band() -> None:
+    base, tuned = drawn(0), drawn(1)
+    many = controls_of("spectrum", 19)
+    for controls in (many[:1], many[:2], many[:18], [*many, *controls_of("norm", 1)]):
+        found = run(base, tuned, controls=controls)
+        assert found.whole.difference is not None
+        assert (found.whole.band_low, found.whole.band_high) == (None, None)
+        beside = found.beside()
+        assert beside is not None
+        assert (beside.p, beside.verdict()) == (None, "too few")
+        assert sum(kind.n for kind in beside.kinds) == len(controls)
+    assert run(base, tuned, controls=many).whole.band_low is not None
+
+
+def test_a_band_leaves_out_the_controls_that_cannot_be_tested() -> None:
+    base, tuned = drawn(0), drawn(1)
+    still = with_counts(base)  # a control without a differing head has no difference
+    found = run(base, tuned, controls=[*controls_of("spectrum", 19), *[still] * 19])
+    differences = found.control_differences[:, -1].numpy()
+    assert np.isnan(differences[19:]).all()
+    band = stats.rank_band(differences[:19])
+    assert (found.whole.band_low, found.whole.band_high) == (float(band.low), float(band.high))
+    fewer = run(base, tuned, controls=[*controls_of("spectrum", 18), *[still] * 19])
+    assert fewer.whole.band_low is None
 
 
 def test_a_shift_planted_in_a_model_is_found() -> None:
@@ -246,14 +310,17 @@ def test_unmatched_base_counts_fool_the_paper_and_not_the_matched_difference() -
     assert np.mean(differences) > 0.05
 
 
-def test_ninety_nine_controls_give_a_rank() -> None:
+def test_a_rise_beyond_99_controls_has_their_smallest_p() -> None:
     base, tuned = drawn(0), drawn(1)
     tuned[..., :8] += 2
     controls = (with_counts(drawn(seed)) for seed in range(2, 101))
     found = run(base, tuned, controls=controls)
-    assert found.claim is not None
-    assert (found.claim.name, found.claim.p) == ("rank among controls", 0.01)
+    for statistic in ("sign", "log"):
+        beside = found.beside(statistic)
+        assert beside is not None
+        assert (beside.p, beside.verdict()) == (0.01, "beyond")
     assert found.control_differences.shape == (99, 2)
+    assert found.control_kinds == ("given",) * 99
 
 
 def test_control_models_are_centred_on_zero() -> None:
@@ -293,11 +360,15 @@ def test_thresholds_of_coverage_are_options() -> None:
     assert run(base, tuned, min_verbs=9).whole.note.endswith("expected at least 9")
     assert run(base, tuned, matches=1).whole.matched_control_mean != run(base, tuned).whole.matched_control_mean
     assert run(base, tuned, min_seen=3).heads_up.sum() == 0  # every pair of these is seen exactly twice
-    wide = run(base, tuned, controls=[with_counts(drawn(s)) for s in range(2, 6)], level=0.99).whole
-    usual = run(base, tuned, controls=[with_counts(drawn(s)) for s in range(2, 6)]).whole
-    assert wide.band_low is not None
-    assert usual.band_low is not None
-    assert wide.band_low < usual.band_low
+    controls = controls_of("spectrum", 19)
+    narrow, usual = (run(base, tuned, controls=controls, level=level) for level in (0.5, 0.95))
+    assert narrow.whole.band_low is not None
+    assert usual.whole.band_low is not None
+    assert narrow.whole.band_low > usual.whole.band_low
+    for found, level in ((narrow, 0.5), (usual, 0.95)):
+        beside = found.beside()
+        assert beside is not None
+        assert beside.level == level
     assert run(base, tuned, seed=3).provenance.seed == 3
 
 
@@ -331,7 +402,7 @@ def test_verbs_default_to_the_shipped_lists() -> None:
 )
 def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> None:
     base = with_counts(drawn(0))
-    controls = [with_counts(drawn(s)) for s in range(1, 4)]
+    controls = [with_counts(drawn(s)) for s in range(1, 20)]
     with pytest.raises(InputError, match=message):
         verb_shift(base, base, **{"verbs": VERBS, "control_verbs": CONTROLS, "controls": controls} | options)
 
@@ -347,16 +418,15 @@ def test_results_that_cannot_be_compared_are_refused() -> None:
         verb_shift(base, base, controls=[made([[[[], []]] * 6] * 3, ("a", "b", "c"))], **lists)
     with pytest.raises(InputError, match="tuned has top_k 8, base 9"):
         verb_shift(base, made([[[[], []]] * 6] * 3, WORDS, top_k=8), **lists)
-    with pytest.raises(InputError, match="2 controls were given, expected none or at least 3"):
-        verb_shift(base, base, controls=[base, base], **lists)
 
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
     base, tuned = drawn(0), drawn(1)
-    found = run(base, tuned, controls=[with_counts(drawn(s)) for s in range(2, 6)], layers_per_group=2)
+    found = run(base, tuned, controls=controls_of("norm", 19), layers_per_group=2)
     loaded = VerbShift.load(found.save(tmp_path / "verbs.safetensors"))
     assert loaded.groups == found.groups
-    assert (loaded.whole, loaded.claim, loaded.verbs) == (found.whole, found.claim, found.verbs)
+    assert (loaded.whole, loaded.beside(), loaded.verbs) == (found.whole, found.beside(), found.verbs)
+    assert (loaded.control_names, loaded.control_kinds) == (found.control_names, found.control_kinds)
     assert loaded.to_df().equals(found.to_df())
     assert loaded.provenance == found.provenance
 

@@ -37,12 +37,18 @@ def shift_of(edit: Edit, family: str = "llama", wrapper: str = "auto", **options
     return weight_shift(pair_of(edit, family, wrapper), **options)
 
 
-def pair_of(edit: Edit, family: str = "llama", wrapper: str = "auto", **sizes: Any) -> ModelPair:
+def sides_of(edit: Edit, family: str, **sizes: Any) -> tuple[nn.Module, nn.Module]:
     base, tuned = hf_model(family, dtype=torch.float64), hf_model(family, dtype=torch.float64, **sizes)
     with torch.no_grad():
         edit(tuned)
-    options = {"wrapper": wrapper, "dtype": "float64", "device": "cpu", "verify": False}
-    return load_pair(base, tuned, tokenizer=tokenizer_of(), **options)
+    return base, tuned
+
+
+PAIR = {"tokenizer": tokenizer_of(), "dtype": "float64", "device": "cpu", "verify": False}
+
+
+def pair_of(edit: Edit, family: str = "llama", wrapper: str = "auto", **sizes: Any) -> ModelPair:
+    return load_pair(*sides_of(edit, family, **sizes), wrapper=wrapper, **PAIR)
 
 
 def llama(layer: int, name: str) -> str:
@@ -218,10 +224,107 @@ def test_every_weight_and_head_has_a_row_in_every_family(family, wrapper):
             heads = [] if weight is None or weight.ndim == 2 else list(range(len(weight)))
             assert rows["head_index"].dropna().tolist() == heads
             assert len(rows) == (0 if weight is None else len(heads) + 1)
-    matrices = table[~table["matrix"].str.endswith("gain")]
+    matrices = table[~table["matrix"].str.endswith(("gain", "weight"))]
     np.testing.assert_allclose(matrices["relative_norm"], 0.1, rtol=1e-6)
     np.testing.assert_allclose(matrices["cosine"], 1.0, rtol=1e-12)
     assert np.isfinite(table[[*MEASURES, *FOLDED]].to_numpy()).all()
+
+
+SEVERAL = ["llama", "qwen2", "gemma2", "gemma3", "phi", "olmo2", "gpt_neox", "bloom", "opt", "mixtral", "gptj"]
+WHOLE = [("gpt2", "bridge"), *((family, "bridge") for family in SEVERAL)]
+WHOLE += [pytest.param(family, "hooked", marks=NO_HOOKED) for family in ("gpt2", "qwen2", "gpt_neox")]
+
+
+@pytest.mark.parametrize(("family", "wrapper"), WHOLE)
+def test_every_tensor_of_a_checkpoint_has_a_row(family, wrapper):
+    # each tensor grows by a factor of its own, and the table must know every one of them
+    factors: dict[str, float] = {}
+
+    def edit(model: nn.Module) -> None:
+        for i, (name, parameter) in enumerate(model.named_parameters()):
+            if parameter.any():
+                factors[name] = 0.01 * (i + 1)
+                parameter.mul_(1 + factors[name])
+
+    pair = pair_of(edit, family, wrapper)
+    table = weight_shift(pair).to_df()
+    whole = table[table["head_index"].isna()]
+    found = whole["relative_norm"].to_numpy()
+    assert (found > 0).all(), "there is no row of what did not change"
+    for name, factor in factors.items():
+        # a gain of 1 + w does not grow as w does: its size is checked below
+        if not (family.startswith("gemma") and "norm" in name and "post_" not in name):
+            assert np.isclose(found, factor, rtol=1e-6).any(), f"{name} has no row"
+    assert not whole.duplicated(["layer", "matrix"]).any()
+
+
+@pytest.mark.parametrize("name", [n for n, _ in hf_model("gemma3").named_parameters() if "layers.1" not in n])
+def test_one_changed_tensor_is_one_changed_weight(name):
+    def edit(model: nn.Module) -> None:
+        model.get_parameter(name).mul_(1.5)
+
+    table = shift_of(edit, "gemma3").to_df()
+    changed = table[(table["relative_norm"] > 0) & table["head_index"].isna()]
+    tied = "embed_tokens" in name
+    assert len(changed) == (2 if tied else 1), "an embedding that is tied is an unembedding too"
+    assert changed["layer"].isna().all() == ("layers." not in name)
+
+
+@pytest.mark.parametrize("wrapper", ["bridge", pytest.param("hooked", marks=NO_HOOKED)])
+def test_biases_and_positions_by_their_names(wrapper):
+    def edit(model: nn.Module) -> None:
+        model.get_parameter("transformer.wpe.weight").mul_(3.0)
+        model.get_parameter("transformer.ln_f.bias").mul_(-1.0)
+        model.get_parameter("transformer.h.1.ln_2.bias").mul_(0.5)
+        model.get_parameter("transformer.h.0.attn.c_attn.bias")[32:64] *= 1.25
+
+    table = shift_of(edit, "gpt2", wrapper).to_df()
+    changed = table[table["relative_norm"] > 0].set_index("matrix")
+    assert set(changed.index) == {"W_pos", "final_norm_bias", "mlp_norm_bias", "b_K"}
+    expected = {"W_pos": 2.0, "final_norm_bias": 2.0, "mlp_norm_bias": 0.5, "b_K": 0.25}
+    for name, value in expected.items():
+        assert changed.loc[name, "relative_norm"] == pytest.approx(value)
+        assert changed.loc[name, "cosine"] == pytest.approx(-1 if name == "final_norm_bias" else 1)
+        assert changed.loc[name, list(FOLDED)].tolist() == changed.loc[name, list(MEASURES)].tolist()
+    assert changed.loc["b_K", "effective_rank"] == 1, "a vector has one direction, however many heads share it"
+    assert changed.loc["W_pos", "effective_rank"] > 2
+    assert changed["layer"].fillna(-1).to_dict() == {"W_pos": -1, "final_norm_bias": -1, "mlp_norm_bias": 1, "b_K": 0}
+
+
+def test_a_bias_that_one_model_has_alone_is_zero_in_the_other():
+    def edit(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if name.endswith("0.attn.c_proj.bias"):
+                parameter.zero_()
+
+    table = shift_of(edit, "gpt2").to_df().set_index(["matrix", "layer"])
+    assert table.loc[("b_O", 0), "relative_norm"] == 1
+    assert table.loc[("b_O", 0), "cosine"] == 0
+    other_way = (
+        weight_shift(load_pair(*reversed(sides_of(edit, "gpt2")), **PAIR)).to_df().set_index(["matrix", "layer"])
+    )
+    assert other_way.loc[("b_O", 0), "relative_norm"] == math.inf
+
+
+def test_positions_are_compared_where_both_models_have_them():
+    def edit(model: nn.Module) -> None:
+        mine = hf_model("gpt2", dtype=torch.float64).get_parameter("transformer.wpe.weight")
+        model.get_parameter("transformer.wpe.weight").copy_(1.5 * mine[:64])
+
+    table = weight_shift(pair_of(edit, "gpt2", "bridge", n_positions=64)).to_df().set_index("matrix")
+    assert table.loc["W_pos", "relative_norm"] == pytest.approx(0.5)
+
+
+def test_a_control_has_rows_of_what_it_changes_lazily():
+    def edit(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+
+    pair = pair_of(edit, "gpt2")
+    control = pair.control("spectrum", 0)
+    names = set(weight_shift(load_pair(pair.base, control)).matrix)
+    assert "W_Q" in names
+    assert not names & {"b_Q", "W_pos", "attn_norm_bias"}
 
 
 # the result

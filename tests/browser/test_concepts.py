@@ -41,7 +41,9 @@ def test_the_curve_is_read_with_the_arrow_keys(open_page):
     picture.focus()
     opened.page.keyboard.press("ArrowRight")
     assert "Layer 3" in status.inner_text()
-    assert "spectrum-matched controls (99) 2.87° to 17.2°" in status.inner_text()
+    assert "gradient-noise controls (99) 2.87° to 17.2°" in status.inner_text()
+    assert "spectrum controls (59) 2.58° to 15.5°" in status.inner_text()
+    assert "norm" not in status.inner_text(), "too few for a band"
     assert picture.get_attribute("aria-valuetext") == status.inner_text()
     opened.page.keyboard.press("ArrowRight")
     assert "Layer 3" in status.inner_text(), "nothing lies further right"

@@ -9,7 +9,7 @@ from tests.cli.conftest import Command
 LESS = {
     "max_prompts": 3,
     "max_new_tokens": 4,
-    "controls": {"prompts": 0, "heads": 0, "rotation": 3, "rotation_norm": 0},
+    "controls": {"prompts": 0, "heads": 0, "rotation": 3, "attribution": 0},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
 }
 

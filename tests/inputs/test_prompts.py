@@ -65,7 +65,7 @@ def test_ranges_count_the_stripped_text() -> None:
 
 
 def test_prompt_survives_json() -> None:
-    prompt = Prompt(" 請 say 👩‍👩‍👧‍👦", ["say", (1, 2)], [(3, 6)], "id 1")
+    prompt = Prompt(" 請 say 👩‍👩‍👧‍👦", ["say", (1, 2)], [(3, 6)], "id 1", "say", "請")
     adapter = TypeAdapter(Prompt)
     stored = json.loads(json.dumps(adapter.dump_python(prompt, mode="json")))
     assert adapter.validate_python(stored) == prompt
@@ -79,12 +79,36 @@ def test_prompts_are_values() -> None:
         Prompt("a").text = "b"  # type: ignore[misc]
 
 
-def test_what_is_no_text_is_refused() -> None:
+REFUSING = """
+import sys
+from lensdiff.inputs.prompts import Prompt, load_prompts
+for make in (
+    lambda: Prompt(5, id="q1"),
+    lambda: Prompt("a", id="q1", kind=3),
+    lambda: Prompt("a", id="q1", reference=["b"]),
+    *(lambda path=path: load_prompts(path) for path in sys.argv[1:]),
+):
+    try:
+        make()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_what_is_no_text_is_refused(tmp_path) -> None:
     # in a process without the type checks of tests, which would refuse it first
-    ran = subprocess.run(
-        [sys.executable, "-c", "from lensdiff import Prompt; Prompt(5, id='q1')"], capture_output=True, text=True
-    )
-    assert ran.stderr.strip().endswith("InputError: prompt 'q1' has the text 5, expected words")
+    paths = []
+    for i, wrong in enumerate(({"kind": False}, {"reference": {"a": 1}})):
+        paths.append(tmp_path / f"{i}.jsonl")
+        paths[-1].write_text('{"text": "fine"}\n' + json.dumps({"text": "a"} | wrong), encoding="utf-8")
+    ran = subprocess.run([sys.executable, "-c", REFUSING, *map(str, paths)], capture_output=True, text=True)
+    assert ran.stdout.splitlines() == [
+        "InputError: prompt 'q1' has the text 5, expected words",
+        "InputError: prompt 'q1' has the kind 3, expected words",
+        "InputError: prompt 'q1' has the reference ['b'], expected words",
+        f"InputError: {paths[0]}, line 2: prompt '2' has the kind False, expected words",
+        f"InputError: {paths[1]}, line 2: prompt '2' has the reference {{'a': 1}}, expected words",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t"])
@@ -238,6 +262,24 @@ def test_jsonl(tmp_path) -> None:
     assert load_prompts(str(path))[0].id == "a"
 
 
+def test_jsonl_brings_kind_and_reference(tmp_path) -> None:
+    path = tmp_path / "p.jsonl"
+    lines = [
+        {"text": "What is a sea?", "instruction": "What is", "kind": "define", "reference": " Much water.\n"},
+        {"text": "x", "kind": "define", "reference": None},
+        {"text": "y", "kind": None, "reference": ""},
+        {"text": "z", "other": 3},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert load_prompts(path) == [
+        Prompt("What is a sea?", ["What is"], id="1", kind="define", reference=" Much water.\n"),
+        Prompt("x", id="2", kind="define"),
+        Prompt("y", id="3"),
+        Prompt("z", id="4"),
+    ]
+    assert [(prompt.kind, prompt.reference) for prompt in load_prompts(path)[2:]] == [("", "")] * 2
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -274,7 +316,17 @@ def test_tsv(tmp_path) -> None:
     path = tmp_path / "FinalDataset.tsv"
     row = 'q\tRewrite ""it"" now./n/nInput: a/tb. c\tR\tRewrite&&&b\r\n'
     path.write_bytes((TSV_HEADER.replace("\n", "\r\n") + row + "\n").encode())
-    assert load_prompts(path) == [Prompt('Rewrite "it" now.\n\nInput: a\tb. c', ['Rewrite "it" now.'], ["a\tb."], "q")]
+    assert load_prompts(path) == [
+        Prompt('Rewrite "it" now.\n\nInput: a\tb. c', ['Rewrite "it" now.'], ["a\tb."], "q", reference="R")
+    ]
+
+
+def test_a_tsv_response_is_the_reference_with_its_escapes(tmp_path) -> None:
+    path = tmp_path / "p.tsv"
+    path.write_text(TSV_HEADER + 'q\tSay hi now\t""Hi""/nthere/tyou\tSay\nr\tSay it\t\tSay\n', encoding="utf-8")
+    first, second = load_prompts(path)
+    assert (first.reference, first.kind) == ('"Hi"\nthere\tyou', "")
+    assert second.reference == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.instruction_use import instruction_use
 from lensdiff.analyses.output_shift import output_shift
+from lensdiff.analyses.value_rotation import value_rotation
+from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
 from lensdiff.models.identity import digest_of, distinct_ids, tokenizer_digest
 from lensdiff.models.inside.wrappers import HookedTransformer
@@ -236,3 +239,42 @@ def test_the_control_that_changes_nothing_is_equal(folders):
     pair = load_pair(*folders, **OPTIONS)
     assert load_pair(pair.base, pair.control("self")).equal
     assert not load_pair(pair.base, pair.control("norm")).equal
+
+
+@pytest.fixture(scope="module")
+def twins_and_others(folders, tmp_path_factory) -> tuple[ModelPair, ModelPair]:
+    """A pair of equal weights, and one of others."""
+    copy = shutil.copytree(folders[0], tmp_path_factory.mktemp("twin") / "copy")
+    return load_pair(folders[0], copy, **OPTIONS), load_pair(*folders, **OPTIONS)
+
+
+def test_both_results_of_one_analysis_say_it_first(twins_and_others):
+    twins, others = (pair.compare(attribute, PROMPT, "a sea", deletion_draws=0) for pair in twins_and_others)
+    assert (twins.notice, others.notice) == (ZERO, "")
+    assert repr(twins) == f"{ZERO}\nbase: {twins.base!r}\ntuned: {twins.tuned!r}"
+    assert repr(others) == f"base: {others.base!r}\ntuned: {others.tuned!r}"
+    body = twins.show().html().split("<body>")[1]
+    assert body.lstrip().startswith(f'<p class="ld-warning">{ZERO}</p>')
+    assert twins.show().html().count(ZERO) == 1
+    assert "equal weights" not in others.show().html()
+    assert ZERO not in twins.base.show().html(), "one model alone is no pair"
+
+
+def test_results_of_a_pair_say_it_first(twins_and_others):
+    prompts = [
+        Prompt("Write a poem about the sea", ["Write a poem"], id="poem"),
+        Prompt("List three fruits now", ["List three fruits"], id="list"),
+    ]
+    for analysis, arguments in (
+        (instruction_use, (prompts, ["a sea", "a moon"])),
+        (value_rotation, ()),
+    ):
+        twins, others = (
+            analysis(pair, *arguments, **({"min_tokens": 1} if arguments else {})) for pair in twins_and_others
+        )
+        assert repr(twins).split("\n")[0] == ZERO
+        assert repr(twins).count(ZERO) == 1
+        assert repr(others).startswith(f"{type(others).__name__} of ")
+        assert "equal weights" not in repr(others)
+        assert twins.show().html().count(ZERO) == 1
+        assert "equal weights" not in others.show().html()

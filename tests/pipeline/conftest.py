@@ -69,7 +69,14 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "device": "cpu",
         "max_new_tokens": 4,
         "attribution": {"deletion_draws": 2},
-        "controls": {"prompts": 3, "heads": 3, "rotation": 3, "rotation_norm": 3},
+        "controls": {
+            "kinds": ["spectrum", "norm"],
+            "prompts": 3,
+            "attention": 3,
+            "heads": 3,
+            "rotation": 3,
+            "attribution": 2,
+        },
         "heads": {"top_k": 10, "layers_per_group": 1},
         "mlp": {"n_components": 8, "ranks": [1, 4], "top_words": 5},
     } | changes

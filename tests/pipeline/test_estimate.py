@@ -51,7 +51,7 @@ def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype,
 def test_how_many_models_are_held(models, tmp_path):
     def chosen(keep: str, memory: Memory) -> tuple[str, list[str]]:
         recorder = Recorder()
-        none = dict.fromkeys(("prompts", "heads", "rotation", "rotation_norm"), 0)
+        none = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
         config = read_config(config_for(models, tmp_path, keep=keep, controls=none))
         return choose_keep(config, memory, recorder), recorder.said
 

@@ -17,7 +17,7 @@ from lensdiff.results.store import PARTIAL
 from tests.pipeline.conftest import Recorder, config_for
 
 ANALYSES = ["weights", "attribution", "heads", "mlp"]
-CONTROLS = {"prompts": 0, "heads": 3, "rotation": 3, "rotation_norm": 0}
+CONTROLS = {"prompts": 0, "heads": 3, "rotation": 3, "attribution": 0}
 
 
 def small(models: Path, out: Path) -> dict:

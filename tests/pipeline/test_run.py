@@ -1,6 +1,8 @@
 """A run of everything: its results are those of the analyses themselves, and it is told."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,13 +12,18 @@ from lensdiff.analyses.attention import AttentionPatterns, attention
 from lensdiff.analyses.attention_shift import AttentionShift, attention_shift
 from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.claims import Claims
 from lensdiff.analyses.coherence import Coherence, coherence
 from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.instruction_use import instruction_use
+from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.output_shift import OutputShift, output_shift
 from lensdiff.analyses.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.pair_overlap import PairOverlap, pair_overlap
+from lensdiff.analyses.replication import replication
 from lensdiff.analyses.rotation import Rotation, rotation
+from lensdiff.analyses.value_rotation import ValueRotation, value_rotation
 from lensdiff.analyses.verb_shift import VerbShift, verb_shift
 from lensdiff.analyses.weight_shift import WeightShift, weight_shift
 from lensdiff.inputs import Prompt, load_prompts
@@ -25,6 +32,7 @@ from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import load_pair, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
+from lensdiff.models.validity import validity
 from lensdiff.pipeline import workspace
 from lensdiff.pipeline.execute import STEPS, execute, fingerprint
 from lensdiff.pipeline.tables import TABLES, meaning
@@ -90,7 +98,7 @@ def test_attributions_and_scores(finished, pair, prompts):
     store, _ = finished
     scores = store.load_table("instruction_scores")
     assert list(scores.columns) == ["prompt_id", "model", "kind", "seed", "instruction_score", "n_in", "n_out"]
-    models = {"base": pair.base, "tuned": pair.tuned} | {f"spectrum-{i}": pair.control("spectrum", i) for i in range(3)}
+    models = {"base": pair.base, "tuned": pair.tuned} | {f"spectrum-{i}": pair.control("spectrum", i) for i in range(2)}
     for name, model in models.items():
         seed = int(name.removeprefix("spectrum-")) if name.startswith("spectrum") else None
         for prompt_id, prompt in prompts.items():
@@ -103,7 +111,11 @@ def test_attributions_and_scores(finished, pair, prompts):
             ]
             assert row.instruction_score.tolist() == [expected.instruction_score()]
             assert (row.n_in.item(), row.n_out.item()) == tuple(expected.scores.shape)
-    assert len(scores) == 5 * len(prompts)
+    assert len(scores) == 4 * len(prompts)
+    sides = [
+        [store.load_result(f"attribution/{side}/{name}", Attribution) for name in prompts] for side in ("base", "tuned")
+    ]
+    pd.testing.assert_frame_equal(store.load_table("replication"), replication(*sides).to_df())
     table = store.load_table("attribution")
     assert list(table.columns[:2]) == ["model", "prompt_id"]
     assert set(table.prompt_id) == set(IDS)
@@ -112,7 +124,8 @@ def test_attributions_and_scores(finished, pair, prompts):
 def test_attention_is_read_on_the_tuned_models_response(finished, pair, prompts, responses):
     store, _ = finished
     runs = []
-    for model in (pair.base, pair.tuned, *(pair.control("spectrum", i) for i in range(3))):
+    controls = [pair.control(kind, i) for kind in ("spectrum", "norm") for i in range(3)]
+    for model in (pair.base, pair.tuned, *controls):
         runs.append([attention(model, prompts[i], responses[i]) for i in prompts])
     for i, prompt_id in enumerate(prompts):
         same(store.load_result(f"attention/base/{prompt_id}", AttentionPatterns), runs[0][i])
@@ -133,7 +146,7 @@ def test_heads(finished, pair, models):
     store, _ = finished
     words = Vocabulary.read(models / "words.tsv")
     vectors = WordVectors.from_model(view_of(pair.base), words.words)
-    controls = [pair.control("spectrum", i) for i in range(3)]
+    controls = [pair.control(kind, i) for kind in ("spectrum", "norm") for i in range(3)]
     found = [head_word_pairs(m, words, vectors, top_k=10) for m in (pair.base, pair.tuned, *controls)]
     same(store.load_result("heads/base", HeadWordPairs), found[0])
     same(store.load_result("heads/tuned", HeadWordPairs), found[1])
@@ -155,7 +168,109 @@ def test_concepts_and_rotation(finished, pair, models):
     found = store.load_result("rotation", Rotation)
     same(found, rotation(base, tuned, ranks=[1, 4], controls=controls))
     assert (found.kinds, found.n_controls) == (("spectrum", "norm"), (3, 3))
-    assert found.claim is not None
+    shares = store.load_result("value_rotation", ValueRotation)
+    same(shares, value_rotation(pair, controls=controls))
+    assert shares.control_kinds == ("spectrum",) * 3 + ("norm",) * 3
+    pd.testing.assert_frame_equal(store.load_table("value_rotation_controls"), shares.controls())
+
+
+@pytest.mark.parametrize("by", ["swap", "deletion"])
+def test_instruction_use_beside_controls_is_that_of_one_call(finished, pair, prompts, by):
+    store, _ = finished
+    controls = [pair.control(kind, i) for kind in ("spectrum", "norm") for i in range(3)]
+    texts = {
+        side: generate(getattr(pair, side), list(prompts.values()), max_new_tokens=4) for side in ("base", "tuned")
+    }
+    expected = instruction_use(pair, list(prompts.values()), texts, by=by, controls=controls)
+    found = store.load_result({"swap": "instruction_use"}.get(by, "instruction_use_deletion"), InstructionUse)
+    assert (found.models, found.control_kinds, found.texts) == (expected.models, expected.control_kinds, expected.texts)
+    pd.testing.assert_frame_equal(_sorted(found), _sorted(expected))
+    table = store.load_table("instruction_use")
+    assert len(table[table["by"] == by]) == len(expected.use)
+    differences = store.load_table("instruction_use_differences")
+    assert set(differences["text"]) == {"base", "tuned", "mean"}
+
+
+def _sorted(found: InstructionUse) -> pd.DataFrame:
+    return found.to_df().sort_values(["prompt_id", "text", "model"], ignore_index=True)
+
+
+def test_forced_texts_are_cut_and_references_are_read(models, tmp_path, pair):
+    entries = [
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "a", "kind": "x", "reference": "moon"},
+        {"text": "List three fruits.", "instruction": ["List"], "id": "b", "kind": "y"},
+    ]
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    changes |= {"instruction_use": {"draws": 1, "max_tokens": 2}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    found = store.load_result("instruction_use", InstructionUse)
+    assert found.texts == ("base", "tuned", "reference")
+    frame: Any = found.to_df()
+    assert frame[frame["text"] != "reference"]["n_out"].max() == 2
+    assert set(frame[frame["text"] == "reference"]["prompt_id"]) == {"a"}
+    prompts = [Prompt(e["text"], e["instruction"], id=e["id"], kind=e["kind"]) for e in entries]
+    alone = instruction_use(pair.base, prompts[0], "moon", by="deletion")
+    deletion: Any = store.load_result("instruction_use_deletion", InstructionUse).to_df()
+    own = deletion[(deletion["text"] == "reference") & (deletion["model"] == "base")]
+    assert own["use"].tolist() == pytest.approx(alone.use.tolist(), abs=1e-5)
+    claim = store.load_result("claims", Claims).claims[0]
+    assert claim.verdict == "too few controls"
+    assert claim.statement.endswith(
+        "no controls were made, so what meaningless changes of the same size give is unknown."
+    )
+
+
+def test_one_prompt_has_no_donor(models, tmp_path):
+    entries = [{"text": "Repeat the word: moon", "instruction": ["Repeat"]}]
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert store.step("instruction_use").state == "skipped"
+    assert "has no donor" in store.step("instruction_use").note
+    assert "has no donor" in store.load_result("claims", Claims).claims[0].statement
+
+
+def test_every_control_that_is_made_whole_is_run_on_the_bases_own_text(finished, pair):
+    store, _ = finished
+    table = store.load_table("control_validity")
+    assert table["kind"].tolist() == ["spectrum"] * 3 + ["norm"] * 3
+    assert table["seed"].tolist() == [0, 1, 2] * 2
+    for row in table.itertuples():
+        expected = validity(pair, pair.control(str(row.kind), int(row.seed)))
+        assert (row.loss, row.limit, row.valid) == (expected.loss, expected.limit, expected.valid)
+    rotation_claim = store.load_result("claims", Claims).claims[2]
+    assert [(made.kind, made.made, made.checked) for made in rotation_claim.made] == [
+        ("spectrum", 3, 3),
+        ("norm", 3, 3),
+    ]
+
+
+def test_a_few_controls_of_a_kind_are_checked_where_weights_alone_are_read(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("lensdiff.pipeline.control_steps.CHECKED", 2)
+    controls = {"kinds": ["norm", "spectrum"], "rotation": 4, "heads": 0, "prompts": 0, "attribution": 0}
+    store = execute(config_for(models, tmp_path / "out", analyses=["mlp"], controls=controls))
+    assert store.load_table("control_validity")["kind"].tolist() == ["norm"] * 2 + ["spectrum"] * 2
+    assert store.load_result("value_rotation", ValueRotation).control_kinds == ("norm",) * 4 + ("spectrum",) * 4
+
+
+def test_shuffled_controls_are_made_of_the_tuning_data(models, tmp_path, pair):
+    rows = [(f"Say {word}.", f"{word} {word}") for word in ("moon", "sea", "tree", "fish")]
+    lines = [json.dumps({"prompt": prompt, "response": response}) for prompt, response in rows]
+    (tmp_path / "tuning.jsonl").write_text("\n".join(lines) + "\n\n")
+    controls = {"kinds": ["shuffled"], "data": str(tmp_path / "tuning.jsonl"), "rotation": 2}
+    controls |= {"heads": 0, "prompts": 0, "attention": 0, "attribution": 0}
+    store = execute(config_for(models, tmp_path / "out", analyses=["mlp"], controls=controls))
+    found = store.load_result("value_rotation", ValueRotation)
+    expected = value_rotation(pair, controls=[pair.control("shuffled", i, data=rows, cache=None) for i in range(2)])
+    torch.testing.assert_close(found.control_shares, expected.control_shares, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"prompt": "a"}', '{"prompt": "a", "response": " "}'])
+def test_unusable_tuning_data_are_refused_by_line(models, tmp_path, line):
+    good = json.dumps({"prompt": "a", "response": "b"})
+    (tmp_path / "tuning.jsonl").write_text(f"{good}\n{line}\n")
+    controls = {"kinds": ["shuffled"], "data": str(tmp_path / "tuning.jsonl")}
+    with pytest.raises(InputError, match=r"tuning.jsonl, line 2: "):
+        execute(config_for(models, tmp_path / "out", controls=controls))
 
 
 def test_coherence(finished, pair, models):
@@ -191,7 +306,7 @@ def test_a_finished_run_loads_no_model_and_does_nothing(finished, models, monkey
 
 def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, tmp_path):
     store, _ = finished
-    none = dict.fromkeys(("prompts", "heads", "rotation", "rotation_norm"), 0)
+    none = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
     one = execute(config_for(models, tmp_path / "out", keep="one", controls=none))
     assert one.manifest.pair["keep"] == "one"
     assert one.step("weights").state == "skipped"
@@ -203,10 +318,11 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
         ("heads/base", HeadWordPairs),
     ):
         same(one.load_result(name, kind), store.load_result(name, kind))
-    assert one.load_result("attention_shift", AttentionShift).claim is None
+    assert one.load_result("attention_shift", AttentionShift).whole is None
     states = {name: state.state for name, state in one.manifest.steps.items()}
     assert "controls" not in states
-    assert {state for name, state in states.items() if name != "weights"} == {"done"}
+    assert {state for name, state in states.items() if name not in ("weights", "value_rotation")} == {"done"}
+    assert one.step("value_rotation").state == "skipped"
 
 
 def test_memory_decides_how_many_models_are_held(models, tmp_path, monkeypatch):
@@ -281,7 +397,7 @@ def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"id": "half", "text": "Say \\ud83d"}\n{"id": "ok", "text": "Repeat the word: moon"}\n')
     changes = {"prompts": str(path), "analyses": ["attribution", "outputs", "attention"], "keep": keep}
-    changes |= {"controls": {"prompts": 0, "heads": 0, "rotation": 0, "rotation_norm": 0}}
+    changes |= {"controls": {"prompts": 0, "attention": 0, "heads": 0, "rotation": 0, "attribution": 0}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert set(store.step("responses").failures) == {"base/half", "tuned/half"}
     reason = store.step("responses").failures["base/half"]

@@ -30,7 +30,7 @@ max_new_tokens = 4
 prompts = 0
 heads = 0
 rotation = 3
-rotation_norm = 0
+attribution = 0
 [mlp]
 layers = [0]
 n_components = 8

@@ -8,7 +8,7 @@ from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.components import Side
 from lensdiff.analyses.concepts import MLPConcepts
 from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.stats import control_rank
+from lensdiff.analyses.stats import FEWEST_FOR_RANK
 from lensdiff.results import Provenance
 from tests.views.attributions import HOSTILE
 
@@ -42,17 +42,25 @@ def concepts(model: str = "a", *, angle: float = 0.0, words: tuple[str, ...] = L
     )
 
 
-def rotation(*, controls: bool = True) -> Rotation:
-    """Angles that grow with layer and rank; the band of layer 0 holds them, that of layer 3 does not."""
+KINDS = {"gradient-noise": 99, "spectrum": 59, "norm": 5}
+
+
+def rotation(*, controls: dict[str, int] | None = None) -> Rotation:
+    """Angles that grow with layer and rank; the bands of layer 0 hold them, those of layer 3 do not.
+
+    Each kind's limits are a tenth lower than the one's before; those with few controls have none.
+    """
     shape = (len(LAYERS), len(SIDES))
     angles = torch.full((*shape, 2, 2), torch.nan, dtype=torch.float64)
     angles[..., 0, 0], angles[..., 1, :] = 0.1, 0.2
     angles[1] *= 4
-    kinds, n = (("spectrum", "norm"), (99, 5)) if controls else ((), ())
-    band = torch.tensor([0.05, 0.3], dtype=torch.float64)[None, :, None, None, None].expand(len(kinds), 2, *shape, 2)
+    kinds = KINDS if controls is None else controls
+    known = [1 - i / 10 if n >= FEWEST_FOR_RANK else torch.nan for i, n in enumerate(kinds.values())]
+    scale = torch.tensor(known, dtype=torch.float64)[:, None, None, None, None]
+    band = scale * torch.tensor([0.05, 0.3], dtype=torch.float64)[:, None, None, None].expand(2, *shape, 2)
     matched = torch.tensor([ANGLE, 0.0, ANGLE], dtype=torch.float64).expand(*shape, 3).clone()
     variance = torch.tensor([0.5, 0.3, 0.1], dtype=torch.float64).expand(*shape, 3).clone()
-    limits = torch.tensor([0.0, 0.4], dtype=torch.float64)[None, :, None, None, None]
+    limits = scale * torch.tensor([0.0, 0.4], dtype=torch.float64)[:, None, None, None].expand(2, *shape, 3)
     none = torch.tensor([-1, -1], dtype=torch.int32).expand(*shape, 3, 2).clone()
     changed = none.clone()
     changed[0, 0, 0] = torch.tensor([0, 1])
@@ -61,19 +69,18 @@ def rotation(*, controls: bool = True) -> Rotation:
         LAYERS,
         SIDES,
         (1, 2),
-        kinds,
-        n,
+        tuple(kinds),
+        tuple(kinds.values()),
         angles,
-        band.clone(),
+        band,
         torch.arange(3).expand(*shape, 3).clone(),
         matched,
-        limits.expand(len(kinds), 2, *shape, 3).clone(),
+        limits,
         variance,
         variance + 0.01,
         LIST,
         changed,
         none,
-        control_rank(1.0, torch.arange(99) / 100, alternative="greater") if controls else None,
     )
 
 

@@ -25,13 +25,13 @@ def head_pairs(words: tuple[str, ...] = PLAIN, *, swap: bool = False) -> HeadWor
 
 def overlap(words: tuple[str, ...] = PLAIN, *, controls: bool = True) -> PairOverlap:
     """One head changed beyond its controls, the others did not change."""
-    near = [head_pairs(words), head_pairs(words), head_pairs(words, swap=True)] if controls else []
+    near = [*[head_pairs(words)] * 18, head_pairs(words, swap=True)] if controls else []
     found = pair_overlap(head_pairs(words), head_pairs(words, swap=True), controls=near)
     band = torch.stack([torch.full_like(found.jaccard, 0.8), torch.ones_like(found.jaccard)])
     return PairOverlap(**{**vars(found), "band": band}) if controls else found
 
 
-def verbs(*, controls: int = 4) -> VerbShift:
+def verbs(*, controls: int = 19) -> VerbShift:
     """Instruction verbs rose in every group."""
     base, tuned = drawn(0), drawn(1)
     tuned[..., :8] += 2

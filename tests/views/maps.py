@@ -7,7 +7,7 @@ import torch
 from lensdiff.analyses.attention import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention_shift import DISTANCES, STATISTICS, AttentionShift
 from lensdiff.analyses.output_shift import OutputShift
-from lensdiff.analyses.stats import control_t
+from lensdiff.analyses.stats import FEWEST_FOR_RANK, envelope
 from lensdiff.analyses.weight_shift import NONE, WeightShift
 from lensdiff.results import Provenance
 
@@ -19,13 +19,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def weight_shift(model: str = "a -> b", *, planted: float = 2.0) -> WeightShift:
-    """Two headed matrices and one without heads per layer; head 1 of W_Q in layer 2 moved most."""
+def weight_shift(model: str = "a -> b", *, planted: float = 2.0, others: Sequence[str] = ()) -> WeightShift:
+    """Two headed matrices and one without heads per layer, and `others`; head 1 of W_Q in layer 2 moved most."""
     rows = [("W_E", NONE, NONE)]
     for layer in range(LAYERS):
         rows += [(name, layer, head) for name in ("W_Q", "W_O") for head in range(NONE, HEADS)] + [
             ("W_in", layer, NONE)
         ]
+    rows += [(name, layer, NONE) for layer in range(LAYERS) for name in others]
     raw = torch.rand(len(rows), 4, generator=generator(), dtype=torch.float64)
     raw[rows.index(("W_Q", 2, 1)), 0] = planted
     return WeightShift(
@@ -90,15 +91,18 @@ def attention(
     )
 
 
-def attention_shift(*, controls: int = 5, model: str = "b") -> AttentionShift:
-    """Head 1 of layer 2 moved beyond its band, head 0 of layer 1 towards the base; no context was marked."""
+def attention_shift(*, controls: int = 19, model: str = "b") -> AttentionShift:
+    """Head 1 of layer 2 moved beyond its band, head 0 of layer 1 towards the base; no context was marked.
+
+    There are bands from 19 controls.
+    """
     distances = torch.full((len(DISTANCES), LAYERS, HEADS), 0.1, dtype=torch.float64)
     distances[:, 2, 1] = 0.9
     band = torch.tensor([0.05, 0.2]).double()[None, :, None, None].expand(len(DISTANCES), 2, LAYERS, HEADS).clone()
     measures = torch.full((len(MEASURES), len(STATISTICS), LAYERS, HEADS), 0.01, dtype=torch.float64)
     measures[:, STATISTICS.index("difference"), 1, 0] = -0.4
     measures[MEASURES.index("context_share")] = torch.nan
-    if not controls:
+    if controls < FEWEST_FOR_RANK:
         band[:] = torch.nan
         measures[:, [STATISTICS.index(name) for name in ("control_low", "control_high")]] = torch.nan
     options = {"base": "a", "controls": ["c"] * controls, "n_prompts": 4}
@@ -109,5 +113,5 @@ def attention_shift(*, controls: int = 5, model: str = "b") -> AttentionShift:
         distances,
         band,
         measures,
-        control_t(0.4, [0.1, 0.2, 0.15], alternative="greater") if controls else None,
+        envelope(0.4, {"spectrum": torch.linspace(0.1, 0.2, controls).numpy()}) if controls else None,
     )

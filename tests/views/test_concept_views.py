@@ -53,32 +53,43 @@ def test_too_many_components_are_cut_and_said_to_be(monkeypatch: pytest.MonkeyPa
     assert len(data["words"]) <= 2 * 4 * 2 * WORDS
 
 
-def test_rotation_shows_degrees_bands_and_the_claim() -> None:
+def test_rotation_shows_degrees_and_the_bands_of_enough_controls() -> None:
     result = rotation()
     data = result.show().data
     assert data["mean"][1][1] == pytest.approx([np.degrees(0.2), np.degrees(0.8)], rel=1e-3)
     assert data["mean"][0][0] == pytest.approx([np.degrees(0.1), np.degrees(0.4)], rel=1e-3)
-    assert [band["name"] for band in data["bands"]] == ["spectrum-matched controls (99)", "norm-matched controls (5)"]
+    assert [band["name"] for band in data["bands"]] == ["gradient-noise controls (99)", "spectrum controls (59)"]
     assert [band["outline"] for band in data["bands"]] == [False, True]
     assert data["bands"][0]["high"][0][0] == pytest.approx([np.degrees(0.3)] * 2, rel=1e-3)
-    assert str(result.claim) in data["facts"][0]
+    assert data["bands"][1]["high"][0][0] == pytest.approx([np.degrees(0.27)] * 2, rel=1e-3)
+    mean = np.degrees(np.mean([[0.1, 0.2], [0.4, 0.8]]))
+    assert data["facts"][0] == f"Whole model: mean principal angle {mean:.3g}° over layers, sides and ranks."
+    assert data["facts"][1].endswith("would turn it: too few controls to tell (5 norm).")
     row = dict(zip(data["top"]["columns"], data["top"]["rows"][0], strict=True))
     assert (row["layer"], row["side"], row["component"], row["variance change"]) == (0, "value", 0, "+1.00%")
     assert row["angle °"] == pytest.approx(np.degrees(ANGLE))
-    assert row["band to °"] == pytest.approx(np.degrees(0.4))
+    assert row["bands to °"] == pytest.approx(np.degrees(0.4)), "the highest of the kinds"
     assert row["lost"] == ", ".join(LIST[:2])
 
 
 def test_rotation_without_controls_says_what_is_missing() -> None:
-    data = without_words(rotation(controls=False)).show().data
+    data = without_words(rotation(controls={})).show().data
     assert data["bands"] == []
-    assert "nothing says how far a meaningless change would turn it" in data["facts"][1]
-    assert "band to °" not in data["top"]["columns"]
+    assert data["facts"][1] == "How far a meaningless change would turn it: no controls were made."
+    assert "bands to °" not in data["top"]["columns"]
+    few = rotation(controls={"gradient-noise": 18, "spectrum": 2}).show().data
+    assert few["bands"] == []
+    assert few["facts"][1].endswith("too few controls to tell (18 gradient-noise, 2 spectrum).")
+    assert "bands to °" not in few["top"]["columns"]
+    assert len(rotation(controls={"spectrum": 19}).show().data["facts"]) == 1, "nothing is missing"
 
 
 def test_only_components_beyond_their_band_are_called_so() -> None:
     inside = rotation()
-    high = inside.matched().spectrum_high.min()
+    high = inside.matched()["gradient-noise_high"].min()
+    assert inside.matched().spectrum_high.max() < high
+    between = replace(inside, matched_angle=torch.full_like(inside.matched_angle, 0.95 * high))
+    assert between.show().data["top"]["rows"] == [], "one kind explains it"
     still = replace(inside, matched_angle=torch.full_like(inside.matched_angle, high / 2))
     assert still.show().data["top"]["rows"] == []
 

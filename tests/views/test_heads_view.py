@@ -46,13 +46,16 @@ def test_the_map_of_changes():
     assert "no more than" in widget.data["lines"][0]
     assert [side["role"] for side in widget.data["sides"]] == ["tuned", "base"]
     assert any("A ring marks" in note for note in widget.data["notes"])
+    # 18 of 19 controls did not change, the last as far as the tuned model
+    assert widget.data["notes"][0] == f"Whole model, mean Jaccard of all heads: {result.whole}."
+    assert "(19 given), p = 0.1" in widget.data["notes"][0]
 
 
 def test_without_controls_the_map_says_so():
     widget = show(overlap(controls=False))
     assert widget.data["marked"] == [False] * 6
     assert "Controls" not in widget.data["lines"][CHANGED]
-    assert any("nothing says how much a meaningless change" in note for note in widget.data["notes"])
+    assert widget.data["notes"][0].startswith("Too few control models to tell how much a meaningless change")
 
 
 def test_word_pairs_of_one_model_and_of_both():
@@ -114,12 +117,23 @@ def test_verbs_by_group():
     whole = dict(widget.data["groups"][-1]["facts"])
     assert whole["Matched on base counts"].endswith(f"difference {result.whole.difference:+.3f}")
     assert whole["Control models' difference"].endswith("outside it")
-    assert widget.data["notes"][0].startswith("Whole model against control models: +")
+    beside = f"Whole model, rise of instruction verbs beyond verbs like them (mean sign): {result.beside()}."
+    assert widget.data["notes"][0] == beside
+    assert "(19 given), p = 0.05" in beside
     assert "The paper&#39;s test" in widget.fallback
+
+
+def test_few_control_models_are_said_to_be_few():
+    result = verbs(controls=18)
+    notes = show(result).data["notes"]
+    assert notes[0].endswith("too few controls to tell (18 given; 19 of each kind are needed).")
+    told = dict(facts(result.whole, controls=result.provenance.options["controls"]))
+    assert told["Control models' difference"] == "too few of 18 control models are testable"
 
 
 def test_facts_of_a_group_that_cannot_be_tested():
     result = verbs(controls=0)
+    assert not any("Whole model" in note for note in show(result).data["notes"])
     same = facts(result.whole, controls=[])
     assert ("Control models' difference", "no control models") in same
     from tests.analyses.test_verb_shift import drawn, run

@@ -23,7 +23,8 @@ from tests.views.maps import HEADS, LAYERS, TOKENS, attention, attention_shift, 
 def test_the_map_of_weights_has_every_row():
     result = weight_shift()
     data = result.show().data
-    assert (data["layers"], data["matrices"]) == ([0, 1, 2], ["W_Q", "W_O", "W_in"])
+    assert data["layers"] == [0, 1, 2]
+    assert data["groups"] == [{"name": "all matrices", "matrices": ["W_Q", "W_O", "W_in"]}]
     assert (data["headed"], data["heads"]["W_Q"]) == (["W_Q", "W_O"], HEADS)
     rows = {(layer, matrix, head): (raw, folded) for layer, matrix, head, raw, folded in data["rows"]}
     assert len(rows) == len(data["rows"]) == len(result.matrix)
@@ -32,6 +33,16 @@ def test_the_map_of_weights_has_every_row():
     assert data["top"][0][:4] == [2, "W_Q", 1, 2.0]
     assert "W_E" in data["facts"]
     assert [m["label"] for m in data["measures"]][-1] == "share of the top 8"
+
+
+def test_biases_and_other_tensors_have_a_map_of_their_own():
+    names = ("b_Q", "attn_gain", "post_attention_layernorm.weight", "attn_norm_bias")
+    first, second = weight_shift(others=names).show().data["groups"]
+    assert first["matrices"] == ["W_Q", "W_O", "W_in", "attn_gain"]
+    assert second == {
+        "name": "biases and the rest",
+        "matrices": ["b_Q", "post_attention_layernorm.weight", "attn_norm_bias"],
+    }
 
 
 def test_an_infinite_change_is_no_number():
@@ -156,7 +167,9 @@ def test_the_map_of_shifts_has_bands_and_signed_differences():
     assert [row[0] for row in data["of_head"][1][0]] == [
         "first token's share", "entropy (bits)", "instruction's share", "the rest's share",
     ]  # fmt: skip
-    assert data["claim"].startswith("Over all heads: +0.25")
+    assert data["claim"] == f"Mean JS distance of all heads: {attention_shift().whole}."
+    assert data["claim"].endswith("0.4; controls 0.0944 to 0.206 (19 spectrum), p = 0.05.")
+    assert "19 controls" in data["facts"]
     assert data["top"][0][:3] == [2, 1, 0.9]
 
 
@@ -165,6 +178,13 @@ def test_without_controls_there_is_no_band_and_no_claim():
     assert data["claim"] is None
     assert "no controls" in data["facts"]
     assert data["measures"][0]["low"][0] == [None, None]
+
+
+def test_with_few_controls_there_is_no_band_and_the_claim_says_so():
+    data = attention_shift(controls=18).show().data
+    few = "0.4; too few controls to tell (18 spectrum; 19 of each kind are needed)."
+    assert data["claim"] == f"Mean JS distance of all heads: {few}"
+    assert all(limit is None for row in data["measures"][0]["high"] for limit in row)
 
 
 # the report's sections

@@ -9,7 +9,7 @@
     control_rank, control_t, control_band an effect beside the same effect of meaningless changes
     envelope, envelope_band, rank_band    the same beside several kinds of them, with a verdict's key
     covariate                             a group's effect at equal response length (or any other covariate)
-    adjust                                false-discovery control over one displayed table
+    adjust                                false-discovery control, or Holm's, over one displayed table
 
 Differences are always tuned - base, and "greater" means that tuned is larger. Every interval is two-sided, also
 beside a one-sided p. Data without any variation have no t statistic: a difference of zero is "no change" (p = 1),
@@ -23,11 +23,20 @@ and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010 (the + 1 in rank and resampling
 intervals); MacKinnon and White, J. Econometrics 29, 1985 (HC3); Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
 """
 
-from lensdiff.analyses.stats.controls import control_band, control_rank, control_t, rank_band
-from lensdiff.analyses.stats.envelope import Envelope, envelope, envelope_band
+from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK, control_band, control_rank, control_t, rank_band
+from lensdiff.analyses.stats.envelope import (
+    FEWEST_FOR_VERDICT,
+    ControlKind,
+    Direction,
+    Envelope,
+    by_kind,
+    envelope,
+    envelope_band,
+    kinds_band,
+)
 from lensdiff.analyses.stats.regression import covariate
 from lensdiff.analyses.stats.resampling import paired_bootstrap, permutation, ratio_bootstrap, sign_flip
-from lensdiff.analyses.stats.result import Band, Test, adjust, format_p
+from lensdiff.analyses.stats.result import Band, Test, adjust, format_p, holm
 from lensdiff.analyses.stats.samples import NoVariation
 from lensdiff.analyses.stats.stratified import stratified_effects, stratified_permutations
 from lensdiff.analyses.stats.t_tests import (
@@ -41,11 +50,16 @@ from lensdiff.analyses.stats.t_tests import (
 
 __all__ = [
     "FEWEST_FOR_EQUIVALENCE",
+    "FEWEST_FOR_RANK",
+    "FEWEST_FOR_VERDICT",
     "Band",
+    "ControlKind",
+    "Direction",
     "Envelope",
     "NoVariation",
     "Test",
     "adjust",
+    "by_kind",
     "control_band",
     "control_rank",
     "control_t",
@@ -54,6 +68,8 @@ __all__ = [
     "envelope_band",
     "equivalence",
     "format_p",
+    "holm",
+    "kinds_band",
     "one_sample",
     "paired",
     "paired_bootstrap",

@@ -13,7 +13,7 @@ from lensdiff.results.errors import InputError
 
 SMALLEST_P = 1e-16  # what a sentence still tells apart from zero
 USUAL_LEVEL = 0.95  # of an interval; a sentence names every other one
-ADJUSTMENTS = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}
+ADJUSTMENTS = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli", "holm": "Holm"}
 
 
 class Band(NamedTuple):
@@ -136,10 +136,10 @@ def _signed(number: str) -> str:
 
 
 def adjust(tests: Sequence[Test], *, family: str, method: str = "bh") -> list[Test]:
-    """Return the tests, in order, with false-discovery adjusted p-values over this one family (one displayed table).
+    """Return the tests, in order, with adjusted p-values over this one family (one displayed table).
 
-    method "bh" (Benjamini-Hochberg) holds for independent and positively dependent tests, "by" (Benjamini-Yekutieli)
-    for all.
+    method "bh" (Benjamini-Hochberg: false discoveries) holds for independent and positively dependent tests, "by"
+    (Benjamini-Yekutieli: false discoveries) and "holm" (any false rejection) for all.
 
     Raises:
         InputError: the method is unknown, the family has no name, or a test has no p.
@@ -155,9 +155,22 @@ def adjust(tests: Sequence[Test], *, family: str, method: str = "bh") -> list[Te
         values.append(test.p)
     if not values:
         return []
-    adjusted = stats.false_discovery_control(np.array(values), method=method)
+    given = np.array(values)
+    adjusted = holm(given) if method == "holm" else stats.false_discovery_control(given, method=method)
     how = f"{ADJUSTMENTS[method]} over {len(values)}"
     return [
         replace(test, p_adjusted=float(p), family=family, adjustment=how)
         for test, p in zip(tests, adjusted, strict=True)
     ]
+
+
+def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Return Holm's adjusted p-values: max over i up to k of min(1, (n - i) p_(i)) for the k-th smallest, i from 0.
+
+    Reference: Holm, Scand. J. Stat. 6, 1979.
+    """
+    order = np.argsort(p, kind="stable")
+    scaled = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(scaled)
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return adjusted

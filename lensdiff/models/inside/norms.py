@@ -30,6 +30,11 @@ def norm_weight(norm: Any) -> Tensor | None:
     return _own(norm, "w", "weight")
 
 
+def norm_bias(norm: Any) -> Tensor | None:
+    """Return what a norm module adds; None where it adds nothing."""
+    return _own(norm, "b", "bias")
+
+
 def _own(norm: Any, *names: str) -> Tensor | None:
     # a bridge's norm answers for the module it wraps, which may have none
     owners = [norm, getattr(norm, "original_component", None)]
@@ -39,7 +44,7 @@ def _own(norm: Any, *names: str) -> Tensor | None:
 
 def scale_of(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: float) -> Gain | Unknown:
     """Return by what a norm scales: of w, 1 + w and 1, with and without centring, that which explains its output."""
-    x, y, weight, bias = read.double(), made.double(), norm_weight(norm), _own(norm, "b", "bias")
+    x, y, weight, bias = read.double(), made.double(), norm_weight(norm), norm_bias(norm)
     candidates = [(0.0, weight.double()), (1.0, 1 + weight.double())] if weight is not None else [(0.0, x.new_ones(()))]
     shift = 0.0 if bias is None else bias.double()
     found = []

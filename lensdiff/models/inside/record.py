@@ -103,7 +103,7 @@ class BlockRecord:
             return f"transformer-lens cannot give it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
         if weight is None:
             return ""
-        read, made = self._around(name)
+        read, made = self.around(name)
         if read is None or made is None:
             return "what it reads or writes passes through no hook point"
         flat, read, made = _flat(weight, name), _rows(read).double(), _rows(made).double()
@@ -121,14 +121,15 @@ class BlockRecord:
         if weight is None:
             return ""
         bias = self.wrapper.bias(self.layer, f"b{name[1:]}")  # pyright: ignore[reportArgumentType]
-        read, made = self._around(name)
+        read, made = self.around(name)
         assert read is not None
         assert made is not None
         mapped, made = _rows(read).double() @ _flat(weight, name).double(), _rows(made).double()
         added = mapped if bias is None else mapped + bias.double().flatten()
         return "" if same(added, made, self.close) else "what is added behind its matrix is something else"
 
-    def _around(self, name: MatrixName) -> tuple[Tensor | None, Tensor | None]:
+    def around(self, name: MatrixName) -> tuple[Tensor | None, Tensor | None]:
+        """Return what a matrix reads and what is made of it."""
         attn, mlp = self.attn, self.mlp
         if name in ("W_Q", "W_K", "W_V"):
             letter = name[-1].lower()

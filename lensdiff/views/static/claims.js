@@ -1,5 +1,5 @@
 "use strict";
-// One card per claim. The drawing repeats what the sentence says: effect and interval, and below them the controls.
+// One card per claim. The drawing repeats what the sentence says: the effect, and below it every control, kind by kind.
 LensDiff.views.claims = (root, data) => {
   const { make } = LensDiff;
   root.append(make("div", { class: "ld-cards" }, data.claims.map((claim) =>
@@ -9,30 +9,36 @@ LensDiff.views.claims = (root, data) => {
       make("p", { class: "ld-verdict" }, make("span", { class: "ld-sign", "aria-hidden": "true" }, claim.sign), claim.answer),
       make("p", { class: "ld-statement" }, claim.statement),
       claim.picture ? picture(claim.picture) : null,
-      claim.facts.length || claim.also.length
+      claim.facts.length || claim.also.length || claim.replication.length
         ? make("details", {}, make("summary", {}, "How this was tested"),
-            make("ul", {}, [claim.test, ...claim.facts].filter(Boolean).map((fact) => make("li", {}, fact))),
-            claim.also.length ? make("p", { class: "ld-note" }, "The same question asked in other ways:") : null,
-            claim.also.length ? make("ul", {}, claim.also.map((test) => make("li", {}, test))) : null)
+            make("ul", {}, claim.facts.map((fact) => make("li", {}, fact))),
+            claim.also.length ? make("p", { class: "ld-note" }, "Other tests of the same question, without a verdict:") : null,
+            claim.also.length ? make("ul", {}, claim.also.map((test) => make("li", {}, test))) : null,
+            claim.replication.length ? make("p", { class: "ld-note" }, "The paper's own score, repeated on this pair, without a verdict:") : null,
+            claim.replication.length ? make("ul", {}, claim.replication.map((line) => make("li", {}, line))) : null)
         : null))));
 
   function picture(p) {
     const { svg, number } = LensDiff;
-    const known = [0, p.effect, p.control, ...(p.interval || []), ...(p.band || [])].filter((v) => v !== null);
+    const known = [0, p.effect, ...(p.interval || []), ...p.kinds.flatMap((k) => [...k.values, ...(k.band || [])])];
     const low = Math.min(...known), span = Math.max(...known) - low || 1;
     const percent = (value) => 4 + (92 * (value - low)) / span, x = (value) => percent(value) + "%";
-    const row = (y, name, value, limits, tone) => [
+    const row = (y, name, marks) => [
       svg("text", { x: 0, y: y - 10, class: "ld-label" }, name),
       svg("line", { x1: x(0), x2: x(0), y1: y - 7, y2: y + 8, class: "ld-zero" }),
-      limits ? svg("rect", { x: x(limits[0]), y: y - 4, width: percent(limits[1]) - percent(limits[0]) + "%", height: 8, rx: 4, class: tone, opacity: 0.4 }) : null,
-      svg("circle", { cx: x(value), cy: y, r: 5, class: tone }),
+      ...marks,
     ];
-    const bottom = p.control === null ? 34 : 76;
-    const tuned = `tuned − base: ${number(p.effect)}${p.unit}`;
-    const controls = p.control === null ? "no controls" : `${p.n} controls (${p.kind}): ${number(p.control)}${p.unit}`;
-    return svg("svg", { class: "ld-picture", height: bottom + 16, role: "img", "aria-label": tuned + "; " + controls },
+    const bar = (y, [from, to], tone) => svg("rect", { x: x(from), y: y - 4, width: percent(to) - percent(from) + "%", height: 8, rx: 4, class: tone, opacity: 0.4 });
+    const effect = `this pair: ${number(p.effect)}${p.unit}`;
+    const beside = (k) => `${k.values.length} ${k.name}` + (k.band ? `: ${number(k.band[0])} to ${number(k.band[1])}` : ": too few for a band");
+    const bottom = 34 + 40 * p.kinds.length;
+    return svg("svg", { class: "ld-picture", height: bottom + 16, role: "img", "aria-label": [effect, ...p.kinds.map(beside)].join("; ") },
       svg("text", { x: x(0), y: bottom + 13, class: "ld-label", "text-anchor": percent(0) > 90 ? "end" : percent(0) < 10 ? "start" : "middle" }, "0"),
-      row(24, tuned, p.effect, p.interval, "tuned"),
-      p.control === null ? [] : row(64, controls, p.control, p.band, "control"));
+      row(24, effect, [p.interval ? bar(24, p.interval, "tuned") : null, svg("circle", { cx: x(p.effect), cy: 24, r: 5, class: "tuned" })]),
+      ...p.kinds.flatMap((k, i) => {
+        const y = 64 + 40 * i;
+        const dots = k.values.map((value) => svg("circle", { cx: x(value), cy: y, r: 2.5, class: "control", opacity: 0.5 }));
+        return row(y, beside(k), [k.band ? bar(y, k.band, "control") : null, ...dots]);
+      }));
   }
 };

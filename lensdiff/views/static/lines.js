@@ -1,12 +1,12 @@
 "use strict";
-// A chart of lines over columns (layers): bands of controls behind, series with intervals before. One column is chosen, by pointing or
+// A chart of lines over columns (layers): bands of controls, or their dots (a list per column), behind, series with intervals before. One column is chosen, by pointing or
 // with the arrow keys; its values are said below. Colours are the roles': base, tuned, control.
-LensDiff.lines = ({ columns, axis, unit, series, bands = [], label, describe, floor = 0, onchoose }) => {
+LensDiff.lines = ({ columns, axis, unit, series, bands = [], dots = [], label, describe, floor = 0, onchoose }) => {
   const { make, svg, number } = LensDiff;
   const status = make("p", { class: "ld-note ld-status", "aria-live": "polite" });
   const area = make("div", {});
   let chosen = 0;
-  const all = [...series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]), ...bands.flatMap((b) => [...b.low, ...b.high])];
+  const all = [...series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]), ...bands.flatMap((b) => [...b.low, ...b.high]), ...dots.flatMap((d) => d.values.flat())];
   const known = all.filter((v) => v !== null);
   const low = Math.min(floor, ...known), highest = Math.max(...known, low);
   const high = highest - low > 1e-9 ? highest : low + 1;  // a line of zeros is drawn at the bottom of a whole unit
@@ -28,8 +28,9 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], label, describe, fl
       columns.map((c, i) => (i % step ? null : svg("text", { class: "ld-label", x: x(i), y: height - bottom + 16, "text-anchor": "middle" }, String(c)))),
       svg("text", { class: "ld-label", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, axis),
       svg("text", { class: "ld-label", x: 12, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(height - bottom) / 2})` }, unit),
-      bands.map((b) => svg("path", { class: "ld-band" + (b.outline ? " ld-outline" : ""),
+      bands.map((b) => svg("path", { class: "ld-band" + (b.outline ? " ld-outline" : "") + (b.dotted ? " ld-dotted" : ""),
         d: path([...drawn(b.low), ...drawn(b.high).reverse()]) + " Z" })),
+      dots.flatMap((d) => d.values.flatMap((values, i) => values.map((v) => svg("circle", { class: "control", cx: x(i), cy: y(v), r: 2.5, opacity: 0.6 })))),
       series.map((s) => [
         ...(s.low || []).map((v, i) => (v === null ? null : svg("line", { class: "ld-error " + s.role, x1: x(i), x2: x(i), y1: y(v), y2: y(s.high[i]) }))),
         svg("path", { class: "ld-line " + s.role, d: path(drawn(s.values)) }),
@@ -74,7 +75,8 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], label, describe, fl
   queueMicrotask(fit);
   const legend = make("p", { class: "ld-note ld-legend" },
     series.map((s) => make("span", {}, make("span", { class: "ld-swatch " + s.role }), s.name)),
-    bands.map((b) => make("span", {}, make("span", { class: "ld-swatch ld-band-key" + (b.outline ? " ld-outline" : "") }), b.name)));
+    bands.map((b) => make("span", {}, make("span", { class: "ld-swatch ld-band-key" + (b.outline ? " ld-outline" : "") + (b.dotted ? " ld-dotted" : "") }), b.name)),
+    dots.map((d) => make("span", {}, make("span", { class: "ld-swatch control" }), d.name)));
   return make("div", { class: "ld-chart" }, legend, area, status);
 };
 

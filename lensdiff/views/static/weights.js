@@ -3,7 +3,7 @@
 LensDiff.views.weights = (root, data) => {
   const { make, number } = LensDiff;
   const state = { part: 0, measure: 0, view: 0 };
-  const parts = ["all matrices", ...data.headed.map((name) => "heads of " + name)];
+  const parts = [...data.groups.map((g) => g.name), ...data.headed.map((name) => "heads of " + name)];
   const area = make("div", {});
   const values = new Map(data.rows.map(([layer, matrix, head, raw, folded]) => [`${layer} ${matrix} ${head}`, [raw, folded]]));
   const choose = (key) => (index) => { state[key] = index; draw(); };
@@ -17,9 +17,9 @@ LensDiff.views.weights = (root, data) => {
   controls.forEach((c) => c.choose(0));
 
   function draw() {
-    const matrix = data.headed[state.part - 1], measure = data.measures[state.measure];
+    const matrix = data.headed[state.part - data.groups.length], measure = data.measures[state.measure];
     const heads = data.heads[matrix];
-    const rows = matrix ? [...Array(heads).keys()].map(String) : data.matrices;
+    const rows = matrix ? [...Array(heads).keys()].map(String) : data.groups[state.part].matrices;
     const value = (row, column) => {
       const found = values.get(matrix ? `${data.layers[column]} ${matrix} ${row}` : `${data.layers[column]} ${rows[row]} -1`);
       return found ? found[state.view][state.measure] : undefined;

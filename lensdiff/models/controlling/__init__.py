@@ -1,0 +1,1 @@
+"""How controls are made: copies, samples, training, gradients, and where what is expensive is kept."""
