@@ -36,8 +36,8 @@ class Size:
     n_layers: int = 4
     d_model: int = 192
     vocabulary: int = 2048
-    rounds_base: int = 10
-    rounds_tuned: int = 6
+    cycles_base: tuple[int, ...] = (10, 6)  # rounds, after each of which the rate is zero
+    cycles_tuned: tuple[int, ...] = (9,)
     batch_tokens: int = 2048
     entries: int | None = None
     passages_a_round: int = 2600
@@ -53,8 +53,8 @@ FAST = Size(
     n_layers=2,
     d_model=128,
     vocabulary=512,
-    rounds_base=2,
-    rounds_tuned=2,
+    cycles_base=(1, 1),
+    cycles_tuned=(2,),
     batch_tokens=1024,
     entries=600,
     passages_a_round=20,
@@ -153,7 +153,7 @@ def trained(
     optimizers: list[torch.optim.Optimizer],
     batches_of: Callable[[int], list[train.Batch]],
     *,
-    rounds: int,
+    cycles: tuple[int, ...],
     work: Path,
 ) -> int:
     """Train a stage, printing a line a round, and return its tokens, those of earlier starts included."""
@@ -163,9 +163,9 @@ def trained(
     def report(number: int, loss: float, tokens: int) -> None:
         counted[str(number)] = tokens
         log.write_text(json.dumps(counted))
-        typer.echo(f"{name}: round {number + 1} of {rounds}, loss {loss:.3f}, {tokens} tokens")
+        typer.echo(f"{name}: round {number + 1} of {sum(cycles)}, loss {loss:.3f}, {tokens} tokens")
 
-    train.fit(model, optimizers, batches_of, rounds=rounds, checkpoint=work / f"{name}.pt", report=report)
+    train.fit(model, optimizers, batches_of, cycles=cycles, checkpoint=work / f"{name}.pt", report=report)
     return sum(counted.values())
 
 
@@ -176,7 +176,7 @@ def main(
         Path, typer.Option(help="Checkpoints, tuning examples and more prompts; a stopped run goes on.")
     ] = WORK_FOLDER,
     rate_base: Annotated[float, typer.Option(help="Peak rate of the base's matrices (Muon).")] = 0.005,
-    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 2.5e-4,
+    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 3e-4,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="A few steps on a tiny model: a test of the script.")] = False,
@@ -206,7 +206,7 @@ def make(material: Material, *, out: Path, work: Path, rates: tuple[float, float
         return material.text_round(number, tokenizer)
 
     optimizers = train.base_optimizers(model, rate=rates[0])
-    found["tokens"]["base"] = trained("base", model, optimizers, texts, rounds=size.rounds_base, work=work)
+    found["tokens"]["base"] = trained("base", model, optimizers, texts, cycles=size.cycles_base, work=work)
     model = train.save(model, out / "base")
     found["base"] = measure(model, tokenizer, material, prompts=("raw",))
 
@@ -214,9 +214,11 @@ def make(material: Material, *, out: Path, work: Path, rates: tuple[float, float
         pool = material.example_round(number)
         return train.example_batches(tokenizer, pool, rng=random.Random(number), tokens=size.batch_tokens)
 
-    write_lines(work / "tuning.jsonl", (asdict(e) for n in range(size.rounds_tuned) for e in material.example_round(n)))
+    write_lines(
+        work / "tuning.jsonl", (asdict(e) for n in range(sum(size.cycles_tuned)) for e in material.example_round(n))
+    )
     optimizers = train.tuning_optimizers(model, rate=rates[1])
-    found["tokens"]["tuned"] = trained("tuned", model, optimizers, asked, rounds=size.rounds_tuned, work=work)
+    found["tokens"]["tuned"] = trained("tuned", model, optimizers, asked, cycles=size.cycles_tuned, work=work)
     model = train.save(model, out / "tuned")
     found["tuned"] = measure(model, tokenizer, material, prompts=("raw", "chat", "new_phrasing"))
     found["change"] = evaluate.relative_changes(out / "base", out / "tuned")

@@ -3,7 +3,7 @@
 Both stages minimise the next-token cross-entropy: the base over every token of plain text, the tuned model over the
 response tokens of instruction examples only (response = " " + reference + end of text). The base's matrices inside the
 layers are stepped by Muon and the rest by AdamW; tuning steps every weight by AdamW at a small rate. The learning rate
-warms up, stays, and falls to zero over the last half.
+warms up, stays, and falls to zero; the base does so twice.
 
 Training goes by rounds: the batches of a round follow from its number alone and a checkpoint is written after each, so
 that a run that was stopped goes on and ends in the same weights.
@@ -153,9 +153,16 @@ def tuning_optimizers(model: LlamaForCausalLM, *, rate: float) -> list[torch.opt
     return [torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def learning_rate(position: float, rounds: int) -> float:
-    """The share of the peak rate after `position` rounds: up within 0.4 rounds, down to zero over the last half."""
-    return min((position + 1e-3) / WARMUP, 1.0, (rounds - position) / (DECAY * rounds))
+def learning_rate(position: float, cycles: Sequence[int]) -> float:
+    """The share of the peak rate after `position` rounds; each cycle has that many rounds.
+
+    In a cycle the rate goes up within 0.4 rounds, stays, and falls to zero over the last half.
+    """
+    for rounds in cycles[:-1]:
+        if position < rounds:
+            return learning_rate(position, [rounds])
+        position -= rounds
+    return min((position + 1e-3) / WARMUP, 1.0, (cycles[-1] - position) / (DECAY * cycles[-1]))
 
 
 def fit(
@@ -163,7 +170,7 @@ def fit(
     optimizers: Sequence[torch.optim.Optimizer],
     batches_of: Callable[[int], list[Batch]],
     *,
-    rounds: int,
+    cycles: Sequence[int],
     checkpoint: Path,
     report: Callable[[int, float, int], None],
 ) -> None:
@@ -179,10 +186,10 @@ def fit(
         for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(held)
     model.train()
-    for done in range(first, rounds):
+    for done in range(first, sum(cycles)):
         batches, losses = batches_of(done), []
         for number, batch in enumerate(batches):
-            share = learning_rate(done + number / len(batches), rounds)
+            share = learning_rate(done + number / len(batches), cycles)
             for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
                 group["lr"] = peak * share
             losses.append(step(model, optimizers, batch))

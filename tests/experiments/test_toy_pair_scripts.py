@@ -183,7 +183,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scripts, tmp_path):
 
             optimizers = train.base_optimizers(model, rate=0.01)
             with contextlib.suppress(InterruptedError):
-                train.fit(model, optimizers, batches, rounds=4, checkpoint=folder / "base.pt", report=report)
+                train.fit(model, optimizers, batches, cycles=(2, 2), checkpoint=folder / "base.pt", report=report)
         return model, seen
 
     whole, all_rounds = run(tmp_path / "whole", None)
@@ -194,13 +194,19 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scripts, tmp_path):
         assert torch.equal(parameter, stopped.get_parameter(name)), name
 
 
-def test_the_rate_rises_stays_and_falls_to_zero(scripts):
-    rate = scripts["train"].learning_rate
-    assert rate(0.0, 10) < 0.01
-    assert rate(0.2, 10) == pytest.approx(0.5, abs=0.01)
-    assert rate(1.0, 10) == rate(5.0, 10) == 1
-    assert rate(7.5, 10) == pytest.approx(0.5)
-    assert rate(10, 10) == 0
+def test_the_rate_rises_stays_and_falls_to_zero_in_each_cycle(scripts):
+    def rate(position):
+        return scripts["train"].learning_rate(position, (10, 6))
+
+    assert rate(0.0) < 0.01
+    assert rate(0.2) == pytest.approx(0.5, abs=0.01)
+    assert rate(1.0) == rate(5.0) == 1
+    assert rate(7.5) == pytest.approx(0.5)
+    assert rate(10 - 1e-9) == pytest.approx(0, abs=1e-6)
+    assert rate(10.0) < 0.01
+    assert rate(10.4) == rate(13.0) == 1
+    assert rate(14.5) == pytest.approx(0.5)
+    assert rate(16) == 0
 
 
 def test_perplexity_of_a_model_that_knows_nothing_is_the_vocabulary(scripts, models):
