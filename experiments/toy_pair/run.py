@@ -36,8 +36,8 @@ class Size:
     n_layers: int = 4
     d_model: int = 192
     vocabulary: int = 2048
-    cycles_base: tuple[int, ...] = (10, 6)  # rounds, after each of which the rate is zero
-    cycles_tuned: tuple[int, ...] = (9,)
+    cycles_base: tuple[int, ...] = (10, 8)  # rounds, after each of which the rate is zero
+    cycles_tuned: tuple[int, ...] = (10,)
     batch_tokens: int = 2048
     entries: int | None = None
     passages_a_round: int = 2600
@@ -176,7 +176,7 @@ def main(
         Path, typer.Option(help="Checkpoints, tuning examples and more prompts; a stopped run goes on.")
     ] = WORK_FOLDER,
     rate_base: Annotated[float, typer.Option(help="Peak rate of the base's matrices (Muon).")] = 0.005,
-    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 3e-4,
+    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 2.5e-4,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="A few steps on a tiny model: a test of the script.")] = False,

@@ -16,6 +16,8 @@ A. Trockman and J. Z. Kolter, "Mimetic initialization of self-attention layers",
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -34,46 +36,69 @@ def rows(n: int, width: int) -> Float[Tensor, "n width"]:
     return torch.linalg.qr(torch.randn(width, n)).Q.mT
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a pair of heads lies, and what it carries: the same rows of k and v, the same query head in both layers."""
+
+    key: slice
+    query: slice
+    shared: Float[Tensor, " width"]  # the direction that all embeddings share
+    carried: Float[Tensor, "size width"]  # P: reads the token that layer 0 carries
+    place: Float[Tensor, "size width"]  # where layer 0 writes it
+    copied: Float[Tensor, "size width"]  # what layer 1 copies
+
+
 @torch.no_grad()
 def plant_copying(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Replace the starting weights of two pairs of heads in layers 0 and 1; uses torch's global generator."""
-    config, embedding = model.config, model.model.embed_tokens.weight
-    width, size, group = embedding.shape[1], config.head_dim, config.num_attention_heads // config.num_key_value_heads
-    frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(size // 2) / (size // 2))
-    for layer in model.model.layers:  # other heads and MLPs are silent at first
+    config, parts = cast(Any, model.config), cast(Any, model)
+    embedding, layers = parts.model.embed_tokens.weight, parts.model.layers
+    width, size = embedding.shape[1], config.head_dim
+    group = config.num_attention_heads // config.num_key_value_heads
+    for layer in layers:  # other heads and MLPs are silent at first
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     token = float(embedding.norm(dim=1).mean())
     shared = rows(1, width)[0]
     embedding.sub_(embedding @ shared[:, None] * shared)
-    model.lm_head.weight.copy_(embedding)
+    parts.lm_head.weight.copy_(embedding)
     embedding.add_(SHARED * shared)
-    seen = math.sqrt(width) / math.hypot(token, SHARED)  # RMSNorm's factor in layer 0, and about that in layer 1
-    then = math.sqrt(width) / math.sqrt(token**2 + SHARED**2 + PAIRS * CARRIED**2)
-    slow = torch.arange(size // 4, size // 2)
-    slow = torch.cat([slow, slow + size // 2])
     for pair in range(PAIRS):
         carried, place, copied = rows(size, width), rows(size, width), rows(size, width)
         carried = carried - carried @ shared[:, None] * shared
-        first, second = (model.model.layers[i].self_attn for i in (0, 1))
         key, query = slice(pair * size, (pair + 1) * size), slice(pair * group * size, (pair * group + 1) * size)
-        scale = math.sqrt(SHARPNESS * math.sqrt(size)) / (SHARED * seen)
-        looks = torch.zeros(2, size)
-        looks[0, :FAST], looks[1, :FAST], looks[1, size // 2 : size // 2 + FAST] = (
-            1.0,
-            frequencies[:FAST].cos(),
-            -frequencies[:FAST].sin(),
-        )
-        first.k_proj.weight[key] = scale * looks[0][:, None] * shared
-        first.q_proj.weight[query] = scale * looks[1][:, None] * shared
-        part = token * seen * math.sqrt(size / width)  # the norm of P times a token
-        first.v_proj.weight[key] = carried
-        first.o_proj.weight[:, query] = CARRIED / part * place.mT
-        match = token * then * math.sqrt(len(slow) / width) * CARRIED * then * math.sqrt(len(slow) / size)
-        scale = math.sqrt(2 * SHARPNESS * math.sqrt(size) / match)
-        second.q_proj.weight[query], second.k_proj.weight[key] = 0.0, 0.0
-        second.q_proj.weight[query][slow] = scale * carried[: len(slow)]
-        second.k_proj.weight[key][slow] = scale * place[: len(slow)]
-        second.v_proj.weight[key] = copied
-        second.o_proj.weight[:, query] = copied.mT * token / (token * then * math.sqrt(size / width))
+        planted = Place(key, query, shared, carried, place, copied)
+        frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(size // 2) / (size // 2))
+        plant_looking_back(layers[0].self_attn, planted, frequencies, token=token)
+        plant_matching(layers[1].self_attn, planted, token=token)
     return model
+
+
+def plant_looking_back(attention: Any, planted: Place, frequencies: Float[Tensor, " half"], *, token: float) -> None:
+    """A head that attends to the token before and carries it to a place of its own; `token` is an embedding's norm."""
+    size, width = planted.carried.shape
+    seen = math.sqrt(width) / math.hypot(token, SHARED)  # RMSNorm's factor in layer 0
+    scale = math.sqrt(SHARPNESS * math.sqrt(size)) / (SHARED * seen)
+    looks = torch.zeros(2, size)
+    looks[0, :FAST], looks[1, :FAST] = 1.0, frequencies[:FAST].cos()
+    looks[1, size // 2 : size // 2 + FAST] = -frequencies[:FAST].sin()
+    attention.k_proj.weight[planted.key] = scale * looks[0][:, None] * planted.shared
+    attention.q_proj.weight[planted.query] = scale * looks[1][:, None] * planted.shared
+    part = token * seen * math.sqrt(size / width)  # the norm of P times a token
+    attention.v_proj.weight[planted.key] = planted.carried
+    attention.o_proj.weight[:, planted.query] = CARRIED / part * planted.place.mT
+
+
+def plant_matching(attention: Any, planted: Place, *, token: float) -> None:
+    """A head that attends to where the token before is the current one, and copies what stands there."""
+    size, width = planted.carried.shape
+    then = math.sqrt(width) / math.sqrt(token**2 + SHARED**2 + PAIRS * CARRIED**2)  # RMSNorm's factor in layer 1, about
+    slow = torch.arange(size // 4, size // 2)
+    slow = torch.cat([slow, slow + size // 2])
+    match = token * then * math.sqrt(len(slow) / width) * CARRIED * then * math.sqrt(len(slow) / size)
+    scale = math.sqrt(2 * SHARPNESS * math.sqrt(size) / match)
+    attention.q_proj.weight[planted.query], attention.k_proj.weight[planted.key] = 0.0, 0.0
+    attention.q_proj.weight[planted.query][slow] = scale * planted.carried[: len(slow)]
+    attention.k_proj.weight[planted.key][slow] = scale * planted.place[: len(slow)]
+    attention.v_proj.weight[planted.key] = planted.copied
+    attention.o_proj.weight[:, planted.query] = planted.copied.mT * token / (token * then * math.sqrt(size / width))

@@ -25,7 +25,7 @@ from tests.inputs.released import levels, write_attribution, write_clone
 ROOT = Path(__file__).parents[2] / "experiments"
 PROMPTS = ROOT / "toy_pair" / "prompts.jsonl"
 CLAIMS = reproduce.claims()
-TINY = ("--max-prompts", "10", "--max-new-tokens", "3", "--controls", "3")
+TINY = ("--max-prompts", "10", "--max-new-tokens", "40", "--controls", "3")
 
 
 @pytest.fixture(scope="module")
