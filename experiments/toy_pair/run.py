@@ -37,7 +37,7 @@ class Size:
     d_model: int = 192
     vocabulary: int = 2048
     cycles_base: tuple[int, ...] = (10, 8)  # rounds, after each of which the rate is zero
-    cycles_tuned: tuple[int, ...] = (10,)
+    cycles_tuned: tuple[int, ...] = (12,)
     batch_tokens: int = 2048
     entries: int | None = None
     passages_a_round: int = 2600
@@ -176,9 +176,9 @@ def main(
         Path, typer.Option(help="Checkpoints, tuning examples and more prompts; a stopped run goes on.")
     ] = WORK_FOLDER,
     rate_base: Annotated[float, typer.Option(help="Peak rate of the base's matrices (Muon).")] = 0.005,
-    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 2.5e-4,
+    rate_tuned: Annotated[float, typer.Option(help="Peak rate of the tuning (AdamW).")] = 3.5e-4,
     seed: int = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads; the last digits of the weights depend on it.")] = 1,
     fast: Annotated[bool, typer.Option("--fast", help="A few steps on a tiny model: a test of the script.")] = False,
 ) -> None:
     """Train, measure and write the pair."""
