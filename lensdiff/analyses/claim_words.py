@@ -17,6 +17,7 @@ Case = Literal[
     "within",
     "held back",
     "wrong side",
+    "below",
     "nothing",
     "depends",
     "too few",
@@ -76,7 +77,8 @@ def sentence(
     token, tuned - base; meaningless changes of the same size give -0.03 to 0.05 (59 gradient-noise, 59 spectrum);
     adjusted p = 0.05, Holm over 3 claims.`
     """
-    number = f"{words.what} {_number(effect)}{words.unit}"
+    shown = _number(effect) if words.risen else _plain(effect)  # a share has no sign
+    number = f"{words.what} {shown}{words.unit}"
     if case == "nothing":
         return f"Nothing changed: {words.what} is exactly 0."
     if case == "ruined":
@@ -106,6 +108,7 @@ def sentence(
         "within": f"No more than {MEANINGLESS}: {said}.",
         "held back": f"Not shown: {said}; {_held_back(permuted, p, n_tested)}.",
         "wrong side": f"{risen}: {said}.",
+        "below": f"{words.below}: {said}.",
         "depends": f"{_depends(depends, words.unit)}: {said}.",
     }[case]
 

@@ -27,7 +27,7 @@ def attribute(
     method: str = typer.Option("auto", help="forward, reverse, or auto: the cheaper."),
     max_new_tokens: o.MaxNewTokens = 300,
     deletion_draws: int = typer.Option(8, min=0, help="Random deletions beside each map's own; 0: no check."),
-    controls: o.Controls = 0,
+    controls: int = typer.Option(0, min=0, help="Gradient-noise controls whose own responses are attributed, too."),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "float32",

@@ -115,8 +115,10 @@ def share_unit(workspace: Workspace, unit: str) -> None:
 
 def _join_shares(workspace: Workspace) -> None:
     store, names = workspace.store, [f"parts/value_rotation/{name}" for name in workspace.controls("rotation")]
-    if not store.has("parts/value_rotation/pair"):
-        return  # joined before
+    if not store.has("parts/value_rotation/pair"):  # joined before
+        for name in store.names("parts/value_rotation/"):
+            store.remove(name)
+        return
     alone = store.load_result("parts/value_rotation/pair", ValueRotation)
     found = alone.with_controls(workspace.stored(names, ControlRotation))
     store.save_result("value_rotation", found)

@@ -14,6 +14,13 @@ from pydantic_core import PydanticCustomError
 Analysis = Literal["weights", "instruction_use", "attribution", "outputs", "attention", "heads", "mlp"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 OF_PROMPTS: tuple[Analysis, ...] = ("instruction_use", "attribution", "outputs", "attention")
+COUNTED: dict[str, tuple[Analysis, ...]] = {  # the analyses that each number of controls is for
+    "prompts": ("instruction_use",),
+    "attention": ("attention",),
+    "heads": ("heads",),
+    "rotation": ("mlp",),
+    "attribution": ("attribution",),
+}
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -171,6 +178,11 @@ class RunConfig(Section):
         """Whether any chosen analysis reads prompts."""
         return self.chosen(*OF_PROMPTS)
 
+    @property
+    def most_controls(self) -> int:
+        """The largest number of controls of a kind that a chosen analysis asks for."""
+        return max(getattr(self.controls, name) * self.chosen(*of) for name, of in COUNTED.items())
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         for key, message in contradictions(self):
@@ -208,12 +220,15 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
 def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
     options = config.controls
     if len(set(options.kinds)) < len(options.kinds):
-        yield "controls.kinds", "a kind comes twice"
+        yield "controls.kinds", f"a kind comes twice ({', '.join(options.kinds)}), expected each once"
     if "shuffled" in options.kinds and options.data is None:
-        yield "controls.data", "shuffled controls need the tuning data: give a file, or leave the kind out"
+        yield (
+            "controls.kinds",
+            "shuffled controls need the tuning data: name a file (controls.data in a config), or leave the kind out",
+        )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
-    for name in COUNTS:
+    for name in COUNTED:
         if getattr(options, name) and config.keep == "one":
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _ONE
     for analysis, name in (("instruction_use", "prompts"), ("attention", "attention")):
@@ -221,8 +236,9 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 
-COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
-_ONE = 'keep = "one" holds one model at a time, a control is made from both: set the numbers of controls to 0'
+_ONE = (
+    f'keep = "one" holds one model at a time, a control is made from both: set {", ".join(COUNTED)} of [controls] to 0'
+)
 
 
 def as_config(given: "RunConfig | dict[str, Any]") -> RunConfig:

@@ -26,7 +26,7 @@ from lensdiff.models.loading.load import as_dtype, default_device, quiet
 from lensdiff.models.memory import available_memory
 from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.both import SIDES
-from lensdiff.pipeline.config import COUNTS, RunConfig
+from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.layers import LAYERS_AT_ONCE
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.step import Step
@@ -68,9 +68,8 @@ def memory_of(config: RunConfig) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    counts = config.controls
-    made = any(getattr(counts, name) for name in COUNTS)
-    return Memory(max(sizes), int(model * (2 + made + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
+    held = 2 + (config.most_controls > 0)
+    return Memory(max(sizes), int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
 
 
 def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:
@@ -135,10 +134,10 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
     total = duration(sum(seconds.values()))
     workspace.listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
     if "controls" in left and "distilled" not in workspace.config.controls.kinds:
-        most = max(getattr(workspace.config.controls, name) for name in COUNTS)
+        most = workspace.config.most_controls
         workspace.listener.say(
-            f"controls: {', '.join(workspace.config.controls.kinds)}; {most} distilled ones, the base trained on its "
-            f"own samples, would take about {duration(most * _distil(probe))} more (controls.kinds)"
+            f"controls: {', '.join(workspace.config.controls.kinds)}; {most} of the kind distilled, the base trained "
+            f"on its own samples, would take about {duration(most * _distil(probe))} more"
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from jinja2 import Template
 
 from lensdiff.analyses import stats
+from lensdiff.analyses.claim_words import MEANINGLESS
 from lensdiff.analyses.claims import Claim, Claims, Verdict
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
@@ -19,6 +20,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {  # a sign and words: no colour carr
     "too few controls": ("?", "Too few controls to tell"),
     "not testable": ("–", "Not testable on this pair"),
 }
+SAID = ("Not shown: ", "Not testable: ", f"No more than {MEANINGLESS}: ")  # how sentences begin that answers repeat
 TITLES = {"instruction": "Instructions", "heads": "Attention heads", "rotation": "Feed-forward layers"}
 
 
@@ -40,9 +42,7 @@ def _card(claim: Claim) -> dict[str, Any]:
         "verdict": claim.verdict.replace(",", "").replace(" ", "-"),
         "sign": sign,
         "answer": answer,
-        "statement": _without(
-            claim.statement, f"{answer}: ", "Not shown: ", "Not testable: ", "Too few controls to tell: "
-        ),
+        "statement": _without(claim.statement, f"{answer}: ", *SAID),
         "facts": [*claim.facts, *_ways(claim), *_made(claim)],
         "also": [str(test) for test in claim.also],
         "replication": list(claim.replication),

@@ -81,6 +81,7 @@ class Report:
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
             claims="" if answers is None else show(answers).fragment(),
+            unfinished=any(state.state == "running" for state in store.manifest.steps.values()),
             claims_tables=_claim_tables(answers),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts],

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 
+from lensdiff.analyses.claims import Claims
 from lensdiff.views.report import Report
 from tests.views.attributions import HOSTILE, LONG
 from tests.views.directories import with_attribution
@@ -33,18 +34,38 @@ def test_it_opens_from_disk_and_answers_the_claims_first(open_page, path):
     cards = page.locator(".ld-card")
     assert cards.count() == 3
     assert "Shown for this pair" in cards.first.inner_text()
-    assert "The instruction's importance rose" in cards.first.inner_text()
-    assert cards.first.locator("circle").count() == 2  # the effect and the controls
+    assert "The response depends more on its instruction" in cards.first.inner_text()
+    assert cards.first.locator("circle.tuned").count() == 1
+    assert cards.first.locator("circle.control").count() == 2 * 59  # every control of both kinds
+    assert cards.first.locator("rect.control").count() == 2  # their bands
+    label = cards.first.locator("svg.ld-picture").get_attribute("aria-label")
+    assert label.startswith("this pair: 1.5 nats per token; 59 spectrum: -0.")
+    assert "; 59 norm: -0." in label
     top = cards.first.bounding_box()["y"]
     assert top + 150 < 900  # the answers stand on the first screen
 
 
-def test_the_drawing_has_the_effect_where_it_is(open_page, path):
+def test_the_drawing_has_the_effect_the_controls_and_their_bands_where_they_are(open_page, path, store):
     page = opened(open_page, path).page
-    effect, control = (page.locator(f".ld-card circle.{tone}").first.bounding_box() for tone in ("tuned", "control"))
-    zero = page.locator(".ld-card .ld-zero").first.bounding_box()
-    assert effect["x"] > control["x"]  # 1.5 against about 0
-    assert abs(control["x"] + control["width"] / 2 - zero["x"]) < 30
+    card = page.locator(".ld-card").first
+
+    def middles(marks):
+        boxes = [mark.bounding_box() for mark in card.locator(marks).all()]
+        return [box["x"] + box["width"] / 2 for box in boxes]
+
+    (effect,), controls, zeros = middles("circle.tuned"), middles("circle.control"), middles(".ld-zero")
+    assert len(zeros) == 3  # of the effect's row and of each kind's
+    assert max(zeros) - min(zeros) < 1
+    assert controls[29] == pytest.approx(zeros[0], abs=1.5)  # the middle one of 59 is exactly 0
+    assert effect > max(controls)
+    scale = (effect - zeros[0]) / 1.5
+    for place, value in ((0, -0.1), (58, 0.1)):
+        assert controls[place] - zeros[0] == pytest.approx(scale * value, abs=1.5)
+    band = card.locator("rect.control").first.bounding_box()
+    (found,) = [claim.beside for claim in store.load_result("claims", Claims).claims if claim.name == "instruction"]
+    low, high = found.kinds[0].low, found.kinds[0].high
+    assert band["x"] - zeros[0] == pytest.approx(scale * low, abs=2)
+    assert band["width"] == pytest.approx(scale * (high - low), abs=2)
 
 
 def test_the_explorer_works_within_the_page(open_page, path):
@@ -138,6 +159,8 @@ def test_hostile_names_and_tokens_show_as_text_everywhere(open_page, tmp_path):
         summary.click()
     assert plain(name) in plain(page.locator(".ld-model.base").text_content())
     assert plain(name) in plain(page.locator("#pair").text_content())
+    assert plain(name) in plain(page.locator(".ld-card .ld-statement").first.text_content())  # a kind of that name
+    assert plain(name) in plain(page.locator(".ld-card svg").first.get_attribute("aria-label"))
     assert page.locator("main img, main script:not([type='application/json'])").count() == 0
     assert page.locator("main svg[onload]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 400

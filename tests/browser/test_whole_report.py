@@ -9,9 +9,17 @@ from lensdiff.views.section import sections
 
 SIX_MEGABYTES = 6_000_000
 SHORT = {  # of the demo: the same steps on fewer prompts and controls
-    "max_prompts": 3,
+    "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 6,
-    "controls": {"prompts": 3, "heads": 3, "rotation": 3},
+    "controls": {
+        "kinds": ["spectrum", "norm"],
+        "prompts": 2,
+        "attention": 2,
+        "heads": 2,
+        "rotation": 2,
+        "attribution": 1,
+    },
+    "instruction_use": {"draws": 2},
     "heads": {"layers_per_group": 1, "top_k": 30},
     "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
 }

@@ -39,15 +39,20 @@ def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: 
 def test_controls_stand_beside_the_models_and_words_without_importance_do_not(
     lensdiff: Command, models: Path, tmp_path: Path
 ):
-    given = ("--prompt", PROMPT, "--instruction", "Write a short poem", "--controls", 3, "--out", tmp_path, *FAST)
+    given = ("--prompt", PROMPT, "--instruction", "Write a short poem", "--controls", 2, "--out", tmp_path, *FAST)
     ran = lensdiff("attribute", models / "base", models / "tuned", *given)
     assert (ran.err, ran.code) == ("", 0)
     summary = attribution_summary(ResultStore(tmp_path)).set_index("model")
     scores = pd.read_parquet(tmp_path / "tables" / "instruction_scores.parquet")
     controls = scores[scores.model == "control"].instruction_score
-    assert summary.loc["3 controls, mean", "instruction score"] == pytest.approx(controls.mean())
+    assert set(zip(scores.model, scores.kind, scores.seed.fillna(-1), strict=True)) == {
+        ("base", "", -1),
+        ("tuned", "", -1),
+        *(("control", "gradient-noise", seed) for seed in (0, 1)),
+    }
+    assert summary.loc["2 controls, mean", "instruction score"] == pytest.approx(controls.mean())
     assert (
-        f"from {controls.min():.3f} to {controls.max():.3f}" in summary.loc["3 controls, mean", "words that drive it"]
+        f"from {controls.min():.3f} to {controls.max():.3f}" in summary.loc["2 controls, mean", "words that drive it"]
     )
     found = attribute(load_model(models / "tuned", device="cpu"), PROMPT, max_new_tokens=4, deletion_draws=0).words()
     driving = [word for word in summary.loc["tuned", "words that drive it"].split(", ") if word != "(none)"]
@@ -69,7 +74,7 @@ def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_pa
     assert again.err.startswith("lensdiff: without prompt 'long': prompt 'long'")
     report = Report(ResultStore(out)).html()
     assert "at most 4 tokens" in report
-    assert "for heads" not in report  # controls of what was not run
+    assert "controls, meaningless changes of the base" not in report  # none were made
 
 
 def test_a_response_given_as_text_and_another_target(lensdiff: Command, models: Path, tmp_path: Path):
@@ -113,7 +118,7 @@ BAD = {
     "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribution needs float32 or float64"),
     "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
     "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' is not there"),
-    "two controls": (("--prompt", PROMPT, "--controls", "2"), "2 controls allow no band"),
+    "no number of controls": (("--prompt", PROMPT, "--controls", "x"), "Invalid value for '--controls'"),
     "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),
     "a file of another kind": (("--prompts", "none.csv"), "is no prompt file"),
 }

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from lensdiff.analyses.stats import FEWEST_FOR_VERDICT
 from lensdiff.cli import whole
 from lensdiff.results import ResultStore
 from tests.cli.conftest import Command
 
 LESS = {
-    "max_prompts": 3,
+    "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 4,
-    "controls": {"prompts": 0, "heads": 0, "rotation": 3, "attribution": 0},
+    "controls": {"kinds": ["spectrum"], "prompts": 1, "attention": 0, "heads": 0, "rotation": 2, "attribution": 0},
+    "instruction_use": {"draws": 1},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
 }
 
@@ -33,5 +35,6 @@ def test_the_demos_own_config_is_valid():
 
     models = {side: str(whole.TOY_PAIR / side) for side in ("base", "tuned")}
     config = check_config(models | {"prompts": str(whole.TOY_PAIR / "prompts.jsonl")} | whole.DEMO)
-    assert config.controls.rotation == 99  # as many as a rank needs
+    counts = config.controls
+    assert min(counts.prompts, counts.heads, counts.rotation) == FEWEST_FOR_VERDICT
     assert Path(config.source("base"), "config.json").is_file()

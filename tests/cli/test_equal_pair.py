@@ -8,11 +8,11 @@ import pytest
 
 from lensdiff.results import ResultStore
 from tests.cli.conftest import Command
-from tests.cli.test_single import COMMANDS, FAST
+from tests.cli.test_single import COMMANDS, FAST, with_files
 from tests.pipeline.conftest import config_for
 
 ZERO = "base and tuned have equal weights: every difference below is zero by construction"
-ATTRIBUTE = ("--prompt", "Repeat the word: moon", "--max-new-tokens", 2, "--deletion-draws", 0, "--controls", 3)
+ATTRIBUTE = ("--prompt", "Repeat the word: moon", "--max-new-tokens", 2, "--deletion-draws", 0, "--controls", 2)
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +29,11 @@ def first_text(page: str) -> str:
 @pytest.mark.parametrize("command", ["attribute", *COMMANDS])
 def test_every_command_says_it_first(lensdiff: Command, models: Path, twins, tmp_path, command):
     options = ATTRIBUTE if command == "attribute" else COMMANDS[command][0]
-    if command in ("heads", "mlp"):
-        options = (*options, "--vocabulary", models / "words.tsv")
-    ran = lensdiff(command, *twins, "--out", tmp_path / "out", *options, *FAST)
+    ran = lensdiff(command, *twins, "--out", tmp_path / "out", *with_files(command, options, models), *FAST)
     assert ran.code == 0, ran.err
     assert ran.out.split("\n")[0] == ZERO
     assert ResultStore(tmp_path / "out").manifest.pair["notice"] == ZERO
-    name = "attribution" if command == "attribute" else command
+    name = "attribution" if command == "attribute" else command.replace("-", "_")
     page = (tmp_path / "out" / f"{name}.html").read_text()
     assert page.index(ZERO) < page.index("<h2>")
 

@@ -17,7 +17,7 @@ from lensdiff.results import InputError
 from tests.cli.conftest import Command, assert_refused
 from tests.conftest import PAPER
 
-COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+COMMANDS = [command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands if command.callback]
 
 
 def test_help_imports_nothing_large():

@@ -40,7 +40,10 @@ def error_of(tmp_path: Path, text: str) -> str:
 def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
     example = load_config(EXAMPLE)
     (tmp_path / "all.toml").write_text(
-        uncommented(EXAMPLE.read_text()).replace('prompts = "prompts.jsonl"', "").replace("layers = [0, 1, 2] ", "# ")
+        uncommented(EXAMPLE.read_text())
+        .replace('prompts = "prompts.jsonl"', "")
+        .replace('data = "tuning.jsonl" ', "# ")
+        .replace("layers = [0, 1, 2] ", "# ")
     )
     everything = load_config(tmp_path / "all.toml")
     written = everything.model_dump()
@@ -73,14 +76,36 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         (GOOD + 'analyses = "heads"\n', ", line 5: analyses is 'heads', expected a list"),
         (
             GOOD + 'analyses = [\n  "heads",\n  "tails",\n]\n',
-            ", line 5: analyses[1] is 'tails', expected one of 'weights', 'attribution'",
+            ", line 5: analyses[1] is 'tails', expected one of 'weights', 'instruction_use', 'attribution'",
         ),
         (GOOD + "[attribution]\nretokenise = 1\n", ", line 6: attribution.retokenise is 1, expected true or false"),
         (GOOD + "[heads]\nthreshold_std = true\n", ", line 6: heads.threshold_std is True, expected a number"),
         (GOOD + '[mlp]\nlayers = [0, "1"]\n', ", line 6: mlp.layers[1] is '1', expected an integer"),
         (GOOD + 'device = "cpu"\nkeep = "one"\n', ', line 6: keep = "one" holds one model at a time'),
         (GOOD + 'keep = "one"\n[controls]\nprompts = 4\n', ', line 7: keep = "one" holds one model at a time'),
-        (GOOD + "[controls]\nheads = 2\n", ", line 6: 2 controls allow no band: give 0, or at least 3"),
+        (GOOD + "[controls]\nheads = -1\n", ", line 6: controls.heads is -1, expected greater than or equal to 0"),
+        (
+            GOOD + '[controls]\nkind = "norm"\n',
+            ", line 6: unknown key 'controls.kind', available: kinds, data, prompts",
+        ),
+        (GOOD + "[controls]\nrotation_norm = 3\n", ", line 6: unknown key 'controls.rotation_norm'"),
+        (GOOD + "[controls]\nkinds = []\n", ", line 6: controls.kinds is [], expected a list that is not empty"),
+        (
+            GOOD + '[controls]\nkinds = ["norm", "self"]\n',
+            ", line 6: controls.kinds[1] is 'self', expected one of 'distilled', 'shuffled', 'gradient-noise'",
+        ),
+        (
+            GOOD + '[controls]\nkinds = ["norm", "norm"]\n',
+            ", line 6: a kind comes twice (norm, norm), expected each once",
+        ),
+        (GOOD + '[controls]\nkinds = ["shuffled"]\n', ", line 6: shuffled controls need the tuning data: name a file"),
+        (
+            GOOD + '[controls]\nkinds = ["norm", "shuffled"]\n\ndata = ""\n',
+            ", line 8: controls.data is '', expected a text that is not empty",
+        ),
+        (GOOD + '[controls]\ndata = "t.jsonl"\n', ", line 6: tuning data are for shuffled controls: add the kind"),
+        (GOOD + "[instruction_use]\ndraws = 0\n", ", line 6: instruction_use.draws is 0, expected greater than or"),
+        (GOOD + "[instruction_use]\nmax_tokens = 0\n", ", line 6: instruction_use.max_tokens is 0, expected greater"),
         (GOOD + "[mlp]\nn_components = 8\n", ", line 5: rank 10 is above n_components = 8"),
         (GOOD + "[mlp]\nn_components = 8\nranks = [1, 9]\n", ", line 7: rank 9 is above n_components = 8"),
         (
@@ -95,7 +120,7 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
             ", line 3: two prompts have the same id",
         ),
         ('base = "a"\ntuned = "b"\nanalyses = ["outputs"]\n', ", line 3: outputs needs prompts"),
-        ('base = "a"\ntuned = "b"\n', ": attribution needs prompts"),
+        ('base = "a"\ntuned = "b"\n', ": instruction_use needs prompts"),
         ('base = "a"\nprompts = "p.jsonl"\n', ": tuned is missing, a config needs it"),
         ('base = "a"\ntuned = "b\n', " is not TOML: Illegal character"),
         ('base = "a"\nbase = "b"\n', " is not TOML: Cannot overwrite a value (at line 2"),
@@ -104,6 +129,38 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
     assert error_of(tmp_path, text).startswith(message)
+
+
+COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
+
+
+@pytest.mark.parametrize("left", COUNTS)
+def test_one_model_at_a_time_makes_no_control_of_any_analysis(tmp_path, left):
+    none = "".join(f"{name} = 0\n" for name in COUNTS)
+    (tmp_path / "none.toml").write_text(f'{GOOD}keep = "one"\n[controls]\n{none}')
+    assert load_config(tmp_path / "none.toml").keep == "one"
+    one = none.replace(f"{left} = 0", f"{left} = 1")
+    line = 7 + COUNTS.index(left)
+    message = error_of(tmp_path, f'{GOOD}keep = "one"\n[controls]\n{one}')
+    assert message.startswith(f', line {line}: keep = "one" holds one model at a time')
+    assert message.endswith("set prompts, attention, heads, rotation, attribution of [controls] to 0")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 1000])
+def test_any_number_of_controls_is_a_number(tmp_path, count):
+    (tmp_path / "run.toml").write_text(f"{GOOD}[controls]\n" + "".join(f"{name} = {count}\n" for name in COUNTS))
+    found = load_config(tmp_path / "run.toml").controls
+    assert [getattr(found, name) for name in COUNTS] == [count] * 5
+    assert found.kinds == ["gradient-noise", "spectrum"]
+
+
+@pytest.mark.parametrize(("analysis", "name"), [("attention", "attention"), ("instruction_use", "prompts")])
+def test_controls_of_weights_alone_may_be_in_half_precision(tmp_path, analysis, name):
+    text = f'{GOOD}dtype = "bfloat16"\nanalyses = ["heads", "mlp"{{}}]\n'
+    (tmp_path / "weights.toml").write_text(text.format(""))
+    assert load_config(tmp_path / "weights.toml").controls.rotation == 99
+    message = error_of(tmp_path, text.format(f', "{analysis}"') + f"[controls]\n{name} = 1\n")
+    assert message == ", line 8: a control model cannot be run in bfloat16: give 0, or dtype = 'float32'"
 
 
 def test_all_that_is_wrong_is_named(tmp_path):

@@ -8,6 +8,8 @@ import torch
 import transformers
 
 import lensdiff
+from lensdiff.models.controlling.options import Recipe
+from lensdiff.models.costs import ControlCost
 from lensdiff.pipeline import estimate
 from lensdiff.pipeline.estimate import (
     TURN_SECONDS,
@@ -27,6 +29,14 @@ from lensdiff.results import ResultStore
 from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
+COUNTED_FOR = {
+    "prompts": "instruction_use",
+    "attention": "attention",
+    "heads": "heads",
+    "rotation": "mlp",
+    "attribution": "attribution",
+}
+
 
 def test_parameters_are_counted_without_loading(models, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(models / "base")
@@ -42,8 +52,12 @@ def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype,
     monkeypatch.setattr(estimate, "n_parameters", lambda source: 1000)
     found = memory_of(read_config(config_for(models, tmp_path, dtype=dtype)))
     assert (found.parameters, found.both, found.one) == (1000, int(3.3 * 1000 * size), int(1.3 * 1000 * size))
-    without = memory_of(read_config(config_for(models, tmp_path, dtype=dtype, analyses=["heads"])))
-    assert without.both == int(2.3 * 1000 * size)
+    # a control is held beside the two models where a chosen analysis asks for one
+    for name, analysis in COUNTED_FOR.items():
+        for n, others, held in ((1, 0, 3.3), (0, 1, 2.3)):
+            controls = dict.fromkeys(COUNTED_FOR, others) | {name: n}
+            given = config_for(models, tmp_path, dtype=dtype, analyses=[analysis], controls=controls)
+            assert memory_of(read_config(given)).both == int(held * 1000 * size)
     monkeypatch.setattr(estimate, "n_parameters", lambda source: None)
     assert memory_of(read_config(config_for(models, tmp_path))).parameters is None
 
@@ -51,7 +65,7 @@ def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype,
 def test_how_many_models_are_held(models, tmp_path):
     def chosen(keep: str, memory: Memory) -> tuple[str, list[str]]:
         recorder = Recorder()
-        none = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
+        none = dict.fromkeys(COUNTED_FOR, 0)
         config = read_config(config_for(models, tmp_path, keep=keep, controls=none))
         return choose_keep(config, memory, recorder), recorder.said
 
@@ -79,7 +93,7 @@ def test_what_is_left_is_estimated(models, tmp_path):
     assert seconds_of("attribution", 1, workspace, simple) == pytest.approx(0.1 * min(10, 1.6 * 5) * 15)
     assert seconds_of("instruction_scores", 1, workspace, simple) == 0
     twice = replace(probe, rate=2 * probe.rate)
-    for step in ("weights", "concepts", "rotation_controls"):
+    for step in ("weights", "concepts", "rotation_controls", "value_rotation"):
         assert seconds_of(step, 1, workspace, twice) == pytest.approx(seconds_of(step, 1, workspace, probe) / 2)
     assert isinstance(probe, Probe)
 
@@ -98,12 +112,62 @@ def test_controls_of_the_concepts_are_estimated(models, tmp_path):
     assert seconds_of("coherence", 2, workspace, probe) == 2 * seconds_of("coherence", 1, workspace, probe) > 0
 
 
+def test_instruction_use_and_controls_are_estimated(models, tmp_path, monkeypatch):
+    def workspace_of(**changes: object) -> Workspace:
+        config = read_config(config_for(models, tmp_path, **changes))
+        return Workspace(config, ResultStore(tmp_path), Recorder(), "both")
+
+    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: ControlCost(10.0, 2.0 if kind == "norm" else 1.0))
+    counts = {"prompts": 3, "attention": 2, "heads": 3, "rotation": 3, "attribution": 2}
+    controls = {"kinds": ["spectrum", "norm"], **counts}
+    workspace = workspace_of(instruction_use={"max_tokens": 2}, controls=controls)
+    simple = replace(estimate.measure(workspace), forward=3.0, step=5.0, n_prompt=10.0, n_response=4, attribution=0.1)
+    # one model, by both means: 3 prompts, 2 texts; after the prompt twice, after each of 2 donors, after the rest of it
+    use = 3 * 2 * (2 + 2 + 1) * (10 + 2) * 3
+    assert seconds_of("instruction_use", 2, workspace, simple) == 2 * use
+    drawn = workspace_of(instruction_use={"draws": 1, "max_tokens": 2})
+    assert seconds_of("instruction_use", 1, drawn, simple) == use * 4 / 5
+    # two kinds of 3 controls, all of them read for their use, 2 for attention; 2 of the first are attributed, too
+    make, check = 2 * 10 + 3 * 1 + 3 * 2, 6 * 1024 * 3.0
+    attend, attribute = 4 * 14 * 3.0, 4 * 5.0 + 10 * 3.0 + 0.1 * 6.4 * 14
+    everything = make + check + 6 * use + 4 * 3 * attend + 2 * 3 * attribute
+    assert seconds_of("controls", 6, workspace, simple) == pytest.approx(everything)
+    weights = workspace_of(analyses=["heads"])
+    assert seconds_of("controls", 6, weights, simple) == pytest.approx(make + check)
+
+
+@pytest.mark.parametrize(("kinds", "said"), [(["spectrum", "norm"], True), (["distilled"], False)])
+def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(models, tmp_path, monkeypatch, kinds, said):
+    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: ControlCost(1.0, 1.0))
+    probed: list[Probe] = []
+    measure = estimate.measure
+
+    def with_simple_numbers(workspace: Workspace) -> Probe:
+        probed.append(replace(measure(workspace), forward=0.01, step=0.0))
+        return probed[0]
+
+    monkeypatch.setattr(estimate, "measure", with_simple_numbers)
+    controls = {"kinds": kinds, "prompts": 50, "attention": 50, "heads": 2, "rotation": 50, "attribution": 50}
+    config = read_config(config_for(models, tmp_path, analyses=["heads"], controls=controls))
+    recorder = Recorder()
+    workspace = Workspace(config, ResultStore(tmp_path), recorder, "both")
+    estimate.announce(workspace, [step for step in STEPS if config.chosen(*step.analyses)])
+    recipe = Recipe()
+    took = estimate.duration(2 * 3 * 0.01 * recipe.steps * recipe.batch * recipe.length)
+    expected = (
+        f"controls: spectrum, norm; 2 of the kind distilled, the base trained on its own samples, would take "
+        f"about {took} more"
+    )
+    assert recorder.said[1:] == [expected] * said
+
+
 def test_no_step_that_takes_long_is_left_out(models, tmp_path):
     config = read_config(config_for(models, tmp_path))
     workspace = Workspace(config, ResultStore(tmp_path), Recorder(), "both")
     probe = estimate.measure(workspace)
     free = {step.name for step in STEPS if step.units(workspace) and not seconds_of(step.name, 1, workspace, probe)}
-    assert free == {"instruction_scores", "attention_shift", "verb_shift", "pair_overlap", "ov_reading"}
+    shifts = {"instruction_use_controls", "attention_shift", "verb_shift", "pair_overlap", "ov_reading"}
+    assert free == {"instruction_scores", *shifts}
 
 
 @pytest.mark.parametrize(

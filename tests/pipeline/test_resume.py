@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -14,10 +15,13 @@ from lensdiff.pipeline import execute as engine
 from lensdiff.pipeline.execute import STEPS, execute
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.store import PARTIAL
+from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
 ANALYSES = ["weights", "attribution", "heads", "mlp"]
-CONTROLS = {"prompts": 0, "heads": 3, "rotation": 3, "attribution": 0}
+NONE = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
+CONTROLS = {**NONE, "kinds": ["spectrum", "norm"], "heads": 2, "rotation": 2}
+OF_CONTROLS = ["instruction_use", "attribution", "attention"]
 
 
 def small(models: Path, out: Path) -> dict:
@@ -47,6 +51,10 @@ def check_complete(store: ResultStore, whole: tuple[ResultStore, Recorder]) -> N
     assert store.table_names() == whole[0].table_names()
     assert {s: v.state for s, v in store.manifest.steps.items()} == dict.fromkeys(whole[0].manifest.steps, "done")
     assert not any((store.root / PARTIAL).iterdir())
+
+
+def tables(store: ResultStore) -> dict[str, pd.DataFrame]:
+    return {name: store.load_table(name) for name in store.table_names()}
 
 
 class Stop(BaseException):
@@ -80,7 +88,9 @@ def test_stopped_between_any_two_units(models, tmp_path, whole):
 
 def test_stopped_within_a_unit_repeats_that_one(models, tmp_path, whole, monkeypatch):
     worked: list[str] = []
-    stop_in = {"attribution: tuned/sea", "heads: tuned/0,1", "rotation_controls: spectrum-1", "verb_shift: all"}
+    stops = {"attribution: tuned/sea", "controls: spectrum-1", "heads: tuned/0,1", "rotation_controls: norm-0"}
+    stops |= {"verb_shift: all", "value_rotation: norm-1"}
+    stop_in = set(stops)
 
     def watched(step):
         def work(workspace, unit):
@@ -94,27 +104,56 @@ def test_stopped_within_a_unit_repeats_that_one(models, tmp_path, whole, monkeyp
         return replace(step, work=work)
 
     monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
-    stops = 0
-    while True:
-        try:
-            store = execute(small(models, tmp_path / "out"))
-            break
-        except Stop:
-            stops += 1
-    assert stops == 4
-    twice = [name for name in set(worked) if worked.count(name) > 1]
-    assert sorted(twice) == [
-        "attribution: tuned/sea",
-        "heads: tuned/0,1",
-        "rotation_controls: spectrum-1",
-        "verb_shift: all",
-    ]
+    for _ in stops:
+        with pytest.raises(Stop):
+            execute(small(models, tmp_path / "out"))
+    store = execute(small(models, tmp_path / "out"))
+    assert {name for name in worked if worked.count(name) > 1} == stops
     assert max(worked.count(name) for name in worked) == 2
     check_complete(store, whole)
 
 
+def test_stopped_in_a_control_goes_on_at_the_next_with_the_same_tables(models, tmp_path, monkeypatch):
+    counts = {**NONE, "prompts": 2, "attention": 1, "attribution": 1}
+    options = {"analyses": OF_CONTROLS, "controls": {"kinds": ["spectrum", "norm"], **counts}}
+    options["instruction_use"] = {"draws": 1, "max_tokens": 3}
+    uninterrupted = execute(config_for(models, tmp_path / "whole", **options))
+    made: list[str] = []
+
+    def watched(step):
+        def work(workspace, unit):
+            if step.name == "controls":
+                made.append(unit)
+            step.work(workspace, unit)
+            if made == ["spectrum-0", "spectrum-1"]:
+                raise Stop  # what it found is on disk, but it is not recorded
+
+        return replace(step, work=work)
+
+    def stop_after_the_first_of_the_second_kind(event: str) -> None:
+        if event == "controls: norm-0":
+            raise Stop
+
+    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
+    recorder = Recorder(stop_after_the_first_of_the_second_kind)
+    for _ in range(2):
+        with pytest.raises(Stop):
+            execute(config_for(models, tmp_path / "out", **options), listener=recorder)
+        assert not ResultStore(tmp_path / "out").has("claims")
+        assert "The answers are written when the run has ended." in Report(tmp_path / "out").html()
+    store = execute(config_for(models, tmp_path / "out", **options), listener=recorder)
+    assert made == ["spectrum-0", "spectrum-1", "spectrum-1", "norm-0", "norm-1"]
+    expected, found = tables(uninterrupted), tables(store)
+    assert {"claims", "claim_controls", "control_validity", "instruction_use", "attention_shift"} <= set(found)
+    assert list(found) == list(expected)
+    for name in expected:
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    assert contents(store).keys() == contents(uninterrupted).keys()
+    assert "The answers are written when" not in Report(store).html()
+
+
 def test_stopped_while_a_step_is_finished(models, tmp_path, whole, monkeypatch):
-    left = {"attribution", "heads", "pair_overlap", "concepts", "rotation"}
+    left = {"attribution", "controls", "heads", "concepts", "rotation", "value_rotation"}
 
     def watched(step):
         def finish(workspace):
@@ -127,7 +166,7 @@ def test_stopped_while_a_step_is_finished(models, tmp_path, whole, monkeypatch):
 
     monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
     recorder = Recorder()
-    for _ in range(5):
+    for _ in range(6):
         with pytest.raises(Stop):
             execute(small(models, tmp_path / "out"), listener=recorder)
     store = execute(small(models, tmp_path / "out"), listener=recorder)
@@ -161,7 +200,7 @@ from lensdiff.cli import main
 from lensdiff.cli.output import Terminal
 
 class Deadly(Terminal):
-    left = 3
+    left = int(sys.argv[3])
 
     def advance(self, step, unit):
         super().advance(step, unit)
@@ -175,19 +214,28 @@ sys.exit(main(["run", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize("sent", ["SIGKILL", "SIGINT"])
-def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, whole, sent):
+OWN = ["base/sea", "base/fruit", "base/a/b ..", "tuned/sea", "tuned/fruit", "tuned/a/b .."]
+
+
+@pytest.mark.parametrize(
+    ("sent", "after", "expected"),
+    [
+        ("SIGKILL", 13, {"responses": OWN, "attribution": OWN, "controls": ["norm-0"]}),
+        ("SIGINT", 3, {"responses": OWN[:3]}),
+    ],
+)
+def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, whole, sent, after, expected):
     lines = [
         f'{key} = "{models / name}"'
         for key, name in (("base", "base"), ("tuned", "tuned"), ("prompts", "prompts.jsonl"))
     ]
     lines += [f'out = "{tmp_path / "out"}"', 'analyses = ["attribution"]', "max_new_tokens = 4", 'device = "cpu"']
     config = tmp_path / "run.toml"
-    config.write_text("\n".join([*lines, "[attribution]", "deletion_draws = 2", "[controls]", "prompts = 0"]))
-    command = [sys.executable, "-c", SCRIPT, str(config), sent]
+    controls = ["[controls]", 'kinds = ["norm", "spectrum"]', "attribution = 2"]
+    config.write_text("\n".join([*lines, "[attribution]", "deletion_draws = 2", *controls]))
+    command = [sys.executable, "-c", SCRIPT, str(config), sent, str(after)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
-    done = [unit for state in ResultStore(tmp_path / "out").manifest.steps.values() for unit in state.done]
-    assert done == ["base/sea", "base/fruit", "base/a/b .."]
+    assert {name: state.done for name, state in ResultStore(tmp_path / "out").manifest.steps.items()} == expected
     if sent == "SIGKILL":
         assert ran.returncode == -signal.SIGKILL
     else:
@@ -200,9 +248,10 @@ def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, whole, sent)
     store = ResultStore(tmp_path / "out")
     assert {state.state for state in store.manifest.steps.values()} == {"done"}
     assert (tmp_path / "out" / "report.html").is_file()
-    found, expected = contents(store), contents(whole[0])
-    for name in (name for name in expected if name.startswith("attribution")):
-        assert torch.equal(found[name], expected[name])
+    assert store.step("controls").done == ["norm-0", "norm-1"]
+    found, same = contents(store), contents(whole[0])
+    for name in (name for name in same if name.startswith("attribution")):
+        assert torch.equal(found[name], same[name])
 
 
 def test_two_runs_on_one_directory(models, tmp_path):
@@ -221,7 +270,7 @@ def test_two_runs_on_one_directory(models, tmp_path):
 
 def test_what_may_change_between_runs(models, tmp_path):
     out = tmp_path / "out"
-    changes = {"analyses": ["attribution"], "controls": {"prompts": 0}}
+    changes = {"analyses": ["attribution"], "controls": {"kinds": ["norm"], "attribution": 1}}
     store = execute(config_for(models, out, **changes))
     first = store.step("attribution")
 
@@ -232,12 +281,16 @@ def test_what_may_change_between_runs(models, tmp_path):
     assert_refused("max_new_tokens is 4 there, 5 here", max_new_tokens=5)
     assert_refused("attribution.target is 'probability' there, 'logit' here", attribution={"target": "logit"})
     assert_refused("seed is 0 there, 1 here", seed=1)
+    assert_refused("controls.attribution is 1 there, 2 here", controls={"kinds": ["norm"], "attribution": 2})
+    assert_refused(r"controls.kinds is \['norm'\] there, \['spectrum'\] here", controls={"kinds": ["spectrum"]})
     # nothing that is done depends on these, and an analysis more is welcome
     more = {"analyses": ["attribution", "mlp"], "mlp": {"n_components": 4, "ranks": [1]}, "keep": "both"}
-    more |= {"controls": {"prompts": 0, "rotation": 3}}
+    more |= {"controls": {"kinds": ["norm"], "attribution": 1, "rotation": 2}}
     again = execute(config_for(models, out, **more))
     assert again.step("attribution") == first
     assert again.step("rotation").state == "done"
+    assert again.step("controls").done == ["norm-0", "norm-1"]  # one more is checked, for the rotation
+    assert again.load_table("control_validity")["seed"].tolist() == [0, 1]
     assert_refused("mlp.n_components is 4 there, 8 here", **(more | {"mlp": {"n_components": 8, "ranks": [1]}}))
 
 

@@ -27,9 +27,11 @@ tuned = "{tuned}"
 out = "{out}"
 max_new_tokens = 4
 [controls]
-prompts = 0
+kinds = ["spectrum"]
+prompts = 1
+attention = 0
 heads = 0
-rotation = 3
+rotation = 2
 attribution = 0
 [mlp]
 layers = [0]

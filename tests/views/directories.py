@@ -8,7 +8,10 @@ import pandas as pd
 import torch
 
 from lensdiff.analyses.attribution import Attribution
-from lensdiff.results import Diff, ResultStore
+from lensdiff.analyses.claim_words import Made
+from lensdiff.analyses.claims import Claims, Evidence, claims
+from lensdiff.analyses.evidence import INSTRUCTION
+from lensdiff.results import Diff, Provenance, ResultStore
 from tests.views.attributions import PROMPT, RESPONSE, attribution
 
 CONFIG = {
@@ -16,7 +19,7 @@ CONFIG = {
     "tuned": "tuned",
     "max_new_tokens": 24,
     "seed": 3,
-    "controls": {"kind": "spectrum", "prompts": 3, "heads": 0, "rotation": 99},
+    "controls": {"kinds": ["norm"], "prompts": 3, "attention": 0, "heads": 0, "rotation": 99, "attribution": 3},
 }
 
 
@@ -50,6 +53,14 @@ def planted(tuned: int, seed: int, given: dict[str, Any], **names: Any) -> Attri
     return attribution(**given, **names, scores=scores)
 
 
+def answers(effect: float, kinds: tuple[str, ...] = ("spectrum", "gradient-noise"), n: int = 59) -> Claims:
+    """Claims of which the first has an effect beside evenly spread controls of some kinds, from -0.1 to 0.1."""
+    controls = {kind: np.linspace(-0.1, 0.1, n).tolist() for kind in kinds}
+    made = tuple(Made(kind, n, n, 0) for kind in kinds)
+    evidence = Evidence(effect, INSTRUCTION, controls, made, interval=(effect - 0.2, effect + 0.2))
+    return claims(Provenance("claims", "a -> b"), {"instruction": evidence})
+
+
 def with_attribution(
     root: Path, *, prompts: int = 6, tokens=None, name: str = "tiny", effect: float = 0.3
 ) -> ResultStore:
@@ -69,6 +80,7 @@ def with_attribution(
                 store.save_result(f"attribution/{model}/{result.prompt_id}", result)
         store.save_table("attribution", Diff(runs["base"], runs["tuned"]).to_df())
         store.save_table("instruction_scores", instruction_scores(ids, effect=effect))
+        store.save_result("claims", answers(effect, kinds=(name, "spectrum") if tokens else ("spectrum", "norm")))
         for step in ("responses", "attribution", "instruction_scores"):
             store.update_step(step, state="done", units=prompts, seconds=1.25)
     return store

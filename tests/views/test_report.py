@@ -2,19 +2,21 @@
 
 import base64
 import gzip
+import html as html_module
 import io
 import itertools
 import re
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lensdiff.analyses.claims import NAMES, Claim, ControlNumbers, claims
-from lensdiff.analyses.evidence import claims_of, instruction_evidence
-from lensdiff.analyses.stats import Test
+from lensdiff.analyses import stats
+from lensdiff.analyses.claim_words import Made
+from lensdiff.analyses.claims import NAMES, Claims, Evidence, Verdict, Way, claims
+from lensdiff.analyses.evidence import INSTRUCTION, ROTATION
 from lensdiff.results import InputError, Provenance, ResultStore
 from lensdiff.views import report as report_module
 from lensdiff.views.claims import VERDICTS, show_claims
@@ -22,7 +24,8 @@ from lensdiff.views.report import Report
 from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv, in_prompt_order, sections
 from lensdiff.views.widget import bundle
 from tests.views.attributions import HOSTILE
-from tests.views.directories import instruction_scores, with_attribution
+from tests.views.claim_results import instruction_use, value_rotation
+from tests.views.directories import answers, instruction_scores, with_attribution
 from tests.views.test_widget import embedded
 
 SIX_MEGABYTES = 6_000_000
@@ -61,7 +64,7 @@ def test_the_first_screen_names_the_pair_and_what_differs(html):
     assert "eos: tiny (base), 3 (tuned); responses end differently" in text
     assert "no chat template" in text
     assert "at most 24 tokens" in text
-    assert "spectrum-matched meaningless changes of the base (3 for prompts, 99 for rotation)" in text
+    assert "controls, meaningless" not in text  # the config asks for some, and no result has any
 
 
 def test_a_notice_about_the_pair_is_the_first_line(tmp_path):
@@ -82,9 +85,21 @@ def test_a_notice_about_the_pair_is_the_first_line(tmp_path):
 def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html):
     first = embedded(html)[0]["claims"]
     assert [c["verdict"] for c in first] == ["shown", "not-testable", "not-testable"]
-    assert first[0]["statement"] == claims_of(store).claims[0].statement
+    found = store.load_result("claims", Claims)
+    assert first[0]["statement"] == found.claims[0].statement
     assert first[1]["statement"] == "Its analysis was not run."
-    assert first[0]["picture"]["n"] == 3
+    assert [(kind["name"], len(kind["values"])) for kind in first[0]["picture"]["kinds"]] == [
+        ("spectrum", 59),
+        ("norm", 59),
+    ]
+    table = unpacked(html, "claims")
+    assert table.verdict.tolist() == ["shown", "not testable", "not testable"]
+    assert table.p_adjusted[0] == pytest.approx(found.claims[0].p_adjusted, rel=1e-5)
+    kinds = unpacked(html, "claim_controls")
+    assert kinds[["claim", "kind", "n", "made"]].values.tolist() == [
+        ["instruction", "spectrum", 59, 59],
+        ["instruction", "norm", 59, 59],
+    ]
 
 
 def test_every_section_has_its_words_its_widgets_and_its_tables(store, html):
@@ -155,8 +170,17 @@ def test_nothing_but_a_manifest_is_a_report_too(tmp_path):
     text = text_of(Report(store).html())
     assert "was not recorded" in text
     for section in sections():
-        assert f"{section.title}: not run" in text
-    assert [c["verdict"] for c in embedded(Report(store).html())[0]["claims"]] == ["not-testable"] * 3
+        assert f"{section.title}: not run" in html_module.unescape(text)
+    assert "The answers are written when the run has ended." in text
+    assert 'data-view="claims"' not in Report(store).html()
+
+
+def test_answers_of_an_earlier_run_are_said_to_be_that(tmp_path):
+    store, said = with_attribution(tmp_path), "The run has not ended: these answers are of what was done before."
+    assert said not in text_of(Report(store).html())
+    with store.writing(store.manifest.config):
+        store.update_step("heads", state="running", units=4, done=["base/0"])
+    assert said in text_of(Report(store).html())
 
 
 def test_failures_and_reasons_are_told(tmp_path):
@@ -164,13 +188,11 @@ def test_failures_and_reasons_are_told(tmp_path):
     with store.writing(store.manifest.config):
         store.update_step("attribution", failures={f"base/p{i}": "too long" for i in range(7)})
         store.update_step("responses", state="running", units=9, done=["a"])
-        store.update_step("verb_shift", state="skipped", note="only 3 verbs stand in the list.")
     html = Report(store).html()
     text = text_of(html)
     assert "attribution, base/p0: too long" in text
     assert "attribution: 2 more units failed" in text
     assert "responses: not finished, 1 of 9 units are done" in text
-    assert embedded(html)[0]["claims"][1]["statement"] == "Only 3 verbs stand in the list."
 
 
 def test_what_is_shared_is_told_only_where_it_was_needed(tmp_path):
@@ -181,13 +203,31 @@ def test_what_is_shared_is_told_only_where_it_was_needed(tmp_path):
     assert told == ["Which prompt words drive the response"]
 
 
-def test_run_facts_are_those_of_the_analyses_that_were_asked_for():
-    config = {"max_new_tokens": 9, "controls": {"prompts": 5, "heads": 4, "rotation": 99}}
-    facts = report_module._run_facts
-    assert facts(config | {"analyses": ["weights"]}) == []
-    assert facts(config | {"analyses": ["outputs"]}) == ["each model's own greedy response, at most 9 tokens"]
-    assert "(4 for heads)" in facts(config | {"analyses": ["heads"]})[0]
-    assert "(5 for prompts, 99 for rotation)" in facts(config | {"analyses": ["attention", "mlp"]})[1]
+def test_run_facts_are_those_of_the_analyses_that_were_asked_for(tmp_path):
+    def facts(name: str, analyses: list[str]) -> list[str]:
+        store = ResultStore(tmp_path / name)
+        with store.writing({"max_new_tokens": 9, "analyses": analyses, "controls": {"prompts": 5, "rotation": 99}}):
+            return report_module._run_facts(store)
+
+    assert facts("weights", ["weights"]) == []
+    assert facts("outputs", ["outputs"]) == ["each model's own greedy response, at most 9 tokens"]
+    assert facts("mlp", ["mlp"]) == []  # asked for, and not made
+
+
+def test_controls_are_told_as_results_have_them_whatever_the_config_says(tmp_path):
+    store = ResultStore(tmp_path)
+    with store.writing({"analyses": ["mlp"], "controls": {"kinds": ["norm"], "prompts": 7, "rotation": 99}}):
+        store.save_result("instruction_use", instruction_use(controls={"spectrum": 3, "distilled": 1}))
+        store.save_result("value_rotation", value_rotation(controls={"gradient-noise": 2}))
+        (fact,) = report_module._run_facts(store)
+        assert fact == (
+            "controls, meaningless changes of the base: 3 spectrum, 1 distilled for instruction use; "
+            "2 gradient-noise for rotation"
+        )
+        assert fact in text_of(Report(store).html())
+        store.save_result("instruction_use", instruction_use())
+        (fact,) = report_module._run_facts(store)
+        assert fact == "controls, meaningless changes of the base: 2 gradient-noise for rotation"
 
 
 def test_pairs_without_differences_are_said_to_have_none(tmp_path):
@@ -275,37 +315,117 @@ def test_cells(value, shown):
 # the claims' cards
 
 
-def test_every_verdict_has_words_and_a_sign():
-    signs = [sign for sign, _ in VERDICTS.values()]
-    assert len(set(signs)) == len(signs)
-    assert "not testable" in VERDICTS
+BAND = {"spectrum": np.linspace(-1, 1, 59).tolist(), "gradient-noise": np.linspace(-2, 0.5, 59).tolist()}
+FEW = {kind: values[::3][:19] for kind, values in BAND.items()}
+RUINED = (Made("spectrum", 59, 59, 59), Made("gradient-noise", 59, 59, 0))
+OTHERWISE = (Way("on the base text", -0.3, "the text"),)
+CASES: dict[str, tuple[Evidence | str, str, str, str]] = {
+    "shown": (Evidence(9.0, INSTRUCTION, BAND), "✓", "Shown for this pair", "The response depends more on"),
+    "opposite": (Evidence(-9.0, INSTRUCTION, BAND), "⇄", "The opposite is shown", "The response depends less on"),
+    "beyond, too few": (
+        Evidence(9.0, INSTRUCTION, FEW),
+        "△",
+        "Beyond all controls, too few for a corrected p",
+        "The response depends more on its instruction than after any",
+    ),
+    "within controls": (
+        Evidence(0.1, INSTRUCTION, BAND),
+        "≈",
+        "No more than meaningless changes",
+        "Instruction use, tuned less base, +0.1 nats per token; meaningless",
+    ),
+    "not shown": (
+        Evidence(9.0, INSTRUCTION, BAND, beside={"permuted labels": 0.4}),
+        "○",
+        "Not shown",
+        "Instruction use, tuned less base, +9 nats per token; meaningless",
+    ),
+    "depends": (
+        Evidence(9.0, INSTRUCTION, BAND, ways=OTHERWISE),
+        "∼",
+        "Depends on how it is asked",
+        "It depends on the text (on the base text -0.3 nats per token)",
+    ),
+    "too few controls": (
+        Evidence(9.0, INSTRUCTION, {"spectrum": [0.1, 0.2]}),
+        "?",
+        "Too few controls to tell",
+        "Instruction use, tuned less base, +9 nats per token; 2 spectrum were made",
+    ),
+    "not testable": (
+        Evidence(9.0, INSTRUCTION, BAND, RUINED),
+        "–",
+        "Not testable on this pair",
+        "A change of this size ruins the base, whatever it means (59 of 59 spectrum controls",
+    ),
+}
 
 
-def test_a_card_draws_interval_and_band_or_the_band_alone():
-    test = Test("t", 0.3, 0.1, 0.5, 0.95, 3.0, (9,), 0.01)
-    control = ControlNumbers("spectrum", 99, 8.0, 6.0, 10.0)
-    one = Claim("instruction", "p", "shown", "s", test, ControlNumbers("norm", 2, 0.0, None, None))
-    two = Claim("rotation", "p", "shown", "s", test, control, " degrees", 8.3, True)
-    origin = Provenance("claims", "a")
-    pictures = [card["picture"] for card in show_claims(report_claims(origin, one, two)).data["claims"]]
-    assert pictures[0] | {"effect": 0.3, "interval": [0.1, 0.5], "control": 0.0, "band": None, "n": 2} == pictures[0]
-    assert pictures[1] | {"effect": 8.3, "interval": None, "control": 8.0, "band": [6.0, 10.0]} == pictures[1]
-    assert pictures[1]["unit"] == " degrees"
+def card_of(evidence: Evidence | str) -> dict[str, Any]:
+    """The first claim's card."""
+    return show_claims(claims(Provenance("claims", "a"), {"instruction": evidence})).data["claims"][0]
 
 
-def report_claims(origin, *given):
-    from lensdiff.analyses.claims import Claims
+def test_every_verdict_has_words_and_a_sign_of_its_own():
+    assert set(VERDICTS) == set(get_args(Verdict)) == set(CASES)
+    assert len({sign for sign, _ in VERDICTS.values()}) == len({text for _, text in VERDICTS.values()}) == len(VERDICTS)
 
-    return Claims(origin, given)
+
+@pytest.mark.parametrize("verdict", CASES)
+def test_a_card_says_what_the_claims_verdict_is_once(verdict):
+    evidence, sign, said, beginning = CASES[verdict]
+    card = card_of(evidence)
+    assert card["verdict"] == verdict.replace(",", "").replace(" ", "-")
+    assert (card["sign"], card["answer"]) == (sign, said)
+    assert card["statement"].startswith(beginning)
+    assert not card["statement"].startswith(said)
+    (claim, *_) = claims(Provenance("claims", "a"), {"instruction": evidence}).claims
+    assert claim.verdict == verdict
+    assert claim.statement.lower().endswith(card["statement"].lower())
+
+
+def test_a_card_draws_the_effect_and_every_control_with_a_band_where_there_are_enough():
+    controls = {"spectrum": BAND["spectrum"], "norm": [0.12345678, -3.0]}
+    picture = card_of(Evidence(0.3, INSTRUCTION, controls, interval=(0.1, 0.5)))["picture"]
+    assert (picture["effect"], picture["interval"], picture["unit"]) == (0.3, (0.1, 0.5), " nats per token")
+    first, second = picture["kinds"]
+    assert (first["name"], second["name"]) == ("spectrum", "norm")
+    assert first["values"] == pytest.approx(BAND["spectrum"], rel=1e-3)
+    expected = stats.envelope(0.3, {"spectrum": BAND["spectrum"]})
+    assert first["band"] == list(expected.band or ())
+    assert -1 <= first["band"][0] < -0.9
+    assert 0.9 < first["band"][1] <= 1
+    assert first["median"] == pytest.approx(0, abs=1e-12)
+    assert (second["values"], second["band"]) == ([0.1235, -3.0], None)
+    alone = card_of(Evidence(0.3, INSTRUCTION))["picture"]
+    assert (alone["interval"], alone["kinds"]) == (None, [])
+    assert card_of("no prompt marks an instruction")["picture"] is None
+
+
+def test_a_share_is_drawn_and_said_without_a_sign():
+    found = claims(Provenance("claims", "a"), {"rotation": Evidence(0.3, ROTATION, BAND, signed=False)})
+    card = show_claims(found).data["claims"][2]
+    assert "is a rotation 0.3;" in card["statement"]
+    assert card["picture"]["unit"] == ""
+
+
+def test_a_cards_facts_are_how_it_was_tested():
+    made = (Made("spectrum", 60, 60, 1),)
+    evidence = Evidence(9.0, INSTRUCTION, {"spectrum": BAND["spectrum"]}, made, facts=("12 prompts",), ways=OTHERWISE)
+    facts = card_of(evidence)["facts"]
+    assert facts[0] == "12 prompts"
+    assert facts[1] == "on the base text: -0.3 nats per token"
+    assert facts[2].startswith("60 spectrum controls made; of 60 run on text 1 predict the base's own text worse")
 
 
 def test_claims_without_scripts_are_sentences():
-    found = claims(
-        Provenance("claims", "a"), {"instruction": instruction_evidence(instruction_scores(["a", "b", "c"]))}
-    )
-    fallback = found.show().fallback
+    fallback = answers(1.5).show().fallback
     assert fallback.count("<p>") == len(NAMES)
+    assert "<p>Shown for this pair: The response depends more on its instruction" in fallback
     assert "Not testable on this pair" in fallback
+    hostile = answers(1.5, kinds=HOSTILE[:5]).show()
+    assert HOSTILE[0] not in hostile.fragment()
+    assert HOSTILE[1] not in hostile.fragment()
 
 
 def test_scores_of_unequal_prompts_are_shown_where_both_are():
