@@ -18,14 +18,14 @@ from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.position import position_profile
 from lensdiff.analyses.rotation import Rotation, statistic
 from lensdiff.analyses.verb_shift import VerbShift
-from lensdiff.inputs.toy_pair import PROMPTS
 from lensdiff.results import InputError, ResultStore
 from tests.analyses.chat_server import chat_server
 from tests.inputs.released import levels, write_attribution, write_clone
 
 ROOT = Path(__file__).parents[2] / "experiments"
+PROMPTS = ROOT / "toy_pair" / "prompts.jsonl"
 CLAIMS = reproduce.claims()
-TINY = ("--max-prompts", "10", "--max-new-tokens", "3", "--controls", "3")
+TINY = ("--max-prompts", "10", "--max-new-tokens", "40", "--controls", "3")
 
 
 @pytest.fixture(scope="module")
