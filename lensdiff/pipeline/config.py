@@ -80,7 +80,7 @@ class InstructionUseOptions(Section):
     """Options of `instruction_use`; of each generated text the first `max_tokens` tokens are read.
 
     Attributes:
-        texts: that are forced: the base's own responses, the tuned model's, the prompts' references where there are any.
+        texts: that are forced: the base's own responses, the tuned model's, prompts' references where they have one.
     """
 
     texts: Annotated[list[Literal["base", "tuned", "reference"]], Field(min_length=1)] = Field(
