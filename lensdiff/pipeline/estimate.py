@@ -214,22 +214,22 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
     config = workspace.config
     sides = len(config.mlp.sides)
     turned = len(workspace.controls("rotation"))
-    costs = {
-        "responses": respond,
-        "attribution": scores,
-        "attention": attend,
-        "outputs": 2 * text * probe.forward,
-        "instruction_use": _read_use(workspace, probe),  # two models, and a unit is one of two means
-        "controls": _control(workspace, probe, respond + scores, attend, units),
-        "weights": 10 * _width(probe.view) * _size(probe.view) / probe.rate,
-        "heads": _heads(workspace, probe),
-        "concepts": _components(workspace, probe, _layers_of_a_unit(workspace, config.mlp.layers), named=True),
-        "coherence": _cohere(workspace, probe.view),
-        "rotation_controls": _components(workspace, probe, _layers(workspace, config.mlp.layers), named=False),
-        "rotation": _layers(workspace, config.mlp.layers) * sides * turned * TURN_SECONDS,
-        "value_rotation": _layers(workspace, config.mlp.layers) * _share(probe.view) / probe.rate,
+    costs: dict[str, Callable[[], float]] = {  # of a step that is asked for alone: some take a probe of their own
+        "responses": lambda: respond,
+        "attribution": lambda: scores,
+        "attention": lambda: attend,
+        "outputs": lambda: 2 * text * probe.forward,
+        "instruction_use": lambda: _read_use(workspace, probe),  # two models, and a unit is one of two means
+        "controls": lambda: _control(workspace, probe, respond + scores, attend, units),
+        "weights": lambda: 10 * _width(probe.view) * _size(probe.view) / probe.rate,
+        "heads": lambda: _heads(workspace, probe),
+        "concepts": lambda: _components(workspace, probe, _layers_of_a_unit(workspace, config.mlp.layers), named=True),
+        "coherence": lambda: _cohere(workspace, probe.view),
+        "rotation_controls": lambda: _components(workspace, probe, _layers(workspace, config.mlp.layers), named=False),
+        "rotation": lambda: _layers(workspace, config.mlp.layers) * sides * turned * TURN_SECONDS,
+        "value_rotation": lambda: _layers(workspace, config.mlp.layers) * _share(probe.view) / probe.rate,
     }
-    return units * costs.get(step, 0.0)
+    return units * costs[step]() if step in costs else 0.0
 
 
 def _read_use(workspace: Workspace, probe: Probe) -> float:

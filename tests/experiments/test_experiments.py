@@ -14,9 +14,11 @@ from experiments.figure3_linguistic_levels import run as figure3
 from experiments.table1_instruction_following import run as table1
 from experiments.table5_concepts import run as table5
 from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.claims import Claims
 from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.position import position_profile
-from lensdiff.analyses.rotation import Rotation, statistic
+from lensdiff.analyses.rotation import Rotation
+from lensdiff.analyses.value_rotation import ValueRotation
 from lensdiff.analyses.verb_shift import VerbShift
 from lensdiff.results import InputError, ResultStore
 from tests.analyses.chat_server import chat_server
@@ -25,7 +27,7 @@ from tests.inputs.released import levels, write_attribution, write_clone
 ROOT = Path(__file__).parents[2] / "experiments"
 PROMPTS = ROOT / "toy_pair" / "prompts.jsonl"
 CLAIMS = reproduce.claims()
-TINY = ("--max-prompts", "10", "--max-new-tokens", "40", "--controls", "3")
+TINY = ("--max-prompts", "10", "--max-new-tokens", "40", "--controls", "2")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_table_1_is_of_the_tuned_models_responses_by_exact_match(everything) -> 
 
 
 def test_table_2_shows_the_paired_test_the_equal_lengths_and_the_controls(everything) -> None:
-    scores = store_of(everything, "attribution").load_table("instruction_scores")
+    scores = store_of(everything, "instruction").load_table("instruction_scores")
     names = scores["model"] + scores["seed"].fillna(-1).astype(str)
     by = scores.assign(name=names).pivot_table(index="prompt_id", columns="name", values="instruction_score")
     table = numbers(everything, "table2_instruction_recognition", "table2").set_index("group")
@@ -126,11 +128,47 @@ def test_table_2_shows_the_paired_test_the_equal_lengths_and_the_controls(everyt
     d = tuned - base
     assert tests["test"].tolist()[:2] == ["Welch, one-sided", "paired t, one-sided"]
     assert tests["high"][1] - tests["estimate"][1] == pytest.approx(2.262 * d.std() / math.sqrt(len(d)), rel=1e-3)
-    control = numbers(everything, "table2_instruction_recognition", "controls").iloc[0]
-    expected = np.mean([(by[f"control{i}"] - base).mean() for i in range(3)])
-    assert control["control_mean"] == pytest.approx(expected, rel=1e-4)
-    assert control["n"] == 3
-    assert control["low"] < control["control_mean"] < control["high"]
+    (control,) = numbers(everything, "table2_instruction_recognition", "controls").to_dict("records")
+    expected = np.median([(by[f"control{i}"] - base).mean() for i in range(2)])
+    assert control["median"] == pytest.approx(expected, rel=1e-4)
+    assert control["effect"] == pytest.approx(d.mean(), rel=1e-4)
+    assert (control["kind"], control["n"]) == ("gradient-noise", 2)
+    assert np.isnan([control["low"], control["high"]]).all()  # too few for a band
+    again = numbers(everything, "table2_instruction_recognition", "replication")
+    assert again["n"].tolist() == [0] * len(again)  # no response of 3 tokens is long enough
+    assert again["n_left_out"].tolist() == [10] * len(again)
+
+
+@pytest.mark.parametrize(
+    ("claim", "run", "name"),
+    [
+        ("table2_instruction_recognition", "instruction", "instruction"),
+        ("table3_head_verbs", "heads", "heads"),
+        ("rotation", "rotation", "rotation"),
+    ],
+)
+def test_the_answer_is_that_of_the_run_with_a_row_for_each_kind_of_control(everything, claim, run, name) -> None:
+    (found,) = [c for c in store_of(everything, run).load_result("claims", Claims).claims if c.name == name]
+    assert f"{found.statement} [{found.verdict}]" in everything[1]
+    rows = numbers(everything, claim, "claim_controls")
+    assert rows["kind"].tolist() == ([] if found.effect is None else ["gradient-noise", "spectrum"])
+    assert rows["made"].tolist() == [2] * len(rows)
+    assert rows["effect"].tolist() == pytest.approx([found.effect] * len(rows), rel=1e-4)
+
+
+def test_controls_stand_in_a_row_for_each_kind() -> None:
+    spread = np.linspace(-1, 1, 19).tolist()
+    effects, kinds = [*spread, *(2 + x for x in spread)], ["a"] * 19 + ["b"] * 19
+    first, second = common.controls(1.5, effects, kinds).to_dict("records")
+    assert (first["kind"], first["n"], first["median"]) == ("a", 19, pytest.approx(0, abs=1e-12))
+    assert (second["kind"], second["n"], second["median"]) == ("b", 19, pytest.approx(2))
+    assert first["p"] == pytest.approx(1 / 20)  # beyond all of a
+    assert second["p"] > 0.1  # and among those of b
+    assert first["low"] == pytest.approx(-first["high"])
+    assert 1 - 1e-9 <= first["high"] < 1.5
+    assert (second["low"], second["high"]) == pytest.approx((2 + first["low"], 2 + first["high"]))
+    (none,) = common.controls(1.5, [], []).to_dict("records")
+    assert (none["effect"], none["kind"], none["n"]) == (1.5, "no controls", 0)
 
 
 def test_table_3_shows_coverage_beside_the_papers_shares(everything) -> None:
@@ -139,34 +177,37 @@ def test_table_3_shows_coverage_beside_the_papers_shares(everything) -> None:
     assert paper["mean"].tolist() == pytest.approx(shift.summary()["mean"].tolist(), rel=1e-4)
     beside = numbers(everything, "table3_head_verbs", "matched")
     assert beside["coverage"].tolist() == pytest.approx(shift.summary()["coverage"].tolist(), rel=1e-4)
-    assert len(shift.control_differences) == 3
+    assert shift.control_kinds == ("gradient-noise",) * 2 + ("spectrum",) * 2
 
 
 def test_rotation_is_in_degrees_beside_its_controls(everything) -> None:
     rotation = store_of(everything, "rotation").load_result("rotation", Rotation)
     layers = numbers(everything, "rotation", "layers")
     assert layers["mean_angle"].mean() == pytest.approx(
-        math.degrees(statistic(rotation.angles.nanmean(dim=-1).numpy())), rel=1e-4
+        math.degrees(float(rotation.angles.nanmean(dim=-1).mean())), rel=1e-4
     )
-    assert (layers["spectrum_low"] < layers["spectrum_high"]).all()
-    assert rotation.n_controls == (3, 3)
-    assert rotation.claim is not None
-    assert numbers(everything, "rotation", "tests")["estimate"][0] == pytest.approx(rotation.claim.estimate, rel=1e-4)
+    assert (rotation.kinds, rotation.n_controls) == (("gradient-noise", "spectrum"), (2, 2))
+    assert layers[["gradient-noise_high", "spectrum_high"]].isna().all(axis=None)  # too few for a band
+    shares = store_of(everything, "rotation").load_result("value_rotation", ValueRotation)
+    found = numbers(everything, "rotation", "shares")
+    assert found["kind"].tolist() == ["gradient-noise", "spectrum"] * len(shares.layers)
+    assert found["share"].tolist() == pytest.approx(np.repeat(shares.shares.numpy(), 2).tolist(), rel=1e-4)
 
 
 def test_the_profile_over_positions_is_that_of_the_runs_attributions(everything) -> None:
     store = store_of(everything, "attribution")
-    base, tuned, control = (
+    base, tuned, *controls = (
         [store.load_result(name, Attribution) for name in store.names(f"attribution/{side}/")]
-        for side in ("base", "tuned", "spectrum-0")
+        for side in ("base", "tuned", "gradient-noise-0", "gradient-noise-1")
     )
     found = position_profile(base, tuned)
     profile = numbers(everything, "lost_in_the_middle", "profile")
     assert profile["base"].tolist() == pytest.approx(found.to_df()["base"].tolist(), rel=1e-4)
     row = numbers(everything, "lost_in_the_middle", "controls").iloc[0]
     assert row["effect"] == pytest.approx(found.shapes["U"].difference.estimate, rel=1e-4)
-    assert row["n"] == 3
-    assert row["low"] < position_profile(base, control).shapes["U"].difference.estimate < row["high"]
+    beside = [position_profile(base, control).shapes["U"].difference.estimate for control in controls]
+    assert (row["kind"], row["n"]) == ("gradient-noise", 2)
+    assert row["median"] == pytest.approx(np.median(beside), rel=1e-4)
     assert (everything[0] / "lost_in_the_middle" / "toy" / "position.html").is_file()
 
 
@@ -226,7 +267,11 @@ def test_the_pair_the_prompts_and_the_limits_can_be_others(tmp_path, monkeypatch
     assert found.config.source("base") == str(tmp_path / "model")
     assert found.config.tuned == "some/hub-name"
     assert found.config.path(found.config.prompts or "") == tmp_path / "mine.jsonl"
-    assert (found.config.max_prompts, found.config.controls.rotation, found.config.controls.rotation_norm) == (3, 7, 5)
+    assert (found.config.max_prompts, found.config.controls.rotation) == (3, 7)
+    asked = experiment("table2_instruction_recognition", ["--controls", "4"]).config.controls
+    assert (asked.prompts, asked.attribution) == (4, 4)
+    none = experiment("table5_concepts", ["--controls", "4"]).config.controls
+    assert none.rotation == 0  # a claim that asks for none has none
 
 
 def test_annotations_come_from_a_server_and_every_question_is_asked_once(everything, capsys) -> None:
@@ -290,11 +335,11 @@ def test_without_ratings_and_references_table_1_says_what_it_needs(everything, t
     prompts = tmp_path / "plain.jsonl"
     prompts.write_text('{"text": "Say hello to me.", "instruction": ["Say hello"]}\n', encoding="utf-8")
     with pytest.raises(InputError, match="Table 1 needs ratings: give --ratings FILE or --base-url URL"):
-        table1.main(["--out", str(tmp_path), "--prompts", str(prompts), "--max-new-tokens", "2"])
+        table1.main(["--out", str(tmp_path), "--prompts", str(prompts), "--max-new-tokens", "2", "--controls", "0"])
 
 
 def test_responses_of_one_kind_alone_are_not_testable(everything, tmp_path, capsys) -> None:
-    table1.main(["--out", str(tmp_path), "--max-prompts", "3", "--max-new-tokens", "1"])
+    table1.main(["--out", str(tmp_path), "--max-prompts", "3", "--max-new-tokens", "1", "--controls", "0"])
     assert "not testable: 3 of 3 rated responses follow" in capsys.readouterr().out
 
 

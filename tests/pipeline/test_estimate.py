@@ -161,6 +161,20 @@ def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(mode
     assert recorder.said[1:] == [expected] * said
 
 
+def test_what_controls_cost_is_measured_once_and_only_where_they_are_made(models, tmp_path, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: asked.append(kind) or ControlCost(1.0, 1.0))
+    for keep, counts, expected in (("both", 2, ["spectrum"]), ("one", 0, [])):
+        controls = {"kinds": ["spectrum"], **dict.fromkeys(COUNTED_FOR, counts)}
+        config = read_config(config_for(models, tmp_path, keep=keep, controls=controls, analyses=["heads"]))
+        recorder = Recorder()
+        workspace = Workspace(config, ResultStore(tmp_path), recorder, keep)
+        estimate.announce(workspace, [step for step in STEPS if config.chosen(*step.analyses)])
+        assert recorder.said[0].startswith("time: about ")
+        assert asked == expected
+        asked.clear()
+
+
 def test_no_step_that_takes_long_is_left_out(models, tmp_path):
     config = read_config(config_for(models, tmp_path))
     workspace = Workspace(config, ResultStore(tmp_path), Recorder(), "both")
