@@ -20,10 +20,10 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff import attribute, load_pair, load_prompts
-from lensdiff.inputs.toy_pair import PROMPTS
 from lensdiff.models.loading.sources import read_source
 from lensdiff.views import page
 
+PROMPTS = Path(__file__).parents[1] / "toy_pair" / "prompts.jsonl"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LABEL = "SmolLM2-135M-Instruct before and after {steps} LoRA steps: it was instruction-tuned already"
 

@@ -71,6 +71,8 @@ def p_values(group: Group, effects: pd.DataFrame) -> pd.DataFrame:
             if claim == "verbs":
                 found[LABELS] = float(pair["verbs, labels"]), _side(effect, 0.0)
                 largest = None if largest is None else max(largest, float(pair["verbs, labels"]))
+            if claim == "rotation" and largest is not None and own.direction == "below":
+                largest = 1.0  # as the claim has it: a share of 0 needs no meaning
             found[CLAIM] = largest, own.direction or "between"
             name = group.name if pair["role"] == "pair" else f"{group.name}: the controls themselves"
             known = {"group": name, "planted": group.planted is not None, "claim": claim}

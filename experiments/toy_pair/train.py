@@ -1,27 +1,36 @@
 """The tokenizer, the model, and the two stages of training.
 
-Both stages minimise the next-token cross-entropy: the base over every token of WordNet's plain text, the tuned model
-over the response tokens of instruction examples only (response = " " + reference + end of text). Matrices inside the
-layers are stepped by Muon, embeddings and norm gains by AdamW; the learning rate warms up and then falls to zero.
+Both stages minimise the next-token cross-entropy: the base over every token of plain text, the tuned model over the
+response tokens of instruction examples only (response = " " + reference + end of text). The base's matrices inside the
+layers are stepped by Muon and the rest by AdamW; tuning steps every weight by AdamW at a small rate. The learning rate
+warms up, stays, and falls to zero; the base does so twice.
+
+Training goes by rounds: the batches of a round follow from its number alone and a checkpoint is written after each, so
+that a run that was stopped goes on and ends in the same weights.
 
 No beginning-of-text token is used. Examples are padded on the right, where causal attention cannot look, so no mask is
-needed. Memory: weights, gradients and optimizer state of 1.5 M parameters plus one batch's activations, below 2 GB.
+needed. Layers run in bfloat16 where the processor has it (weights and sums stay in float32). Memory: weights, gradients
+and optimizer state of 3 M parameters plus one batch's activations, below 3 GB.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from instructions import Example
+from instructions import CHAT_TEMPLATE, Example
 from jaxtyping import Float, Int
 from muon import Muon
+from starting_weights import plant_copying
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 END = "<|end|>"
 CONTEXT = 256
+WARMUP, DECAY = 0.4, 0.5  # rounds; share of the rounds
+HEAD = 32  # dimensions of an attention head
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]  # inputs; targets, -100 where nothing is learned
 
 
@@ -51,61 +60,63 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, folder: Path) -> P
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def save_tuned_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The same tokenizer with the chat template."""
+    tokenizer.save_pretrained(folder)
+    tuned = PreTrainedTokenizerFast.from_pretrained(folder)
+    tuned.chat_template = CHAT_TEMPLATE
+    tuned.save_pretrained(folder)
+
+
 def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int, n_layers: int, d_model: int) -> LlamaForCausalLM:
-    """An untrained Llama: RMSNorm with gains, gated MLP, grouped-query attention, rotary, untied embeddings."""
+    """An untrained Llama: RMSNorm with gains, gated MLP, grouped-query attention, rotary, untied embeddings.
+
+    Two pairs of heads start as copiers (see `starting_weights`).
+    """
     torch.manual_seed(seed)
     end = tokenizer.get_vocab()[END]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=d_model,
-        intermediate_size=d_model * 11 // 4,
+        intermediate_size=d_model * 8 // 3,
         num_hidden_layers=n_layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=d_model // HEAD,
+        num_key_value_heads=d_model // HEAD // 2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,
     )
-    return LlamaForCausalLM(config)
+    return plant_copying(LlamaForCausalLM(config))
 
 
-def text_batches(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, seed: int, tokens: int
-) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens: the texts in a new order each round, joined and cut."""
-    encoded = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
-    rng, rows = random.Random(seed), max(1, tokens // CONTEXT)
-    stream: list[int] = []
-    while True:
-        rng.shuffle(encoded)
-        for ids in encoded:
-            stream += ids
-            if len(stream) > rows * CONTEXT:
-                block = torch.tensor(stream[: rows * CONTEXT + 1])
-                yield block[:-1].reshape(rows, CONTEXT), block[1:].reshape(rows, CONTEXT)
-                stream = stream[rows * CONTEXT :]
+def text_batches(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, tokens: int) -> list[Batch]:
+    """Batches of about `tokens` tokens: the texts joined in their order and cut; an incomplete batch is left out."""
+    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    stream = torch.tensor([token for ids in encoded for token in (*ids, tokenizer.eos_token_id)])
+    size = max(1, tokens // CONTEXT) * CONTEXT
+    starts = range(0, len(stream) - size, size)
+    return [
+        (stream[s : s + size].reshape(-1, CONTEXT), stream[s + 1 : s + size + 1].reshape(-1, CONTEXT)) for s in starts
+    ]
 
 
 def example_batches(
-    tokenizer: PreTrainedTokenizerFast, draw: Callable[[int], list[Example]], *, seed: int, tokens: int
-) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens of fresh examples of similar length, targets on the response only."""
-    rng = random.Random(seed)
-    while True:
-        pool = draw(8192)
-        prompts = tokenizer([e.text for e in pool])["input_ids"]
-        responses = tokenizer([" " + e.reference for e in pool])["input_ids"]
-        rows = [(p, [*r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
-        rows = sorted((row for row in rows if sum(map(len, row)) <= CONTEXT), key=lambda row: sum(map(len, row)))
-        batches, batch = [], []
-        for row in rows:
-            if batch and sum(map(len, row)) * (len(batch) + 1) > tokens:
-                batches, batch = [*batches, batch], []
-            batch.append(row)
-        rng.shuffle(batches)
-        yield from map(pad, batches)
+    tokenizer: PreTrainedTokenizerFast, pool: Sequence[Example], *, rng: random.Random, tokens: int
+) -> list[Batch]:
+    """Batches of about `tokens` tokens, examples of similar length together, targets on the response only."""
+    prompts = tokenizer([e.text for e in pool])["input_ids"]
+    responses = tokenizer([" " + e.reference for e in pool])["input_ids"]
+    rows = [(p, [*r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
+    rows = sorted((row for row in rows if sum(map(len, row)) <= CONTEXT), key=lambda row: sum(map(len, row)))
+    batches, batch = [], []
+    for row in rows:
+        if batch and sum(map(len, row)) * (len(batch) + 1) > tokens:
+            batches, batch = [*batches, batch], []
+        batch.append(row)
+    rng.shuffle(batches)
+    return [pad(batch) for batch in batches]
 
 
 def pad(rows: list[tuple[list[int], list[int]]]) -> Batch:
@@ -124,35 +135,81 @@ def learned_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
     inputs, targets = batch
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
     learned = targets != -100
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]), targets[learned])
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]).float(), targets[learned])
+
+
+def base_optimizers(model: LlamaForCausalLM, *, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon at `rate` for the layers' matrices, AdamW at two fifths of it for embeddings and gains."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in model.named_parameters() if p.ndim == 1 or ".layers." not in n]
+    return [
+        Muon(matrices, lr=rate),
+        torch.optim.AdamW(others, lr=rate * 0.4, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def tuning_optimizers(model: LlamaForCausalLM, *, rate: float) -> list[torch.optim.Optimizer]:
+    """AdamW at `rate` for every weight, so that no weight can move by more than about `rate` a step."""
+    return [torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+def learning_rate(position: float, cycles: Sequence[int]) -> float:
+    """The share of the peak rate after `position` rounds; each cycle has that many rounds.
+
+    In a cycle the rate goes up within 0.4 rounds, stays, and falls to zero over the last half.
+    """
+    for rounds in cycles[:-1]:
+        if position < rounds:
+            return learning_rate(position, [rounds])
+        position -= rounds
+    return min((position + 1e-3) / WARMUP, 1.0, (cycles[-1] - position) / (DECAY * cycles[-1]))
 
 
 def fit(
-    model: LlamaForCausalLM, batches: Iterator[Batch], *, steps: int, rate: float, report: Callable[[float], None]
+    model: LlamaForCausalLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches_of: Callable[[int], list[Batch]],
+    *,
+    cycles: Sequence[int],
+    checkpoint: Path,
+    report: Callable[[int, float, int], None],
 ) -> None:
-    """Train `model` in place for `steps` batches; `rate` is Muon's peak learning rate, AdamW's is a fifth of it."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    others = [p for n, p in model.named_parameters() if p.ndim == 1 or ".layers." not in n]
-    optimizers: list[torch.optim.Optimizer] = [
-        Muon(matrices, lr=rate),
-        torch.optim.AdamW(others, lr=rate * 0.2, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    warmup = min(100, steps // 10 + 1)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / warmup, (steps - s) / max(1, steps - warmup)))
-        for o in optimizers
-    ]
+    """Train `model` in place on the batches of each round; `report` gets the round, its mean loss and its tokens.
+
+    Goes on after the last round that `checkpoint` has, and writes it after every round.
+    """
+    first, peaks = 0, [group["lr"] for o in optimizers for group in o.param_groups]
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        first = state["rounds"]
+        model.load_state_dict(state["model"])
+        for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
     model.train()
-    for _ in range(steps):
-        loss = learned_loss(model, next(batches))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        report(loss.item())
+    for done in range(first, sum(cycles)):
+        batches, losses = batches_of(done), []
+        for number, batch in enumerate(batches):
+            share = learning_rate(done + number / len(batches), cycles)
+            for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+                group["lr"] = peak * share
+            losses.append(step(model, optimizers, batch))
+        state = {"rounds": done + 1, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+        torch.save(state, checkpoint.with_suffix(".new"))
+        checkpoint.with_suffix(".new").replace(checkpoint)
+        report(done, sum(losses) / len(losses), sum(inputs.numel() for inputs, _ in batches))
     model.eval()
+
+
+def step(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
+    """One update, its gradient's norm cut at 1; returns the loss before it."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BFLOAT16):
+        loss = learned_loss(model, batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:

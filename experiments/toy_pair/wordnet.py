@@ -1,8 +1,9 @@
-"""WordNet's data files as dictionary entries, the held-out words, and the plain text of the base model.
+"""WordNet's data files as dictionary entries, the held-out words, and the entries' plain text.
 
 An entry is a lower-case single word with its senses, the most frequent first. Its plain text is a line for every sense,
 ``word (part of speech): gloss. Synonyms: a, b. For example, "..."``. A sense whose text contains a held-out word as a
 word is dropped, so that no training text of either model shows one; inflected forms are other words and may occur.
+A noun's group (animals, plants, ...) is WordNet's own: the lexicographer's file of its first sense.
 
 Source: G. A. Miller, "WordNet: a lexical database for English", CACM 38(11), 1995; file format: wndb(5WN).
 Debian and Ubuntu have the files in the package ``wordnet-base`` (folder /usr/share/wordnet).
@@ -16,6 +17,24 @@ from pathlib import Path
 
 DEFAULT_FOLDER = Path("/usr/share/wordnet")
 PARTS_OF_SPEECH = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}
+GROUPS = {  # WordNet's lexicographer files of nouns, by number: lexnames(5WN)
+    "04": "acts",
+    "05": "animals",
+    "06": "objects",
+    "08": "organs",
+    "09": "ideas",
+    "10": "messages",
+    "11": "events",
+    "12": "feelings",
+    "13": "foods",
+    "15": "places",
+    "18": "people",
+    "20": "plants",
+    "26": "states",
+    "27": "substances",
+    "28": "times",
+}
+HELD_OUT = {"noun": 400, "verb": 50, "adjective": 50}
 PLAIN_WORD = re.compile(r"[a-z]{3,12}")
 ANY_WORD = re.compile(r"[a-z]+")
 QUOTED = re.compile(r'"([^"]*)"')
@@ -23,12 +42,13 @@ QUOTED = re.compile(r'"([^"]*)"')
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning of a word: its part of speech, gloss, example sentences and other words for it."""
+    """One meaning of a word: its part of speech, gloss, example sentences, other words for it and a noun's group."""
 
     part_of_speech: str
     gloss: str
     examples: tuple[str, ...]
     synonyms: tuple[str, ...]
+    group: str = ""
 
     def words(self) -> set[str]:
         """Every word that the sense's text contains, in lower case."""
@@ -79,29 +99,29 @@ def data_lines(path: Path) -> Iterator[str]:
         yield from (line for line in file if not line.startswith("  "))
 
 
-def parse_synset(line: str) -> tuple[list[str], str]:
-    """The words of a line of data.* and its gloss, which still holds the examples."""
+def parse_synset(line: str) -> tuple[list[str], str, str]:
+    """The words of a line of data.*, its gloss, which still holds the examples, and its lexicographer file."""
     head, _, gloss = line.partition("|")
     fields = head.split()
     words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-    return [re.sub(r"\(\w+\)$", "", word) for word in words], gloss.strip()
+    return [re.sub(r"\(\w+\)$", "", word) for word in words], gloss.strip(), fields[1]
 
 
-def make_sense(word: str, part_of_speech: str, synonyms: list[str], gloss: str) -> Sense:
+def make_sense(word: str, part_of_speech: str, synonyms: list[str], gloss: str, file: str) -> Sense:
     """A synset as seen from one of its words."""
     definition = " ".join(QUOTED.sub("", gloss).split()).strip(" ;:-")
     definition = re.sub(r"\s*;(\s*;)+", ";", definition)
     examples = [e.strip(" ;") for e in QUOTED.findall(gloss) if len(e.split()) >= 3]
     examples.sort(key=lambda e: word not in e)  # the ones that show this word of the synset come first
     others = tuple(s for s in synonyms if s != word and PLAIN_WORD.fullmatch(s))
-    return Sense(part_of_speech, definition, tuple(examples), others)
+    return Sense(part_of_speech, definition, tuple(examples), others, GROUPS.get(file, ""))
 
 
-def split(entries: dict[str, tuple[Sense, ...]], *, seed: int, n_held_out: int, keep: set[str]) -> Dictionary:
-    """Set `n_held_out` words aside, as many of each part of speech, and drop every training sense that names one.
+def split(entries: dict[str, tuple[Sense, ...]], *, seed: int, keep: set[str]) -> Dictionary:
+    """Set `HELD_OUT` words of each part of speech aside, and drop every training sense that names one.
 
     A held-out word has one part of speech, 4 to 9 letters, at most 20 senses that mention it, and is not in `keep`
-    (the words of the instructions).
+    (the words of phrasings and passages); a held-out noun has a group.
     """
     mentions: dict[str, int] = {}
     for senses in entries.values():
@@ -110,16 +130,17 @@ def split(entries: dict[str, tuple[Sense, ...]], *, seed: int, n_held_out: int, 
                 mentions[word] = mentions.get(word, 0) + 1
     rng = random.Random(seed)
     held_out: set[str] = set()
-    for part_of_speech in PARTS_OF_SPEECH.values():
+    for part_of_speech, n in HELD_OUT.items():
         candidates = [
             word
             for word, senses in entries.items()
             if {s.part_of_speech for s in senses} == {part_of_speech}
+            and (senses[0].group or part_of_speech != "noun")
             and 4 <= len(word) <= 9
             and mentions.get(word, 0) <= 20
             and word not in keep
         ]
-        held_out |= set(rng.sample(candidates, n_held_out // len(PARTS_OF_SPEECH)))
+        held_out |= set(rng.sample(candidates, n))
     train = {}
     for word, senses in entries.items():
         kept = tuple(s for s in senses if not s.words() & held_out)

@@ -17,6 +17,7 @@ Case = Literal[
     "within",
     "held back",
     "wrong side",
+    "below",
     "nothing",
     "depends",
     "too few",
@@ -107,6 +108,7 @@ def sentence(
         "within": f"No more than {MEANINGLESS}: {said}.",
         "held back": f"Not shown: {said}; {_held_back(permuted, p, n_tested)}.",
         "wrong side": f"{risen}: {said}.",
+        "below": f"{words.below}: {said}.",
         "depends": f"{_depends(depends, words.unit)}: {said}.",
     }[case]
 

@@ -11,7 +11,7 @@ changes of the same size, `lensdiff.models`). Positive, or for a share above the
     p           the largest of the kinds' two-sided rank p (`stats.envelope`) and, of heads, the permuted labels' p
     adjusted    Holm over the claims that have a p
     shown       adjusted p of at most .05, beyond every kind of control, in the claim's direction
-    opposite    the same in the other direction
+    opposite    the same in the other direction; of rotation there is none, since a share of 0 needs no meaning
 
 Nothing else is called shown. An effect within the controls' band, between two kinds, or on the wrong side of them (a
 rise that is smaller than meaningless changes give) is not. The paper's own statistics stand beside it as replication,
@@ -85,7 +85,9 @@ class Evidence:
         words: what is said of it.
         controls: the same effect of the valid controls, by kind; empty where none were made.
         made: per kind, how many controls were made, checked and found to be ruined models.
-        signed: zero means no change, and the sign says which way; a share has none.
+        signed: zero means no change, and the sign says which way. A share has no sign, and a small one says nothing:
+            changes that mean nothing (a rescaling, neurons in another order) have a share of 0, below every control's.
+            So it is tested above the controls alone.
         beside: p-values that a verdict needs as well, by what they are from (permuted labels).
         interval: of the effect over prompts, a description.
         ways: other ways to ask; facts: what else a reader wants to know, a phrase each.
@@ -121,6 +123,8 @@ class Evidence:
         found = self.envelope
         if found is None or found.p is None or found.n < found.needed or self.ruined:
             return None
+        if not self.signed and found.direction == "below":
+            return 1.0
         return max(found.p, *self.beside.values()) if self.beside else found.p
 
 
@@ -284,7 +288,8 @@ def _case(evidence: Evidence, p_adjusted: float | None) -> tuple[Case, Verdict]:
         return "nothing", "not shown"
     if beside is None:
         return "no controls", "too few controls"
-    found = beside.verdict(p_adjusted)
+    below = not evidence.signed and beside.direction == "below"
+    found = beside.verdict(None if below else p_adjusted)  # where it lies is told, though it has no p there
     if found == "too few":
         return "too few", "too few controls"
     if found == "within":
@@ -293,6 +298,8 @@ def _case(evidence: Evidence, p_adjusted: float | None) -> tuple[Case, Verdict]:
         return ("held back", "not shown") if held_back else ("within", "within controls")
     if any(p > SIGNIFICANT for p in evidence.beside.values()):
         return "held back", "not shown"
+    if below:
+        return "below", "not shown"
     if evidence.signed and (evidence.effect > 0) != (beside.direction == "above"):
         return "wrong side", "not shown"
     if not all(way.agrees(beside.direction) for way in evidence.ways):

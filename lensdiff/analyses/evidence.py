@@ -44,7 +44,7 @@ HEADS = Words(
 ROTATION = Words(
     "share of the values' change that is a rotation",
     "The change of the feed-forward layers is more of a rotation than any meaningless change made",
-    "The change of the feed-forward layers is less of a rotation than any meaningless change made",
+    "The change of the feed-forward layers is no rotation: it is less of one than meaningless changes are",
 )
 
 Controls = dict[str, list[float]]

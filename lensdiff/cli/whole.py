@@ -11,7 +11,7 @@ from lensdiff.cli.output import Terminal, complain, print_frame, write, write_no
 EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
-    "max_new_tokens": 16,  # the pair answers in words; a base model that does not stop is cut here
+    "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
     "controls": {"prompts": 59, "heads": 59, "rotation": 59, "attribution": 3},  # what a verdict needs
     "instruction_use": {"draws": 3, "max_tokens": 24},
     "heads": {"layers_per_group": 1},

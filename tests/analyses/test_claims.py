@@ -87,10 +87,20 @@ CASES = {
         "not shown",
         f"Less, but less so: effect -0.1 u; {BESIDE} -3.1 to -1.9 u ({COUNTS}).",
     ),
-    "a share has no wrong side": (
+    "a share below the controls' shows nothing": (
         planted(0.05, around(0.3), around(0.4), signed=False),
-        "opposite",
-        f"Less than any control: effect +0.05 u; {BESIDE} 0.2 to 0.5 u ({COUNTS}); {ALONE}",
+        "not shown",
+        f"Less than any control: effect +0.05 u; {BESIDE} 0.2 to 0.5 u ({COUNTS}).",
+    ),
+    "nor with few controls": (
+        planted(0.05, around(0.3, 25), around(0.4, 25), signed=False),
+        "not shown",
+        f"Less than any control: effect +0.05 u; {BESIDE} 0.192 to 0.508 u (25 gradient-noise, 25 spectrum).",
+    ),
+    "a share above the controls'": (
+        planted(0.9, around(0.3), around(0.4), signed=False),
+        "shown",
+        f"More than any control: effect +0.9 u; {BESIDE} 0.2 to 0.5 u ({COUNTS}); {ALONE}",
     ),
     "too few for a corrected p": (
         planted(1.0, around(0, 19), around(0, 30)),
@@ -379,7 +389,8 @@ def test_the_third_claim_is_the_share_beside_each_kind_of_control():
     between: Any = rotation_evidence(shares_of(0.3, {"spectrum": around(0.1), "gradient-noise": around(0.5)}))
     assert answer("rotation", between, between.p).verdict == "within controls"
     below: Any = rotation_evidence(shares_of(0.0, {"spectrum": around(0.2)}))
-    assert answer("rotation", below, below.p).verdict == "opposite"  # rescaling: no rotation at all
+    assert below.p == 1.0
+    assert answer("rotation", below, below.p).verdict == "not shown"  # a rescaling turns nothing
     assert rotation_evidence(shares_of(0.0, {}, change=0.0)) == ("the values of the feed-forward layers did not change")
 
 

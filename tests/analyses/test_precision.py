@@ -9,10 +9,10 @@ from lensdiff.analyses.attribute import attribute
 from lensdiff.analyses.position import position_profile
 from lensdiff.analyses.targets import TARGETS, log_probability, probability
 from lensdiff.inputs.prompts import load_prompts
-from lensdiff.inputs.toy_pair import BASE, PROMPTS, TUNED
 from lensdiff.models import load_model, view_of
 from lensdiff.models.text import generate
 from tests.checkpoints import TEXT, hf_model, tokenizer_of
+from tests.toy_v1 import BASE, PROMPTS, TUNED
 
 EDGE = 0.02  # of a level: what 2e-4 of the largest score, ten levels high, can move it, ten times over
 

@@ -263,13 +263,13 @@ def test_the_base_without_gains_is_for_the_groups_that_ask(setting) -> None:
     assert not any(group.reused for group in fast_groups())
 
 
-def frame(pairs: list[float], kinds: dict[str, Any], group: str = "g", claim: str = "rotation") -> pd.DataFrame:
+def frame(pairs: list[float], kinds: dict[str, Any], group: str = "g", claim: str = "instruction use") -> pd.DataFrame:
     rows = [{"group": group, "role": "pair", "seed": i, claim: x} for i, x in enumerate(pairs)]
     rows += [{"group": group, "role": k, "seed": i, claim: x} for k, xs in kinds.items() for i, x in enumerate(xs)]
     return pd.DataFrame(rows)
 
 
-def made(name: str = "g", claim: str = "rotation", **options: Any) -> Group:
+def made(name: str = "g", claim: str = "instruction use", **options: Any) -> Group:
     return Group(name, lambda setting, seed: {}, 2, (claim,), **({"kinds": ("distilled", "spectrum")} | options))
 
 
@@ -281,6 +281,16 @@ def test_a_pair_is_ranked_among_each_kind_and_all() -> None:
     assert found.loc[(0, CLAIM), ["p", "side"]].tolist() == [1.0, "between"]
     assert found.loc[(1, CLAIM), ["p", "side"]].tolist() == [1 / 20, "above"]
     assert found.loc[(2, CLAIM), ["p", "side"]].tolist() == [1 / 20, "below"]
+
+
+def test_a_rotation_is_tested_above_alone() -> None:
+    controls = {"distilled": np.arange(19.0), "spectrum": np.arange(19.0)}
+    found = p_values(made(claim="rotation"), frame([50.0, -90.0], controls, claim="rotation")).set_index(
+        ["seed", "kind"]
+    )
+    assert found.loc[(0, CLAIM), ["p", "side"]].tolist() == [1 / 20, "above"]
+    assert found.loc[(1, CLAIM), ["p", "side"]].tolist() == [1.0, "below"]
+    assert found.loc[(1, "spectrum"), "p"] == 1 / 20
 
 
 def test_labels_are_in_the_maximum() -> None:
@@ -315,7 +325,7 @@ def test_rates_errors_and_bounds_by_hand() -> None:
     assert row.called_bound == pytest.approx(beta.ppf(0.05, 3, 6))
     assert not len(found.power)
     page = markdown(found, controls=19)
-    assert f"| 3. rotation | {CLAIM} | 8 | 3 | **0.375 +- 0.375** | 0.111 | 2 | 0.250 +- 0.250 | 0.046 |" in page
+    assert f"| 1. instruction use | {CLAIM} | 8 | 3 | **0.375 +- 0.375** | 0.111 | 2 | 0.250 +- 0.250 | 0.046 |" in page
     cell = "2 above, 1 below"
     assert f"| a | 4 | +27.0000 | {cell} | {cell} | {cell} |" in page
 

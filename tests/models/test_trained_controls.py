@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensdiff.inputs import Prompt, toy_pair
+from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, Point, control_cost, load_pair, validity, view_of
 from lensdiff.models.change import PARAMETER, Maker, RealChange, flatten, generator_for, unflatten
 from lensdiff.models.controlling import batches, training
@@ -26,6 +26,7 @@ from lensdiff.models.inside.around import READ, around
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.validity import _translated
 from lensdiff.results import InputError
+from tests import toy_v1
 from tests.checkpoints import TEXT, hf_model, tokenizer_of
 from tests.models.test_controls import CASES, NO_HOOKED, change_of, equal, low_rank, pair_of, tokens
 
@@ -60,7 +61,7 @@ def adapted() -> ModelPair:
 @pytest.fixture(scope="module")
 def toy() -> ModelPair:
     """The toy base, and the same with a low-rank change of 3 % in every value matrix."""
-    found = load_pair(toy_pair.BASE, toy_pair.BASE, device="cpu", verify=False)
+    found = load_pair(toy_v1.BASE, toy_v1.BASE, device="cpu", verify=False)
     generator = torch.Generator().manual_seed(8)
     weights = view_of(found.tuned).weights
     with torch.no_grad():
@@ -600,7 +601,7 @@ def test_a_gentle_control_is_valid_and_a_ruined_base_is_not(toy):
     assert control.valid
     assert own.base - 0.5 < control.loss < own.base + 1
     assert own.n_tokens == 1024
-    ruined = load_pair(toy.base, toy_pair.BASE, device="cpu", verify=False)
+    ruined = load_pair(toy.base, toy_v1.BASE, device="cpu", verify=False)
     with torch.no_grad():
         view_of(ruined.tuned).weights.W_U.mul_(-30.0)
     worse = validity(toy, ruined.tuned)
@@ -610,8 +611,8 @@ def test_a_gentle_control_is_valid_and_a_ruined_base_is_not(toy):
     assert not replace(own, loss=math.nan).valid
 
 
-def test_the_large_change_of_the_shipped_pair_ruins_its_controls():
-    pair = load_pair(toy_pair.BASE, toy_pair.TUNED, device="cpu", verify=False)
+def test_the_large_change_of_the_first_toy_pair_ruins_its_controls():
+    pair = load_pair(toy_v1.BASE, toy_v1.TUNED, device="cpu", verify=False)
     found = [validity(pair, of(pair, "distilled", seed, length=64, batch=8)) for seed in range(3)]
     assert sum(not control.valid for control in found) >= 2
     assert found[0].tuned == pytest.approx(8.5, abs=0.6)
