@@ -49,7 +49,7 @@ def instruction_use(
     prompts: o.Prompts,
     out: o.Out = Path("lensdiff-instruction-use"),
     draws: int = typer.Option(8, min=1, help="Other prompts whose instructions take the prompt's place."),
-    max_tokens: int = typer.Option(64, min=1, help="Tokens of each forced text that are read."),
+    max_tokens: int = typer.Option(64, min=1, help="Tokens of each own response that are read."),
     max_new_tokens: o.MaxNewTokens = 300,
     controls: o.Controls = 19,
     kinds: o.Kinds = o.KINDS,

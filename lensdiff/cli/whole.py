@@ -13,7 +13,7 @@ TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
     "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
     "controls": {"prompts": 59, "heads": 59, "rotation": 59, "attribution": 3},  # what a verdict needs
-    "instruction_use": {"draws": 3, "max_tokens": 24},
+    "instruction_use": {"texts": ["reference"], "draws": 1},  # what 59 controls of two kinds have time for
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
 }

@@ -229,14 +229,15 @@ def _check_characters(text: str, name: str) -> None:
 
 def _check_ids(view: ModelView, encoded: Encoded, name: str) -> None:
     """Refuse a token that the embedding has no row for; on some devices reading one ends the whole process."""
+    d_vocab = view.d_vocab  # asked once: a view asks its model
     for position, token in enumerate(encoded.ids):
-        if not 0 <= token < view.d_vocab:
+        if not 0 <= token < d_vocab:
             known = 0 <= token < len(view.tokenizer)
             spelled = f" ({view.tokenizer.convert_ids_to_tokens(token)!r})" if known else ""
             part = "the response to prompt" if position >= encoded.n_special + encoded.n_prompt else "prompt"
             raise InputError(
                 f"{part} {name} has the token {token}{spelled} at position {position}, "
-                f"the embedding of {view.info.id!r} has rows 0 to {view.d_vocab - 1}"
+                f"the embedding of {view.info.id!r} has rows 0 to {d_vocab - 1}"
             )
 
 

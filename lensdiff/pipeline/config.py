@@ -77,8 +77,15 @@ class ControlOptions(Section):
 
 
 class InstructionUseOptions(Section):
-    """Options of `instruction_use`; of each forced text the first `max_tokens` tokens are read."""
+    """Options of `instruction_use`; of each generated text the first `max_tokens` tokens are read.
 
+    Attributes:
+        texts: that are forced: the base's own responses, the tuned model's, prompts' references where they have one.
+    """
+
+    texts: Annotated[list[Literal["base", "tuned", "reference"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["base", "tuned", "reference"]
+    )
     draws: Count = 8
     max_tokens: Count = 64
 

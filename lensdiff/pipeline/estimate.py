@@ -235,7 +235,8 @@ def seconds_of(step: str, units: int, workspace: Workspace, probe: Probe) -> flo
 def _read_use(workspace: Workspace, probe: Probe) -> float:
     # every prompt's texts after the prompt, after each donor, and after the prompt without its instruction
     options = workspace.config.instruction_use
-    texts = 2 + any(prompt.reference for prompt in workspace.prompts.values())
+    has_reference = any(prompt.reference for prompt in workspace.prompts.values())
+    texts = len(set(options.texts) - (set() if has_reference else {"reference"}))
     passes = len(workspace.prompts) * texts * (3 + min(options.draws, len(workspace.prompts) - 1))
     return passes * (probe.n_prompt + min(probe.n_response, options.max_tokens)) * probe.forward
 

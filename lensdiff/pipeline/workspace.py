@@ -172,17 +172,24 @@ class Workspace:
     def forced_texts(self) -> tuple[list[Prompt], dict[str, list[str | Response | None]]]:
         """Return the prompts that both models answered, and the texts that are forced after each, in the base's ids.
 
-        Texts: "base" and "tuned", the models' own; "given" in place of both where the config gives them all;
-        "reference" where a prompt has one. Of each the first `instruction_use.max_tokens` tokens.
+        Texts, as far as the config asks for them: "base" and "tuned", the models' own; "given" in place of both where
+        the config gives them all; "reference" where a prompt has one. Of those that a model generated, the first
+        `instruction_use.max_tokens` tokens.
+
+        Raises:
+            InputError: none of these texts is there.
         """
+        asked = self.config.instruction_use.texts
         prompts = [self.prompts[name] for name in self.prompts_with_responses()]
         texts: dict[str, list[str | Response | None]] = {
-            side: [self._forced(side, prompt) for prompt in prompts] for side in SIDES
+            side: [self._forced(side, prompt) for prompt in prompts] for side in SIDES if side in asked
         }
-        if all(self.given_response(prompt.id) is not None for prompt in prompts):
-            texts = {"given": texts["base"]}
-        if any(prompt.reference.strip() for prompt in prompts):
+        if texts and all(self.given_response(prompt.id) is not None for prompt in prompts):
+            texts = {"given": next(iter(texts.values()))}
+        if "reference" in asked and any(prompt.reference.strip() for prompt in prompts):
             texts["reference"] = [prompt.reference.strip() or None for prompt in prompts]
+        if not texts:
+            raise InputError("instruction_use.texts asks for references alone, and no prompt brings one")
         return prompts, texts
 
     def prompts_with_responses(self) -> list[str]:

@@ -37,6 +37,7 @@ from lensdiff.pipeline import workspace
 from lensdiff.pipeline.execute import STEPS, execute, fingerprint
 from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import InputError, Result
+from tests import toy_v1
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
 IDS = [prompt["id"] for prompt in PROMPTS]
@@ -217,6 +218,34 @@ def test_forced_texts_are_cut_and_references_are_read(models, tmp_path, pair):
     assert claim.verdict == "too few controls"
     assert claim.statement.endswith(
         "no controls were made, so what meaningless changes of the same size give is unknown."
+    )
+
+
+def test_only_the_texts_that_are_asked_for_are_forced(models, tmp_path):
+    entries = [
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "a", "reference": "moon"},
+        {"text": "List three fruits.", "instruction": ["List"], "id": "b"},
+    ]
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    one = execute(config_for(models, tmp_path / "one", **changes, instruction_use={"texts": ["reference", "tuned"]}))
+    assert one.load_result("instruction_use", InstructionUse).texts == ("tuned", "reference")
+    alone = changes | {"prompt": [entries[1]], "instruction_use": {"texts": ["reference"]}}
+    none = execute(config_for(models, tmp_path / "none", **alone))
+    assert none.step("instruction_use").note == (
+        "instruction_use.texts asks for references alone, and no prompt brings one"
+    )
+
+
+def test_a_change_that_ruins_the_base_is_not_testable(tmp_path):
+    controls = {"kinds": ["spectrum", "gradient-noise"], "rotation": 3, "heads": 0, "prompts": 0}
+    config = {"base": str(toy_v1.BASE), "tuned": str(toy_v1.TUNED), "out": str(tmp_path / "out"), "device": "cpu"}
+    config |= {"analyses": ["mlp"], "controls": controls, "mlp": {"n_components": 8, "ranks": [1]}}
+    store = execute(config)
+    assert not store.load_table("control_validity")["valid"].any()
+    claim = store.load_result("claims", Claims).claims[2]
+    assert claim.verdict == "not testable"
+    assert claim.statement.startswith(
+        "Not testable: a change of this size ruins the base, whatever it means (3 of 3 spectrum controls predict the "
     )
 
 
