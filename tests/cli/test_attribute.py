@@ -118,7 +118,6 @@ BAD = {
     "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribution needs float32 or float64"),
     "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
     "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' is not there"),
-    "no number of controls": (("--prompt", PROMPT, "--controls", "x"), "Invalid value for '--controls'"),
     "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),
     "a file of another kind": (("--prompts", "none.csv"), "is no prompt file"),
 }
@@ -154,6 +153,8 @@ def test_models_that_cannot_be_loaded(lensdiff: Command, models: Path, tmp_path:
         (("--prompts", "b", "--instruction", "c"), "--instruction belongs to --prompt"),
         (("--prompts", "b", "--response", "c"), "--response belongs to --prompt"),
         (("--prompt", "a", "--deletion-draws", "-1"), "--deletion-draws"),
+        (("--prompt", "a", "--controls", "x"), "Invalid value for '--controls'"),
+        (("--prompt", "a", "--controls", "-1"), "Invalid value for '--controls'"),
         (("--prompt", "a", "--wrong"), "--wrong"),
     ],
 )

@@ -17,6 +17,7 @@ from lensdiff.analyses.attribution import Attribution
 from lensdiff.analyses.claims import Claims
 from lensdiff.analyses.coherence import Coherence
 from lensdiff.analyses.position import position_profile
+from lensdiff.analyses.replication import MIN_TOKENS
 from lensdiff.analyses.rotation import Rotation
 from lensdiff.analyses.value_rotation import ValueRotation
 from lensdiff.analyses.verb_shift import VerbShift
@@ -135,8 +136,10 @@ def test_table_2_shows_the_paired_test_the_equal_lengths_and_the_controls(everyt
     assert (control["kind"], control["n"]) == ("gradient-noise", 2)
     assert np.isnan([control["low"], control["high"]]).all()  # too few for a band
     again = numbers(everything, "table2_instruction_recognition", "replication")
-    assert again["n"].tolist() == [0] * len(again)  # no response of 3 tokens is long enough
-    assert again["n_left_out"].tolist() == [10] * len(again)
+    lengths = scores[scores["model"] != "control"].pivot_table(index="prompt_id", columns="model", values="n_out")
+    long = int((lengths.min(axis=1) >= MIN_TOKENS).sum())  # of the shorter response of each prompt
+    assert again["n"].tolist() == [long] * len(again)
+    assert again["n_left_out"].tolist() == [10 - long] * len(again)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +342,8 @@ def test_without_ratings_and_references_table_1_says_what_it_needs(everything, t
 
 
 def test_responses_of_one_kind_alone_are_not_testable(everything, tmp_path, capsys) -> None:
-    table1.main(["--out", str(tmp_path), "--max-prompts", "3", "--max-new-tokens", "1", "--controls", "0"])
-    assert "not testable: 3 of 3 rated responses follow" in capsys.readouterr().out
+    table1.main(["--out", str(tmp_path), "--max-prompts", "1", "--max-new-tokens", "40", "--controls", "0"])
+    assert "not testable: 1 of 1 rated responses follow" in capsys.readouterr().out
 
 
 def test_a_failed_experiment_is_one_sentence(capsys) -> None:
