@@ -38,7 +38,7 @@ PROBED_TOKENS = 8
 UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
-TRAINED_TOKEN = 3  # times a forward pass
+TRAINED_TOKEN = 12  # operations per parameter, with what small matrices lose
 CHECK_TOKENS = 1024  # of the base's own samples that a control is run on
 TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
 
@@ -142,9 +142,9 @@ def announce(workspace: Workspace, steps: Sequence[Step]) -> None:
 
 
 def _distil(probe: Probe) -> float:
-    # a pass forward and back over every token of training, and the passes that sample it
+    # sampling, and a pass forward and back, of every token of training
     recipe = Recipe()
-    return (TRAINED_TOKEN * probe.forward + probe.step / recipe.batch) * recipe.steps * recipe.batch * recipe.length
+    return TRAINED_TOKEN * _size(probe.view) * recipe.steps * recipe.batch * recipe.length / probe.rate
 
 
 def _left(step: Step, workspace: Workspace) -> list[str]:
