@@ -23,6 +23,8 @@ Case = Literal[
     "too few",
     "no controls",
     "ruined",
+    "lacking",
+    "references",
 ]
 MEANINGLESS = "meaningless changes of the same size"
 
@@ -69,13 +71,13 @@ def sentence(
     p: float | None,
     n_tested: int,
     permuted: Mapping[str, float],
-    depends: Sequence[tuple[str, str, float]],
+    depends: Sequence[tuple[str, str]],
 ) -> str:
     """Return the sentence of a case, for example:
 
-    `The response depends more on its instruction than after any meaningless change: instruction use +0.25 nats per
-    token, tuned - base; meaningless changes of the same size give -0.03 to 0.05 (59 gradient-noise, 59 spectrum);
-    adjusted p = 0.05, Holm over 3 claims.`
+    `The response depends more on its instruction than after meaningless changes: instruction use, tuned less base,
+    +0.25 nats per token; the 95 % bands of meaningless changes of the same size reach from -0.03 to 0.05 nats per token
+    (59 gradient-noise, 59 spectrum); adjusted p = 0.05, Holm over 3 claims.`
     """
     shown = _number(effect) if words.risen else _plain(effect)  # a share has no sign
     number = f"{words.what} {shown}{words.unit}"
@@ -88,6 +90,9 @@ def sentence(
             f"{kind.checked} {kind.kind} controls predict the base's own text worse than the tuned model and than a "
             f"uniform guess); {number}."
         )
+    if case == "lacking":
+        kind = next(kind for kind in made if not kind.made)
+        return f"Too few controls to tell: {number}; of the kind {kind.kind} none could be made and read."
     if beside is None:
         return f"Nothing to compare with: {number}; no controls were made, so what {MEANINGLESS} give is unknown."
     if case == "too few":
@@ -109,7 +114,10 @@ def sentence(
         "held back": f"Not shown: {said}; {_held_back(permuted, p, n_tested)}.",
         "wrong side": f"{risen}: {said}.",
         "below": f"{words.below}: {said}.",
-        "depends": f"{_depends(depends, words.unit)}: {said}.",
+        "depends": f"{_depends(depends)}: {said}.",
+        "references": (
+            f"Not shown: {said}; beyond random directions lies any training, so controls of another kind are needed."
+        ),
     }[case]
 
 
@@ -117,7 +125,10 @@ def _beside(beside: stats.Envelope, unit: str) -> str:
     if beside.band is None:
         return f"beside {counted(beside)}"
     low, high = beside.band
-    return f"{MEANINGLESS} give {_plain(low)} to {_plain(high)}{unit} ({counted(beside)})"
+    return (
+        f"the {100 * beside.level:g} % bands of {MEANINGLESS} reach from {_plain(low)} to {_plain(high)}{unit} "
+        f"({counted(beside)})"
+    )
 
 
 def counted(beside: stats.Envelope) -> str:
@@ -130,10 +141,9 @@ def _held_back(permuted: Mapping[str, float], p: float | None, n_tested: int) ->
     return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {_claims(n_tested)}")
 
 
-def _depends(depends: Sequence[tuple[str, str, float]], unit: str) -> str:
-    of = dict.fromkeys(item[0] for item in depends)
-    ways = ", ".join(f"{name} {_number(effect)}{unit}" for _, name, effect in depends)
-    return f"It depends on {' and '.join(of)} ({ways})"
+def _depends(depends: Sequence[tuple[str, str]]) -> str:
+    of = dict.fromkeys(what for what, _ in depends)
+    return f"It depends on {' and '.join(of)} ({', '.join(way for _, way in depends)})"
 
 
 LEVEL = 0.05

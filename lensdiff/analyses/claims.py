@@ -10,7 +10,8 @@ changes of the same size, `lensdiff.models`). Positive, or for a share above the
 
     p           the largest of the kinds' two-sided rank p (`stats.envelope`) and, of heads, the permuted labels' p
     adjusted    Holm over the claims that have a p
-    shown       adjusted p of at most .05, beyond every kind of control, in the claim's direction
+    shown       adjusted p of at most .05, beyond every kind of control, in the claim's direction; beside random
+                directions alone (`REFERENCES`) nothing is
     opposite    the same in the other direction; of rotation there is none, since a share of 0 needs no meaning
 
 Nothing else is called shown. An effect within the controls' band, between two kinds, or on the wrong side of them (a
@@ -52,6 +53,7 @@ PAPER: dict[Name, str] = {
 }
 FAMILY = "the paper's claims"
 SIGNIFICANT = 0.05
+REFERENCES = ("spectrum", "norm", "self")  # training on nothing lies beyond them: docs/controls.md
 MOST_INVALID = 0.5  # of a kind's controls: with more, a change of this size ruins the model whatever it means
 
 
@@ -60,7 +62,7 @@ class Way:
     """The same question asked in another way: where its answer lies elsewhere, the claim depends on `of`.
 
     Attributes:
-        name: of the way; effect: its number, in the claim's unit.
+        name: of the way; effect: its number, in `unit`, by default the claim's.
         of: what the answer depends on if this way disagrees.
         beside: the effect beside the controls', or None: then its sign counts.
     """
@@ -69,6 +71,7 @@ class Way:
     effect: float
     of: str
     beside: stats.Envelope | None = None
+    unit: str | None = None
 
     def agrees(self, direction: stats.Direction | None) -> bool:
         """Return whether this way points where the headline does."""
@@ -104,7 +107,7 @@ class Evidence:
     interval: tuple[float, float] | None = None
     ways: tuple[Way, ...] = ()
     facts: tuple[str, ...] = ()
-    also: tuple[stats.Test, ...] = ()
+    also: tuple[tuple[str, stats.Test], ...] = ()
     needed: int = stats.FEWEST_FOR_VERDICT
 
     @property
@@ -118,10 +121,22 @@ class Evidence:
         return next((kind for kind in self.made if kind.checked and kind.invalid > MOST_INVALID * kind.checked), None)
 
     @property
+    def lacking(self) -> Made | None:
+        """The first kind that was asked for and of which no control could be made or read."""
+        return next((kind for kind in self.made if not kind.made), None)
+
+    @property
+    def references(self) -> bool:
+        """Whether all controls are of kinds that no training is like: beside those alone nothing is shown."""
+        return bool(self.controls) and all(kind in REFERENCES for kind in self.controls)
+
+    @property
     def p(self) -> float | None:
         """The p that is corrected; None without enough controls of every kind, or where they are ruined."""
         found = self.envelope
-        if found is None or found.p is None or found.n < found.needed or self.ruined:
+        if found is None or found.p is None or found.n < found.needed:
+            return None
+        if self.ruined or self.lacking or self.references:
             return None
         if not self.signed and found.direction == "below":
             return 1.0
@@ -156,7 +171,7 @@ class Claim:
     interval: tuple[float, float] | None = None
     ways: tuple[Way, ...] = ()
     facts: tuple[str, ...] = ()
-    also: tuple[stats.Test, ...] = ()
+    also: tuple[tuple[str, stats.Test], ...] = ()
     replication: tuple[str, ...] = ()
 
 
@@ -254,7 +269,7 @@ def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n
         p=p_adjusted,
         n_tested=n_tested,
         permuted=dict(evidence.beside),
-        depends=[(way.of, way.name, way.effect) for way in disagreeing],
+        depends=[(way.of, f"{way.name} {way.effect:+.3g}{unit_of(way, evidence.words.unit)}") for way in disagreeing],
     )
     return Claim(
         name,
@@ -275,6 +290,11 @@ def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n
     )
 
 
+def unit_of(way: Way, unit: str) -> str:
+    """Return the unit of a way of asking, the claim's own where it has none."""
+    return unit if way.unit is None else way.unit
+
+
 def _direction(evidence: Evidence) -> stats.Direction | None:
     return evidence.envelope.direction if evidence.envelope else None
 
@@ -286,6 +306,8 @@ def _case(evidence: Evidence, p_adjusted: float | None) -> tuple[Case, Verdict]:
         return "ruined", "not testable"
     if evidence.signed and evidence.effect == 0:
         return "nothing", "not shown"
+    if evidence.lacking:
+        return "lacking", "too few controls"
     if beside is None:
         return "no controls", "too few controls"
     below = not evidence.signed and beside.direction == "below"
@@ -300,6 +322,8 @@ def _case(evidence: Evidence, p_adjusted: float | None) -> tuple[Case, Verdict]:
         return "held back", "not shown"
     if below:
         return "below", "not shown"
+    if evidence.references:
+        return "references", "not shown"
     if evidence.signed and (evidence.effect > 0) != (beside.direction == "above"):
         return "wrong side", "not shown"
     if not all(way.agrees(beside.direction) for way in evidence.ways):

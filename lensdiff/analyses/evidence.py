@@ -13,6 +13,7 @@ No statistic is computed here but by `stats`. Reference: the measures' own modul
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -27,24 +28,24 @@ FEWEST_PROMPTS = 2
 PERMUTED = "permuted labels of verbs with about the same count and frequency"
 INSTRUCTION = Words(
     "instruction use, tuned less base,",
-    "The response depends more on its instruction than after any meaningless change made",
-    "The response depends less on its instruction than after any meaningless change made",
+    "The response depends more on its instruction than after meaningless changes of the same size",
+    "The response depends less on its instruction than after meaningless changes of the same size",
     "The response depends more on its instruction, but meaningless changes raise that further",
     "The response depends less on its instruction, but meaningless changes lower that further",
     " nats per token",
 )
 HEADS = Words(
     "rise of instruction verbs beyond verbs like them",
-    "Heads took up pairs with instruction verbs beyond verbs like them, and beyond any meaningless change made",
-    "Heads gave up pairs with instruction verbs beyond verbs like them, and beyond any meaningless change made",
+    "Heads took up pairs with instruction verbs beyond verbs like them, and beyond meaningless changes",
+    "Heads gave up pairs with instruction verbs beyond verbs like them, and beyond meaningless changes",
     "Heads took up pairs with instruction verbs beyond verbs like them, but meaningless changes do so more",
     "Heads gave up pairs with instruction verbs beyond verbs like them, but meaningless changes do so more",
     " (mean sign over heads)",
 )
 ROTATION = Words(
     "share of the values' change that is a rotation",
-    "The change of the feed-forward layers is more of a rotation than any meaningless change made",
-    "The change of the feed-forward layers is no rotation: it is less of one than meaningless changes are",
+    "The change of the feed-forward layers is more of a rotation than meaningless changes are",
+    "Less of a rotation than meaningless changes are, which says nothing of what the change is",
 )
 
 Controls = dict[str, list[float]]
@@ -74,8 +75,9 @@ def instruction_evidence(
     facts = (
         f"{n} prompts; texts: {', '.join(swap.texts)}, each forced in both models",
         f"mean use {base:.3g} nats per token in the base, {tuned:.3g} in the tuned model",
-        f"over prompts (a description, not a verdict): {test}",
-        f"{swap.n_left_out} empty or one-token responses left out",
+        f"over prompts, taken as independent (a description, not a verdict): {test}",
+        f"left out: {swap.n_left_out} empty or one-token responses, {len(swap.failures)} prompts that failed, "
+        f"{swap.n_nothing_left} of which nothing was left",
     )
     return Evidence(
         effect,
@@ -111,10 +113,15 @@ def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Ev
     if log is not None:
         log_controls, _ = _valid(shift.control_names, shift.control_kinds, log_beside, validity)
         log_envelope = stats.envelope(log, log_controls) if log_controls else None
-        ways.append(Way("mean change of log(1 + count)", log, "how a verb's rise is measured", log_envelope))
-    also = [whole.log_label_test, whole.paper_test, whole.test, whole.head_test]
+        ways.append(Way("mean change of log(1 + count)", log, "how a verb's rise is measured", log_envelope, ""))
+    also = {
+        "labels permuted, mean change of log(1 + count)": whole.log_label_test,
+        "the paper's: shares of instruction verbs and of general verbs": whole.paper_test,
+        "shares of matched verbs, paired by verb": whole.test,
+        "mean signs of matched verbs, by head": whole.head_test,
+    }
     facts = (
-        f"labels of verbs permuted: {whole.label_test}",
+        f"labels of verbs permuted: {replace(whole.label_test, p_adjusted=None)}",
         f"{shift.n_instruction} instruction verbs, {len(shift.verbs) - shift.n_instruction} control verbs",
     )
     return Evidence(
@@ -125,7 +132,7 @@ def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Ev
         beside={PERMUTED: whole.label_test.p if whole.label_test.p is not None else 1.0},
         ways=tuple(ways),
         facts=facts,
-        also=tuple(test for test in also if test is not None),
+        also=tuple((name, test) for name, test in also.items() if test is not None),
     )
 
 

@@ -17,7 +17,8 @@ difference. 0 where the instruction changes nothing.
 
 Every difference is tuned - base, paired over prompts (t, or sign flips where all prompts differ by the same). Its
 interval and p describe the prompts, not the tuning: beside them stand the differences control - base on the same
-forced text. The mean over texts takes the prompts that have all of them.
+forced text. The mean over texts takes the prompts that have all of them but a reference, which not
+every prompt has.
 
 Memory: logits of 256 MB at a time (of one response at least); one control at a time is made, read and let go of.
 Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `Attribution.instruction_score`.

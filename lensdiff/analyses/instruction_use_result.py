@@ -86,7 +86,8 @@ class InstructionUse(Result):
         """Return the paired difference of a model's use, less the base's, over prompts.
 
         Args:
-            text: one of `texts`, or "mean" for the mean over all of them, of the prompts that have all.
+            text: one of `texts`, or "mean" for the mean over all of them, of the prompts that have all; a
+                reference counts where a prompt has one.
             model: a place in `models`; 1 is the tuned model.
 
         Raises:
@@ -173,8 +174,10 @@ class InstructionUse(Result):
             name: torch.stack([getattr(part, name)[row] for part, row, _ in kept]) if kept else getattr(self, name)[:0]
             for name in ("n_out", "n_draws", "log_prob", "log_prob_without")
         }
+        recorded = {"controls": [control.models[0] for control in controls]}
         return replace(
             self,
+            provenance=replace(self.provenance, options=self.provenance.options | recorded),
             models=(*self.models, *(control.models[0] for control in controls)),
             control_kinds=(*self.control_kinds, *(control.provenance.control_kind for control in controls)),
             prompt_id=tuple(part.prompt_id[row] for part, row, _ in kept),

@@ -1,12 +1,13 @@
 """The three claims, answered from the results of a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lensdiff.analyses import stats
-from lensdiff.analyses.claim_words import Name
+from lensdiff.analyses.claim_words import Made, Name
 from lensdiff.analyses.claims import Claims, Evidence, claims
 from lensdiff.analyses.evidence import heads_evidence, instruction_evidence, rotation_evidence
 from lensdiff.analyses.instruction_use_result import InstructionUse
@@ -29,13 +30,22 @@ def claims_of(store: ResultStore) -> Claims:
     found: dict[Name, Evidence | str] = {}
     for name, (step, result) in STEPS.items():
         if store.has(result):
-            found[name] = EVIDENCE[name](store, validity)
+            found[name] = _with_lacking(EVIDENCE[name](store, validity), store)
         elif note := store.step(step).note:
             found[name] = note.rstrip(".")
     names = [str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES]
     notice = store.manifest.pair.get("notice") or ""
     options = {"notice": notice} if notice else {}
     return claims(Provenance("claims", " -> ".join(names), options=options), found, {"instruction": _score(store)})
+
+
+def _with_lacking(evidence: Evidence | str, store: ResultStore) -> Evidence | str:
+    """Return the evidence with the kinds of controls of which every one failed, where some were to be made."""
+    if isinstance(evidence, str) or not evidence.made:
+        return evidence
+    known = {made.kind for made in evidence.made}
+    failed = dict.fromkeys(unit.rpartition("-")[0] for unit in store.step("controls").failures)
+    return replace(evidence, made=(*evidence.made, *(Made(kind, 0) for kind in failed if kind not in known)))
 
 
 def _score(store: ResultStore) -> tuple[str, ...]:

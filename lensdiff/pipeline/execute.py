@@ -77,7 +77,8 @@ def execute(
     replace = command != "run" and store.manifest.config.get("command") == command
     memory = memory_of(config)
     with store.writing(identity, free=free_keys(store, identity), replace=replace), threads_for(memory.parameters):
-        keep = choose_keep(config, memory, listener)
+        begun = store.manifest.pair.get("keep")
+        keep = begun if begun and config.keep == "auto" else choose_keep(config, memory, listener)  # as it began
         workspace = Workspace(config, store, listener, keep)
         steps = [step for step in STEPS if config.chosen(*step.analyses)]
         if estimate:

@@ -204,7 +204,7 @@ class Workspace:
         try:
             return as_base_reads(self.pair, prompt, cut)
         except InputError:  # a token that the base lacks: the text, read by either tokenizer if both can
-            return response.text
+            return str(view_of(self.pair.tuned).tokenizer.decode(list(cut.token_ids)))
 
     # words
     @cached_property

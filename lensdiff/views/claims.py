@@ -6,7 +6,7 @@ from jinja2 import Template
 
 from lensdiff.analyses import stats
 from lensdiff.analyses.claim_words import MEANINGLESS
-from lensdiff.analyses.claims import Claim, Claims, Verdict
+from lensdiff.analyses.claims import Claim, Claims, Verdict, unit_of
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
 
@@ -44,7 +44,7 @@ def _card(claim: Claim) -> dict[str, Any]:
         "answer": answer,
         "statement": _without(claim.statement, f"{answer}: ", *SAID),
         "facts": [*claim.facts, *_ways(claim), *_made(claim)],
-        "also": [str(test) for test in claim.also],
+        "also": [f"{name}: {test}" for name, test in claim.also],
         "replication": list(claim.replication),
         "picture": _picture(claim),
     }
@@ -59,7 +59,8 @@ def _without(statement: str, *beginnings: str) -> str:
 
 def _ways(claim: Claim) -> list[str]:
     beside = [f"; {way.beside}" if way.beside else "" for way in claim.ways]
-    return [f"{way.name}: {way.effect:+.3g}{claim.unit}{text}" for way, text in zip(claim.ways, beside, strict=True)]
+    ways = zip(claim.ways, beside, strict=True)
+    return [f"{way.name}: {way.effect:+.3g}{unit_of(way, claim.unit)}{text}" for way, text in ways]
 
 
 def _made(claim: Claim) -> list[str]:

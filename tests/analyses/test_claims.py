@@ -47,11 +47,27 @@ def of(evidence: Evidence, other_p: float | None = None) -> Any:
     return claims(ORIGIN, given).claims[0]
 
 
-BESIDE = "meaningless changes of the same size give"
+BESIDE = "the 95 % bands of meaningless changes of the same size reach from"
 NO_MORE = "No more than meaningless changes of the same size"
 ALONE = "adjusted p = 0.017, Holm over 1 claim."
 COUNTS = "59 gradient-noise, 59 spectrum"
 CASES = {
+    "random directions alone": (
+        Evidence(1.0, WORDS, {"spectrum": around(0), "norm": around(0.2)}, (Made("spectrum", 59), Made("norm", 59))),
+        "not shown",
+        f"Not shown: effect +1 u; {BESIDE} -0.1 to 0.3 u (59 spectrum, 59 norm); beyond random directions lies any "
+        "training, so controls of another kind are needed.",
+    ),
+    "a kind that could not be made": (
+        planted(1.0, around(0), made=(Made("gradient-noise", 59, 59), Made("shuffled", 0))),
+        "too few controls",
+        "Too few controls to tell: effect +1 u; of the kind shuffled none could be made and read.",
+    ),
+    "a way has a unit of its own": (
+        planted(1.0, around(0), ways=(Way("in logs", -2.0, "the measure", None, " nats"),)),
+        "depends",
+        f"It depends on the measure (in logs -2 nats): effect +1 u; {BESIDE} -0.1 to 0.1 u (59 gradient-noise).",
+    ),
     "shown": (
         planted(1.0, around(0), around(0.2)),
         "shown",
@@ -123,7 +139,8 @@ CASES = {
     "no controls": (
         planted(1.0),
         "too few controls",
-        f"Nothing to compare with: effect +1 u; no controls were made, so what {BESIDE} is unknown.",
+        "Nothing to compare with: effect +1 u; no controls were made, so what meaningless changes of the same size "
+        "give is unknown.",
     ),
     "nothing": (planted(0.0, around(0), around(0)), "not shown", "Nothing changed: effect is exactly 0."),
     "ruined": (
@@ -301,7 +318,7 @@ def use_of(
 
 def validity_of(n: int, invalid: tuple[str, ...] = ()) -> pd.DataFrame:
     names = [f"c{i}" for i in range(n)]
-    return pd.DataFrame({"control": names, "kind": "spectrum", "valid": [name not in invalid for name in names]})
+    return pd.DataFrame({"control": names, "kind": "gradient-noise", "valid": [name not in invalid for name in names]})
 
 
 def test_the_first_claim_is_the_use_beside_each_kind_of_control():
@@ -312,18 +329,18 @@ def test_the_first_claim_is_the_use_beside_each_kind_of_control():
     claim = answer("instruction", found, found.p)
     assert claim.verdict == "shown"
     assert claim.statement.startswith(
-        "The response depends more on its instruction than after any meaningless change made: instruction use, tuned "
-        "less base, +0.5 nats per token; "
+        "The response depends more on its instruction than after meaningless changes of the same size: instruction "
+        "use, tuned less base, +0.5 nats per token; "
     )
-    assert "2 empty or one-token responses left out" in claim.facts
+    assert "left out: 2 empty or one-token responses, 0 prompts that failed, 0 of which nothing was left" in claim.facts
     assert "mean use 1.25 nats per token in the base, 1.75 in the tuned model" in claim.facts
 
 
 def test_ruined_controls_are_left_out_and_counted():
-    use = use_of(0.5, {"spectrum": [9.0, *around(0)]})
+    use = use_of(0.5, {"gradient-noise": [9.0, *around(0)]})
     found: Any = instruction_evidence(use, None, validity_of(60, ("c0",)))
-    assert found.controls["spectrum"] == pytest.approx(around(0))
-    assert found.made == (Made("spectrum", 60, 60, 1),)
+    assert found.controls["gradient-noise"] == pytest.approx(around(0))
+    assert found.made == (Made("gradient-noise", 60, 60, 1),)
     assert answer("instruction", found, found.p).verdict == "shown"
     kept: Any = instruction_evidence(use, None, validity_of(60))
     assert answer("instruction", kept, kept.p).verdict == "shown"  # one of 60 lies further: p = 2 / 61
@@ -333,7 +350,7 @@ def test_ruined_controls_are_left_out_and_counted():
 
 
 def test_a_use_that_rises_on_one_text_and_falls_on_another_depends_on_the_text():
-    up = use_of(3.0, {"spectrum": around(0)})
+    up = use_of(3.0, {"gradient-noise": around(0)})
     on_tuned = torch.tensor([text == "tuned" for text in up.text]) & (up.model == 1)
     mixed = replace(up, log_prob=torch.where(on_tuned, up.log_prob - 4.0, up.log_prob))
     found: Any = instruction_evidence(mixed)
@@ -344,18 +361,18 @@ def test_a_use_that_rises_on_one_text_and_falls_on_another_depends_on_the_text()
 
 
 def test_deletion_that_disagrees_is_said():
-    swap = use_of(1.0, {"spectrum": around(0)})
-    found: Any = instruction_evidence(swap, use_of(-1.0, {"spectrum": around(0)}))
+    swap = use_of(1.0, {"gradient-noise": around(0)})
+    found: Any = instruction_evidence(swap, use_of(-1.0, {"gradient-noise": around(0)}))
     claim = answer("instruction", found, found.p)
     assert claim.verdict == "depends"
     assert "how the instruction is taken away (with the instruction deleted -1 nats per token)" in claim.statement
-    same: Any = instruction_evidence(swap, use_of(2.0, {"spectrum": around(0)}))
+    same: Any = instruction_evidence(swap, use_of(2.0, {"gradient-noise": around(0)}))
     assert answer("instruction", same, same.p).verdict == "shown"
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_prompts_are_not_testable(n):
-    assert instruction_evidence(use_of(1.0, {"spectrum": around(0)}, n=n)) == (
+    assert instruction_evidence(use_of(1.0, {"gradient-noise": around(0)}, n=n)) == (
         f"{n} prompt(s) have responses that can be read in both models, at least 2 are needed"
     )
 
@@ -383,12 +400,12 @@ def test_the_third_claim_is_the_share_beside_each_kind_of_control():
     claim = answer("rotation", found, found.p)
     assert claim.verdict == "shown"
     assert claim.statement.startswith(
-        "The change of the feed-forward layers is more of a rotation than any meaningless change made: share of the "
+        "The change of the feed-forward layers is more of a rotation than meaningless changes are: share of the "
         "values' change that is a rotation 0.9; "
     )
     between: Any = rotation_evidence(shares_of(0.3, {"spectrum": around(0.1), "gradient-noise": around(0.5)}))
     assert answer("rotation", between, between.p).verdict == "within controls"
-    below: Any = rotation_evidence(shares_of(0.0, {"spectrum": around(0.2)}))
+    below: Any = rotation_evidence(shares_of(0.0, {"gradient-noise": around(0.2)}))
     assert below.p == 1.0
     assert answer("rotation", below, below.p).verdict == "not shown"  # a rescaling turns nothing
     assert rotation_evidence(shares_of(0.0, {}, change=0.0)) == ("the values of the feed-forward layers did not change")
@@ -410,7 +427,7 @@ def test_the_second_claim_needs_its_permuted_labels_and_its_controls():
     claim = answer("heads", found, found.p)
     assert claim.verdict == "shown"
     assert claim.statement.startswith(
-        "Heads took up pairs with instruction verbs beyond verbs like them, and beyond any meaningless change made: "
+        "Heads took up pairs with instruction verbs beyond verbs like them, and beyond meaningless changes: "
     )
     fell: Any = heads_evidence(run(rose, base, controls=[with_counts(drawn(s) + 1) for s in range(1, 60)]))
     assert fell.effect < 0

@@ -161,9 +161,12 @@ def test_an_envelope_is_a_sentence() -> None:
     found = envelope(6.95, {"a": LOW, "b": HIGH})
     assert found.band is not None
     assert found.p is not None
-    assert str(found) == f"6.95; controls {found.band[0]:.3g} to {found.band[1]:.3g} (59 a, 59 b), {format_p(found.p)}"
+    assert (
+        str(found)
+        == f"6.95; controls' bands {found.band[0]:.3g} to {found.band[1]:.3g} (59 a, 59 b), {format_p(found.p)}"
+    )
     # of b the 2 above 6.95 and the 3 as far below the median of all are at least as extreme: 6/60
-    assert str(found).endswith("controls -1 to 7 (59 a, 59 b), p = 0.1")
+    assert str(found).endswith("controls' bands -1 to 7 (59 a, 59 b), p = 0.1")
     few = envelope(9.0, {"a": LOW, "b": HIGH[:18]})
     assert str(few) == "9; too few controls to tell (59 a, 18 b; 19 of each kind are needed)"
 

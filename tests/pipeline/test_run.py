@@ -249,6 +249,31 @@ def test_a_change_that_ruins_the_base_is_not_testable(tmp_path):
     )
 
 
+def test_a_kind_of_which_no_control_can_be_made_is_told(models, tmp_path, monkeypatch):
+    def fail(pair, model, **options):
+        if view_of(model).control.kind == "norm":  # pyright: ignore[reportOptionalMemberAccess]
+            raise InputError("it cannot be run")
+        return validity(pair, model, **options)
+
+    monkeypatch.setattr("lensdiff.pipeline.control_steps.validity", fail)
+    controls = {"kinds": ["spectrum", "norm"], "prompts": 2, "attention": 0, "attribution": 0}
+    store = execute(config_for(models, tmp_path / "out", analyses=["instruction_use"], controls=controls))
+    assert set(store.step("controls").failures) == {"norm-0", "norm-1"}
+    claim = store.load_result("claims", Claims).claims[0]
+    assert claim.verdict == "too few controls"
+    assert claim.statement.endswith("; of the kind norm none could be made and read.")
+
+
+def test_a_run_goes_on_with_as_many_models_as_it_began_with(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("lensdiff.pipeline.execute.choose_keep", lambda *_: "one")
+    out = tmp_path / "out"
+    execute(config_for(models, out, analyses=["mlp"]))
+    monkeypatch.setattr("lensdiff.pipeline.execute.choose_keep", lambda *_: pytest.fail("chosen again"))
+    again = execute(config_for(models, out, analyses=["mlp", "weights"]))
+    assert again.manifest.pair["keep"] == "one"
+    assert again.step("value_rotation").state == again.step("weights").state == "skipped"
+
+
 def test_one_prompt_has_no_donor(models, tmp_path):
     entries = [{"text": "Repeat the word: moon", "instruction": ["Repeat"]}]
     changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}

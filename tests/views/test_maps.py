@@ -168,7 +168,7 @@ def test_the_map_of_shifts_has_bands_and_signed_differences():
         "first token's share", "entropy (bits)", "instruction's share", "the rest's share",
     ]  # fmt: skip
     assert data["claim"] == f"Mean JS distance of all heads: {attention_shift().whole}."
-    assert data["claim"].endswith("0.4; controls 0.0944 to 0.206 (19 spectrum), p = 0.05.")
+    assert data["claim"].endswith("0.4; controls' bands 0.0944 to 0.206 (19 spectrum), p = 0.05.")
     assert "19 controls" in data["facts"]
     assert data["top"][0][:3] == [2, 1, 0.9]
 

@@ -25,7 +25,6 @@ from lensdiff.analyses.stats.samples import check_level, observations
 from lensdiff.results.errors import InputError
 
 FEWEST_FOR_VERDICT = 59  # p can reach 1/60, what Holm over three claims asks of the smallest
-FEWEST_FROM_WEIGHTS = 99  # of a claim that reads weights alone, whose controls cost little
 
 Direction = Literal["above", "below"]
 Verdict = Literal["beyond", "beyond all, too few", "within", "too few"]
@@ -95,12 +94,12 @@ class Envelope:
         return max(values) if self.direction else 1.0
 
     def __str__(self) -> str:
-        """Return for example `0.31; controls 0.02 to 0.11 (59 gradient-noise, 59 spectrum), p = 0.017`."""
+        """Return for example `0.31; controls' bands 0.02 to 0.11 (59 gradient-noise, 59 spectrum), p = 0.017`."""
         counts = ", ".join(f"{kind.n} {kind.kind}" for kind in self.kinds)
         if self.band is None or self.p is None:
             return f"{self.effect:.3g}; too few controls to tell ({counts}; {FEWEST_FOR_RANK} of each kind are needed)"
         low, high = self.band
-        return f"{self.effect:.3g}; controls {low:.3g} to {high:.3g} ({counts}), {format_p(self.p)}"
+        return f"{self.effect:.3g}; controls' bands {low:.3g} to {high:.3g} ({counts}), {format_p(self.p)}"
 
     def verdict(self, p: float | None = None) -> Verdict:
         """Return the key of the words that the controls allow; where it lies is `direction`.
