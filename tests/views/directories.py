@@ -80,7 +80,9 @@ def with_attribution(
                 store.save_result(f"attribution/{model}/{result.prompt_id}", result)
         store.save_table("attribution", Diff(runs["base"], runs["tuned"]).to_df())
         store.save_table("instruction_scores", instruction_scores(ids, effect=effect))
-        store.save_result("claims", answers(effect, kinds=(name, "spectrum") if tokens else ("spectrum", "norm")))
+        store.save_result(
+            "claims", answers(effect, kinds=(name, "spectrum") if tokens else ("spectrum", "gradient-noise"))
+        )
         for step in ("responses", "attribution", "instruction_scores"):
             store.update_step(step, state="done", units=prompts, seconds=1.25)
     return store

@@ -90,7 +90,7 @@ def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html
     assert first[1]["statement"] == "Its analysis was not run."
     assert [(kind["name"], len(kind["values"])) for kind in first[0]["picture"]["kinds"]] == [
         ("spectrum", 59),
-        ("norm", 59),
+        ("gradient-noise", 59),
     ]
     table = unpacked(html, "claims")
     assert table.verdict.tolist() == ["shown", "not testable", "not testable"]
@@ -98,7 +98,7 @@ def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html
     kinds = unpacked(html, "claim_controls")
     assert kinds[["claim", "kind", "n", "made"]].values.tolist() == [
         ["instruction", "spectrum", 59, 59],
-        ["instruction", "norm", 59, 59],
+        ["instruction", "gradient-noise", 59, 59],
     ]
 
 
@@ -326,19 +326,19 @@ CASES: dict[str, tuple[Evidence | str, str, str, str]] = {
         Evidence(9.0, INSTRUCTION, FEW),
         "△",
         "Beyond all controls, too few for a corrected p",
-        "The response depends more on its instruction than after any",
+        "The response depends more on its instruction than after meaningless changes",
     ),
     "within controls": (
         Evidence(0.1, INSTRUCTION, BAND),
         "≈",
         "No more than meaningless changes",
-        "Instruction use, tuned less base, +0.1 nats per token; meaningless",
+        "Instruction use, tuned less base, +0.1 nats per token; the 95 % bands of meaningless",
     ),
     "not shown": (
         Evidence(9.0, INSTRUCTION, BAND, beside={"permuted labels": 0.4}),
         "○",
         "Not shown",
-        "Instruction use, tuned less base, +9 nats per token; meaningless",
+        "Instruction use, tuned less base, +9 nats per token; the 95 % bands of meaningless",
     ),
     "depends": (
         Evidence(9.0, INSTRUCTION, BAND, ways=OTHERWISE),
