@@ -35,6 +35,7 @@ from lensdiff.models import Model, ModelView, load_model, view_of
 from lensdiff.models.pair import ModelPair, load_pair
 
 CLAIMS = ("instruction use", "verbs", "rotation")
+FIRST_PAIR = Path(__file__).parents[2] / "tests" / "fixtures" / "toy_v1"  # the pair that shipped when this was measured
 FEWEST_TOKENS = 2  # of a forced response
 
 

@@ -23,12 +23,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from experiments.null_validity.changes import Change
-from experiments.null_validity.measures import Setting
+from experiments.null_validity.measures import FIRST_PAIR, Setting
 from experiments.null_validity.nulls import NULLS
 from experiments.null_validity.plants import components_turned, values_turned
 from experiments.null_validity.training import samples
 from lensdiff.analyses.procrustes import explained_share
-from lensdiff.inputs import toy_pair
 
 TEXTS, LENGTH = 64, 48  # that gradients are taken on
 
@@ -111,10 +110,10 @@ def rows_of(setting: Setting, change: Change, terms: list[Terms], n: int) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--base", type=Path, default=toy_pair.BASE, help="a folder with a Llama checkpoint")
+    parser.add_argument("--base", type=Path, default=FIRST_PAIR / "base", help="a folder with a Llama checkpoint")
     parser.add_argument("--controls", type=int, default=19)
     options = parser.parse_args()
-    setting = Setting(options.base, toy_pair.PROMPTS)
+    setting = Setting(options.base, FIRST_PAIR / "prompts.jsonl")
     terms = gradient_terms(setting.model, setting.end, seed=1000)
     changes = {name: NULLS[name](setting.model, setting.end, 0) for name in list(NULLS)[:-2]}
     changes |= {f"values turned by {d} degrees": values_turned(setting, 0, degrees=d, part=1.0) for d in (1, 30)}

@@ -16,10 +16,9 @@ import torch
 
 from experiments.null_validity.changes import changed, rescaled
 from experiments.null_validity.groups import SIZES, Group, base_of, fast_groups, null_groups, planted_groups
-from experiments.null_validity.measures import Measures, Setting
+from experiments.null_validity.measures import FIRST_PAIR, Measures, Setting
 from experiments.null_validity.table import tables, write_docs, write_tables
 from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
-from lensdiff.inputs import toy_pair
 
 CONTROLS = 20  # of a kind; of those that are pairs too, 19 are left beside each
 RECIPE = {"steps": 20, "batch": 8, "length": 48}  # of distilled controls
@@ -84,8 +83,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.null_validity.run")
-    parser.add_argument("--base", type=Path, default=toy_pair.BASE, help="a folder with a Llama checkpoint")
-    parser.add_argument("--prompts", type=Path, default=toy_pair.PROMPTS, help="prompts with kind and reference")
+    parser.add_argument("--base", type=Path, default=FIRST_PAIR / "base", help="a folder with a Llama checkpoint")
+    parser.add_argument(
+        "--prompts", type=Path, default=FIRST_PAIR / "prompts.jsonl", help="prompts with kind and reference"
+    )
     parser.add_argument("--pairs", type=int, help=f"null pairs of every recipe (default: {sum(SIZES.values())} in all)")
     parser.add_argument("--controls", type=int, default=CONTROLS, help="of every kind beside null pairs, at least 20")
     parser.add_argument("--planted", type=int, default=5, help="pairs of every planted size; 0 for none")

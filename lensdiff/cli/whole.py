@@ -54,7 +54,7 @@ def demo(
 ) -> None:
     """Every analysis of the shipped toy pair, and a report.
 
-    It needs no network and takes under three minutes on a laptop.
+    It needs no network and takes about three minutes on a laptop.
     """
     from lensdiff.pipeline.toml import check_config
 

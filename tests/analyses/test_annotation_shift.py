@@ -189,7 +189,7 @@ def test_errors() -> None:
         (annotations(task, prompts="x"), {}, "prompts='x'"),
         (base, {"layers_per_group": 0}, "layers_per_group=0 given, expected at least 1"),
         (base, {"bound": 0.0}, "bound is 0.0"),
-        (base, {"adjustment": "holm"}, "unknown adjustment 'holm'"),
+        (base, {"adjustment": "sidak"}, "unknown adjustment 'sidak'"),
         (base, {"level": 2.0}, "level is 2.0"),
         (base, {"n_resamples": 3}, "n_resamples is 3"),
     ]

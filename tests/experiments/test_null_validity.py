@@ -34,16 +34,16 @@ from experiments.null_validity.table import (
 from experiments.null_validity.training import IGNORED, samples, trained
 from lensdiff import Vocabulary, head_word_pairs, instruction_use, load_prompts, value_rotation, verb_shift
 from lensdiff.analyses.procrustes import explained_share
-from lensdiff.inputs import toy_pair
 from lensdiff.models import view_of
 from lensdiff.results import InputError
+from tests import toy_v1
 
 ALLOWED = 3  # of 20 null pairs: at a level of .05 more are called once in 60 runs
 
 
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    return Setting(toy_pair.BASE, toy_pair.PROMPTS, every=8, draws=3, words=500, top_k=60)
+    return Setting(toy_v1.BASE, toy_v1.PROMPTS, every=8, draws=3, words=500, top_k=60)
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -136,7 +136,9 @@ def test_the_parts_of_a_clone(tmp_path) -> None:
     write_attribution(clone, "tuned", "unknown_9", levels(0, 7))
     published = load_published(clone)
     assert list(published.prompts) == ["lima_author_2", "mtbench_math_3"]
-    assert published.prompts["lima_author_2"] == Prompt("Say it.\n A 😀.", ["Say it."], ["A 😀."], "lima_author_2")
+    assert published.prompts["lima_author_2"] == Prompt(
+        "Say it.\n A 😀.", ["Say it."], ["A 😀."], "lima_author_2", reference="ref\nlima_author_2"
+    )
     assert published.spans["lima_author_2"] == ("it", "Say")
     assert published.references["mtbench_math_3"] == "ref\nmtbench_math_3"
     assert published.sets() == ("LIMA",)
