@@ -40,7 +40,7 @@ def test_it_opens_from_disk_and_answers_the_claims_first(open_page, path):
     assert cards.first.locator("rect.control").count() == 2  # their bands
     label = cards.first.locator("svg.ld-picture").get_attribute("aria-label")
     assert label.startswith("this pair: 1.5 nats per token; 59 spectrum: -0.")
-    assert "; 59 norm: -0." in label
+    assert "; 59 gradient-noise: -0." in label
     top = cards.first.bounding_box()["y"]
     assert top + 150 < 900  # the answers stand on the first screen
 
