@@ -449,9 +449,9 @@ def test_what_did_not_change_stays_and_lora_stays_low_rank(adapted, kind):
             assert int((torch.linalg.svdvals(change) > 1e-5 * change.norm()).sum()) == 2
         else:
             assert equal(control, base, weight)
-    assert [n for n, p in control.model.named_parameters() if not torch.equal(p, adapted.base.get_parameter(n))] == [
-        "blocks.1.attn.W_Q"
-    ]
+    (changed,) = [n for n, p in control.model.named_parameters() if not torch.equal(p, adapted.base.get_parameter(n))]
+    assert changed.startswith(("blocks.1.", "model.layers.1."))  # as the wrapper calls it
+    assert "W_Q" in changed or "q_proj" in changed
 
 
 def test_a_rank_can_be_asked_for_and_full_training_has_none(pair):
