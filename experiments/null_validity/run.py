@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe, controls = (FAST_RECIPE, FEWEST_FOR_RANK) if options.fast else (RECIPE, options.controls)
     groups = fast_groups() if options.fast else _chosen(options)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks an old name
         found = [
             effects_of(group, setting, FEWEST_FOR_RANK if group.planted else controls, options.out, recipe)
             for group in groups

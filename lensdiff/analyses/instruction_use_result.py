@@ -124,7 +124,7 @@ class InstructionUse(Result):
 
     def prompts(self, text: str | None = None) -> tuple[str, ...]:
         """Return the prompts that have a use in every model: on one text, or on all that the mean is taken over."""
-        return tuple(self._by_prompt(MEAN if text is None else text))
+        return tuple(self.uses(MEAN if text is None else text))
 
     def means(self, text: str = MEAN) -> tuple[float, float]:
         """Return the mean use over prompts of the base and of the tuned model; NaN without prompts."""
@@ -143,6 +143,16 @@ class InstructionUse(Result):
             raise InputError(f"no prompt has a use on text {text!r} in every model")
         _, tuned, *controls = (uses - uses[:, :1]).mean(axis=0).tolist()
         return tuned, controls
+
+    def beside(self, text: str = MEAN) -> stats.Envelope | None:
+        """Return tuned - base of the use, mean over prompts, beside that of each kind of control; None without any.
+
+        Raises:
+            InputError: as `effects`.
+        """
+        effect, controls = self.effects(text)
+        kinds = self.control_kinds[len(SIDES) :]
+        return stats.envelope(effect, stats.by_kind(controls, kinds), level=self.level) if controls else None
 
     def with_controls(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
         """Return the same with controls that were read apart, each on the same texts.
@@ -194,9 +204,9 @@ class InstructionUse(Result):
         """
         if not self.is_pair:
             return self.to_df().nlargest(k, "use").reset_index(drop=True)
-        keys = list(self._uses)
+        keys = list(self._of_texts)
         frame = pd.DataFrame(keys, columns=["prompt_id", "text"])
-        frame["base"], frame["tuned"] = np.array([self._uses[key][:2] for key in keys]).reshape(-1, 2).T
+        frame["base"], frame["tuned"] = np.array([self._of_texts[key][:2] for key in keys]).reshape(-1, 2).T
         frame["difference"] = frame["tuned"] - frame["base"]
         order = np.argsort(-frame["difference"].abs().to_numpy(), kind="stable")  # NaN last
         return frame.iloc[order[:k]].reset_index(drop=True)
@@ -229,7 +239,7 @@ class InstructionUse(Result):
         return f"  {text} text: base {base:.3f}, tuned {tuned:.3f}, difference {self.difference(text).numbers()}"
 
     @cached_property
-    def _uses(self) -> dict[tuple[str, str], np.ndarray]:
+    def _of_texts(self) -> dict[tuple[str, str], np.ndarray]:
         """The use of each prompt and text, a number per model."""
         found: dict[tuple[str, str], np.ndarray] = {}
         for prompt, text, model, use in zip(
@@ -239,12 +249,16 @@ class InstructionUse(Result):
         return found
 
     def _matrix(self, text: str) -> Float[np.ndarray, "prompt model"]:
-        return np.array(list(self._by_prompt(text).values())).reshape(-1, len(self.models))
-
-    def _by_prompt(self, text: str) -> dict[str, Float[np.ndarray, " model"]]:
-        """Return the use of the prompts that have it in all models, on one text or as the mean of all."""
         if not self.is_pair:
             raise InputError(f"there is one model, {self.models[0]}: a difference needs a pair")
+        return np.array(list(self.uses(text).values())).reshape(-1, len(self.models))
+
+    def uses(self, text: str = MEAN) -> dict[str, Float[np.ndarray, " model"]]:
+        """Return by prompt the use in each model, of prompts that have it in all: on one text, or the mean of all.
+
+        Raises:
+            InputError: there is no such text.
+        """
         if text not in (*self.texts, MEAN):
             raise InputError(f"text={text!r} is none of {', '.join((*self.texts, MEAN))}")
         wanted: tuple[str, ...] = self.texts if text == MEAN else (text,)
@@ -252,7 +266,7 @@ class InstructionUse(Result):
         # not every prompt has a reference; one that lacks a model's own text is no pair
         needed = {name for name in wanted if name != REFERENCE} or set(wanted)
         for prompt in dict.fromkeys(self.prompt_id):
-            uses = {name: self._uses[prompt, name] for name in wanted if (prompt, name) in self._uses}
+            uses = {name: self._of_texts[prompt, name] for name in wanted if (prompt, name) in self._of_texts}
             if needed <= uses.keys() and not np.isnan(list(uses.values())).any():
                 rows[prompt] = np.mean(list(uses.values()), axis=0)
         return rows

@@ -256,6 +256,6 @@ def _check(base: Directions, other: Directions, name: str) -> None:
 
 
 def _bands(kinds: list[list[np.ndarray]], shape: tuple[int, ...], level: float) -> Float[Tensor, "kind limit ..."]:
-    bands = [np.stack(stats.kinds_band(np.stack(controls), ["one"] * len(controls), level=level)) for controls in kinds]
+    bands = [np.stack(stats.kind_band(np.stack(controls), level=level)) for controls in kinds]
     found = np.stack(bands) if bands else np.zeros((0, 2, *shape))
     return torch.from_numpy(found.clip(0.0, np.pi / 2))

@@ -246,7 +246,7 @@ def value_rotation(
 
 
 def _band(shares: Float[Tensor, "control layer"], level: float) -> stats.Band:
-    low, high = stats.kinds_band(shares.numpy(), ["one"] * len(shares), level=level)
+    low, high = stats.kind_band(shares.numpy(), level=level)
     return stats.Band(low.clip(0.0, 1.0), high.clip(0.0, 1.0))
 
 

@@ -4,7 +4,6 @@ A prompt is attributed without the white space around it, so everything that cou
 `prompt.stripped`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lensdiff.inputs.characters import lone_surrogate
+from lensdiff.inputs.json_lines import read_json_lines
 from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
-from lensdiff.inputs.tables import read_rows, read_text, split_spans, unescape
+from lensdiff.inputs.tables import read_rows, split_spans, unescape
 from lensdiff.results import InputError
 
 Part = Literal["instruction", "context"]
@@ -82,15 +82,7 @@ class Prompt:
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
-        except RecursionError:
-            raise InputError(f"{path}, line {number}: not JSON that can be read (nested too deeply)") from None
+    for number, record in read_json_lines(path):
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise InputError(f'{path}, line {number}: expected an object with a string "text", got {shorten(record)}')
         name = record.get("id", str(number))

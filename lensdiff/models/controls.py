@@ -45,7 +45,7 @@ from torch import Tensor
 
 from lensdiff.models.change import PARAMETER, Maker, RealChange
 from lensdiff.models.controlling.copying import check_runs, copied, uncovered
-from lensdiff.models.controlling.options import KINDS, Kind, checked
+from lensdiff.models.controlling.options import KINDS, Kind, checked, unusual
 from lensdiff.models.controlling.store import user_folder
 from lensdiff.models.controlling.workshop import Workshop
 from lensdiff.models.info import ModelInfo
@@ -152,8 +152,10 @@ def _there(view: ModelView | None) -> ModelView:
 
 
 def _info(base: ModelInfo, control: Control) -> ModelInfo:
-    made = "no change" if control.kind == "self" else f"{NAMES[control.kind]} (seed {control.seed})"
-    return replace(base, id=f"{base.id} + {made}")
+    if control.kind == "self":
+        return replace(base, id=f"{base.id} + no change")
+    made = ", ".join([f"seed {control.seed}", *unusual(control.kind, control.options)])
+    return replace(base, id=f"{base.id} + {NAMES[control.kind]} ({made})")
 
 
 def _materialise(

@@ -16,7 +16,8 @@ Cost: a pass a new token, and for the check one over the prompt and one over the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
+T = TypeVar("T")
 BATCH_SIZE = 8
 # a drafted token may stay this share of the largest logit below the best one: rounding of cached against whole passes
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -85,19 +87,27 @@ class _Row:
 
 def _decode(view: ModelView, rows: list[_Row]) -> None:
     if view.forward.cache_fault is None:
-        try:
-            _draft(view, rows)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-            # somebody else's cache: whatever it stumbles over, whole passes do not
-            distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
+        with_cache(view, lambda: _draft(view, rows))
         for row in rows:
             held = _agreeing(view, row)
             if held < len(row.new):
                 distrust(view, "its tokens are not those of a whole pass")
                 del row.new[held:]
     _decode_uncached(view, rows)
+
+
+def with_cache(view: ModelView, draw: Callable[[], T]) -> T | None:
+    """Return what is drawn with a model's key-value cache; None where that is off, or stumbles and is switched off."""
+    if view.forward.cache_fault is not None:
+        return None
+    try:
+        return draw()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        # somebody else's cache: whatever it stumbles over (logits that are not finite, too), whole passes do not
+        distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
+        return None
 
 
 def distrust(view: ModelView, why: str) -> None:

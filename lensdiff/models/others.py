@@ -17,9 +17,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from lensdiff.models.controlling.copying import covers
 from lensdiff.models.inside.norms import Unknown, norm_bias
 from lensdiff.models.inside.parts import LAYER_GAINS, MATRICES, BiasName, GainName, Weight
+from lensdiff.models.inside.storage import covers
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 

@@ -44,7 +44,8 @@ def _with_lacking(evidence: Evidence | str, store: ResultStore) -> Evidence | st
     if isinstance(evidence, str) or not evidence.made:
         return evidence
     known = {made.kind for made in evidence.made}
-    failed = dict.fromkeys(unit.rpartition("-")[0] for unit in store.step("controls").failures)
+    units = [unit for unit in store.step("controls").failures if "/" not in unit]  # not a prompt of one
+    failed = dict.fromkeys(unit.rpartition("-")[0] for unit in units)
     return replace(evidence, made=(*evidence.made, *(Made(kind, 0) for kind in failed if kind not in known)))
 
 

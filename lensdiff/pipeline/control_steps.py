@@ -74,7 +74,8 @@ def _attribute(workspace: Workspace, unit: str) -> None:
             respond(workspace, f"{unit}/{prompt_id}")
             attribute_unit(workspace, f"{unit}/{prompt_id}")
         except InputError as error:
-            workspace.listener.say(f"controls: {unit}/{prompt_id} failed: {error}")
+            failures = workspace.store.step("controls").failures | {f"{unit}/{prompt_id}": str(error)}
+            workspace.store.update_step("controls", failures=failures)
 
 
 def _join(workspace: Workspace) -> None:

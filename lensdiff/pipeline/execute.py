@@ -116,8 +116,7 @@ def prepare(config: RunConfig) -> None:
         prompts_of(config)
     for number, entry in enumerate(config.prompt, start=1):
         _check_entry(entry, repr(entry.id or str(number)))
-    if config.controls.data is not None:
-        tuning_data_of(config)
+    tuning_data_of(config)
     if config.chosen("heads", "mlp"):
         vocabulary_of(config)
         if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():

@@ -8,7 +8,7 @@ from lensdiff.analyses.instruction_use import BY, instruction_use
 from lensdiff.analyses.instruction_use_result import InstructionUse
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
-from lensdiff.pipeline.step import NotPossible, Step
+from lensdiff.pipeline.step import TOLD, NotPossible, Step
 from lensdiff.pipeline.units import CONTROL_KEYS, PROMPT_KEYS, one_unit
 from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import InputError
@@ -20,7 +20,7 @@ def read_use(workspace: Workspace, model: Model | ModelPair, by: str) -> Instruc
     """Return the instruction use of a model, or of the pair, on the texts that all models are read on."""
     prompts, texts = workspace.forced_texts()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # failures stand in the result
+        warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told below, once for all models
         return instruction_use(
             model, prompts, texts, by=by, draws=workspace.config.instruction_use.draws, seed=workspace.config.seed
         )
@@ -35,6 +35,10 @@ def use_of_pair(workspace: Workspace, unit: str) -> None:
         found = read_use(workspace, workspace.pair, unit)
     except InputError as error:  # of one prompt alone there is no other instruction
         raise NotPossible(str(error)) from None
+    for name, reason in list(found.failures.items())[:TOLD]:
+        workspace.listener.say(f"instruction use by {unit}: without prompt {name!r}: {reason}")
+    if len(found.failures) > TOLD:
+        workspace.listener.say(f"instruction use by {unit}: without {len(found.failures) - TOLD} more prompts")
     workspace.store.save_result(f"parts/instruction_use/{unit}", found)
 
 

@@ -4,7 +4,6 @@ Everything is had when first asked for, so that a run which was finished loads n
 controls one is in memory at a time.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any, Generic, Literal
 
 from lensdiff.analyses.forced_text import as_base_reads
 from lensdiff.inputs.prompts import Prompt, load_prompts
-from lensdiff.inputs.tables import read_text
+from lensdiff.inputs.tuning_data import load_tuning_data
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
@@ -23,7 +22,6 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.listener import Listener
 from lensdiff.results import Control, InputError, ResultStore
 
-TUNING_KEYS = (("prompt", "text"), ("response", "reference"))  # of a line of tuning data
 Counted = Literal[
     "prompts", "attention", "heads", "rotation", "attribution"
 ]  # what the config has numbers of controls for
@@ -254,28 +252,8 @@ def prompts_of(config: RunConfig) -> list[Prompt]:
 
 
 def tuning_data_of(config: RunConfig) -> list[tuple[str, str]]:
-    """Return prompts and responses of the tuning data.
-
-    Raises:
-        InputError: the file is missing, or a line is not an object with a text "prompt" (or "text", as in a file of
-            prompts) and a text "response" (or "reference").
-    """
-    path = config.path(config.controls.data or "")
-    found = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            raise InputError(f"{path}, line {number}: not JSON that can be read") from None
-        given = record if isinstance(record, dict) else {}
-        row = [next((given[key] for key in keys if key in given), None) for keys in TUNING_KEYS]
-        if not all(isinstance(text, str) and text.strip() for text in row):
-            wanted = 'texts "prompt" (or "text") and "response" (or "reference")'
-            raise InputError(f"{path}, line {number}: expected an object with {wanted}")
-        found.append((str(row[0]), str(row[1])))
-    return found
+    """Return prompts and responses of the config's tuning data, none where it names none."""
+    return [] if config.controls.data is None else load_tuning_data(config.path(config.controls.data))
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:

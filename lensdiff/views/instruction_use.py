@@ -59,7 +59,7 @@ def show_instruction_use(result: InstructionUse) -> Widget:
 
 def _text(result: InstructionUse, text: str) -> dict[str, Any]:
     """Return one text's rows, those that rose most first, and what is said of them."""
-    uses = _uses(result, text)
+    uses = result.uses(text)
     prompts = list(uses)
     values = np.array([uses[prompt] for prompt in prompts]).reshape(len(prompts), len(result.models))
     shown = 2 if result.is_pair else 1
@@ -72,18 +72,6 @@ def _text(result: InstructionUse, text: str) -> dict[str, Any]:
         rows.append(row | {"controls": [] if band is not None else _short(controls[i])})
     means = _short(values[:, :shown].mean(axis=0)) if len(values) else []
     return {"name": NAMES.get(text, f"{text} response"), "rows": rows, "means": means, "facts": _facts(result, text)}
-
-
-def _uses(result: InstructionUse, text: str) -> dict[str, Float[np.ndarray, " model"]]:
-    """Return the use in every model of the prompts that have it in all; as a mean over a prompt's texts."""
-    wanted = set(result.prompts(text)) if result.is_pair else set(result.prompt_id)
-    found: dict[str, dict[int, list[float]]] = {}
-    for prompt, name, model, use in zip(
-        result.prompt_id, result.text, result.model.tolist(), result.use.tolist(), strict=True
-    ):
-        if prompt in wanted and text in (name, MEAN) and np.isfinite(use):
-            found.setdefault(prompt, {}).setdefault(model, []).append(use)
-    return {prompt: np.array([np.mean(uses[i]) for i in sorted(uses)]) for prompt, uses in found.items()}
 
 
 def _controls(
@@ -102,11 +90,10 @@ def _facts(result: InstructionUse, text: str) -> list[str]:
         return []
     try:
         facts = [f"Over prompts, tuned - base: {result.difference(text)}."]
-        effect, controls = result.effects(text)
+        beside = result.beside(text)
     except InputError as error:
         return [f"{error}."]
-    if controls:
-        beside = stats.envelope(effect, stats.by_kind(controls, result.control_kinds[2:]), level=result.level)
+    if beside is not None:
         facts.append(f"Beside controls, mean over prompts of the model - base: {beside}.")
     return facts
 
@@ -137,7 +124,7 @@ register_section(
         "How much a response needs its instruction",
         "A dot is a model on one prompt: the further right, the less likely the response becomes with another "
         "instruction. The tuned model's dot lies right of the base's where it depends on the instruction more; grey is "
-        "what meaningless changes of the same size do.",
+        "what meaningless changes of the same size do, also those that ruin a model and that a claim leaves out.",
         5,
         ("instruction_use",),
         instruction_use_section,

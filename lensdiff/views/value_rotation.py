@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lensdiff.analyses.stats.controls import FEWEST_FOR_RANK
+from lensdiff.analyses.stats import FEWEST_FOR_RANK
 from lensdiff.analyses.value_rotation import ValueRotation
 from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
@@ -88,7 +88,8 @@ register_section(
         "value_rotation",
         "How much of the values' change is a rotation",
         "The curve is the share of each layer's change that one rotation of the stream explains. Above every grey band "
-        "tuning turned the values more than meaningless changes of the same size do.",
+        "tuning turned the values more than meaningless changes of the same size do; grey are also those that ruin a "
+        "model and that a claim leaves out.",
         45,
         ("value_rotation",),
         value_rotation_section,

@@ -336,6 +336,18 @@ def test_the_first_claim_is_the_use_beside_each_kind_of_control():
     assert "mean use 1.25 nats per token in the base, 1.75 in the tuned model" in claim.facts
 
 
+def test_a_use_stands_beside_each_kind_of_control():
+    use = use_of(0.5, {"gradient-noise": around(0), "spectrum": around(0.1, 20)})
+    found = use.beside("tuned")
+    assert found is not None
+    assert found.effect == pytest.approx(0.5)
+    assert [(kind.kind, kind.n) for kind in found.kinds] == [("gradient-noise", 59), ("spectrum", 20)]
+    assert found.kinds[1].median == pytest.approx(0.1)
+    assert use_of(0.5, {}).beside() is None
+    # a prompt's own numbers: 1 + 0.1 p in the base, 0.5 more in the tuned model
+    assert use.uses("mean")["p2"][:2].tolist() == pytest.approx([1.2, 1.7])
+
+
 def test_ruined_controls_are_left_out_and_counted():
     use = use_of(0.5, {"gradient-noise": [9.0, *around(0)]})
     found: Any = instruction_evidence(use, None, validity_of(60, ("c0",)))

@@ -16,6 +16,7 @@ from lensdiff.analyses.stats import (
     envelope,
     envelope_band,
     format_p,
+    kind_band,
     kinds_band,
     rank_band,
 )
@@ -200,3 +201,16 @@ def test_an_envelope_survives_json() -> None:
 def test_errors_name_what_was_given(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_one_kind_has_the_band_of_its_ranks_or_none() -> None:
+    controls = np.random.default_rng(0).normal(size=(40, 2, 3))
+    expected = rank_band(controls, level=0.9)
+    found = kind_band(controls, level=0.9)
+    assert (found.low == expected.low).all()
+    assert (found.high == expected.high).all()
+    few = kind_band(controls[:18])
+    assert few.low.shape == few.high.shape == (2, 3)
+    assert np.isnan(few.low).all()
+    assert np.isnan(few.high).all()
+    assert not np.isnan(kind_band(controls[:19]).low).any()

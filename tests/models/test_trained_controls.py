@@ -454,6 +454,20 @@ def test_what_did_not_change_stays_and_lora_stays_low_rank(adapted, kind):
     assert "W_Q" in changed or "q_proj" in changed
 
 
+def test_controls_that_differ_have_names_that_differ(pair):
+    usual = pair.control("gradient-noise", 3)
+    other = pair.control("gradient-noise", 3, divide="rms")
+    assert view_of(usual).info.id.endswith(" + gradient-noise change (seed 3)")
+    assert view_of(other).info.id.endswith(" + gradient-noise change (seed 3, divide=rms)")
+    trained = of(pair, "distilled", steps=7, rank=2)
+    assert ", rank=2" in view_of(trained).info.id
+    assert "steps=7" in view_of(trained).info.id
+    assert view_of(pair.control("spectrum", 0)).info.id.endswith(" + spectrum-matched change (seed 0)")
+    data = [("a b", "c"), ("d", "e f")]
+    shuffled = pair.control("shuffled", 0, data=data, cache=None)
+    assert view_of(shuffled).info.id.endswith(" + shuffled change (seed 0)")
+
+
 def test_a_rank_can_be_asked_for_and_full_training_has_none(pair):
     base = view_of(pair.base)
     ranks = {}

@@ -35,6 +35,7 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
 from lensdiff.pipeline import workspace
+from lensdiff.pipeline.attribution_steps import attribute_unit
 from lensdiff.pipeline.execute import STEPS, execute, fingerprint
 from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import InputError, Result
@@ -273,6 +274,39 @@ def test_a_run_goes_on_with_as_many_models_as_it_began_with(models, tmp_path, mo
     again = execute(config_for(models, out, analyses=["mlp", "weights"]))
     assert again.manifest.pair["keep"] == "one"
     assert again.step("value_rotation").state == again.step("weights").state == "skipped"
+
+
+def test_prompts_without_an_instruction_are_told_where_others_have_one(models, tmp_path):
+    entries = [
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "a"},
+        {"text": "List three fruits.", "instruction": ["List"], "id": "b"},
+        {"text": "The sea is calm.", "id": "none"},
+    ]
+    recorder = Recorder()
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
+    told = [message for message in recorder.said if message.startswith("instruction use by ")]
+    assert told == [
+        f"instruction use by {by}: without prompt 'none': prompt 'none' marks no instruction, expected a span of it"
+        for by in ("swap", "deletion")
+    ]
+    assert set(store.load_result("instruction_use", InstructionUse).failures) == {"none"}
+
+
+def test_a_prompt_that_fails_in_a_control_is_recorded(models, tmp_path, monkeypatch):
+    def fail(workspace, unit):
+        if unit == "spectrum-1/fruit":
+            raise InputError("it cannot be attributed")
+        attribute_unit(workspace, unit)
+
+    monkeypatch.setattr("lensdiff.pipeline.control_steps.attribute_unit", fail)
+    recorder = Recorder()
+    store = execute(config_for(models, tmp_path / "out", analyses=["attribution"]), listener=recorder)
+    assert store.step("controls").failures == {"spectrum-1/fruit": "it cannot be attributed"}
+    assert "controls: spectrum-1/fruit failed: it cannot be attributed" in recorder.said
+    assert store.step("controls").state == "done"
+    scores = store.load_table("instruction_scores")
+    assert set(scores[scores["seed"] == 1]["prompt_id"]) == {"sea", "a/b .."}
 
 
 def test_one_prompt_has_no_donor(models, tmp_path):

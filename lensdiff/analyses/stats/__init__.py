@@ -32,6 +32,7 @@ from lensdiff.analyses.stats.envelope import (
     by_kind,
     envelope,
     envelope_band,
+    kind_band,
     kinds_band,
 )
 from lensdiff.analyses.stats.regression import covariate
@@ -69,6 +70,7 @@ __all__ = [
     "equivalence",
     "format_p",
     "holm",
+    "kind_band",
     "kinds_band",
     "one_sample",
     "paired",

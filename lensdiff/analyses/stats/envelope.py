@@ -190,6 +190,17 @@ def kinds_band(
         InputError: too few for this level, or a value is not finite.
     """
     rows = {kind: [i for i, name in enumerate(kinds) if name == kind] for kind in dict.fromkeys(kinds)}
-    if not rows or min(map(len, rows.values())) < FEWEST_FOR_RANK:
+    bands = [kind_band(control_effects[own], level=level) for own in rows.values()] or [kind_band(control_effects)]
+    # a kind without a band leaves none to all: NaN is the smallest and the largest
+    return Band(np.min([band.low for band in bands], axis=0), np.max([band.high for band in bands], axis=0))
+
+
+def kind_band(control_effects: Float[np.ndarray, " control *shape"], *, level: float = 0.95) -> Band:
+    """Return `rank_band` of the controls of one kind; NaN with fewer than 19.
+
+    Raises:
+        InputError: as `rank_band`, for a level that so many controls cannot have.
+    """
+    if len(control_effects) < FEWEST_FOR_RANK:
         return Band(*np.full((2, *control_effects.shape[1:]), np.nan))
-    return envelope_band({kind: control_effects[own] for kind, own in rows.items()}, level=level)
+    return rank_band(control_effects, level=level)

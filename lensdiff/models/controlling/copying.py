@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.meaning import Meaning
 from lensdiff.models.inside.norms import Unknown
+from lensdiff.models.inside.storage import covers
 from lensdiff.models.inside.weights import ModelWeights
 from lensdiff.models.inside.wrappers import Model, wrapper_of
 from lensdiff.models.view import ModelView, forget, register
@@ -131,17 +132,3 @@ def _share_again(base: Model, model: Model) -> None:
             if whole.numel() > part.numel() and covers(whole, part):
                 offset = (part.data_ptr() - whole.data_ptr()) // part.itemsize
                 copies[name].data = copies[other].data.as_strided(part.shape, part.stride(), offset)
-
-
-def covers(parameter: Tensor, other: Tensor) -> bool:
-    """Whether a parameter holds another tensor: one tensor seen twice, or a fused one and its part."""
-    # queries, keys and values that lie interleaved are neither
-    if parameter.data_ptr() == other.data_ptr():
-        return True
-    (start, end), (first, last) = _span(parameter), _span(other)
-    return parameter.numel() > other.numel() and start <= first and last <= end
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.itemsize

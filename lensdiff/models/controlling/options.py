@@ -133,6 +133,13 @@ def checked(kind: str, given: Mapping[str, Any], default: Path) -> Options:
     return Options(Recipe(**values), data, folder=folder)
 
 
+def unusual(kind: str, recorded: Mapping[str, Any]) -> list[str]:
+    """Return the recorded options of a control that are not the kind's defaults, as `name=value`; data are no option."""
+    recipe = Recipe(length=DATA_LENGTH) if kind == "shuffled" else Recipe()
+    usual = Options(recipe).recorded(kind)
+    return [f"{name}={value}" for name, value in recorded.items() if name != "data" and value != usual[name]]
+
+
 def _available(kind: str) -> list[str]:
     recipe, noise = ([field.name for field in fields(options)] for options in (Recipe, GradientNoise))
     found = {"distilled": recipe, "shuffled": ["data", *recipe], "gradient-noise": noise}.get(kind, [])

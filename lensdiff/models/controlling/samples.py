@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensdiff.models.decoding import distrust
+from lensdiff.models.decoding import distrust, with_cache
 from lensdiff.models.text import special_ids
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
@@ -60,20 +60,14 @@ def _random(view: ModelView, rows: int, generator: torch.Generator) -> Tensor:
 
 
 def _sample(view: ModelView, start: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    if view.forward.cache_fault is None:
-        state = generator.get_state()
-        try:
-            found, drawn = _draw_cached(view, start, length, generator)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-            distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
-        else:
-            whole = log_probabilities(view, found[:CHECKED])[:, -length:]
-            if float((whole - drawn[:CHECKED]).abs().max()) <= CLOSE[view.dtype]:
-                return found
-            distrust(view, "its tokens do not have the probabilities of a whole pass")
-        generator.set_state(state)
+    state = generator.get_state()
+    if (found := with_cache(view, lambda: _draw_cached(view, start, length, generator))) is not None:
+        tokens, drawn = found
+        whole = log_probabilities(view, tokens[:CHECKED])[:, -length:]
+        if float((whole - drawn[:CHECKED]).abs().max()) <= CLOSE[view.dtype]:
+            return tokens
+        distrust(view, "its tokens do not have the probabilities of a whole pass")
+    generator.set_state(state)
     tokens = start
     for _ in range(length):
         hidden = view.forward.final(tokens.to(view.device))[:, -1]

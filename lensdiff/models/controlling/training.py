@@ -17,12 +17,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lensdiff.models.change import PARAMETER, flatten, generator_for, unflatten
-from lensdiff.models.controlling.copying import Copied, copied, covers
+from lensdiff.models.controlling.copying import Copied, copied
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.controlling.samples import cross_entropy
 from lensdiff.models.controlling.trained import Trained
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.points import Point
+from lensdiff.models.inside.storage import covers
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
