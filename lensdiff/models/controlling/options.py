@@ -134,7 +134,7 @@ def checked(kind: str, given: Mapping[str, Any], default: Path) -> Options:
 
 
 def unusual(kind: str, recorded: Mapping[str, Any]) -> list[str]:
-    """Return the recorded options of a control that are not the kind's defaults, as `name=value`; data are no option."""
+    """Return the recorded options of a control that are not its kind's defaults, as `name=value`; data are none."""
     recipe = Recipe(length=DATA_LENGTH) if kind == "shuffled" else Recipe()
     usual = Options(recipe).recorded(kind)
     return [f"{name}={value}" for name, value in recorded.items() if name != "data" and value != usual[name]]
