@@ -295,18 +295,26 @@ def test_prompts_without_an_instruction_are_told_where_others_have_one(models, t
 
 def test_a_prompt_that_fails_in_a_control_is_recorded(models, tmp_path, monkeypatch):
     def fail(workspace, unit):
-        if unit == "spectrum-1/fruit":
+        if unit == "spectrum-1/two-words":
             raise InputError("it cannot be attributed")
         attribute_unit(workspace, unit)
 
     monkeypatch.setattr("lensdiff.pipeline.control_steps.attribute_unit", fail)
+    entries = [
+        {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "two-words"},
+        {"text": "List three fruits.", "instruction": ["List"], "id": "other"},
+    ]
     recorder = Recorder()
-    store = execute(config_for(models, tmp_path / "out", analyses=["attribution"]), listener=recorder)
-    assert store.step("controls").failures == {"spectrum-1/fruit": "it cannot be attributed"}
-    assert "controls: spectrum-1/fruit failed: it cannot be attributed" in recorder.said
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "instruction_use"]}
+    store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
+    assert store.step("controls").failures == {"spectrum-1/two-words": "it cannot be attributed"}
+    assert "controls: spectrum-1/two-words failed: it cannot be attributed" in recorder.said
     assert store.step("controls").state == "done"
     scores = store.load_table("instruction_scores")
-    assert set(scores[scores["seed"] == 1]["prompt_id"]) == {"sea", "a/b .."}
+    assert set(scores[scores["seed"] == 1]["prompt_id"]) == {"other"}
+    # the control itself was made and read
+    made = store.load_result("claims", Claims).claims[0].made
+    assert [(kind.kind, kind.made) for kind in made] == [("spectrum", 3), ("norm", 3)]
 
 
 def test_one_prompt_has_no_donor(models, tmp_path):
