@@ -141,9 +141,9 @@ register_section(
     Section(
         "concepts",
         "Which concepts the feed-forward layers hold",
-        "The curve says how far tuning turned the leading components of each layer: it means something where it leaves "
-        "the grey band, which holds meaningless changes of the same size. Below, choose a layer and a component to "
-        "read its words in the base and in the tuned model.",
+        "The curve says how far the leading components of each layer turned, before the grey bands of meaningless "
+        "changes of the same size; whether the layers rotated is asked in the next section. Below, choose a layer and "
+        "a component to read its words in the base and in the tuned model.",
         30,
         ("concepts", "rotation_controls", "rotation"),
         concepts_section,

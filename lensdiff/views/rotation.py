@@ -19,7 +19,8 @@ LIMITS = (
     "A principal angle says how far the subspace of the first components turned. A rotation inside it is invisible, "
     "and it says nothing of what the new directions mean.",
     "Components of nearly equal variance mix by noise alone: a matched component counts only where it turned further "
-    "than its own band. An angle grows with any mixing, so it is no test of a rotation: the share above is.",
+    "than its own band. An angle grows with any mixing, so it is no test of a rotation: the share of the values' "
+    "change that one rotation explains (value_rotation) is.",
 )
 
 

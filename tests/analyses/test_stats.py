@@ -487,7 +487,7 @@ def test_few_differences_carry_another_p() -> None:
     values = np.random.default_rng(1).exponential(size=20)
     for test, n in ((paired(values[:19], np.zeros(19)), 19), (one_sample(values[:5], alternative="less"), 5)):
         beside = format_p(studentised_p(values[:n], alternative=test.alternative))
-        assert test.warning == f"fewer than 20, trust no skewed ones: {beside} by studentised bootstrap"
+        assert test.warning == f"fewer than 20: if they are skewed, {beside} by studentised bootstrap"
         assert str(test).endswith(f"; {test.warning})")
         assert test.to_dict()["warning"] == test.warning
     assert paired(values, np.zeros(20)).warning == one_sample(values).warning == ""
@@ -505,7 +505,7 @@ def test_few_pairs_and_shares_have_narrow_intervals() -> None:
 
 def test_few_controls_on_one_side() -> None:
     values = np.arange(19.0)
-    few = "one-sided from fewer than 19 controls, trust no skewed ones"
+    few = "one-sided from fewer than 19 controls: too often significant if they are skewed"
     assert control_t(30.0, values[:18], alternative="greater").warning == few
     assert control_t(30.0, values[:18]).warning == control_t(30.0, values, alternative="less").warning == ""
 

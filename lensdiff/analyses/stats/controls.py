@@ -32,7 +32,7 @@ from lensdiff.results.errors import InputError
 
 FEWEST_FOR_RANK = 19  # p can reach 0.05; a headline uses 99 or more
 FEWEST_FOR_T = 3
-FEW_CONTROLS = f"one-sided from fewer than {FEWEST_FOR_RANK} controls, trust no skewed ones"
+FEW_CONTROLS = f"one-sided from fewer than {FEWEST_FOR_RANK} controls: too often significant if they are skewed"
 
 
 def control_rank(

@@ -171,7 +171,7 @@ def _mean_against_zero(
     if len(sample) >= FEW:
         return found
     beside = format_p(studentised_p(sample, alternative=alternative))
-    return replace(found, warning=f"fewer than {FEW}, trust no skewed ones: {beside} by studentised bootstrap")
+    return replace(found, warning=f"fewer than {FEW}: if they are skewed, {beside} by studentised bootstrap")
 
 
 def _no_variation(name: str, estimate: float, scale: float, level: float, n: tuple[int, ...], alternative: str) -> Test:
