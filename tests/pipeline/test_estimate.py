@@ -8,6 +8,7 @@ import torch
 import transformers
 
 import lensdiff
+from lensdiff.models import view_of
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import ControlCost
 from lensdiff.pipeline import estimate
@@ -143,7 +144,7 @@ def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(mode
     measure = estimate.measure
 
     def with_simple_numbers(workspace: Workspace) -> Probe:
-        probed.append(replace(measure(workspace), forward=0.01, step=0.0))
+        probed.append(replace(measure(workspace), rate=1e7))
         return probed[0]
 
     monkeypatch.setattr(estimate, "measure", with_simple_numbers)
@@ -153,7 +154,8 @@ def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(mode
     workspace = Workspace(config, ResultStore(tmp_path), recorder, "both")
     estimate.announce(workspace, [step for step in STEPS if config.chosen(*step.analyses)])
     recipe = Recipe()
-    took = estimate.duration(2 * 3 * 0.01 * recipe.steps * recipe.batch * recipe.length)
+    parameters = sum(parameter.numel() for parameter in view_of(workspace.pair.base).model.parameters())
+    took = estimate.duration(2 * 12 * parameters * recipe.steps * recipe.batch * recipe.length / 1e7)
     expected = (
         f"controls: spectrum, norm; 2 of the kind distilled, the base trained on its own samples, would take "
         f"about {took} more"
