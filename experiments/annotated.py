@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.common import Experiment, add_server, server
-from lensdiff.analyses.annotate import annotate
-from lensdiff.analyses.annotation_shift import AnnotationShift, annotation_shift
-from lensdiff.analyses.coherence import Coherence
-from lensdiff.analyses.concepts import MLPConcepts
+from lensdiff.analyses.annotate.measure import annotate
+from lensdiff.analyses.annotate.shift import AnnotationShift, annotation_shift
+from lensdiff.analyses.mlp.coherence import Coherence
+from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.cli.output import write
 from lensdiff.results import ResultStore
 

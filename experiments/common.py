@@ -16,18 +16,18 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses import stats
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.claim_words import Name
-from lensdiff.analyses.claims import Claims
-from lensdiff.analyses.published import Sample
+from lensdiff import stats
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.claims.words import Name
+from lensdiff.analyses.published.tables import Sample
 from lensdiff.cli.output import Terminal, complain, print_frame, write
 from lensdiff.inputs.published import Published, load_published
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
+from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.toml import check_config
 from lensdiff.results import InputError, ResultStore
-from lensdiff.views.report import Report
 
 HERE = Path(__file__).parent
 FEWEST_TOKENS = 5  # of a response that Table 1 counts, as in the paper

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensdiff.analyses.gradients import forward_scores, reverse_scores, target_gradients
-from lensdiff.analyses.targets import TARGETS
+from lensdiff.analyses.attribute.gradients import forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.attribute.targets import TARGETS
 from lensdiff.models import ModelView, load_model, view_of
 from lensdiff.models.decoding import greedy
 from lensdiff.models.inside.precision import double_precision

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lensdiff"
-ROOMS = ("results", "inputs", "models", "analyses", "views", "pipeline", "cli")
+ROOMS = ("results", "inputs", "stats", "models", "views", "steps", "analyses", "pipeline", "cli")
 EXCEPTIONS = {("results/result.py", "views"), ("results/diff.py", "views")}
 
 

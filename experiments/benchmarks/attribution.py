@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lensdiff.analyses.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
-from lensdiff.analyses.targets import probability
+from lensdiff.analyses.attribute.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.attribute.targets import probability
 from lensdiff.models import ModelView, load_model, view_of
 
 # of the largest score: float32 noise of three ways to the same number, to which torch's softmax of the rivals adds 2e-4

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensdiff.analyses.components import concept_directions
-from lensdiff.analyses.concepts import mlp_concepts
-from lensdiff.analyses.rotation import rotation
+from lensdiff.analyses.mlp.components import concept_directions
+from lensdiff.analyses.mlp.concepts import mlp_concepts
+from lensdiff.analyses.mlp.rotation import rotation
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import load_model, load_pair, view_of
 

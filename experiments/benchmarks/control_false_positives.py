@@ -16,10 +16,10 @@ from scipy.sparse.linalg import eigsh
 from scipy.stats import binom
 from torch import Tensor
 
-from lensdiff.analyses.stats import control_rank, control_t
-from lensdiff.analyses.subspaces import direction_angles
+from lensdiff.analyses.mlp.subspaces import direction_angles
 from lensdiff.models import load_model, view_of
 from lensdiff.models.change import Weight, generator_for, random_norm, random_spectrum, singular_values
+from lensdiff.stats import control_rank, control_t
 
 ALPHA = 0.05
 KINDS = {"spectrum": random_spectrum, "norm": random_norm}

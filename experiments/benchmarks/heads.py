@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensdiff.analyses.heads import head_word_pairs
+from lensdiff.analyses.heads.head_word_pairs import head_word_pairs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import load_model, view_of

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from experiments import annotated, common
 from experiments.annotated import add_options
-from lensdiff.analyses.annotation_shift import AnnotationShift
-from lensdiff.analyses.concepts import MLPConcepts
+from lensdiff.analyses.annotate.shift import AnnotationShift
+from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.cli.output import write
 
 PUBLISHED = False  # the release's annotations are in a form of their own, which is not read

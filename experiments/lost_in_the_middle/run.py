@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments import common
-from lensdiff.analyses.position import Map, PositionProfile, position_profile
+from lensdiff.analyses.position.measure import Map, PositionProfile, position_profile
 from lensdiff.cli.output import write
 
 

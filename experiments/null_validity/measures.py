@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from lensdiff.analyses import stats
-from lensdiff.analyses.forced_reading import Reading, mean_log_probs, readings_of
-from lensdiff.analyses.heads import head_word_pairs
-from lensdiff.analyses.other_instructions import swapped
-from lensdiff.analyses.value_rotation import value_rotation
-from lensdiff.analyses.verb_counts import counts_of_heads, flat_heads
-from lensdiff.analyses.verb_labels import Labels, label_effects, labels_of, movement, verb_strata
+from lensdiff import stats
+from lensdiff.analyses.heads.head_word_pairs import head_word_pairs
+from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads
+from lensdiff.analyses.heads.verb_labels import Labels, label_effects, labels_of, movement, verb_strata
+from lensdiff.analyses.instruction_use.other_instructions import swapped
+from lensdiff.analyses.value_rotation.measure import value_rotation
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, load_model, view_of
+from lensdiff.models.forced_reading import Reading, mean_log_probs, readings_of
 from lensdiff.models.pair import ModelPair, load_pair
 
 CLAIMS = ("instruction use", "verbs", "rotation")

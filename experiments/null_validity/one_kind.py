@@ -27,7 +27,7 @@ from experiments.null_validity.measures import FIRST_PAIR, Setting
 from experiments.null_validity.nulls import NULLS
 from experiments.null_validity.plants import components_turned, values_turned
 from experiments.null_validity.training import samples
-from lensdiff.analyses.procrustes import explained_share
+from lensdiff.analyses.value_rotation.procrustes import explained_share
 
 TEXTS, LENGTH = 64, 48  # that gradients are taken on
 

@@ -18,7 +18,7 @@ from experiments.null_validity.changes import Change, change_of, changed
 from experiments.null_validity.measures import Setting
 from experiments.null_validity.nulls import noise, rotation
 from experiments.null_validity.training import IGNORED, trained
-from lensdiff.analyses.other_instructions import swapped
+from lensdiff.analyses.instruction_use.other_instructions import swapped
 from lensdiff.inputs.prompts import load_prompts
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 

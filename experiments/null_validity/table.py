@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from experiments.null_validity.groups import KINDS, Group
-from lensdiff.analyses import stats
+from lensdiff import stats
 from lensdiff.results import InputError
 
 ALPHA = 0.05

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from experiments import common
-from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.value_rotation import ValueRotation
+from lensdiff.analyses.mlp.rotation import Rotation
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 
 PUBLISHED = False  # the release holds no weights
 BANDS = ("gradient-noise_high", "spectrum_high")

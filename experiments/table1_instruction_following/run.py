@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import common
-from lensdiff.analyses.chat import Chat
-from lensdiff.analyses.published import Following, following, published_tables
-from lensdiff.analyses.rate import rate
+from lensdiff.analyses.published.tables import Following, following, published_tables
+from lensdiff.analyses.rate.measure import rate
 from lensdiff.cli.output import write
+from lensdiff.inputs.chat import Chat
 from lensdiff.inputs.prompts import load_prompts
 from lensdiff.inputs.ratings import followed, read_ratings
 from lensdiff.results import InputError, ResultStore

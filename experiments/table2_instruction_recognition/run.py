@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from experiments import common
-from lensdiff.analyses import stats
-from lensdiff.analyses.published import Recognition, published_tables, recognition, robustness
-from lensdiff.analyses.replication import ONE_LENGTH, replication
+from lensdiff import stats
+from lensdiff.analyses.attribute.replication import ONE_LENGTH, replication
+from lensdiff.analyses.published.tables import Recognition, published_tables, recognition, robustness
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import common
-from lensdiff.analyses.published_verbs import published_verb_shift
-from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.published.verbs import published_verb_shift
 from lensdiff.cli.output import write
 
 

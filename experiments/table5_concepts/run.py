@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from experiments import annotated, common
 from experiments.annotated import add_options
-from lensdiff.analyses.annotation_shift import AnnotationShift
+from lensdiff.analyses.annotate.shift import AnnotationShift
 
 PUBLISHED = False  # the release's annotations are in a form of their own, which is not read
 

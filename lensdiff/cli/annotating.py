@@ -36,8 +36,8 @@ def annotate(
 
     Every answer is kept: a command that was stopped repeats nothing.
     """
-    from lensdiff.analyses.annotate import annotate as ask
-    from lensdiff.analyses.concepts import MLPConcepts
+    from lensdiff.analyses.annotate.measure import annotate as ask
+    from lensdiff.analyses.mlp.concepts import MLPConcepts
     from lensdiff.cli.whole import existing
 
     store = existing(directory)
@@ -67,8 +67,8 @@ def annotate(
 def _finish(store: Any) -> None:
     import pandas as pd
 
-    from lensdiff.analyses.annotation_shift import annotation_shift
-    from lensdiff.analyses.annotations import Annotations
+    from lensdiff.analyses.annotate.annotations import Annotations
+    from lensdiff.analyses.annotate.shift import annotation_shift
     from lensdiff.pipeline.both import save_of_both
     from lensdiff.pipeline.tables import write_description
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.attention_shift import AttentionShift
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.pair_overlap import PairOverlap
-from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.verb_shift import VerbShift
-from lensdiff.analyses.weight_shift import WeightShift
+from lensdiff.analyses.attention.shift import AttentionShift
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.heads.pair_overlap import PairOverlap
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.mlp.rotation import Rotation
+from lensdiff.analyses.weights.weight_shift import WeightShift
+from lensdiff.pipeline import report as _sections  # noqa: F401
 from lensdiff.pipeline.both import SIDES
 from lensdiff.results import ResultStore
 from lensdiff.views import page

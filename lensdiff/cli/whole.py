@@ -64,7 +64,7 @@ def demo(
 
 def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline.execute import execute
-    from lensdiff.views.report import Report
+    from lensdiff.pipeline.report import Report
 
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
@@ -85,7 +85,7 @@ def report(
 ) -> None:
     """The report again, from a results directory."""
     store = existing(directory)
-    from lensdiff.views.report import Report
+    from lensdiff.pipeline.report import Report
 
     path = Report(store).save(out)
     write_notice(store)
@@ -109,8 +109,8 @@ def published(
     """The paper's Tables 1 and 2, from its released files."""
     import json
 
-    from lensdiff.analyses.published import published_tables
-    from lensdiff.analyses.published import robustness as variants
+    from lensdiff.analyses.published.tables import published_tables
+    from lensdiff.analyses.published.tables import robustness as variants
     from lensdiff.inputs.published import load_published
 
     released = load_published(directory)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lensdiff.analyses.attention import AttentionPatterns, attention
+from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
 from lensdiff.pipeline.both import SIDES
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import PROMPT_KEYS, sides_and_prompts, split_unit

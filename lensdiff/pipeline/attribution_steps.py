@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lensdiff.analyses.attribute import attribute
-from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.models import view_of
 from lensdiff.models.text import Response, generate
 from lensdiff.pipeline.both import SIDES

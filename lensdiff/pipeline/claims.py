@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses import stats
-from lensdiff.analyses.claim_words import Made, Name
-from lensdiff.analyses.claims import Claims, Evidence, claims
-from lensdiff.analyses.evidence import heads_evidence, instruction_evidence, rotation_evidence
-from lensdiff.analyses.instruction_use_result import InstructionUse
-from lensdiff.analyses.value_rotation import ValueRotation
-from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff import stats
+from lensdiff.analyses.claims.evidence import heads_evidence, instruction_evidence, rotation_evidence
+from lensdiff.analyses.claims.measure import Claims, Evidence, claims
+from lensdiff.analyses.claims.words import Made, Name
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.pipeline.both import SIDES
 from lensdiff.results import Provenance, ResultStore
 

@@ -1,10 +1,10 @@
 """The steps that read feed-forward layers from weights alone: concepts of both models, and how far they turned."""
 
-from lensdiff.analyses.coherence import Coherence, adjusted_together, coherence
-from lensdiff.analyses.components import ConceptDirections, concept_directions
-from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
-from lensdiff.analyses.rotation import rotation
-from lensdiff.analyses.value_rotation import ControlRotation, ValueRotation, control_rotation, value_rotation
+from lensdiff.analyses.mlp.coherence import Coherence, adjusted_together, coherence
+from lensdiff.analyses.mlp.components import ConceptDirections, concept_directions
+from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
+from lensdiff.analyses.mlp.rotation import rotation
+from lensdiff.analyses.value_rotation.measure import ControlRotation, ValueRotation, control_rotation, value_rotation
 from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_concepts
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers

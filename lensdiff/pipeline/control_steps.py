@@ -9,10 +9,10 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from lensdiff.analyses.attention import AttentionPatterns
-from lensdiff.analyses.attention_shift import ControlAttention, attention_shift, control_attention
-from lensdiff.analyses.instruction_use import BY
-from lensdiff.analyses.replication import replication
+from lensdiff.analyses.attention.patterns import AttentionPatterns
+from lensdiff.analyses.attention.shift import ControlAttention, attention_shift, control_attention
+from lensdiff.analyses.attribute.replication import replication
+from lensdiff.analyses.instruction_use.measure import BY
 from lensdiff.models import view_of
 from lensdiff.models.validity import validity
 from lensdiff.pipeline.attention_steps import attended

@@ -15,8 +15,8 @@ from typing import Literal
 
 import torch
 
-from lensdiff.analyses.attribute import attribute
-from lensdiff.analyses.coherence import DIRECTIONS
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.mlp.coherence import DIRECTIONS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.controlling.options import Recipe

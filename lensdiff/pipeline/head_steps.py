@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
-from lensdiff.analyses.ov_reading import OVReading, ov_reading
-from lensdiff.analyses.pair_overlap import pair_overlap
-from lensdiff.analyses.verb_shift import verb_shift
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
+from lensdiff.analyses.heads.pair_overlap import pair_overlap
+from lensdiff.analyses.heads.verb_shift import verb_shift
 from lensdiff.pipeline.both import SIDES, save_of_both
 from lensdiff.pipeline.joining import join_pairs
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers

@@ -4,8 +4,8 @@ import warnings
 
 import pandas as pd
 
-from lensdiff.analyses.instruction_use import BY, instruction_use
-from lensdiff.analyses.instruction_use_result import InstructionUse
+from lensdiff.analyses.instruction_use.measure import BY, instruction_use
+from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
 from lensdiff.pipeline.step import TOLD, NotPossible, Step

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from lensdiff.analyses.concepts import MLPConcepts
-from lensdiff.analyses.heads import HeadWordPairs
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
+from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.results import Provenance
 
 PER_LAYER = (

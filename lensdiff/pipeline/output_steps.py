@@ -1,6 +1,6 @@
 """The step that compares both models' next-token distributions: one unit per prompt, or per block of prompts."""
 
-from lensdiff.analyses.output_shift import OutputShift, output_shift
+from lensdiff.analyses.outputs.output_shift import OutputShift, output_shift
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import PROMPT_KEYS
 from lensdiff.pipeline.workspace import Workspace

@@ -1,6 +1,6 @@
 """The step that compares all weights of both models."""
 
-from lensdiff.analyses.weight_shift import weight_shift
+from lensdiff.analyses.weights.weight_shift import weight_shift
 from lensdiff.pipeline.step import NotPossible, Step
 from lensdiff.pipeline.workspace import Workspace
 

@@ -6,7 +6,7 @@ from typing import Any
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.listener import Listener
-from lensdiff.views.report import Report
+from lensdiff.pipeline.report import Report
 
 
 def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> Report:

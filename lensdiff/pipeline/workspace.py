@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Generic, Literal
 
-from lensdiff.analyses.forced_text import as_base_reads
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.tuning_data import load_tuning_data
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.models.text import Response
 from lensdiff.pipeline.both import SIDES, R

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,17 @@ def bundle() -> str:
 
 @cache
 def _static(suffix: str) -> str:
-    """Return all scripts, or all styles, as one text."""
-    static = files("lensdiff.views").joinpath("static")
-    names = sorted(item.name for item in static.iterdir() if item.name.endswith(suffix))
+    """Return all scripts, or all styles, as one text: those that views share, then those beside each view."""
+    folders = [files("lensdiff.views").joinpath("static"), *_folders(files("lensdiff").joinpath("analyses"))]
+    found = [item for folder in folders for item in _named(folder) if item.name.endswith(suffix)]
     # lensdiff.js defines what the views' own scripts add to, and starts them once the page is there
-    names.sort(key=lambda name: name != f"lensdiff{suffix}")
-    return "\n".join(static.joinpath(name).read_text(encoding="utf-8") for name in names)
+    found.sort(key=lambda item: item.name != f"lensdiff{suffix}")
+    return "\n".join(item.read_text(encoding="utf-8") for item in found)
+
+
+def _folders(folder: Traversable) -> list[Traversable]:
+    return [item for item in _named(folder) if item.is_dir()]
+
+
+def _named(folder: Traversable) -> list[Traversable]:
+    return sorted(folder.iterdir(), key=lambda item: item.name)

@@ -3,9 +3,9 @@
 import pytest
 
 from lensdiff.results import Diff
-from tests.analyses.test_annotation_shift import random_annotations
+from tests.analyses.annotate.test_annotation_shift import random_annotations
+from tests.analyses.mlp.test_view import shift
 from tests.views.concepts import ANGLE, coherence, concepts, rotation
-from tests.views.test_concept_views import shift
 
 BOTH = Diff(concepts(), concepts("b", angle=ANGLE))
 

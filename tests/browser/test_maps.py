@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from lensdiff.analyses.outputs.view import outputs_widget
 from lensdiff.results import Diff
-from lensdiff.views.outputs import outputs_widget
 from tests.views.attributions import HOSTILE, LONG
 from tests.views.maps import LAYERS, attention, attention_shift, output_shift, weight_shift
 

@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 
-from lensdiff.analyses.claims import Claims
-from lensdiff.views.report import Report
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.pipeline.report import Report
 from tests.views.attributions import HOSTILE, LONG
 from tests.views.directories import with_attribution
 

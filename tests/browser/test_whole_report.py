@@ -4,7 +4,7 @@ import pytest
 
 from lensdiff.inputs import toy_pair
 from lensdiff.pipeline.execute import execute
-from lensdiff.views.report import Report
+from lensdiff.pipeline.report import Report
 from lensdiff.views.section import sections
 
 SIX_MEGABYTES = 6_000_000

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensdiff.analyses.annotations import Annotations
+from lensdiff.analyses.annotate.annotations import Annotations
 from lensdiff.pipeline.tables import TABLES, meaning
 from lensdiff.results import ResultStore
-from tests.analyses.chat_server import chat_server
+from tests.chat_server import chat_server
 from tests.cli.conftest import Command, assert_refused
 
 pytest.importorskip("openai", reason="the extra annotate is not installed")

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.cli.products import attribution_summary
 from lensdiff.models import load_model
+from lensdiff.pipeline.report import Report
 from lensdiff.results import ResultStore
-from lensdiff.views.report import Report
 from tests.cli.conftest import Command, Ran, assert_refused
 
 PROMPT = "Write a short poem about the sea."

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lensdiff.analyses.stats import FEWEST_FOR_VERDICT
 from lensdiff.cli import whole
 from lensdiff.results import ResultStore
+from lensdiff.stats import FEWEST_FOR_VERDICT
 from tests.cli.conftest import Command
 
 LESS = {

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensdiff.analyses.attention_shift import AttentionShift
-from lensdiff.analyses.claims import Claims
-from lensdiff.analyses.heads import HeadWordPairs
-from lensdiff.analyses.instruction_use import instruction_use as analyse
-from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.value_rotation import ValueRotation
-from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff.analyses.attention.shift import AttentionShift
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.instruction_use.measure import instruction_use as analyse
+from lensdiff.analyses.mlp.rotation import Rotation
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.cli.products import instruction_use_summary
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair

@@ -13,16 +13,16 @@ from experiments import annotated, common, reproduce
 from experiments.figure3_linguistic_levels import run as figure3
 from experiments.table1_instruction_following import run as table1
 from experiments.table5_concepts import run as table5
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.claims import Claims
-from lensdiff.analyses.coherence import Coherence
-from lensdiff.analyses.position import position_profile
-from lensdiff.analyses.replication import MIN_TOKENS
-from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.value_rotation import ValueRotation
-from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.replication import MIN_TOKENS
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.mlp.coherence import Coherence
+from lensdiff.analyses.mlp.rotation import Rotation
+from lensdiff.analyses.position.measure import position_profile
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import InputError, ResultStore
-from tests.analyses.chat_server import chat_server
+from tests.chat_server import chat_server
 from tests.inputs.released import levels, write_attribution, write_clone
 
 ROOT = Path(__file__).parents[2] / "experiments"

@@ -33,7 +33,7 @@ from experiments.null_validity.table import (
 )
 from experiments.null_validity.training import IGNORED, samples, trained
 from lensdiff import Vocabulary, head_word_pairs, instruction_use, load_prompts, value_rotation, verb_shift
-from lensdiff.analyses.procrustes import explained_share
+from lensdiff.analyses.value_rotation.procrustes import explained_share
 from lensdiff.models import view_of
 from lensdiff.results import InputError
 from tests import toy_v1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lensdiff.analyses.weight_shift import weight_shift
+from lensdiff.analyses.weights.weight_shift import weight_shift
 from lensdiff.inputs.toy_pair import FOLDER as PAIR
 from lensdiff.models import load_pair
 from tests.experiments.conftest import SCRIPTS, read

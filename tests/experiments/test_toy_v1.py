@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lensdiff.analyses.weight_shift import weight_shift
+from lensdiff.analyses.weights.weight_shift import weight_shift
 from lensdiff.models import load_pair
 from tests import toy_v1
 

@@ -12,8 +12,8 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from lensdiff.analyses.attention import attention
-from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attention.patterns import attention
+from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.models import ModelPair, load_pair, view_of
 from lensdiff.models.change import (
     PARAMETER,

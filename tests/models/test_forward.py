@@ -339,7 +339,7 @@ def test_a_model_that_was_wrapped_elsewhere_reads_the_paddings_token():
 
 def test_forward_mode_is_one_at_a_time_in_a_process():
     # the levels of forward mode are counted for the process: two models in two threads would meet there
-    from lensdiff.analyses.attribute import attribute
+    from lensdiff.analyses.attribute.measure import attribute
 
     models = [load_model(hf_model("gemma2", seed=s), tokenizer=tokenizer_of(), device="cpu") for s in (0, 1)]
     expected = [attribute(m, TEXT[1], "bonjour", method="forward", deletion_draws=0).scores for m in models]

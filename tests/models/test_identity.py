@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from lensdiff.analyses.attribute import attribute
-from lensdiff.analyses.instruction_use import instruction_use
-from lensdiff.analyses.output_shift import output_shift
-from lensdiff.analyses.value_rotation import value_rotation
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.instruction_use.measure import instruction_use
+from lensdiff.analyses.outputs.output_shift import output_shift
+from lensdiff.analyses.value_rotation.measure import value_rotation
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
 from lensdiff.models.identity import digest_of, distinct_ids, tokenizer_digest

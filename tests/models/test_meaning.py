@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from lensdiff.analyses.qk_reading import qk_reading
+from lensdiff.analyses.heads.qk_reading import qk_reading
 from lensdiff.models import load_model, load_pair, view_of
 from lensdiff.models.inside.meaning import LogitMap, measure
 from lensdiff.models.inside.norms import Gain, Unknown
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
-from tests.analyses.head_models import known_words
+from tests.analyses.heads.head_models import known_words
 from tests.checkpoints import hf_model, tokenizer_of
 
 NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")

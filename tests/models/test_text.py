@@ -8,11 +8,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lensdiff.analyses.attention import attention
-from lensdiff.analyses.attention_shift import attention_shift
-from lensdiff.analyses.attribute import attribute
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.output_shift import output_shift
+from lensdiff.analyses.attention.patterns import attention
+from lensdiff.analyses.attention.shift import attention_shift
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model, load_pair, view_of
 from lensdiff.models.text import Response, encode, generate

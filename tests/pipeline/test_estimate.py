@@ -24,10 +24,10 @@ from lensdiff.pipeline.estimate import (
     seconds_of,
 )
 from lensdiff.pipeline.execute import STEPS, read_config
+from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.threads import SMALL, threads_for
 from lensdiff.pipeline.workspace import Workspace
 from lensdiff.results import ResultStore
-from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
 COUNTED_FOR = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.models import load_model, view_of
 from lensdiff.models.identity import digest_of
 from lensdiff.models.text import Response, generate

@@ -13,9 +13,9 @@ import torch
 
 from lensdiff.pipeline import execute as engine
 from lensdiff.pipeline.execute import STEPS, execute
+from lensdiff.pipeline.report import Report
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.store import PARTIAL
-from lensdiff.views.report import Report
 from tests.pipeline.conftest import Recorder, config_for
 
 ANALYSES = ["weights", "attribution", "heads", "mlp"]

@@ -9,24 +9,24 @@ import pandas as pd
 import pytest
 import torch
 
-from lensdiff.analyses.attention import AttentionPatterns, attention
-from lensdiff.analyses.attention_shift import AttentionShift, attention_shift
-from lensdiff.analyses.attribute import attribute
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.claims import Claims
-from lensdiff.analyses.coherence import Coherence, coherence
-from lensdiff.analyses.concepts import MLPConcepts, mlp_concepts
-from lensdiff.analyses.heads import HeadWordPairs, head_word_pairs
-from lensdiff.analyses.instruction_use import instruction_use
-from lensdiff.analyses.instruction_use_result import InstructionUse
-from lensdiff.analyses.output_shift import OutputShift, output_shift
-from lensdiff.analyses.ov_reading import OVReading, ov_reading
-from lensdiff.analyses.pair_overlap import PairOverlap, pair_overlap
-from lensdiff.analyses.replication import replication
-from lensdiff.analyses.rotation import Rotation, rotation
-from lensdiff.analyses.value_rotation import ValueRotation, value_rotation
-from lensdiff.analyses.verb_shift import VerbShift, verb_shift
-from lensdiff.analyses.weight_shift import WeightShift, weight_shift
+from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
+from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.attribute.replication import replication
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
+from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
+from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
+from lensdiff.analyses.instruction_use.measure import instruction_use
+from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.mlp.coherence import Coherence, coherence
+from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
+from lensdiff.analyses.mlp.rotation import Rotation, rotation
+from lensdiff.analyses.outputs.output_shift import OutputShift, output_shift
+from lensdiff.analyses.value_rotation.measure import ValueRotation, value_rotation
+from lensdiff.analyses.weights.weight_shift import WeightShift, weight_shift
 from lensdiff.inputs import Prompt, load_prompts
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors

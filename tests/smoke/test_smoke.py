@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from lensdiff.analyses.attribute import attribute
+from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.cli import main
 from lensdiff.inputs import toy_pair
 from lensdiff.models import load_model, view_of

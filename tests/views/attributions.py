@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lensdiff.analyses.attribution import Attribution
+from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Provenance
 
 PROMPT = ("Write", " a", " poem", " about", " the", " sea")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lensdiff.analyses.instruction_use_result import SIDES, InstructionUse
-from lensdiff.analyses.value_rotation import ValueRotation
+from lensdiff.analyses.instruction_use.result import SIDES, InstructionUse
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Provenance
 
 PROMPTS = ("poem", "list", "french", "repeat")

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from lensdiff.analyses.coherence import Coherence
-from lensdiff.analyses.components import Side
-from lensdiff.analyses.concepts import MLPConcepts
-from lensdiff.analyses.rotation import Rotation
-from lensdiff.analyses.stats import FEWEST_FOR_RANK
+from lensdiff.analyses.mlp.coherence import Coherence
+from lensdiff.analyses.mlp.components import Side
+from lensdiff.analyses.mlp.concepts import MLPConcepts
+from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.results import Provenance
+from lensdiff.stats import FEWEST_FOR_RANK
 from tests.views.attributions import HOSTILE
 
 LAYERS, COMPONENTS, WORDS = (0, 3), 3, 4

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lensdiff.analyses.attribution import Attribution
-from lensdiff.analyses.claim_words import Made
-from lensdiff.analyses.claims import Claims, Evidence, claims
-from lensdiff.analyses.evidence import INSTRUCTION
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.claims.evidence import INSTRUCTION
+from lensdiff.analyses.claims.measure import Claims, Evidence, claims
+from lensdiff.analyses.claims.words import Made
 from lensdiff.results import Diff, Provenance, ResultStore
 from tests.views.attributions import PROMPT, RESPONSE, attribution
 

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from lensdiff.analyses.heads import HeadWordPairs
-from lensdiff.analyses.ov_reading import OVReading
-from lensdiff.analyses.pair_overlap import PairOverlap, pair_overlap
-from lensdiff.analyses.qk_reading import QKReading
-from lensdiff.analyses.verb_shift import VerbShift
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
+from lensdiff.analyses.heads.ov_reading import OVReading
+from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
+from lensdiff.analyses.heads.qk_reading import QKReading
+from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.results import Provenance
-from tests.analyses.head_models import Named, made
-from tests.analyses.test_verb_shift import drawn, run, with_counts
+from tests.analyses.heads.head_models import Named, made
+from tests.analyses.heads.test_verb_shift import drawn, run, with_counts
 
 PLAIN = ("sea", "moon", "write", "poem", "tell", "story")
 

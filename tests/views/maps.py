@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from lensdiff.analyses.attention import MEASURES, AttentionPatterns
-from lensdiff.analyses.attention_shift import DISTANCES, STATISTICS, AttentionShift
-from lensdiff.analyses.output_shift import OutputShift
-from lensdiff.analyses.stats import FEWEST_FOR_RANK, envelope
-from lensdiff.analyses.weight_shift import NONE, WeightShift
+from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
+from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift
+from lensdiff.analyses.outputs.output_shift import OutputShift
+from lensdiff.analyses.weights.weight_shift import NONE, WeightShift
 from lensdiff.results import Provenance
+from lensdiff.stats import FEWEST_FOR_RANK, envelope
 
 LAYERS, HEADS = 3, 2
 TOKENS = ("Blue", " waves", ".")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lensdiff.analyses.attention import MEASURES
+from lensdiff.analyses.attention.patterns import MEASURES
+from lensdiff.analyses.attention.view import HEADS as SHOWN
+from lensdiff.analyses.attention.view import attention_section
+from lensdiff.analyses.outputs.view import facts, outputs_section, outputs_widget
+from lensdiff.analyses.weights.view import weights_section
 from lensdiff.results import Diff, InputError, ResultStore
-from lensdiff.views.attention import HEADS as SHOWN
-from lensdiff.views.attention import attention_section
-from lensdiff.views.outputs import facts, outputs_section, outputs_widget
 from lensdiff.views.section import Table, sections
-from lensdiff.views.weights import weights_section
 from lensdiff.views.widget import Widget, script_json
 from tests.views.maps import HEADS, LAYERS, TOKENS, attention, attention_shift, output_shift, weight_shift
 

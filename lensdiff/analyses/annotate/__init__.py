@@ -1,0 +1,1 @@
+"""What components mean, asked of a chat model."""

@@ -1,0 +1,1 @@
+"""Where each head looks, and how tuning moved that."""

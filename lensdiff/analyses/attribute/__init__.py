@@ -1,0 +1,1 @@
+"""Which prompt words drive the response."""

@@ -1,0 +1,168 @@
+"""Which prompt words drive the response: exact gradient x input, one number per prompt token and response token.
+
+    I[n,m] = < d f(y_m | x, y_1..y_{m-1}) / d E[x_n],  E[x_n] >
+
+f is the target (in the paper the probability of the token), E[x_n] the input embedding. Positive: the token supports
+the response token. It is the first-order form of what removing the token would change; `DeletionCheck` says how far
+that holds for a map. `attribute` computes it. Reference: Wu et al., NAACL 2024, section 4; doi
+10.18653/v1/2024.naacl-long.130.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lensdiff.analyses.attribute import density as importance
+from lensdiff.analyses.attribute.deletion import DeletionCheck
+from lensdiff.results import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution(Result):
+    """The importance of every prompt token for every response token.
+
+    Attributes:
+        scores: I[n,m] in units of the target, signed.
+        targets: the target of each response token; probabilities: its probability.
+        in_offsets: characters (start, end) of each prompt token in the stripped prompt.
+        instruction, context: which prompt tokens the prompt's spans cover.
+        response_kind: "generated" (the ids as generated) or "text" (tokenised together with the prompt).
+        merged: the tokenizer merged prompt and response at their boundary.
+        method: "forward" or "reverse", as it was computed.
+        deletion: the map's trust number, or None where it was not asked for or there is nothing to delete.
+    """
+
+    prompt_id: str
+    prompt: str
+    response: str
+    in_tokens: tuple[str, ...]
+    out_tokens: tuple[str, ...]
+    in_offsets: tuple[tuple[int, int], ...]
+    response_kind: str
+    merged: bool
+    method: str
+    deletion: DeletionCheck | None
+    scores: Float[Tensor, "in_pos out_pos"]
+    targets: Float[Tensor, " out_pos"]
+    probabilities: Float[Tensor, " out_pos"]
+    instruction: Bool[Tensor, " in_pos"]
+    context: Bool[Tensor, " in_pos"]
+
+    def levels(
+        self, *, levels: int = importance.LEVELS, b: int = 0, eps: float = importance.EPS
+    ) -> Int[Tensor, "in_pos out_pos"]:
+        """Return each response token's scores as levels 0..L, those of at most b as 0 (b: pictures 0, numbers 7)."""
+        return importance.sparsify(importance.importance_levels(self.scores, levels=levels, eps=eps), b=b)
+
+    def density(
+        self,
+        *,
+        levels: int = importance.LEVELS,
+        b: int = importance.SPARSITY,
+        p: float = importance.NORM,
+        eps: float = importance.EPS,
+    ) -> Float[Tensor, " in_pos"]:
+        """Return the importance density a[n] of each prompt token, not normalised over the prompt."""
+        found = importance.importance_levels(self.scores, levels=levels, eps=eps)
+        return importance.importance_density(found, b=b, p=p, eps=eps)
+
+    def instruction_score(
+        self,
+        *,
+        levels: int = importance.LEVELS,
+        b: int = importance.SPARSITY,
+        p: float = importance.NORM,
+        eps: float = importance.EPS,
+        normalise: bool = True,
+    ) -> float:
+        """Return the paper's score of the instruction: summed normalised density / log2(2 + instruction tokens).
+
+        NaN where the prompt marks no instruction.
+        """
+        if not bool(self.instruction.any()):
+            return float("nan")
+        found = self.density(levels=levels, b=b, p=p, eps=eps)
+        return importance.instruction_score(found, self.instruction, eps=eps, normalise=normalise)
+
+    def vanished_columns(self, *, b: int = importance.SPARSITY, eps: float = importance.EPS) -> int:
+        """Return how many response tokens have importance but no level above b (largest score below about 2e-7)."""
+        return importance.vanished_columns(self.scores, b=b, eps=eps)
+
+    def words(self) -> "Attribution":
+        """Return the map with the prompt's sub-tokens merged to words (runs without white space), their scores added.
+
+        The sum is again exact: the derivative along all of the word's embeddings together.
+        """
+        groups = _word_groups(self.prompt, self.in_offsets)
+        index = torch.tensor(groups, dtype=torch.int64)
+        n_words = int(index.max()) + 1 if len(groups) else 0
+        spans: list[tuple[int, int]] = []
+        for word in range(n_words):
+            inside = [o for o, g in zip(self.in_offsets, groups, strict=True) if g == word]
+            spans.append((inside[0][0], inside[-1][1]))
+        scores = self.scores.new_zeros(n_words, self.scores.shape[1]).index_add_(0, index, self.scores)
+
+        def any_of(mask: Tensor) -> Tensor:
+            return torch.zeros(n_words, dtype=torch.int64).index_add_(0, index, mask.long()) > 0
+
+        return replace(
+            self,
+            scores=scores,
+            in_tokens=tuple(self.prompt[a:b].strip() for a, b in spans),
+            in_offsets=tuple(spans),
+            instruction=any_of(self.instruction),
+            context=any_of(self.context),
+        )
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""
+        n, m = self.scores.shape
+        index = pd.MultiIndex.from_product([range(n), range(m)], names=["in_pos", "out_pos"]).to_frame(index=False)
+        return pd.DataFrame(
+            {
+                "prompt_id": self.prompt_id,
+                "in_pos": index["in_pos"],
+                "in_token": [self.in_tokens[i] for i in index["in_pos"]],
+                "out_pos": index["out_pos"],
+                "out_token": [self.out_tokens[i] for i in index["out_pos"]],
+                "score": self.scores.flatten().numpy(),
+                "level": self.levels().flatten().numpy(),
+            }
+        )
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k prompt tokens with the highest density: in_pos, in_token, density, instruction."""
+        found = self.density()
+        order = found.argsort(descending=True, stable=True)[:k]
+        return pd.DataFrame(
+            {
+                "in_pos": order.numpy(),
+                "in_token": [self.in_tokens[i] for i in order],
+                "density": found[order].numpy(),
+                "instruction": self.instruction[order].numpy(),
+            }
+        )
+
+
+class Results(list[Attribution]):
+    """The results of many prompts, and by prompt id why the others failed."""
+
+    def __init__(self, results: Sequence[Attribution] = (), failures: dict[str, str] | None = None):
+        super().__init__(results)
+        self.failures = failures or {}
+
+
+def _word_groups(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    # a token begins a new word if white space stands between its first visible character and the one before
+    groups: list[int] = []
+    end = 0
+    for start, stop in offsets:
+        visible = start + len(text[start:stop]) - len(text[start:stop].lstrip())
+        new = not groups or (bool(text[end:visible].strip() == "") and visible > end) or text[start:stop].strip() == ""
+        groups.append((groups[-1] + 1 if groups else 0) if new else groups[-1])
+        end = max(end, stop)
+    return groups

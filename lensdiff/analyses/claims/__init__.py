@@ -1,0 +1,1 @@
+"""The paper's three claims, answered for a pair."""

@@ -1,0 +1,1 @@
+"""Which words each head relates."""

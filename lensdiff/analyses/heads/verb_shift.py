@@ -1,0 +1,309 @@
+"""Do tuned heads relate more words to instruction verbs? The paper's Table 3, and what it takes to believe it.
+
+    knowledge   of a head: its unordered lower-case word pairs, seen at least twice over its dimensions (both orders)
+    c_v(head)   occurrences of verb v in that set
+    share_v     heads with c_tuned > c_base / heads with c_tuned != c_base, within a group of layers    0.5: no drift
+
+The paper's numbers: mean and standard deviation (population) of share_v over the instruction verbs and over general
+verbs, each verb with a differing head, and Welch's test between them, two-sided. Their weakness: a verb with a base
+count of zero can only rise, so its share is 1 by construction, and rare verbs have few differing heads. Beside them:
+
+    coverage    share of the instruction verbs with at least `min_heads` differing heads; only such verbs count below
+    matched     each instruction verb against up to `matches` control verbs of about its base count (`verb_counts`)
+    difference  mean over matched verbs of share_v - mean share of its controls                     in [-1, 1]
+    test        paired t over the matched verbs; "not testable" with fewer than `min_verbs` of them
+    head test   sign flips over heads of d = mean over matched verbs of sign(c_tuned - c_base) less that of the controls
+    band        the same difference of control models (meaningless changes of the base): the largest of those of all
+                kinds, each of which holds one more with `level`
+
+A share selects heads by the outcome, and of a verb with base count 0 it is 1 in 60 heads as in 6. What sees the
+difference takes all heads, and holds a verb against those with about its base count and frequency (`verb_labels`):
+
+    sign_mean   mean over all heads of sign(c_tuned - c_base)                              in [-1, 1]
+    log_mean    mean over all heads of log(1 + c_tuned) - log(1 + c_base)
+    T           mean over instruction verbs of x - mean of x over the verb's stratum, x = sign_mean or log_mean
+    label test  T among those of 9,999 permutations of the labels within strata, two-sided
+    beside      T of the whole model beside that of each kind of control (`beside`)
+
+Verbs share heads, so a t test over verbs takes related observations for independent ones; the head test takes heads
+for independent, which a changed row of the embedding moves all at once. The label test and the control models need
+neither. Memory: one model's pairs at a time, if `controls` is a generator.
+
+Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naacl-long.130; the rest is ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff import stats
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
+from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
+from lensdiff.analyses.heads.verb_groups import (
+    GroupShift,
+    Options,
+    difference,
+    group_shift,
+    matched_verbs,
+    with_band,
+)
+from lensdiff.analyses.heads.verb_labels import (
+    TESTS,
+    Labels,
+    label_effects,
+    labels_of,
+    movement,
+    with_family,
+    with_label_tests,
+)
+from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.results import InputError, Result
+
+STATISTICS = ("sign", "log")
+
+
+@dataclass(frozen=True, eq=False)
+class VerbShift(Result):
+    """The shares of every verb and layer group, and what they add up to; see the module.
+
+    Attributes:
+        verbs: the instruction verbs, then the control verbs; `n_instruction` of them are the former.
+        groups: the groups of layers, in order.
+        whole: all layers as one group.
+        heads_up, heads_down: heads whose count rose and fell, per group and verb.
+        base_count, tuned_count: each verb's count over a group's heads.
+        sign_mean, log_mean: each verb's, per group and (last) for the whole.
+        control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
+        control_sign, control_log: T of every control model, of sign_mean and of log_mean.
+        control_names, control_kinds: of every control.
+    """
+
+    verbs: tuple[str, ...]
+    n_instruction: int
+    groups: tuple[GroupShift, ...]
+    whole: GroupShift
+    heads_up: Int[Tensor, "group verb"]
+    heads_down: Int[Tensor, "group verb"]
+    base_count: Int[Tensor, "group verb"]
+    tuned_count: Int[Tensor, "group verb"]
+    sign_mean: Float[Tensor, "group_and_whole verb"]
+    log_mean: Float[Tensor, "group_and_whole verb"]
+    control_differences: Float[Tensor, "control group_and_whole"]
+    control_sign: Float[Tensor, "control group_and_whole"]
+    control_log: Float[Tensor, "control group_and_whole"]
+    control_names: tuple[str, ...]
+    control_kinds: tuple[str, ...]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per verb and group of layers; share is NaN where no head differs.
+
+        Columns: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count, sign_mean, log_mean.
+        """
+        n_groups, n_verbs = self.heads_up.shape
+        up, down = self.heads_up.flatten().numpy(), self.heads_down.flatten().numpy()
+        return pd.DataFrame(
+            {
+                "group": [group.group for group in self.groups for _ in range(n_verbs)],
+                "verb": list(self.verbs) * n_groups,
+                "kind": self._kinds() * n_groups,
+                "heads_up": up,
+                "heads_down": down,
+                "share": shares(up, down),
+                "base_count": self.base_count.flatten().numpy(),
+                "tuned_count": self.tuned_count.flatten().numpy(),
+                "sign_mean": self.sign_mean[:-1].flatten().numpy(),
+                "log_mean": self.log_mean[:-1].flatten().numpy(),
+            }
+        )
+
+    def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
+        """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.
+
+        Raises:
+            InputError: there is no such statistic.
+        """
+        if statistic not in STATISTICS:
+            raise InputError(f"statistic={statistic!r} is none of {', '.join(STATISTICS)}")
+        test = self.whole.label_test if statistic == "sign" else self.whole.log_label_test
+        controls = self.control_sign if statistic == "sign" else self.control_log
+        return None if test is None else test.estimate, controls[:, -1].tolist()
+
+    def beside(self, statistic: str = "sign") -> stats.Envelope | None:
+        """Return T of the whole model beside that of each kind of control; None without controls, or not testable.
+
+        Raises:
+            InputError: there is no such statistic.
+        """
+        effect, controls = self.effects(statistic)
+        if effect is None or not controls:
+            return None
+        level = self.provenance.options["level"]
+        return stats.envelope(effect, stats.by_kind(controls, self.control_kinds), level=level)
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.
+
+        Columns `paper_test`, `test`, `head_test`, `label_test` and `log_label_test` hold sentences, the same names with
+        `_p` their p-values, and with `_p_adjusted` those adjusted over the row.
+        """
+        rows = []
+        for group in (*self.groups, self.whole):
+            row = asdict(group)
+            for name in TESTS:
+                found: stats.Test | None = getattr(group, name)
+                row[name] = None if found is None else str(found)
+                row[f"{name}_p"] = np.nan if found is None else found.p
+                row[f"{name}_p_adjusted"] = np.nan if found is None else found.p_adjusted
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k instruction verbs that rose in most heads more than they fell, over the whole model."""
+        up, down = (x.sum(dim=0)[: self.n_instruction].numpy() for x in (self.heads_up, self.heads_down))
+        frame = pd.DataFrame({"verb": self.verbs[: self.n_instruction], "heads_up": up, "heads_down": down})
+        order = np.argsort(down - up, kind="stable")[:k]
+        whole = {name: getattr(self, name)[-1, : self.n_instruction].numpy() for name in ("sign_mean", "log_mean")}
+        return frame.assign(share=shares(up, down), **whole).iloc[order].reset_index(drop=True)
+
+    def _kinds(self) -> list[str]:
+        return ["instruction"] * self.n_instruction + ["control"] * (len(self.verbs) - self.n_instruction)
+
+
+def verb_shift(
+    base: HeadWordPairs,
+    tuned: HeadWordPairs,
+    *,
+    verbs: Sequence[str] = INSTRUCTION_VERBS,
+    control_verbs: Sequence[str] | None = None,
+    layers_per_group: int = 8,
+    frequencies: Vocabulary | None = None,
+    controls: Iterable[HeadWordPairs] = (),
+    min_seen: int = 2,
+    min_heads: int = 5,
+    min_verbs: int = 5,
+    matches: int = 5,
+    level: float = 0.95,
+    seed: int = 0,
+) -> VerbShift:
+    """Return in how many heads each verb's count rose, by groups of layers, tuned - base.
+
+    Args:
+        base, tuned, controls: word pairs found with the same words, vectors and options; controls are those of
+            `pair.control(kind, seed)`, at least 19 of each kind for a band.
+        verbs, control_verbs: by default the paper's instruction verbs, and the shipped general verbs without `verbs`.
+        layers_per_group: layers 0 to 7 are the first group of 8.
+        frequencies: the list whose frequencies form strata, best the heads' own; the shipped one by default. Verbs that
+            it lacks are strata of their own.
+        min_seen: how often a pair is seen before it counts as a head's knowledge.
+        min_heads, min_verbs, matches: differing heads per verb, matched verbs per test, controls per verb.
+        level: of the controls' band; seed: of the sign flips and permutations.
+
+    Raises:
+        InputError: the results are not comparable, a verb is listed twice, or an option is out of range.
+    """
+    listed = _listed(verbs, control_verbs)
+    numbers = {
+        "layers_per_group": layers_per_group,
+        "min_seen": min_seen,
+        "min_heads": min_heads,
+        "min_verbs": min_verbs,
+        "matches": matches,
+    }
+    _check(numbers)
+    check_comparable(base, tuned, "tuned")
+    before, after = (counts_of_heads(x, listed, min_seen=min_seen).numpy() for x in (base, tuned))
+    options = Options(len(verbs), min_heads, min_verbs, matches, seed)
+    groups = layer_groups(base.layers, layers_per_group)
+    frequencies = Vocabulary.default() if frequencies is None else frequencies
+    labels = labels_of(listed, len(verbs), base.words, frequencies)
+    sides = {name: (flat_heads(before[rows]), flat_heads(after[rows])) for name, rows in groups.items()}
+    names, kinds, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
+    found = [
+        with_family(
+            with_label_tests(with_band(group_shift(name, *x, options), own, kinds, level), *x, labels, seed=seed)
+        )
+        for (name, x), own in zip(sides.items(), beside[..., 0].T, strict=True)
+    ]
+    moved = np.stack([np.stack(movement(*both)) for both in sides.values()], axis=1)
+    recorded = _recorded(base, names, kinds, listed, len(verbs)) | numbers
+    recorded |= {"level": level, "frequencies": frequencies.source}
+    of_groups = list(groups.values())[:-1]
+    up, down, base_count, tuned_count = (
+        torch.from_numpy(np.stack([x[rows].sum(axis=(0, 1)) for rows in of_groups]).astype(np.int64))
+        for x in (after > before, after < before, before, after)
+    )
+    return VerbShift(
+        replace(tuned.provenance, analysis="verb_shift", options=recorded, seed=seed),
+        listed,
+        len(verbs),
+        tuple(found[:-1]),
+        found[-1],
+        up,
+        down,
+        base_count,
+        tuned_count,
+        *(torch.from_numpy(values) for values in (*moved, *np.moveaxis(beside, 2, 0).copy())),
+        control_names=names,
+        control_kinds=kinds,
+    )
+
+
+def _control_effects(
+    base: HeadWordPairs,
+    before: Int[np.ndarray, "layer head_index verb"],
+    controls: Iterable[HeadWordPairs],
+    listed: tuple[str, ...],
+    groups: dict[str, Int[np.ndarray, " row"]],
+    min_seen: int,
+    options: Options,
+    labels: Labels,
+) -> tuple[tuple[str, ...], tuple[str, ...], Float[np.ndarray, "control group 3"]]:
+    """Return the controls' names and kinds, and each one's difference and T of both statistics, in every group."""
+    names, kinds, effects = [], [], []
+    for i, control in enumerate(controls):
+        check_comparable(base, control, f"control {i}")
+        changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
+        sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
+        effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
+        names.append(control.provenance.model)
+        kinds.append(control.provenance.control_kind)
+    return tuple(names), tuple(kinds), np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
+
+
+def _listed(verbs: Sequence[str], control_verbs: Sequence[str] | None) -> tuple[str, ...]:
+    own = tuple(verb.lower() for verb in verbs)
+    given = [verb for verb in general_verbs() if verb not in own] if control_verbs is None else control_verbs
+    listed = (*own, *(verb.lower() for verb in given))
+    if not (own and given):
+        raise InputError(f"{len(own)} verbs and {len(given)} control verbs were given, expected some of both")
+    if len(set(listed)) < len(listed):
+        twice = next(verb for i, verb in enumerate(listed) if verb in listed[:i])
+        raise InputError(f"the verb {twice!r} is listed twice, expected distinct verbs and control verbs")
+    return listed
+
+
+def _check(numbers: dict[str, int]) -> None:
+    for name, value in numbers.items():
+        least = 2 if name == "min_verbs" else 1  # a test needs two observations
+        if value < least:
+            raise InputError(f"{name} is {value}, expected at least {least}")
+
+
+def _recorded(
+    base: HeadWordPairs, names: tuple[str, ...], kinds: tuple[str, ...], listed: tuple[str, ...], n_verbs: int
+) -> dict[str, object]:
+    known = {word.lower() for word in base.words}
+    return {
+        "base": base.provenance.model,
+        "controls": list(names),
+        "control_kinds": list(kinds),
+        "heads": base.provenance.options,
+        "verbs_not_in_word_list": [verb for verb in listed[:n_verbs] if verb not in known],
+        "control_verbs_not_in_word_list": sum(verb not in known for verb in listed[n_verbs:]),
+    }

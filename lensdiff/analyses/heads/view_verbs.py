@@ -1,0 +1,100 @@
+"""The verbs of heads: what each group of layers shows, and in how many heads every verb rose and fell."""
+
+from typing import Any
+
+from jinja2 import Template
+
+from lensdiff import stats
+from lensdiff.analyses.heads.verb_groups import GroupShift
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.views.show import register_view
+from lensdiff.views.widget import Widget, templates
+
+
+@register_view
+def show_verbs(result: VerbShift) -> Widget:
+    """Return the table of instruction verbs, one group of layers at a time, under what the group shows."""
+    n, names = result.n_instruction, [group.group for group in result.groups]
+    counts = [x[:, :n] for x in (result.heads_up, result.heads_down, result.base_count)]
+    groups = [_group(result, group, [x[i].tolist() for x in counts], names[i]) for i, group in enumerate(result.groups)]
+    if len(groups) > 1:
+        groups.append(_group(result, result.whole, [x.sum(dim=0).tolist() for x in counts], "all"))
+    options = result.provenance.options
+    missing = options.get("verbs_not_in_word_list", [])
+    notes = [
+        "A bar is a number of heads: left, heads in which the verb's count fell; right, in which it rose. Share: rose "
+        f"/ (rose + fell), 0.5 is no drift. {len(result.verbs) - n} control verbs.",
+    ]
+    if missing:
+        notes.append(f"Not in the word list, so never counted: {', '.join(missing)}.")
+    if (beside := result.beside()) is not None:
+        notes.insert(0, f"Whole model, rise of instruction verbs beyond verbs like them (mean sign): {beside}.")
+    facts: Template = templates.from_string(
+        "{% for g in groups %}<h3>{{ g.name }}</h3><dl>{% for name, text in g.facts %}<dt>{{ name }}</dt>"
+        "<dd>{{ text }}</dd>{% endfor %}</dl>{% endfor %}"
+    )
+    data = {"groups": groups, "notes": notes}
+    title = f"Verbs of heads: {result.provenance.model}"
+    return Widget("verbs", data, title, height=820, fallback=facts.render(groups=groups))
+
+
+def _group(result: VerbShift, group: GroupShift, counts: list[list[int]], name: str) -> dict[str, Any]:
+    up, down, base = counts
+    rows = [
+        [verb, u, d, u / (u + d), b]
+        for verb, u, d, b in zip(result.verbs[: result.n_instruction], up, down, base, strict=True)
+        if u + d
+    ]
+    rows.sort(key=lambda row: (row[2] - row[1], row[0]))
+    return {"name": name, "verbs": rows, "facts": facts(group, controls=result.provenance.options.get("controls", []))}
+
+
+def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
+    """Return what one group of layers shows, as (name, text)."""
+    found = [
+        ("Instruction verbs", _share(group.mean, group.std, group.n)),
+        ("Control verbs", _share(group.control_mean, group.control_std, group.control_n)),
+        ("The paper's test", _test(group.paper_test)),
+        (
+            "Coverage",
+            f"{group.coverage:.0%} of the instruction verbs differ in enough heads; {group.n_matched} matched",
+        ),
+    ]
+    found += [
+        (
+            "Labels of verbs permuted, mean sign of the change over all heads",
+            _labels(group.label_test, group.label_note),
+        ),
+        ("Labels of verbs permuted, mean change of log(1 + count)", _labels(group.log_label_test, group.label_note)),
+    ]
+    if group.difference is None:
+        return [*found, ("Verdict", group.note)]
+    band = "no control models" if not controls else f"too few of {len(controls)} control models are testable"
+    if group.band_low is not None and group.band_high is not None:
+        inside = group.band_low <= group.difference <= group.band_high
+        verdict = "within it: no more than a meaningless change does" if inside else "outside it"
+        band = f"{group.band_low:+.3f} to {group.band_high:+.3f}; the difference lies {verdict}"
+    return [
+        *found,
+        (
+            "Matched on base counts",
+            f"{group.matched_mean:.3f} against {group.matched_control_mean:.3f}: difference {group.difference:+.3f}",
+        ),
+        ("Paired test over verbs", _test(group.test)),
+        ("Sign flips over heads", _test(group.head_test)),
+        ("Control models' difference", band),
+    ]
+
+
+def _share(mean: float | None, std: float | None, n: int) -> str:
+    return (
+        "none differs in any head" if mean is None else f"rose in {mean:.1%} ± {std:.1%} of differing heads (n = {n})"
+    )
+
+
+def _labels(test: stats.Test | None, note: str) -> str:
+    return note or "too few verbs" if test is None else "; ".join(filter(None, [str(test), note]))
+
+
+def _test(test: stats.Test | None) -> str:
+    return "too few verbs" if test is None else str(test)

@@ -1,0 +1,1 @@
+"""How far a response depends on its instruction."""

@@ -1,0 +1,198 @@
+"""How far a response depends on the instruction: its log-probability with the instruction, less that without it.
+
+    use = mean over response tokens of [ log p(y_m | x, y_<m) - log p(y_m | x', y_<m) ]        nats per token
+
+x is the prompt and x' the same prompt with another instruction (`by="swap"`, the mean over several donors) or with
+none (`by="deletion"`); see `other_instructions`. Positive: the response is likelier under its own instruction. The
+response y is forced: in a pair both models read the same tokens, the base's own greedy response, the tuned model's and
+the prompt's reference where it has one (or the texts that are given), so that its length or style explains no
+difference. 0 where the instruction changes nothing.
+
+- Swapped, the text stays one that instructs; deleted, it becomes a text of another kind, which may be unlikely for
+  reasons of its own. Where deletion leaves nothing, x' is the BOS alone; without a BOS the use is NaN, counted in
+  `n_nothing_left`.
+- Donors of the same kind ask for nearly the same, and the use is then small: give `kinds`.
+- An own response that fills the context is cut to what fits after the longest of the other prompts too.
+- Responses of fewer than `min_tokens` tokens (by default empty ones and those of one token) are left out and counted.
+
+Every difference is tuned - base, paired over prompts (t, or sign flips where all prompts differ by the same). Its
+interval and p describe the prompts, not the tuning: beside them stand the differences control - base on the same
+forced text. The mean over texts takes the prompts that have all of them but a reference, which not
+every prompt has.
+
+Memory: logits of 256 MB at a time (of one response at least); one control at a time is made, read and let go of.
+Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `Attribution.instruction_score`.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
+from lensdiff.analyses.instruction_use.result import MEAN, SIDES, InstructionUse
+from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.inputs.spans import shorten
+from lensdiff.models import Model, view_of
+from lensdiff.models.pair import ModelPair
+from lensdiff.models.text import MAX_NEW_TOKENS, Response, as_prompt
+from lensdiff.results import InputError, Provenance
+
+BY = ("swap", "deletion")
+MIN_TOKENS = 2
+Text = str | Response
+Given = Text | Sequence[Text] | Mapping[str, Sequence[Text | None]]
+
+
+def instruction_use(
+    model: Model | ModelPair,
+    prompts: Prompt | str | Sequence[Prompt | str],
+    response: Given | None = None,
+    *,
+    by: str = "swap",
+    draws: int = 8,
+    controls: Iterable[Model] = (),
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+    min_tokens: int = MIN_TOKENS,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    prepend_bos: bool | None = None,
+    level: float = 0.95,
+) -> InstructionUse:
+    """Return how far responses depend on the instructions, in one model, or in both of a pair beside controls.
+
+    Args:
+        prompts: with their instruction marked; a list, of which a failing prompt is warned of and the rest go on, or
+            one prompt, which has no donors for a swap.
+        response: None for the models' own greedy responses (of a pair both, each forced on both) and the prompts'
+            references where they have one; a text, joined to the prompt as prompt + " " + response; or a `Response`.
+            For a list of prompts a list of as many, or several texts: a mapping of their names to such lists, in which
+            None stands for no such text of a prompt.
+        by: "swap" (with the instructions of other prompts) or "deletion".
+        draws: donors whose instructions are averaged; all of them where there are fewer.
+        controls: of a pair: `pair.control(kind, seed)`, or models with the base's tokenizer.
+        kinds: what each prompt asks for; donors are then of another kind. By default the prompts' own `kind` where all
+            have one; without any, another instruction will do.
+        seed: of the donors, which are the same for all models and responses.
+        min_tokens: shorter responses are left out; 1 takes all but the empty ones.
+        max_new_tokens: of the own responses.
+        prepend_bos: None for each checkpoint's own habit.
+        level: of the intervals over prompts.
+
+    Raises:
+        InputError: an option that does not exist, unequal numbers of prompts, responses or kinds, an id that comes
+            twice, controls of a single model; of one prompt (or of all in a list): no instruction is marked, there is
+            no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
+    """
+    single = isinstance(prompts, Prompt | str)
+    items = _numbered([prompts] if single else prompts)
+    _check(by, {"draws": draws, "min_tokens": min_tokens, "max_new_tokens": max_new_tokens})
+    kinds = _kinds(items, kinds)
+    given = None if response is None else _texts(items, [response] if single else response)
+    run = Run(items, single, min_tokens, max_new_tokens, prepend_bos)
+    for place, prompt in enumerate(items):
+        with run.guard(prompt):
+            others = swapped(items, place, kinds=kinds, draws=draws, seed=seed) if by == "swap" else [deleted(prompt)]
+            run.others[prompt.id] = others
+    options = {"by": by, "draws": draws, "kinds": None if kinds is None else list(kinds), "min_tokens": min_tokens}
+    options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
+    if isinstance(model, ModelPair):
+        texts, made = read_pair(run, model, given, controls)
+        provenance = model.provenance("instruction_use", options | {"controls": [name for name, _ in made]}, seed)
+        models = [*((side, "") for side in SIDES), *made]
+    elif isinstance(controls, Sequence) and not controls:
+        texts = read_model(run, view_of(model), given)
+        provenance = view_of(model).provenance("instruction_use", options, seed)
+        control = view_of(model).control
+        models = [(view_of(model).info.id, "" if control is None else control.kind)]
+    else:
+        raise InputError("controls stand beside a pair, and one model was given: a control is a model of its own")
+    for name, reason in run.failures.items():
+        warnings.warn(f"prompt {name!r} failed: {reason}", stacklevel=2)
+    return _result(run, provenance, by, models, texts, level)
+
+
+def _result(
+    run: Run, provenance: Provenance, by: str, models: list[tuple[str, str]], texts: tuple[str, ...], level: float
+) -> InstructionUse:
+    """Return the rows in order: prompts as given, then texts, then models.
+
+    Raises:
+        InputError: every prompt failed.
+    """
+    if len(run.failures) == len(run.prompts):
+        name, reason = next(iter(run.failures.items()))
+        raise InputError(f"none of {len(run.prompts)} prompts could be read; {name!r}: {reason}")
+    places = {prompt.id: i for i, prompt in enumerate(run.prompts)}
+    rows = [row for row in run.rows if row.prompt_id not in run.failures]
+    rows.sort(key=lambda row: (places[row.prompt_id], texts.index(row.text), row.model))
+    return InstructionUse(
+        provenance,
+        by,
+        tuple(name for name, _ in models),
+        tuple(kind for _, kind in models),
+        texts,
+        prompt_id=tuple(row.prompt_id for row in rows),
+        text=tuple(row.text for row in rows),
+        model=torch.tensor([row.model for row in rows], dtype=torch.int64),
+        n_out=torch.tensor([row.n_out for row in rows], dtype=torch.int64),
+        n_draws=torch.tensor([row.n_draws for row in rows], dtype=torch.int64),
+        log_prob=torch.tensor([row.log_prob for row in rows], dtype=torch.float64),
+        log_prob_without=torch.tensor([row.log_prob_without for row in rows], dtype=torch.float64),
+        n_left_out=run.left_out,
+        failures=run.failures,
+        level=level,
+    )
+
+
+def _numbered(prompts: Sequence[Prompt | str]) -> list[Prompt]:
+    """Return the prompts, those without an id under their number."""
+    if not isinstance(prompts, Sequence) or not prompts:
+        raise InputError(f"expected a Prompt, a text or a list of them, got {shorten(prompts)}")
+    items = [as_prompt(prompt) for prompt in prompts]
+    items = [prompt if prompt.id else replace(prompt, id=str(i)) for i, prompt in enumerate(items)]
+    seen: set[str] = set()
+    for prompt in items:
+        if prompt.id in seen:
+            raise InputError(f"the id {prompt.id!r} comes twice among the prompts, expected each once")
+        seen.add(prompt.id)
+    return items
+
+
+def _kinds(prompts: Sequence[Prompt], given: Sequence[str] | None) -> Sequence[str] | None:
+    if given is None:
+        own = [prompt.kind for prompt in prompts]
+        return own if all(own) else None
+    if isinstance(given, str) or len(given) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts were given with kinds={given!r}, expected a list of as many")
+    return given
+
+
+def _texts(prompts: Sequence[Prompt], responses: object) -> dict[str, dict[str, str | Response]]:
+    """Return the responses that are given by the text's name and the prompt's id."""
+    if not isinstance(responses, Mapping):
+        return {GIVEN: _given(prompts, responses)}
+    if not responses or not all(isinstance(name, str) and name not in ("", MEAN) for name in responses):
+        raise InputError(f"texts are named {shorten(list(responses))}, expected names other than {MEAN!r}")
+    return {name: _given(prompts, texts, optional=True) for name, texts in responses.items()}
+
+
+def _given(prompts: Sequence[Prompt], responses: object, *, optional: bool = False) -> dict[str, str | Response]:
+    if isinstance(responses, str | Response) or not isinstance(responses, Sequence) or len(responses) != len(prompts):
+        number = f"{len(responses)} responses" if isinstance(responses, list | tuple) else "a single response"
+        raise InputError(f"{len(prompts)} prompts were given with {number}, expected as many")
+    for response in responses:
+        if not isinstance(response, str | Response) and not (optional and response is None):
+            raise InputError(f"a response is {shorten(response)}, expected a text or a Response for every prompt")
+    both = zip(prompts, responses, strict=True)
+    return {prompt.id: response for prompt, response in both if response is not None}
+
+
+def _check(by: str, numbers: dict[str, int]) -> None:
+    if by not in BY:
+        raise InputError(f"by={by!r} is none of {', '.join(BY)}")
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"{name}={value} is not positive")

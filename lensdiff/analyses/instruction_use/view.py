@@ -1,0 +1,132 @@
+"""How far responses need their instruction: a row of dots per prompt, base and tuned model, before grey controls."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lensdiff import stats
+from lensdiff.analyses.instruction_use.result import MEAN, REFERENCE, InstructionUse
+from lensdiff.results import InputError, ResultStore
+from lensdiff.views.fallback import table_html
+from lensdiff.views.section import Section, Table, register_section
+from lensdiff.views.show import register_view, show
+from lensdiff.views.widget import Widget
+
+TOP = 40  # rows of the table for readers without scripts
+HOW = {
+    "swap": "with the instructions of other prompts in its place, averaged",
+    "deletion": "with the instruction deleted from the prompt",
+}
+MEANING = (
+    "Instruction use: log-probability of the response after its prompt, less that {how}; nats per token. 0: the "
+    "response does not depend on the instruction. Both models read the same texts."
+)
+NAMES = {
+    MEAN: "mean of all texts",
+    "base": "the base's response",
+    "tuned": "the tuned model's response",
+    REFERENCE: "the reference",
+}
+TABLES = {
+    "instruction_use": "A row per prompt, text and model: use is log_prob - log_prob_without, nats per token.",
+    "instruction_use_differences": "A row per text and model: the mean use less the base's, over prompts. p is of the "
+    "prompts alone, and no verdict.",
+}
+
+
+@register_view
+def show_instruction_use(result: InstructionUse) -> Widget:
+    """Return the use of every prompt, of one model or of a pair beside its controls."""
+    texts = list(result.texts)
+    if len(texts) > 1 and result.is_pair:
+        texts.insert(0, MEAN)
+    models = [("base", "base"), ("tuned", "tuned")] if result.is_pair else [("tuned", result.models[0])]
+    data = {
+        "models": [{"role": role, "name": name} for role, name in models],
+        "texts": [_text(result, text) for text in texts],
+        "facts": [MEANING.format(how=HOW[result.by]), _counts(result)],
+    }
+    title = f"Instruction use by {result.by}: {result.provenance.model}"
+    return Widget(
+        "instruction_use",
+        data,
+        title,
+        height=700,
+        fallback=table_html(result.top(TOP), f"Instruction use by {result.by}, nats per token"),
+    )
+
+
+def _text(result: InstructionUse, text: str) -> dict[str, Any]:
+    """Return one text's rows, those that rose most first, and what is said of them."""
+    uses = result.uses(text)
+    prompts = list(uses)
+    values = np.array([uses[prompt] for prompt in prompts]).reshape(len(prompts), len(result.models))
+    shown = 2 if result.is_pair else 1
+    order = np.argsort(-(values[:, 1] - values[:, 0] if result.is_pair else values[:, 0]), kind="stable")
+    band, controls = _controls(result, values)
+    rows = []
+    for i in order.tolist():
+        row: dict[str, Any] = {"id": prompts[i], "values": _short(values[i, :shown])}
+        row |= {"band": None if band is None else _short([band.low[i], band.high[i]])}
+        rows.append(row | {"controls": [] if band is not None else _short(controls[i])})
+    means = _short(values[:, :shown].mean(axis=0)) if len(values) else []
+    return {"name": NAMES.get(text, f"{text} response"), "rows": rows, "means": means, "facts": _facts(result, text)}
+
+
+def _controls(
+    result: InstructionUse, values: Float[np.ndarray, "prompt model"]
+) -> tuple[stats.Band | None, Float[np.ndarray, "prompt control"]]:
+    """Return each prompt's band of controls, where every kind has enough of them, and their values."""
+    controls = values[:, 2:] if result.is_pair else values[:, :0]
+    if not controls.size:
+        return None, controls
+    band = stats.kinds_band(controls.T, result.control_kinds[2:], level=result.level)
+    return None if np.isnan(band.low).any() else band, controls
+
+
+def _facts(result: InstructionUse, text: str) -> list[str]:
+    if not result.is_pair:
+        return []
+    try:
+        facts = [f"Over prompts, tuned - base: {result.difference(text)}."]
+        beside = result.beside(text)
+    except InputError as error:
+        return [f"{error}."]
+    if beside is not None:
+        facts.append(f"Beside controls, mean over prompts of the model - base: {beside}.")
+    return facts
+
+
+def _counts(result: InstructionUse) -> str:
+    return (
+        f"{len(set(result.prompt_id))} prompts; left out: {result.n_left_out} responses that are too short, "
+        f"{result.n_nothing_left} prompts of which nothing would be left, {len(result.failures)} that failed."
+    )
+
+
+def _short(values: Any) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def instruction_use_section(store: ResultStore) -> list[Widget | Table | str]:
+    """Return the dots by either means, and the tables of a results directory."""
+    names = ("instruction_use", "instruction_use_deletion")
+    parts: list[Widget | Table | str] = [
+        show(store.load_result(name, InstructionUse)) for name in names if store.has(name)
+    ]
+    return parts + [Table(name, store.load_table(name), text) for name, text in TABLES.items() if store.has_table(name)]
+
+
+register_section(
+    Section(
+        "instruction_use",
+        "How much a response needs its instruction",
+        "A dot is a model on one prompt: the further right, the less likely the response becomes with another "
+        "instruction. The tuned model's dot lies right of the base's where it depends on the instruction more; grey is "
+        "what meaningless changes of the same size do, also those that ruin a model and that a claim leaves out.",
+        5,
+        ("instruction_use",),
+        instruction_use_section,
+    )
+)

@@ -1,0 +1,1 @@
+"""Which concepts the feed-forward layers hold, and how far they turned."""

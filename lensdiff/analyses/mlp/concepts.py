@@ -1,0 +1,188 @@
+"""Concepts of feed-forward layers: their principal components, named by the words nearest to them.
+
+    score[w] = v_r . U_w / ||U_w||        a cosine in [-1, 1]; the words of component v_r are those of largest |score|
+
+    value       U_w = mean of the word's sub-token output embeddings (rows of W_U transposed)
+    key, gate   U_w = mean of its input embeddings (rows of W_E)
+
+The components are those of `lensdiff.analyses.mlp.components`, which says what they leave out. Their sign is arbitrary:
+it is chosen so that the word of largest |score| scores positive, and `poles()` tells the two ends apart. Embeddings
+are taken as they are: the final norm's gain is not folded into W_U.
+
+Memory: the word embeddings [word, d_model] and one layer: its vectors in float64 and the scores [component, word].
+Reference: Wu et al., NAACL 2024, section 6; doi 10.18653/v1/2024.naacl-long.130. Keys, gates and poles are lensdiff's
+own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, SupportsInt
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
+from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
+from lensdiff.results import InputError, Result
+
+TOP_WORDS = 50
+Embedding = Literal["W_U", "W_E"]
+READ_AGAINST: dict[Side, Embedding] = {"value": "W_U", "key": "W_E", "gate": "W_E"}
+
+
+class TopWords(NamedTuple):
+    """Indices and signed scores of the words of largest |score|, and of those at either pole (positive, negative)."""
+
+    index: Int[Tensor, "component word"]
+    score: Float[Tensor, "component word"]
+    pole_index: Int[Tensor, "component pole word"]
+    pole_score: Float[Tensor, "component pole word"]
+
+
+def named_components(
+    components: Float[Tensor, "component d_model"], words: Float[Tensor, "word d_model"], *, top: int
+) -> tuple[Float[Tensor, "component d_model"], TopWords]:
+    """Return the components, turned so that the word of largest |score| scores positive, and their top words.
+
+    score = components . words, with words of length 1.
+    """
+    scores = components.to(words.dtype).to(words.device) @ words.T
+    index = scores.abs().topk(top, dim=1).indices
+    sign = torch.where(scores.gather(1, index[:, :1]) < 0, -1.0, 1.0).to(scores.dtype)
+    scores = scores * sign
+    poles = [scores.topk(top, dim=1, largest=largest) for largest in (True, False)]
+    named = TopWords(
+        index,
+        scores.gather(1, index),
+        torch.stack([pole.indices for pole in poles], dim=1),
+        torch.stack([pole.values for pole in poles], dim=1),
+    )
+    return components * sign.to(components.device), named
+
+
+@dataclass(frozen=True, eq=False)
+class MLPConcepts(Result):
+    """The concepts of a model's feed-forward layers. Axes follow `layers` and `sides`; words are indices into `words`.
+
+    `excluded` holds the words of the list that map to no token. Components are kept in float32, of length 1.
+    """
+
+    layers: tuple[int, ...]
+    sides: tuple[Side, ...]
+    words: tuple[str, ...]
+    excluded: tuple[str, ...]
+    components: Float[Tensor, "layer side component d_model"]
+    explained_variance_ratio: Float[Tensor, "layer side component"]
+    index: Int[Tensor, "layer side component word"]
+    score: Float[Tensor, "layer side component word"]
+    pole_index: Int[Tensor, "layer side component pole word"]
+    pole_score: Float[Tensor, "layer side component pole word"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return one row per word of a component: layer, side, component, explained_variance_ratio, rank, word, score.
+
+        Words of largest |score| first; the score is signed.
+        """
+        size = self.index.shape[3]
+        frame = self._frame({"component": range(self.index.shape[2]), "rank": range(1, size + 1)})
+        ratio = self.explained_variance_ratio.flatten().repeat_interleave(size)
+        frame.insert(3, "explained_variance_ratio", ratio.numpy())
+        return frame.assign(word=self._words(self.index), score=self.score.flatten().numpy())
+
+    def poles(self) -> pd.DataFrame:
+        """Return the words at both ends: layer, side, component, pole (positive, negative), rank, word, score."""
+        size = self.pole_index.shape[4]
+        axes = {
+            "component": range(self.index.shape[2]),
+            "pole": ("positive", "negative"),
+            "rank": range(1, size + 1),
+        }
+        frame = self._frame(axes)
+        return frame.assign(word=self._words(self.pole_index), score=self.pole_score.flatten().numpy())
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k components that explain most of their layer's variance, each with its words in one text."""
+        shown = min(15, self.index.shape[3])
+        frame = self._frame({"component": range(self.index.shape[2])})
+        names = np.asarray(self._words(self.index[..., :shown]), dtype=object).reshape(-1, shown)
+        frame["explained_variance_ratio"] = self.explained_variance_ratio.flatten().numpy()
+        frame["words"] = [", ".join(row) for row in names]
+        return frame.nlargest(k, "explained_variance_ratio").reset_index(drop=True)
+
+    def words_of(self, layer: SupportsInt, side: str, component: SupportsInt, k: int = 15) -> list[str]:
+        """Return the k first words of one component.
+
+        Raises:
+            InputError: the layer, side or component was not analysed.
+        """
+        layer, component = int(layer), int(component)
+        if layer not in self.layers or side not in self.sides or not 0 <= component < self.index.shape[2]:
+            raise InputError(
+                f"no component {component} of layer {layer}, side {side!r}: this result has layers "
+                f"{list(self.layers)}, sides {list(self.sides)} and {self.index.shape[2]} components"
+            )
+        row = self.index[self.layers.index(layer), [*self.sides].index(side), component]
+        return [self.words[i] for i in row[:k].tolist()]
+
+    def _frame(self, axes: dict[str, Sequence]) -> pd.DataFrame:
+        keys = pd.MultiIndex.from_product([self.layers, self.sides, *axes.values()], names=["layer", "side", *axes])
+        return keys.to_frame(index=False)
+
+    def _words(self, index: Int[Tensor, "..."]) -> np.ndarray:
+        return np.asarray(self.words, dtype=object)[index.flatten().numpy()]
+
+
+def mlp_concepts(
+    model: Model,
+    vocabulary: WordList,
+    *,
+    layers: Sequence[int] | None = None,
+    sides: Sequence[str] = ("value",),
+    n_components: int = COMPONENTS,
+    top_words: int = TOP_WORDS,
+    fold_gain: bool = True,
+) -> MLPConcepts:
+    """Return the principal components of feed-forward layers with their words, streaming layer by layer.
+
+    Args:
+        vocabulary: the words that may name a component.
+        layers: all of them unless given.
+        sides: of value, key, gate.
+        n_components: clipped to d_model and to d_mlp - 1; the number used is recorded as `components_used`.
+        top_words: words kept per component and pole, clipped to the words there are.
+        fold_gain: multiply keys and gates by the gain of the norm before the layer, where it has one.
+
+    Raises:
+        InputError: a layer or side does not exist, a number is below 1, or the word list is unusable.
+    """
+    view = view_of(model)
+    selection = Selection.of(view, layers, sides, n_components, fold_gain)
+    if top_words < 1:
+        raise InputError(f"top_words={top_words} given, expected at least 1")
+    tokens = word_tokens(view, vocabulary)
+    names: set[Embedding] = {READ_AGAINST[side] for side in selection.sides}
+    embeddings = {name: word_directions(view, name, tokens) for name in names}
+    top = min(top_words, len(tokens.words))
+    found: list[tuple[Tensor, ...]] = []
+    for side, fitted in selection.components(view):
+        turned, named = named_components(fitted.components, embeddings[READ_AGAINST[side]], top=top)
+        arrays = (turned.float(), fitted.explained_variance_ratio, named.index.int(), named.score)
+        found.append(tuple(array.cpu() for array in (*arrays, named.pole_index.int(), named.pole_score)))
+    return MLPConcepts(
+        view.provenance("mlp_concepts", selection.options(view) | {"top_words": top_words}),
+        selection.layers,
+        selection.sides,
+        tokens.words,
+        tokens.excluded,
+        *selection.stack(found),
+    )
+
+
+def word_directions(view: ModelView, name: Embedding, tokens: WordTokens) -> Float[Tensor, "word d_model"]:
+    """Return the words' mean embeddings, of length 1: what the components are read against."""
+    return normalize(word_embeddings(view.weights.W_U.T if name == "W_U" else view.weights.W_E, tokens), dim=1)

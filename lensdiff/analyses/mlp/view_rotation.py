@@ -1,0 +1,86 @@
+"""How far tuning turned the concepts: the layer curve with the bands of the controls, and the components behind it."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from lensdiff.analyses.mlp.rotation import Rotation, highest
+from lensdiff.stats import FEWEST_FOR_RANK
+from lensdiff.views.fallback import table_html
+from lensdiff.views.show import register_view
+from lensdiff.views.widget import Widget
+
+TOP = 12
+WORDS = 8  # lost and gained ones of a component
+LIMITS = (
+    "A principal angle says how far the subspace of the first components turned. A rotation inside it is invisible, "
+    "and it says nothing of what the new directions mean.",
+    "Components of nearly equal variance mix by noise alone: a matched component counts only where it turned further "
+    "than its own band. An angle grows with any mixing, so it is no test of a rotation: the share of the values' "
+    "change that one rotation explains (value_rotation) is.",
+)
+
+
+@register_view
+def show_rotation(result: Rotation) -> Widget:
+    """Return the layer curve of one pair."""
+    table = _top(result)
+    data = {
+        "layers": list(result.layers),
+        "sides": list(result.sides),
+        "ranks": [str(rank) for rank in result.ranks],
+        "mean": _degrees(result.angles.nanmean(dim=-1)),
+        "largest": _degrees(result.angles.nan_to_num(-1.0).amax(dim=-1)),
+        "bands": [
+            {
+                "name": f"{kind} controls ({n})",
+                "outline": i > 0,
+                "low": _degrees(result.band[i, 0]),
+                "high": _degrees(result.band[i, 1]),
+            }
+            for i, (kind, n) in enumerate(zip(result.kinds, result.n_controls, strict=True))
+            if not bool(result.band[i].isnan().any())
+        ],
+        "facts": _facts(result),
+        "limits": LIMITS,
+        "top": {
+            "caption": "Matched components that turned furthest beyond their band",
+            "columns": list(table.columns),
+            "rows": [list(row) for row in table.astype(object).where(table.notna(), None).itertuples(index=False)],
+        },
+    }
+    title = f"Rotation of concepts: {result.provenance.options['base']} to {result.provenance.model}"
+    return Widget("rotation", data, title, height=900, fallback=table_html(result.to_df(), "Angles in radians"))
+
+
+def _degrees(values: Tensor) -> list[Any]:
+    """Return [side][rank][layer] of [layer side rank]."""
+    degrees = np.degrees(values.double().permute(1, 2, 0).numpy())
+    return [[[float(f"{v:.4g}") for v in row] for row in side] for side in degrees]
+
+
+def _facts(result: Rotation) -> list[str]:
+    mean = math.degrees(float(result.angles.nanmean(dim=-1).mean()))
+    whole = f"Whole model: mean principal angle {mean:.3g}° over layers, sides and ranks."
+    few = [f"{n} {kind}" for kind, n in zip(result.kinds, result.n_controls, strict=True) if n < FEWEST_FOR_RANK]
+    if few or not result.kinds:
+        made = f"too few controls to tell ({', '.join(few)})" if few else "no controls were made"
+        return [whole, f"How far a meaningless change would turn it: {made}."]
+    return [whole]
+
+
+def _top(result: Rotation) -> pd.DataFrame:
+    frame = result.top(TOP)
+    limit = highest(frame)
+    frame = frame.loc[frame.angle > limit]
+    shown = frame[["layer", "side", "component"]].assign(match=frame.tuned_component)
+    shown["angle °"] = np.degrees(frame.angle)
+    if bool((limit > 0).any()):
+        shown["bands to °"] = np.degrees(limit.loc[frame.index])
+    shown["variance change"] = [f"{v:+.2%}" for v in frame.variance_change]
+    for name in ("lost", "gained"):
+        shown[name] = [", ".join(text.split(", ")[:WORDS]) for text in frame[name]]
+    return shown

@@ -1,0 +1,1 @@
+"""Which response tokens tuning changed."""

@@ -1,0 +1,1 @@
+"""How well responses follow their instructions, asked of a chat model."""

@@ -1,0 +1,1 @@
+"""How much of the values' change is a rotation."""

@@ -1,0 +1,86 @@
+"""Every p-value and every interval of lensdiff is computed here, on plain numbers; no other module computes one.
+
+    welch, paired, one_sample             t tests of a difference of means, with its interval
+    paired_bootstrap, paired_interval     intervals without a test, for one number and for many
+    ratio_bootstrap                       the same for a difference of shares, several counts per observation
+    permutation, sign_flip                the same questions without assuming a distribution
+    equivalence                           "did not change": two one-sided tests against a stated bound
+    stratified_permutations               labels permuted among observations that are alike in what confounds them
+    control_rank, control_t, control_band an effect beside the same effect of meaningless changes
+    envelope, envelope_band, rank_band    the same beside several kinds of them, with a verdict's key
+    covariate                             a group's effect at equal response length (or any other covariate)
+    adjust                                false-discovery control, or Holm's, over one displayed table
+
+Differences are always tuned - base, and "greater" means that tuned is larger. Every interval is two-sided, also
+beside a one-sided p. Data without any variation have no t statistic: a difference of zero is "no change" (p = 1),
+another one is refused (`NoVariation`). A test that is known to be off on data like the given ones says so in its
+`warning`. Values are computed in float64; resampling works in batches of about 32 MB. Observations are taken as
+independent: several annotations of the same component are one observation, to be averaged or resampled by component
+before they come here, and rows of the same prompt need a paired test, or `covariate` with `pairs`.
+
+Reference: Welch, Biometrika 34, 1947; Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987 (two one-sided tests); Phipson
+and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010 (the + 1 in rank and resampling p-values); Efron, JASA 82, 1987 (BCa
+intervals); MacKinnon and White, J. Econometrics 29, 1985 (HC3); Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
+"""
+
+from lensdiff.stats.controls import FEWEST_FOR_RANK, control_band, control_rank, control_t, rank_band
+from lensdiff.stats.envelope import (
+    FEWEST_FOR_VERDICT,
+    ControlKind,
+    Direction,
+    Envelope,
+    by_kind,
+    envelope,
+    envelope_band,
+    kind_band,
+    kinds_band,
+)
+from lensdiff.stats.regression import covariate
+from lensdiff.stats.resampling import paired_bootstrap, permutation, ratio_bootstrap, sign_flip
+from lensdiff.stats.result import Band, Test, adjust, format_p, holm
+from lensdiff.stats.samples import NoVariation
+from lensdiff.stats.stratified import stratified_effects, stratified_permutations
+from lensdiff.stats.t_tests import (
+    FEWEST_FOR_EQUIVALENCE,
+    equivalence,
+    one_sample,
+    paired,
+    paired_interval,
+    welch,
+)
+
+__all__ = [
+    "FEWEST_FOR_EQUIVALENCE",
+    "FEWEST_FOR_RANK",
+    "FEWEST_FOR_VERDICT",
+    "Band",
+    "ControlKind",
+    "Direction",
+    "Envelope",
+    "NoVariation",
+    "Test",
+    "adjust",
+    "by_kind",
+    "control_band",
+    "control_rank",
+    "control_t",
+    "covariate",
+    "envelope",
+    "envelope_band",
+    "equivalence",
+    "format_p",
+    "holm",
+    "kind_band",
+    "kinds_band",
+    "one_sample",
+    "paired",
+    "paired_bootstrap",
+    "paired_interval",
+    "permutation",
+    "rank_band",
+    "ratio_bootstrap",
+    "sign_flip",
+    "stratified_effects",
+    "stratified_permutations",
+    "welch",
+]
