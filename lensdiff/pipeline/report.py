@@ -11,18 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.attention import view as _a  # noqa: F401
-from lensdiff.analyses.attribute import view as _b  # noqa: F401
+from lensdiff.analyses.attention import section as _a  # noqa: F401
+from lensdiff.analyses.attribute import section as _b  # noqa: F401
 from lensdiff.analyses.claims.measure import Claims
 from lensdiff.analyses.heads import section as _c  # noqa: F401
 from lensdiff.analyses.heads.verb_shift import VerbShift
-from lensdiff.analyses.instruction_use import view as _d  # noqa: F401
+from lensdiff.analyses.instruction_use import section as _d  # noqa: F401
 from lensdiff.analyses.instruction_use.result import InstructionUse
-from lensdiff.analyses.mlp import view as _e  # noqa: F401
-from lensdiff.analyses.outputs import view as _f  # noqa: F401
-from lensdiff.analyses.value_rotation import view as _g  # noqa: F401
+from lensdiff.analyses.mlp import section as _e  # noqa: F401
+from lensdiff.analyses.outputs import section as _f  # noqa: F401
+from lensdiff.analyses.value_rotation import section as _g  # noqa: F401
 from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.analyses.weights import view as _h  # noqa: F401
+from lensdiff.analyses.weights import section as _h  # noqa: F401
 from lensdiff.models.equality import EQUAL_WEIGHTS
 from lensdiff.results import InputError, ResultStore
 from lensdiff.views.section import Section, Table, cell, sections

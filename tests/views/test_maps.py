@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lensdiff.analyses.attention.patterns import MEASURES
+from lensdiff.analyses.attention.section import attention_section
 from lensdiff.analyses.attention.view import HEADS as SHOWN
-from lensdiff.analyses.attention.view import attention_section
-from lensdiff.analyses.outputs.view import facts, outputs_section, outputs_widget
-from lensdiff.analyses.weights.view import weights_section
+from lensdiff.analyses.outputs.section import outputs_section
+from lensdiff.analyses.outputs.view import facts, outputs_widget
+from lensdiff.analyses.weights.section import weights_section
 from lensdiff.results import Diff, InputError, ResultStore
 from lensdiff.views.section import Table, sections
 from lensdiff.views.widget import Widget, script_json

@@ -10,17 +10,15 @@ from torch import Tensor
 
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift, head_distances
-from lensdiff.results import Diff, InputError, ResultStore
+from lensdiff.results import Diff, InputError
 from lensdiff.views.fallback import table_html
-from lensdiff.views.section import Section, Table, in_prompt_order, register_section
-from lensdiff.views.show import register_diff, register_view, show
+from lensdiff.views.show import register_diff, register_view
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
 HEADS = 12  # drawn for a prompt
 FEWEST_HEADS = 3
 BYTES = 400_000  # of patterns for a prompt and side, which a page can hold
-PROMPTS = 4  # whose patterns a report draws
 TOP = 10
 NAMES = {
     "js_distance": "JS distance",
@@ -31,11 +29,6 @@ NAMES = {
     "context_share": "context's share",
     "rest_share": "the rest's share",
 }
-SHIFT_CAPTION = (
-    "A row per head: js_distance between base and tuned (0 to 1), with and without the first key, and the band in "
-    "which one more control lies; each share's base, tuned, difference, its interval over prompts, control band and p."
-)
-ATTENTION_CAPTION = "A row per model, prompt and head: the shares of the response's attention, and its entropy in bits."
 HOW = {
     "js_distance": "Jensen-Shannon distance of base's and tuned's attention, mean over queries and prompts.",
     "js_distance_no_sink": "The same after the first key is dropped and the rest renormalised.",
@@ -214,38 +207,3 @@ def _number(value: Any) -> int | float | None:
     if math.isnan(number):
         return None
     return int(number) if isinstance(value, int | np.integer) else float(f"{number:.4g}")
-
-
-def attention_section(store: ResultStore) -> list[Widget | Table | str]:
-    """Return the map of heads, the attention of a few prompts, and the tables of a results directory."""
-    parts: list[Widget | Table | str] = []
-    if store.has("attention_shift"):
-        parts.append(show(store.load_result("attention_shift", AttentionShift)))
-    names = in_prompt_order(store, store.names("attention/base/"))
-    shared = [name for name in names if store.has(name.replace("/base/", "/tuned/", 1))]
-    pairs = []
-    for name in shared:
-        pair = [store.load_result(n, AttentionPatterns) for n in (name, name.replace("/base/", "/tuned/", 1))]
-        if all(side.patterns.numel() for side in pair):
-            pairs.append(pair)
-        if len(pairs) == PROMPTS:
-            break
-    if pairs:
-        parts.append(show(Diff([base for base, _ in pairs], [tuned for _, tuned in pairs])))
-    captions = {"attention_shift": SHIFT_CAPTION, "attention": ATTENTION_CAPTION}
-    parts += [Table(name, store.load_table(name), text) for name, text in captions.items() if store.has_table(name)]
-    return parts
-
-
-register_section(
-    Section(
-        "attention",
-        "Where the heads look",
-        "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
-        "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
-        "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
-        25,
-        ("responses", "attention", "attention_shift"),
-        attention_section,
-    )
-)

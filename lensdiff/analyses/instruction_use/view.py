@@ -7,10 +7,9 @@ from jaxtyping import Float
 
 from lensdiff import stats
 from lensdiff.analyses.instruction_use.result import MEAN, REFERENCE, InstructionUse
-from lensdiff.results import InputError, ResultStore
+from lensdiff.results import InputError
 from lensdiff.views.fallback import table_html
-from lensdiff.views.section import Section, Table, register_section
-from lensdiff.views.show import register_view, show
+from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
 TOP = 40  # rows of the table for readers without scripts
@@ -27,11 +26,6 @@ NAMES = {
     "base": "the base's response",
     "tuned": "the tuned model's response",
     REFERENCE: "the reference",
-}
-TABLES = {
-    "instruction_use": "A row per prompt, text and model: use is log_prob - log_prob_without, nats per token.",
-    "instruction_use_differences": "A row per text and model: the mean use less the base's, over prompts. p is of the "
-    "prompts alone, and no verdict.",
 }
 
 
@@ -107,26 +101,3 @@ def _counts(result: InstructionUse) -> str:
 
 def _short(values: Any) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
-
-
-def instruction_use_section(store: ResultStore) -> list[Widget | Table | str]:
-    """Return the dots by either means, and the tables of a results directory."""
-    names = ("instruction_use", "instruction_use_deletion")
-    parts: list[Widget | Table | str] = [
-        show(store.load_result(name, InstructionUse)) for name in names if store.has(name)
-    ]
-    return parts + [Table(name, store.load_table(name), text) for name, text in TABLES.items() if store.has_table(name)]
-
-
-register_section(
-    Section(
-        "instruction_use",
-        "How much a response needs its instruction",
-        "A dot is a model on one prompt: the further right, the less likely the response becomes with another "
-        "instruction. The tuned model's dot lies right of the base's where it depends on the instruction more; grey is "
-        "what meaningless changes of the same size do, also those that ruin a model and that a claim leaves out.",
-        5,
-        ("instruction_use",),
-        instruction_use_section,
-    )
-)

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lensdiff.analyses.outputs.output_shift import KINDS, OutputShift
-from lensdiff.results import ResultStore
 from lensdiff.views.fallback import table_html
-from lensdiff.views.section import Section, Table, in_prompt_order, register_section
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
@@ -15,11 +13,6 @@ LABEL_LENGTH = 90
 LIKELY = 6  # tokens of each model at a position
 CHANGED = 15
 OUTSIDE = 0.01  # a mean probability of unshared tokens that is worth a word
-CAPTION = (
-    "A row per response token: kl is KL(tuned || base) in nats, js the Jensen-Shannon distance (base 2); ranks and "
-    "probabilities of the token itself; kind says whether the tuned model's choice is the base's (unshifted), its "
-    "second or third (marginal) or beyond (shifted)."
-)
 
 
 @register_view
@@ -95,26 +88,3 @@ def facts(result: OutputShift) -> str:
 
 def _short(values: list[float]) -> list[float | None]:
     return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values]
-
-
-def outputs_section(store: ResultStore) -> list[Widget | Table | str]:
-    """Return the coloured responses and the table of a results directory."""
-    results = [store.load_result(name, OutputShift) for name in in_prompt_order(store, store.names("outputs/"))]
-    parts: list[Widget | Table | str] = [outputs_widget(results)] if results else []
-    if store.has_table("outputs"):
-        parts.append(Table("outputs", store.load_table("outputs"), CAPTION))
-    return parts
-
-
-register_section(
-    Section(
-        "outputs",
-        "What the models would say next",
-        "Both models read the same response; the stronger a token's colour, the further apart they are about what "
-        "comes there. Choose one to see what each found likely; underlined tokens are those where the tuned model's "
-        "own choice is not the base's.",
-        15,
-        ("responses", "outputs"),
-        outputs_section,
-    )
-)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lensdiff import stats
-from lensdiff.analyses.instruction_use.view import instruction_use_section
-from lensdiff.analyses.value_rotation.view import value_rotation_section
+from lensdiff.analyses.instruction_use.section import instruction_use_section
+from lensdiff.analyses.value_rotation.section import value_rotation_section
 from lensdiff.results import ResultStore
 from lensdiff.views.section import Table, sections
 from lensdiff.views.widget import Widget

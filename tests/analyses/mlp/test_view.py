@@ -10,7 +10,7 @@ import torch
 
 from lensdiff.analyses.annotate.shift import AnnotationShift, annotation_shift
 from lensdiff.analyses.mlp import view_concepts as view
-from lensdiff.analyses.mlp.view_concepts import concepts_section
+from lensdiff.analyses.mlp.section import concepts_section
 from lensdiff.results import Diff, ResultStore
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
