@@ -18,7 +18,7 @@ probability differs by what e takes: columns whose largest score is below about 
 Reference: Wu et al., NAACL 2024, section 4 and Table 2; doi 10.18653/v1/2024.naacl-long.130. Lengths are ours.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +153,16 @@ def replication(
         shared.check_same_text(name)
         ways += [shared.way(f"same text, {name}", cut=True, log=log, level=level) for log in (False, True)]
     return Replication(tuple(ways), min_tokens)
+
+
+def of_own(base: Sequence[Attribution], tuned: Sequence[Attribution]) -> Replication | None:
+    """Return the paper's score of both models' own responses; None where its target was not attributed, or no
+    instruction is marked."""
+    found = [*base, *tuned]
+    targets = {one.provenance.options.get("target", "probability") for one in found}
+    if targets != {"probability"} or not any(bool(one.instruction.any()) for one in found):
+        return None
+    return replication(base, tuned)
 
 
 @dataclass(frozen=True)
