@@ -6,6 +6,7 @@ from it.
 
 from typing import Any
 
+from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
@@ -26,5 +27,6 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     HEADS,
     MLP,
     VALUE_ROTATION,
+    ANNOTATE,
     CLAIMS,
 )

@@ -28,7 +28,7 @@ app = typer.Typer(
 for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate):
     app.command()(command)
 for analysis in ANALYSES:
-    if analysis.command:
+    if analysis.done == "asked":
         app.command(analysis.name.replace("_", "-"))(command_of(analysis))
 
 

@@ -17,7 +17,7 @@ from lensdiff.steps.options import Count, Number, Options, checked_once, contrad
 
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 Words = Annotated[str, Field(min_length=1)]
-ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.command}
+ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.done == "asked"}
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 

@@ -22,7 +22,7 @@ from lensdiff.pipeline.tables import write_tables
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.results import ResultStore
-from lensdiff.results.manifest import StepState
+from lensdiff.results.manifest import StepState, UnitState
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.columns import write_description
 from lensdiff.steps.found import Found
@@ -80,7 +80,7 @@ def execute(
 
 def implied() -> list[Analysis[Any]]:
     """Return the analyses that are done with whatever they read."""
-    return [analysis for analysis in ANALYSES if not analysis.command]
+    return [analysis for analysis in ANALYSES if analysis.done == "always"]
 
 
 def read_config(given: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
@@ -147,7 +147,7 @@ def _clear(
                 u.path for u in everything.units[name] if u.path in state.units and everything.is_current(name, u)
             ]
         else:
-            wanted = list(state.units)  # of a command that is no analysis: its own digests say whether it holds
+            wanted = [unit for unit, own in state.units.items() if holds(store, own)]
         for unit in set(state.units) - set(wanted):
             store.remove(f"{name}/{unit}" if unit else name)
         if wanted:
@@ -159,6 +159,15 @@ def _others(store: ResultStore, graph: Graph) -> bool:
     return any(name not in graph.steps for name in store.manifest.steps)
 
 
+def holds(store: ResultStore, state: UnitState) -> bool:
+    """Return whether a result that was made apart is still of the results that it was made of."""
+    return all(
+        (own := store.step(step).units.get(unit)) is not None and own.digest == digest
+        for step, units in state.made_of.items()
+        for unit, digest in units.items()
+    )
+
+
 def config_analyses() -> Iterable[Analysis[Any]]:
     """Return all analyses that a config may ask for."""
-    return [analysis for analysis in ANALYSES if analysis.command]
+    return [analysis for analysis in ANALYSES if analysis.done == "asked"]

@@ -68,7 +68,7 @@ class Report:
         """
         store = self.store
         names = {side: str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES}
-        every = [_shown(store, analysis) for analysis in in_order(ANALYSES)]
+        every = [_shown(store, analysis, section) for analysis, section in in_order(ANALYSES)]
         body = templates.get_template("report.html.j2").render(
             names=names,
             notice=store.manifest.pair.get("notice"),
@@ -96,17 +96,17 @@ class Report:
         return path
 
 
-def in_order(analyses: Iterable[Analysis[Any]]) -> list[Analysis[Any]]:
-    """Return analyses in the order of their sections."""
-    return sorted(analyses, key=lambda analysis: analysis.section.order)
+def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:
+    """Return analyses with their sections, in the order of these."""
+    found = [(analysis, analysis.section) for analysis in analyses]
+    return sorted(((a, section) for a, section in found if section is not None), key=lambda pair: pair[1].order)
 
 
 def sections_page(store: ResultStore, title: str, analyses: Iterable[Analysis[Any]]) -> str:
     """Return a page with the sections of some analyses, as far as there are results for them."""
     parts = [notice_html(store.manifest.pair.get("notice") or "")]
-    for analysis in in_order(analyses):
-        if content := analysis.section.build(Found(store)):
-            section = analysis.section
+    for _, section in in_order(analyses):
+        if content := section.build(Found(store)):
             parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")
             parts += [_fragment(item) for item in content]
     return page(title, "\n".join(parts))
@@ -118,8 +118,7 @@ def _fragment(item: Widget | Table | str) -> str:
     return item.html() if isinstance(item, Table) else f"<p>{html.escape(item)}</p>"
 
 
-def _shown(store: ResultStore, analysis: Analysis[Any]) -> _Shown:
-    section = analysis.section
+def _shown(store: ResultStore, analysis: Analysis[Any], section: Section) -> _Shown:
     return _Shown(
         analysis.name, section, [_part(item) for item in section.build(Found(store))], _notes(store, analysis)
     )
@@ -176,8 +175,7 @@ def _controls_made(found: Found) -> dict[str, str]:
     """Return how many controls of each kind stand beside what, as their results say."""
     numbers: dict[str, list[str]] = {}
     for analysis in ANALYSES:
-        if analysis.facts is not None:
-            numbers |= analysis.facts(found)
+        numbers |= analysis.controls_beside(found)
     return {
         name: ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         for name, kinds in numbers.items()

@@ -79,8 +79,8 @@ class Runner:
     def _do_step(self, name: str, units: Sequence[Unit]) -> None:
         if not units:
             return
-        step, wanted = self.graph.steps[name], self.graph.units[name]
-        self.listener.begin(step.title, len(wanted), len(wanted) - len(units))
+        step, total = self.graph.steps[name], sum(unit.control is None for unit in self.graph.units[name])
+        self.listener.begin(step.title, total, total - len(units))
         try:
             for block in _blocks(step, units, 1 if self.plan.both else BLOCK):
                 self._make_whole(read for unit in block for read in self.graph.reads(name, unit))

@@ -20,6 +20,7 @@ class UnitState(BaseModel):
         seconds: that it took.
         kept: how much of the result lies on disk: what only its readers needed goes once they are done.
         model, prompt, layers: which unit it is.
+        made_of: of a result that no run made: the digests of the units that it rests on, by step and unit.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +33,7 @@ class UnitState(BaseModel):
     model: str | None = None
     prompt: str | None = None
     layers: tuple[int, ...] | None = None
+    made_of: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class StepState(BaseModel):

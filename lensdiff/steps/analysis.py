@@ -2,7 +2,7 @@
 
 The folder's `__init__` holds the `Analysis` and its options alone, so that the command's help imports nothing heavy.
 What runs lies in its module `steps` (STEPS, TABLES), what the report and the command show in `section` (SECTION,
-SUMMARIES, FACTS).
+SUMMARIES, controls_beside).
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,8 @@ class Analysis(Generic[O]):
         asks: what it reads beside the models: prompts (and responses), words (a word list and word vectors).
         controls: how many controls of each kind stand beside it by default; None where there are none.
         first_kind: whether controls are of the first kind alone.
-        command: whether a command and a key of the config ask for it; else it is done with whatever it reads.
+        done: when it is asked for, by a key of the config or by its command; always, with whatever it reads; or apart,
+            by a command of its own on a results directory.
         package: the folder.
     """
 
@@ -47,7 +48,7 @@ class Analysis(Generic[O]):
     asks: frozenset[Ask] = field(default_factory=frozenset)
     controls: int | None = None
     first_kind: bool = False
-    command: bool = True
+    done: Literal["asked", "always", "apart"] = "asked"
     package: str = ""
 
     @property
@@ -61,9 +62,9 @@ class Analysis(Generic[O]):
         return self._module("steps").TABLES
 
     @property
-    def section(self) -> "Section":
-        """Its section of the report."""
-        return self._module("section").SECTION
+    def section(self) -> "Section | None":
+        """Its section of the report; None where another one shows what it found."""
+        return self._module("section").SECTION if self.done != "apart" else None
 
     @property
     def summaries(self) -> "Mapping[str, Callable[[Found], pd.DataFrame]]":
@@ -71,9 +72,13 @@ class Analysis(Generic[O]):
         return getattr(self._module("section"), "SUMMARIES", {})
 
     @property
-    def facts(self) -> "Callable[[Found], Mapping[str, list[str]]] | None":
-        """What a reader of the report must know of it first: the kinds of the controls that stand beside what."""
-        return getattr(self._module("section"), "controls_beside", None)
+    def controls_beside(self) -> "Callable[[Found], Mapping[str, list[str]]]":
+        """The kinds of the controls that stand beside what: what a reader of the report must know first."""
+        return getattr(self._module("section"), "controls_beside", _no_controls) if self.section else _no_controls
 
     def _module(self, name: str) -> Any:
         return import_module(f"{self.package or f'lensdiff.analyses.{self.name}'}.{name}")
+
+
+def _no_controls(found: "Found") -> "Mapping[str, list[str]]":
+    return {}

@@ -19,7 +19,7 @@ def option(default: Any, help: str, *, flag: str = "", factory: bool = False) ->
 
     With `factory` the default is a function that makes it (of a list).
     """
-    extra = {"flag": flag} if flag else {}
+    extra: Any = {"flag": flag} if flag else {}
     if factory:
         return Field(default_factory=default, description=help, json_schema_extra=extra)
     return Field(default=default, description=help, json_schema_extra=extra)

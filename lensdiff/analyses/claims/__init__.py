@@ -12,5 +12,5 @@ ANALYSIS = Analysis(
     name="claims",
     question="Three claims of the paper, for this pair",
     options=ClaimOptions,
-    command=False,
+    done="always",
 )

@@ -71,12 +71,12 @@ def _score(found: Found) -> tuple[str, ...]:
     replicated = of_own(*(found.each("attribution", Attribution, side) for side in SIDES))
     if replicated is None:
         return ()
+    tested = [(way, test) for way in replicated.ways if (test := way.test) is not None and test.p is not None]
     lines = [
         f"{way.way}: {way.base:.3g} in the base, {way.tuned:.3g} in the tuned model, {way.tuned - way.base:+.3g} "
-        f"[{way.test.low:.3g}, {way.test.high:.3g}], {stats.format_p(way.test.p)}, {way.answer} "
+        f"[{test.low:.3g}, {test.high:.3g}], {stats.format_p(test.p or 0.0)}, {way.answer} "
         f"(n = {way.n}, {way.n_left_out} too short)"
-        for way in replicated.ways
-        if way.test is not None and way.answer is not None
+        for way, test in tested
     ]
     depends = bool(lines) and replicated.depends_on_length
     return (*lines, *(["the ways differ: it depends on the responses' length"] if depends else []))

@@ -26,10 +26,12 @@ def instruction_use_section(found: Found) -> list[Widget | Table | str]:
 
 def summary(found: Found) -> pd.DataFrame:
     """Return how far responses depend on their instruction, nats per token, by each means and on each text."""
-    frame = found.table("instruction_use_differences")
+    frame: Any = found.table("instruction_use_differences")
+    if frame is None:
+        return pd.DataFrame()
     columns = ["by", "text", "n", "base", "tuned", "difference", "low", "high", "controls"]
     rows = []
-    for by, text in () if frame is None else frame[["by", "text"]].drop_duplicates().itertuples(index=False):
+    for by, text in frame[["by", "text"]].drop_duplicates().itertuples(index=False):
         some: Any = frame[(frame.by == by) & (frame.text == text)]
         pair, controls = some[some.model == "tuned"].iloc[0], some[some.kind != ""].difference
         beside = "none" if controls.empty else f"{controls.min():.3g} to {controls.max():.3g} ({len(controls)})"
