@@ -15,7 +15,9 @@ class InstructionUseOptions(Options):
     """Options of `instruction_use`."""
 
     texts: Annotated[list[Text], Field(min_length=1)] = option(
-        lambda: list(TEXTS), "Texts that are forced: the models' own responses, and what a prompt brings.", factory=True
+        lambda: list(TEXTS),
+        "Texts that are forced: the own responses of base and tuned, and the reference that a prompt brings.",
+        factory=True,
     )
     draws: Count = option(DRAWS, "Other prompts whose instructions take the prompt's place.")
     max_tokens: Count = option(READ_TOKENS, "Tokens of each own response that are read.")
