@@ -100,9 +100,7 @@ class RunConfig(Options):
         "auto", "both models in memory, one at a time (then no controls), or auto: both if they fit."
     )
     seed: int = option(0, "Of the controls and of resampling.")
-    vocabulary: Words = option(
-        "default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one."
-    )
+    vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one.")
     vectors: Words = option(
         "base", "Word vectors: GloVe or word2vec text (.gz), glove, or base: the base's embeddings."
     )

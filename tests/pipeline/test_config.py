@@ -190,7 +190,10 @@ def test_the_example_says_what_every_analysis_is_asked():
         (GOOD + '[controls]\ndata = "t.jsonl"\n', ", line 6: tuning data are for shuffled controls: add the kind"),
         (GOOD + "[instruction_use]\ndraws = 0\n", ", line 6: instruction_use.draws is 0, expected greater than or"),
         (GOOD + "[instruction_use]\nmax_tokens = 0\n", ", line 6: instruction_use.max_tokens is 0, expected greater"),
-        (GOOD + '[mlp]\nsides = ["key", "key"]\n', ", line 6: sides ['key', 'key']: one comes twice, expected each once"),
+        (
+            GOOD + '[mlp]\nsides = ["key", "key"]\n',
+            ", line 6: sides ['key', 'key']: one comes twice, expected each once",
+        ),
         (GOOD + "[mlp]\nlayers = [1, 1]\n", ", line 6: mlp.layers is [1, 1], expected distinct layers"),
         (GOOD + "[mlp]\nn_components = 8\nranks = [1, 9]\n", ", line 7: rank 9 is above n_components = 8"),
         (
