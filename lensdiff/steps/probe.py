@@ -73,7 +73,7 @@ class Probe:
         """Tokens of a prompt and its response."""
         return self.n_prompt + self.n_response
 
-    def read(self, tokens: float, passes: float = 1.0) -> float:
+    def read(self, tokens: int | float, passes: int = 1) -> float:
         """Return the seconds of forward passes over so many tokens altogether."""
         return passes * self.passing.each + tokens * self.passing.per_token
 
@@ -113,7 +113,7 @@ class Probe:
 
         return self.once(f"decompose {size} {dtype}", measure) * (n / size) ** 3
 
-    def _fitting(self, n: float) -> int:
+    def _fitting(self, n: int | float) -> int:
         return min(max(2, int(n)), self.view.n_ctx - PROBED_TOKENS - 2)
 
     def _tokens(self, n: int) -> torch.Tensor:

@@ -160,7 +160,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return float((a.detach() - b).abs().max()) <= SAME * float(b.abs().max())
 
 
-def rows_of(view: ModelView, n_inputs: float, n_outputs: float) -> dict[Mode, float]:
+def rows_of(view: ModelView, n_inputs: int | float, n_outputs: int | float) -> dict[Mode, float]:
     """Return the rows that each mode computes: forward N (T - N/2), reverse M (N + M/2) and its forward passes."""
     length = n_inputs + n_outputs
     linear = can_linearize(view)

@@ -55,7 +55,7 @@ def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
     return scores + probe.read((2 + options.deletion_draws) * probe.n_text, passes=2)  # as it is, its own, the draws'
 
 
-def _rows(probe: Probe, n_in: float, n_out: float, method: Method) -> float:
+def _rows(probe: Probe, n_in: int | float, n_out: int | float, method: Method) -> float:
     rows = rows_of(probe.view, n_in, n_out)
     return min(rows.values()) if method == "auto" else rows[method]
 
