@@ -34,8 +34,8 @@ def command_of(analysis: Analysis[Any]) -> Callable[..., None]:
 
 
 def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
-    yield _parameter("base", o.Base)
-    yield _parameter("tuned", o.Tuned)
+    yield _parameter("base", o.Base, inspect.Parameter.empty)
+    yield _parameter("tuned", o.Tuned, inspect.Parameter.empty)
     yield _parameter("out", o.Out, Path(f"lensdiff-{analysis.name.replace('_', '-')}"))
     if "prompts" in analysis.asks:
         for name, kind in PROMPTS.items():
@@ -63,7 +63,7 @@ def _of_config(*names: str) -> Iterator[inspect.Parameter]:
         yield _option(name, RunConfig.model_fields[name])
 
 
-def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 

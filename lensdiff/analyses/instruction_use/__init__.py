@@ -26,8 +26,8 @@ class InstructionUseOptions(Options):
 ANALYSIS = Analysis(
     name="instruction_use",
     question="How far responses depend on their instruction",
-    more="The same texts are forced in both models, after the prompt and after it with another instruction, or with "
-    "none.",
+    more="The same texts are forced in both models, after the prompt and after it with another prompt's instruction, "
+    "or with none; for one prompt alone, with none.",
     options=InstructionUseOptions,
     asks=frozenset({"prompts"}),
     controls=19,
