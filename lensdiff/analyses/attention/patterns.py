@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lensdiff.inputs import Prompt
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.text import Encoded, Response, as_prompt, encode, token_strings
 from lensdiff.results import InputError, Result
 
@@ -164,7 +165,7 @@ def attention(
     view = view_of(model)
     if sink not in ("apart", "counted"):
         raise InputError(f"sink={sink!r} is none of apart, counted")
-    chosen = _layers_of(view, layers)
+    chosen = chosen_indices(layers, range(view.n_layers), "layers")
     if isinstance(prompt, Prompt | str):
         if not isinstance(response, str | Response | None):
             raise InputError(f"one prompt takes one response, given a {type(response).__name__}")
@@ -182,14 +183,6 @@ def attention(
     return [
         _attend(view, p, r, chosen, sink, keep_patterns, prepend_bos) for p, r in zip(prompts, responses, strict=True)
     ]
-
-
-def _layers_of(view: ModelView, layers: Sequence[int] | None) -> tuple[int, ...]:
-    chosen = tuple(range(view.n_layers)) if layers is None else tuple(layers)
-    outside = [layer for layer in chosen if not 0 <= layer < view.n_layers]
-    if outside or not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"layers={list(chosen)} does not name different layers of 0 to {view.n_layers - 1}")
-    return chosen
 
 
 def _attend(

@@ -31,9 +31,10 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices, scaled
+from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import unit_vectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 
@@ -160,7 +161,10 @@ def ov_reading(
     for name, value in (("components", components), ("top_words", top_words)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, vocabulary)
     components, top_words = min(components, view.d_head), min(top_words, len(tokens.words))
     gain = view.weights.gain("final")

@@ -28,8 +28,8 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
 
@@ -111,7 +111,10 @@ def qk_reading(
     if chunk < 1:
         raise InputError(f"chunk is {chunk}, expected at least 1")
     steps, at = _positions(view, distances, query_pos)
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, list(dict.fromkeys(word for pair in pairs for word in pair)))
     if tokens.excluded:
         raise InputError(f"the word {tokens.excluded[0]!r} maps to no token of {view.info.id}")

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
+from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError, Provenance, Result
 
 Side = Literal["value", "key", "gate"]
@@ -111,11 +112,10 @@ class Selection:
         """Return the selection, components clipped to d_model and d_mlp - 1.
 
         Raises:
-            InputError: a layer or side does not exist, none is given, or the number of components is below 1.
+            InputError: a layer or side does not exist, none is given, a layer comes twice, or the number of
+                components is below 1.
         """
-        chosen = tuple(range(view.n_layers)) if layers is None else tuple(dict.fromkeys(layers))
-        if not chosen or not all(0 <= layer < view.n_layers for layer in chosen):
-            raise InputError(f"layers={list(chosen)} given, expected some of 0 to {view.n_layers - 1}")
+        chosen = chosen_indices(layers, range(view.n_layers), "layers")
         if isinstance(sides, str) or not sides or not set(sides) <= set(SIDES):
             raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(SIDES)}")
         if n_components < 1:

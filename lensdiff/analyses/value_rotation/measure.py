@@ -40,9 +40,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
-from lensdiff.analyses.heads.head_weights import chosen_indices
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
 
@@ -188,7 +188,7 @@ def control_rotation(base: Model, control: Model, *, layers: Sequence[int] | Non
         InputError: as `value_rotation`.
     """
     view, other = view_of(base), view_of(control)
-    chosen = chosen_indices(layers, view.n_layers, "layers")
+    chosen = chosen_indices(layers, range(view.n_layers), "layers")
     return _control(Reference(view, chosen, {}), other, 0)
 
 
@@ -223,7 +223,7 @@ def value_rotation(
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()
     base, tuned = view_of(pair.base), view_of(pair.tuned)
-    chosen = chosen_indices(layers, base.n_layers, "layers")
+    chosen = chosen_indices(layers, range(base.n_layers), "layers")
     reference = Reference(base, chosen, {})
     found = reference.compare(tuned, pair.shared_tokens)
     options = {"layers": list(chosen), "controls": {}, "level": level}

@@ -260,10 +260,10 @@ def test_provenance_names_every_option(llama):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((PROMPT,), {"layers": [2]}, r"layers=\[2\] does not name different layers of 0 to 1"),
-        ((PROMPT,), {"layers": [-1]}, r"layers=\[-1\] does not name"),
-        ((PROMPT,), {"layers": [0, 0]}, r"layers=\[0, 0\] does not name"),
-        ((PROMPT,), {"layers": []}, r"layers=\[\] does not name"),
+        ((PROMPT,), {"layers": [2]}, r"layers=\[2\] given, expected at least one of 0 to 1, each once"),
+        ((PROMPT,), {"layers": [-1]}, r"layers=\[-1\] given"),
+        ((PROMPT,), {"layers": [0, 0]}, r"layers=\[0, 0\] given"),
+        ((PROMPT,), {"layers": []}, r"layers=\[\] given"),
         ((PROMPT,), {"sink": "dropped"}, "sink='dropped' is none of apart, counted"),
         ((PROMPT, [RESPONSE]), {}, "one prompt takes one response, given a list"),
         (([PROMPT], RESPONSE), {}, "1 prompts were given as a list with a single response"),
