@@ -34,6 +34,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.text import Encoded, Response, as_prompt, encode, token_strings
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 Sink = Literal["apart", "counted"]
 MEASURES = ("sink_share", "entropy", "instruction_share", "context_share", "rest_share")
@@ -91,15 +92,10 @@ class AttentionPatterns(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: prompt_id, layer, head_index and the shares sink, entropy, instruction, context."""
-        n_heads = self.sink_share.shape[1]
-        return pd.DataFrame(
-            {
-                "prompt_id": self.prompt_id,
-                "layer": [layer for layer in self.layers for _ in range(n_heads)],
-                "head_index": list(range(n_heads)) * len(self.layers),
-                **{name: getattr(self, name).flatten().numpy() for name in MEASURES[:4]},
-            }
-        )
+        axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
+        frame = tidy(axes, {name: getattr(self, name) for name in MEASURES[:4]})
+        frame.insert(0, "prompt_id", self.prompt_id)
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads with which the response looks most at the instruction.

@@ -37,6 +37,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 SIDES = ("read", "write")
 POLES = (1, -1)
@@ -87,22 +88,18 @@ class OVReading(Result):
         Columns: layer, head_index, component, singular_value, share, side (read, write), pole (1, -1), rank, word,
         score.
         """
-        index = np.indices(self.word_index.shape).reshape(6, -1)
-        layer, head, component, side, pole, rank = index
-        return pd.DataFrame(
-            {
-                "layer": np.array(self.layers)[layer],
-                "head_index": np.array(self.heads)[head],
-                "component": component,
-                "singular_value": self.singular_values.numpy()[layer, head, component],
-                "share": self.share.numpy()[layer, head, component],
-                "side": np.array(SIDES)[side],
-                "pole": np.array(POLES)[pole],
-                "rank": rank + 1,
-                "word": np.array(self.words, dtype=object)[self.word_index.flatten().numpy()],
-                "score": self.score.flatten().numpy(),
-            }
-        )
+        n_components, n_words = self.word_index.shape[2], self.word_index.shape[-1]
+        axes = {"layer": self.layers, "head_index": self.heads, "component": range(n_components), "side": SIDES}
+        columns = {
+            "singular_value": self.singular_values[..., None, None, None],
+            "share": self.share[..., None, None, None],
+            "word": np.array(self.words, dtype=object)[self.word_index.numpy()],
+            "score": self.score,
+        }
+        frame = tidy(axes | {"pole": POLES, "rank": range(1, n_words + 1)}, columns)
+        for place, name in ((3, "singular_value"), (4, "share")):
+            frame.insert(place, name, frame.pop(name))
+        return frame
 
     def words_of(self, layer: int, head_index: int, component: int, side: str, pole: int) -> tuple[str, ...]:
         """Return the words of one pole of one side of a component, best first.

@@ -32,6 +32,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +61,13 @@ class QKReading(Result):
 
         Columns: layer, head_index, key_word, query_word, distance, score, sink_share.
         """
-        layer, head, pair, distance = np.indices(self.score.shape).reshape(4, -1)
-        return pd.DataFrame(
-            {
-                "layer": np.array(self.layers)[layer],
-                "head_index": np.array(self.heads)[head],
-                "key_word": np.array(self.key_words, dtype=object)[pair],
-                "query_word": np.array(self.query_words, dtype=object)[pair],
-                "distance": np.array(self.distances)[distance],
-                "score": self.score.flatten().numpy(),
-                "sink_share": self.sink_share.flatten().numpy(),
-            }
-        )
+        axes = {"layer": self.layers, "head_index": self.heads, "pair": range(len(self.key_words))}
+        columns = {"score": self.score, "sink_share": self.sink_share}
+        frame = tidy(axes | {"distance": self.distances}, columns)
+        pair = frame.pop("pair").to_numpy()
+        for place, name in ((2, "key"), (3, "query")):
+            frame.insert(place, f"{name}_word", np.array(getattr(self, f"{name}_words"), dtype=object)[pair])
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that take most from the first token: the smallest `sink_share` of those with a score."""

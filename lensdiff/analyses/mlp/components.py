@@ -33,6 +33,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.tidy import tidy
 
 Side = Literal["value", "key", "gate"]
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -170,12 +171,8 @@ class ConceptDirections(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio."""
-        keys = pd.MultiIndex.from_product(
-            [self.layers, self.sides, range(self.components.shape[2])], names=["layer", "side", "component"]
-        )
-        return keys.to_frame(index=False).assign(
-            explained_variance_ratio=self.explained_variance_ratio.flatten().numpy()
-        )
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.components.shape[2])}
+        return tidy(axes, {"explained_variance_ratio": self.explained_variance_ratio})
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k components that explain most of their layer's variance."""
