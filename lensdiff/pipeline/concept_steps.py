@@ -6,7 +6,6 @@ from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import rotation
 from lensdiff.analyses.value_rotation.measure import ControlRotation, ValueRotation, control_rotation, value_rotation
 from lensdiff.pipeline.both import SIDES, save_of_both
-from lensdiff.pipeline.joining import join_concepts
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers
 from lensdiff.pipeline.step import NotPossible, Step
 from lensdiff.pipeline.units import CONTROLLED, one_unit
@@ -40,7 +39,7 @@ def concepts_unit(workspace: Workspace, unit: str) -> None:
 
 
 def _join(workspace: Workspace) -> None:
-    join_units(workspace, "concepts", _units(workspace), MLPConcepts, join_concepts)
+    join_units(workspace, "concepts", _units(workspace), MLPConcepts, MLPConcepts.join)
     save_of_both(workspace.store, "concepts", MLPConcepts)
 
 

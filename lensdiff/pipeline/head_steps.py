@@ -7,7 +7,6 @@ from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.heads.pair_overlap import pair_overlap
 from lensdiff.analyses.heads.verb_shift import verb_shift
 from lensdiff.pipeline.both import SIDES, save_of_both
-from lensdiff.pipeline.joining import join_pairs
 from lensdiff.pipeline.layers import join_units, layer_units, split_layers
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import CONTROLLED, one_unit
@@ -44,7 +43,7 @@ def _join(workspace: Workspace) -> None:
     def table(pairs: HeadWordPairs) -> pd.DataFrame:
         return pairs.table(workspace.config.heads.table_top).astype({"key_word": str, "query_word": str})
 
-    join_units(workspace, "heads", _units(workspace), HeadWordPairs, join_pairs)
+    join_units(workspace, "heads", _units(workspace), HeadWordPairs, HeadWordPairs.join)
     save_of_both(workspace.store, "heads", HeadWordPairs, table)
 
 

@@ -24,8 +24,9 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -68,6 +69,9 @@ class HeadWordPairs(Result):
         starts: where the pairs of each (layer, head, rank of the dimension) begin; one entry more than those.
         key, query, cosine: the pairs, indices into `words`, best first within their dimension.
     """
+
+    layer_by_layer: ClassVar[bool] = True
+    ragged: ClassVar[Mapping[str, str]] = {"pair": "starts"}
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]

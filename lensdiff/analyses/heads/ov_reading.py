@@ -21,7 +21,7 @@ singular value decompositions of transformer weight matrices are highly interpre
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,8 @@ class OVReading(Result):
         word_index, score: the words with the most extreme scores, best first; axis `side` as `SIDES`, axis `pole` as
             `POLES`.
     """
+
+    layer_by_layer: ClassVar[bool] = True
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]

@@ -19,7 +19,7 @@ lensdiff's own.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -163,6 +163,8 @@ class Directions(Protocol):
 @dataclass(frozen=True, eq=False)
 class ConceptDirections(Result):
     """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`."""
+
+    layer_by_layer: ClassVar[bool] = True
 
     layers: tuple[int, ...]
     sides: tuple[Side, ...]

@@ -16,7 +16,7 @@ own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, SupportsInt
+from typing import ClassVar, Literal, NamedTuple, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,8 @@ class MLPConcepts(Result):
 
     `excluded` holds the words of the list that map to no token. Components are kept in float32, of length 1.
     """
+
+    layer_by_layer: ClassVar[bool] = True
 
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
