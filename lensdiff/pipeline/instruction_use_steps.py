@@ -21,9 +21,9 @@ def read_use(workspace: Workspace, model: Model | ModelPair, by: str) -> Instruc
     prompts, texts = workspace.forced_texts()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told below, once for all models
-        return instruction_use(
-            model, prompts, texts, by=by, draws=workspace.config.instruction_use.draws, seed=workspace.config.seed
-        )
+        options = workspace.config.instruction_use
+        seed = workspace.config.seed
+        return instruction_use(model, prompts, texts, by=by, draws=options.draws, seed=seed, progress=False)
 
 
 def use_of_pair(workspace: Workspace, unit: str) -> None:

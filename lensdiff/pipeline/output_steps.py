@@ -1,5 +1,7 @@
 """The step that compares both models' next-token distributions: one unit per prompt, or per block of prompts."""
 
+import warnings
+
 from lensdiff.analyses.outputs.output_shift import OutputShift, output_shift
 from lensdiff.pipeline.step import Step
 from lensdiff.pipeline.units import PROMPT_KEYS
@@ -19,14 +21,16 @@ def _output_units(workspace: Workspace) -> list[str]:
 def shift_outputs(workspace: Workspace, unit: str) -> None:
     """Compare both models' next-token distributions over a prompt's response, or over those of a block of prompts."""
     if workspace.keep == "both":
-        return _shift_outputs(workspace, [unit])
+        _shift_outputs(workspace, [unit])
+        return
     first = BLOCK * int(unit.removeprefix("block "))
     prompts = list(workspace.prompts)[first : first + BLOCK]
     try:
-        return _shift_outputs(workspace, prompts)
+        reasons = _shift_outputs(workspace, prompts)
     except InputError:
         reasons = [reason for prompt_id in prompts if (reason := _output_failure(workspace, prompt_id))]
-        raise InputError("; ".join(reasons)) from None
+    if reasons:
+        raise InputError("; ".join(reasons))
 
 
 def _output_failure(workspace: Workspace, prompt_id: str) -> str:
@@ -37,7 +41,8 @@ def _output_failure(workspace: Workspace, prompt_id: str) -> str:
     return ""
 
 
-def _shift_outputs(workspace: Workspace, prompt_ids: list[str]) -> None:
+def _shift_outputs(workspace: Workspace, prompt_ids: list[str]) -> list[str]:
+    """Keep what can be had of the prompts, and return why some failed."""
     responses = []
     for prompt_id in prompt_ids:
         response = workspace.shared_response(prompt_id)
@@ -45,8 +50,12 @@ def _shift_outputs(workspace: Workspace, prompt_ids: list[str]) -> None:
             raise InputError(f"both models answer prompt {prompt_id!r} with nothing: there is no text to compare on")
         responses.append(response)
     prompts = [workspace.prompts[prompt_id] for prompt_id in prompt_ids]
-    for found in output_shift(workspace.pair, prompts, responses):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # the unit tells it
+        shifts = output_shift(workspace.pair, prompts, responses, progress=False)
+    for found in shifts:
         workspace.store.save_result(f"outputs/{found.prompt_id}", found)
+    return list(shifts.failures.values())
 
 
 def _output_table(workspace: Workspace) -> None:

@@ -142,14 +142,6 @@ class Attribution(Result):
         )
 
 
-class Results(list[Attribution]):
-    """The results of many prompts, and by prompt id why the others failed."""
-
-    def __init__(self, results: Sequence[Attribution] = (), failures: dict[str, str] | None = None):
-        super().__init__(results)
-        self.failures = failures or {}
-
-
 def _word_groups(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
     # a token begins a new word if white space stands between its first visible character and the one before
     groups: list[int] = []
