@@ -37,6 +37,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 Patterns = AttentionPatterns | Iterable[AttentionPatterns]
 FEWEST_PROMPTS = 2  # that an interval can be had from
@@ -102,18 +103,12 @@ class AttentionShift(Result):
         Distances: js_distance, js_distance_control_low, js_distance_control_high; the same for js_distance_no_sink.
         Measures: sink_share_base and so on, each of `MEASURES` with each of `STATISTICS`.
         """
-        n_heads = self.distances.shape[-1]
-        columns: dict[str, object] = {
-            "layer": [layer for layer in self.layers for _ in range(n_heads)],
-            "head_index": list(range(n_heads)) * len(self.layers),
-        }
+        columns: dict[str, Tensor] = {}
         for name, values, (low, high) in zip(DISTANCES, self.distances, self.distance_band, strict=True):
-            limits = {f"{name}_control_low": low, f"{name}_control_high": high}
-            columns |= {key: value.flatten().numpy() for key, value in ({name: values} | limits).items()}
+            columns |= {name: values, f"{name}_control_low": low, f"{name}_control_high": high}
         for name, statistics in zip(MEASURES, self.measures, strict=True):
-            for statistic, values in zip(STATISTICS, statistics, strict=True):
-                columns[f"{name}_{statistic}"] = values.flatten().numpy()
-        return pd.DataFrame(columns)
+            columns |= {f"{name}_{s}": values for s, values in zip(STATISTICS, statistics, strict=True)}
+        return tidy({"layer": self.layers, "head_index": range(self.distances.shape[-1])}, columns)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose attention moved most, by `js_distance`."""
@@ -137,14 +132,10 @@ class ControlAttention(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: layer, head_index, and the mean of each distance and measure over texts."""
-        n_heads = self.distances.shape[-1]
-        columns: dict[str, object] = {
-            "layer": [layer for layer in self.layers for _ in range(n_heads)],
-            "head_index": list(range(n_heads)) * len(self.layers),
-        }
+        columns: dict[str, Tensor] = {}
         for names, values in ((DISTANCES, self.distances), (MEASURES, self.measures)):
-            columns |= dict(zip(names, values.nanmean(dim=0).flatten(1).numpy(), strict=True))
-        return pd.DataFrame(columns)
+            columns |= dict(zip(names, values.nanmean(dim=0), strict=True))
+        return tidy({"layer": self.layers, "head_index": range(self.distances.shape[-1])}, columns)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose attention moved most, by `js_distance`."""

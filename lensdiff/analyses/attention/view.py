@@ -12,7 +12,7 @@ from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift, head_distances
 from lensdiff.results import Diff, InputError
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import register_diff, register_view
+from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
@@ -38,8 +38,14 @@ HOW = {
 @register_view
 def show_attention(result: AttentionPatterns) -> Widget:
     """Return the attention of the heads that look most at the instruction (or least at the first token)."""
-    prompt = _prompt([("model", result.provenance.model, result)], _best(result), [])
-    return _widget([prompt], f"Attention: {result.provenance.model}")
+    return show_prompts([result])
+
+
+@register_many(AttentionPatterns)
+def show_prompts(results: Sequence[AttentionPatterns]) -> Widget:
+    """Return the same of one model and several prompts, one chosen at a time."""
+    prompts = [_prompt([("model", one.provenance.model, one)], _best(one), []) for one in results]
+    return _widget(prompts, f"Attention: {results[0].provenance.model}")
 
 
 @register_diff(AttentionPatterns)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Diff
-from lensdiff.views.show import register_diff, register_view
+from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Widget, packed
 
 LABEL_LENGTH = 90
@@ -19,7 +19,14 @@ SIDES = ("base", "tuned")
 @register_view
 def show_attribution(result: Attribution) -> Widget:
     """Return the explorer of one map."""
-    return _widget([_prompt([("model", result.provenance.model, result)])], f"Attribution: {result.provenance.model}")
+    return show_prompts([result])
+
+
+@register_many(Attribution)
+def show_prompts(results: Sequence[Attribution]) -> Widget:
+    """Return the explorer of one model's maps, a prompt chosen at a time."""
+    prompts = [_prompt([("model", result.provenance.model, result)]) for result in results]
+    return _widget(prompts, f"Attribution: {results[0].provenance.model}")
 
 
 @register_diff(Attribution)

@@ -24,8 +24,9 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -35,7 +36,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices, scaled
+from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import (
     Candidates,
     Pairs,
@@ -46,6 +47,7 @@ from lensdiff.analyses.heads.word_pairs import (
 )
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 
@@ -67,6 +69,9 @@ class HeadWordPairs(Result):
         starts: where the pairs of each (layer, head, rank of the dimension) begin; one entry more than those.
         key, query, cosine: the pairs, indices into `words`, best first within their dimension.
     """
+
+    layer_by_layer: ClassVar[bool] = True
+    ragged: ClassVar[Mapping[str, str]] = {"pair": "starts"}
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
@@ -99,6 +104,9 @@ class HeadWordPairs(Result):
         """Return all pairs of the layers and heads asked for, one row each.
 
         Columns: layer, head_index, dim, dim_rank, energy, rank, key_word, query_word, cosine.
+
+        Raises:
+            InputError: no layer or head is asked for, one twice, or one that was not read.
         """
         return self._rows(None, layers, heads)
 
@@ -124,9 +132,9 @@ class HeadWordPairs(Result):
 
     def _rows(self, table_top: int | None, layers: Sequence[int] | None, heads: Sequence[int] | None) -> pd.DataFrame:
         chosen = torch.zeros(self.dims.shape[:2], dtype=torch.bool)
-        rows = range(len(self.layers)) if layers is None else [_place(self.layers, x, "layer") for x in layers]
-        columns = range(len(self.heads)) if heads is None else [_place(self.heads, x, "head") for x in heads]
-        chosen[torch.tensor(list(rows))[:, None], torch.tensor(list(columns))[None, :]] = True
+        rows = [self.layers.index(x) for x in chosen_indices(layers, self.layers, "layers")]
+        columns = [self.heads.index(x) for x in chosen_indices(heads, self.heads, "heads")]
+        chosen[torch.tensor(rows)[:, None], torch.tensor(columns)[None, :]] = True
         dims = repeat(chosen, "layer head -> (layer head dim)", dim=self.dims.shape[-1]).nonzero().squeeze(1)
         counts = self.counts.flatten()[dims]
         shown = counts if table_top is None else counts.clamp_max(table_top)
@@ -245,7 +253,10 @@ def head_word_pairs(
             raise InputError(f"{name} is {value}, expected at least 1")
     if not math.isfinite(threshold_std):
         raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, vocabulary)
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])

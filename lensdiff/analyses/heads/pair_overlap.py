@@ -29,6 +29,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 SIDES = ("gained", "lost")
 
@@ -86,21 +87,10 @@ class PairOverlap(Result):
 
         Columns: layer, head_index, jaccard, jaccard_control_low, jaccard_control_high, n_base, n_tuned, gained, lost.
         """
-        n_base, n_tuned, gained, lost = (x.flatten().numpy() for x in self.counts)
-        low, high = (x.flatten().numpy() for x in self.band)
-        return pd.DataFrame(
-            {
-                "layer": [layer for layer in self.layers for _ in self.heads],
-                "head_index": list(self.heads) * len(self.layers),
-                "jaccard": self.jaccard.flatten().numpy(),
-                "jaccard_control_low": low,
-                "jaccard_control_high": high,
-                "n_base": n_base,
-                "n_tuned": n_tuned,
-                "gained": gained,
-                "lost": lost,
-            }
-        )
+        low, high = self.band
+        columns = {"jaccard": self.jaccard, "jaccard_control_low": low, "jaccard_control_high": high}
+        columns |= dict(zip(("n_base", "n_tuned", "gained", "lost"), self.counts, strict=True))
+        return tidy({"layer": self.layers, "head_index": self.heads}, columns)
 
     def changes(self, layer: int, head_index: int) -> pd.DataFrame:
         """Return one head's listed pairs, first gained then lost: change, rank, key_word, query_word, dims.

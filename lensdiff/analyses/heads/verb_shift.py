@@ -64,6 +64,7 @@ from lensdiff.analyses.heads.verb_labels import (
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 STATISTICS = ("sign", "log")
 
@@ -105,22 +106,17 @@ class VerbShift(Result):
 
         Columns: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count, sign_mean, log_mean.
         """
-        n_groups, n_verbs = self.heads_up.shape
-        up, down = self.heads_up.flatten().numpy(), self.heads_down.flatten().numpy()
-        return pd.DataFrame(
-            {
-                "group": [group.group for group in self.groups for _ in range(n_verbs)],
-                "verb": list(self.verbs) * n_groups,
-                "kind": self._kinds() * n_groups,
-                "heads_up": up,
-                "heads_down": down,
-                "share": shares(up, down),
-                "base_count": self.base_count.flatten().numpy(),
-                "tuned_count": self.tuned_count.flatten().numpy(),
-                "sign_mean": self.sign_mean[:-1].flatten().numpy(),
-                "log_mean": self.log_mean[:-1].flatten().numpy(),
-            }
-        )
+        columns = {
+            "kind": self._kinds(),
+            "heads_up": self.heads_up,
+            "heads_down": self.heads_down,
+            "share": shares(self.heads_up.numpy(), self.heads_down.numpy()),
+            "base_count": self.base_count,
+            "tuned_count": self.tuned_count,
+            "sign_mean": self.sign_mean[:-1],
+            "log_mean": self.log_mean[:-1],
+        }
+        return tidy({"group": [group.group for group in self.groups], "verb": self.verbs}, columns)
 
     def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
         """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.

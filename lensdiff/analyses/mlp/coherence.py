@@ -40,6 +40,7 @@ from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, view_of
 from lensdiff.models.words import word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 from lensdiff.stats.controls import FEWEST_FOR_RANK
 
 WORDS = 15  # as many as an annotator is shown
@@ -92,10 +93,9 @@ class Coherence(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio, coherence, p, p_adjusted."""
-        names = ["layer", "side", "component"]
-        keys = pd.MultiIndex.from_product([self.layers, self.sides, range(self.p.shape[2])], names=names)
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.p.shape[2])}
         columns = ("explained_variance_ratio", "coherence", "p", "p_adjusted")
-        return keys.to_frame(index=False).assign(**{name: getattr(self, name).flatten().numpy() for name in columns})
+        return tidy(axes, {name: getattr(self, name) for name in columns})
 
     def by_layer(self) -> pd.DataFrame:
         """Return one row per layer and side: mean_coherence, null_mean, share_above, share_adjusted.

@@ -36,6 +36,7 @@ from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 RANKS = (1, 5, 10, 20, 50)
 HEADLINE, BESIDE = "gradient-noise", "spectrum"  # kinds that every table has columns for
@@ -111,10 +112,12 @@ class Rotation(Result):
         Bands: gradient-noise_low, gradient-noise_high, spectrum_low, spectrum_high of mean_angle (NaN where there were
         fewer than 19 such controls), and those of other kinds.
         """
-        frame = self._frame(rank=self.ranks)
-        frame["mean_angle"] = self.angles.nanmean(dim=-1).flatten().numpy()
-        frame["largest_angle"] = self.angles.nan_to_num(-1.0).amax(dim=-1).flatten().numpy()
-        return frame.assign(**self._limits(self.band))
+        angles = {
+            "mean_angle": self.angles.nanmean(dim=-1),
+            "largest_angle": self.angles.nan_to_num(-1.0).amax(dim=-1),
+        }
+        axes = {"layer": self.layers, "side": self.sides, "rank": self.ranks}
+        return tidy(axes, angles | self._limits(self.band))
 
     def matched(self, *, words: int = 15) -> pd.DataFrame:
         """Return one row per component: layer, side, component, tuned_component, angle, bands, variance and words.
@@ -122,14 +125,15 @@ class Rotation(Result):
         Variance: base_variance, tuned_variance, variance_change (tuned - base). Words: lost and gained, the first
         `words` of each in one text. Bands as in `to_df`, of `angle`.
         """
-        frame = self._frame(component=range(self.match.shape[2]))
-        frame["tuned_component"] = self.match.flatten().numpy()
-        frame["angle"] = self.matched_angle.flatten().numpy()
-        frame = frame.assign(**self._limits(self.matched_band))
-        frame["base_variance"] = self.base_variance.flatten().numpy()
         tuned = torch.gather(self.tuned_variance, 2, self.match)
-        frame["tuned_variance"] = tuned.flatten().numpy()
-        frame["variance_change"] = frame.tuned_variance - frame.base_variance
+        variances = {
+            "base_variance": self.base_variance,
+            "tuned_variance": tuned,
+            "variance_change": tuned - self.base_variance,
+        }
+        angles = {"tuned_component": self.match, "angle": self.matched_angle}
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.match.shape[2])}
+        frame = tidy(axes, angles | self._limits(self.matched_band) | variances)
         for name in ("lost", "gained"):
             rows = getattr(self, name).flatten(0, 2)[:, :words].tolist()
             frame[name] = [", ".join(self.words[i] for i in row if i >= 0) for row in rows]
@@ -141,18 +145,12 @@ class Rotation(Result):
         beyond = frame.angle - highest(frame)
         return frame.loc[beyond.nlargest(k).index].reset_index(drop=True)
 
-    def _frame(self, **axis: Sequence[int]) -> pd.DataFrame:
-        keys = pd.MultiIndex.from_product([self.layers, self.sides, *axis.values()], names=["layer", "side", *axis])
-        return keys.to_frame(index=False)
-
     def _limits(self, band: Float[Tensor, "kind limit ..."]) -> dict[str, Any]:
-        columns = {}
-        for kind in dict.fromkeys((HEADLINE, BESIDE, *self.kinds)):
-            for i, limit in enumerate(("low", "high")):
-                known = kind in self.kinds
-                values = band[self.kinds.index(kind), i].flatten().numpy() if known else np.nan
-                columns[f"{kind}_{limit}"] = values
-        return columns
+        return {
+            f"{kind}_{limit}": band[self.kinds.index(kind), i] if kind in self.kinds else np.nan
+            for kind in dict.fromkeys((HEADLINE, BESIDE, *self.kinds))
+            for i, limit in enumerate(("low", "high"))
+        }
 
 
 def rotation(

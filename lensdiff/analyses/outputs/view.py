@@ -6,7 +6,7 @@ from typing import Any
 
 from lensdiff.analyses.outputs.output_shift import KINDS, OutputShift
 from lensdiff.views.fallback import table_html
-from lensdiff.views.show import register_view
+from lensdiff.views.show import register_many, register_view
 from lensdiff.views.widget import Widget
 
 LABEL_LENGTH = 90
@@ -21,6 +21,7 @@ def show_output_shift(result: OutputShift) -> Widget:
     return outputs_widget([result])
 
 
+@register_many(OutputShift)
 def outputs_widget(results: Sequence[OutputShift]) -> Widget:
     """Return the coloured responses of several prompts, one chosen at a time."""
     name = results[0].provenance.model if results else ""

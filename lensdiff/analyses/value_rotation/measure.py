@@ -40,11 +40,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
-from lensdiff.analyses.heads.head_weights import chosen_indices
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +135,12 @@ class ValueRotation(Result):
 
     def controls(self) -> pd.DataFrame:
         """Return a row per control and layer: kind, control, layer, share."""
-        n = len(self.layers)
-        columns = {name: np.repeat(values, n) for name, values in self._controls.items()}
-        layers = np.tile(self.layers, len(self.control_kinds))
-        return pd.DataFrame(columns | {"layer": layers, "share": self.control_shares.flatten().numpy()})
-
-    @property
-    def _controls(self) -> dict[str, np.ndarray]:
-        return {"kind": np.array(self.control_kinds, object), "control": np.array(self.control_names, object)}
+        axes = {"place": range(len(self.control_kinds)), "layer": self.layers}
+        frame = tidy(axes, {"share": self.control_shares})
+        place = frame.pop("place").to_numpy()
+        frame.insert(0, "kind", np.array(self.control_kinds, dtype=object)[place])
+        frame.insert(1, "control", np.array(self.control_names, dtype=object)[place])
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k layers whose share lies furthest above every band (or above 0 without one)."""
@@ -188,7 +187,7 @@ def control_rotation(base: Model, control: Model, *, layers: Sequence[int] | Non
         InputError: as `value_rotation`.
     """
     view, other = view_of(base), view_of(control)
-    chosen = chosen_indices(layers, view.n_layers, "layers")
+    chosen = chosen_indices(layers, range(view.n_layers), "layers")
     return _control(Reference(view, chosen, {}), other, 0)
 
 
@@ -223,7 +222,7 @@ def value_rotation(
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()
     base, tuned = view_of(pair.base), view_of(pair.tuned)
-    chosen = chosen_indices(layers, base.n_layers, "layers")
+    chosen = chosen_indices(layers, range(base.n_layers), "layers")
     reference = Reference(base, chosen, {})
     found = reference.compare(tuned, pair.shared_tokens)
     options = {"layers": list(chosen), "controls": {}, "level": level}

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lensdiff import stats
-from lensdiff.analyses.instruction_use.measure import _given, _texts, instruction_use
+from lensdiff.analyses.instruction_use.measure import _texts, instruction_use
 from lensdiff.analyses.instruction_use.other_instructions import deleted, instruction_ranges, swapped
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, forced_reading, load_model, load_pair, view_of
+from lensdiff.models.asked import Asked
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
@@ -634,7 +635,7 @@ def test_table_text_and_file(tmp_path: Any) -> None:
         ((PROMPTS, {"a": RESPONSE}), {}, "5 prompts were given with a single response"),
         (([],), {}, r"expected a Prompt, a text or a list of them, got \[\]"),
         (([*PROMPTS, PROMPTS[0]],), {}, "the id 'poem' comes twice"),
-        (("Write a poem",), {"by": "deletion"}, "prompt '0' marks no instruction, expected a span of it"),
+        (("Write a poem",), {"by": "deletion"}, "prompt 'Write a poem' marks no instruction, expected a span of it"),
         ((PROMPTS[0], RESPONSE), {}, "prompt 'poem' has no donor: none of the 1 prompts given has another instruction"),
         (
             (PROMPTS[0], RESPONSE),
@@ -652,17 +653,14 @@ def test_unusable_arguments_are_refused(arguments: Any, options: Any, message: s
 
 def test_a_missing_response_is_refused() -> None:
     with pytest.raises(InputError, match="a response is None, expected a text or a Response for every prompt"):
-        _given(PROMPTS[:2], [RESPONSE, None])
-    assert _texts(PROMPTS[:2], {"a": [RESPONSE, None]}) == {"a": {"poem": RESPONSE}}
+        _texts(Asked.of(PROMPTS[:2]), [RESPONSE, None])
+    assert _texts(Asked.of(PROMPTS[:2]), {"a": [RESPONSE, None]}) == {"a": {"poem": RESPONSE}}
     with pytest.raises(InputError, match="a response is 3, expected a text or a Response for every prompt"):
-        _texts(PROMPTS[:2], {"a": [RESPONSE, 3]})
+        _texts(Asked.of(PROMPTS[:2]), {"a": [RESPONSE, 3]})
 
 
 def test_a_list_of_which_every_prompt_fails_is_refused() -> None:
-    with (
-        pytest.raises(InputError, match="none of 2 prompts could be read; '0': prompt '0' marks no instruction"),
-        pytest.warns(UserWarning, match="failed"),
-    ):
+    with pytest.raises(InputError, match="none of 2 prompts could be read; '0': prompt '0' marks no instruction"):
         instruction_use(model_of(), ["one", "two"])
 
 

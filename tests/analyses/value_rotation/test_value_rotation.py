@@ -409,7 +409,7 @@ def test_a_control_read_apart_knows_its_shares(tmp_path: Any) -> None:
         value_rotation(pair).with_controls([found, made])
     with pytest.raises(InputError, match=r"a control was read in layers \[0, 1\], expected \[1\]"):
         value_rotation(pair, layers=[1], controls=[found])
-    with pytest.raises(InputError, match=r"layers \[2\] cannot be read, expected distinct ones from 0 to 1"):
+    with pytest.raises(InputError, match=r"layers=\[2\] given, expected at least one of 0 to 1, each once"):
         control_rotation(pair.base, pair.tuned, layers=[2])
     wide = load_model(hf_model("llama", intermediate_size=40), tokenizer=tokenizer_of(), **OPTIONS)
     with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):
@@ -465,7 +465,7 @@ def test_vocabularies_are_compared_on_shared_tokens() -> None:
 
 def test_unusable_input_is_refused(tmp_path: Any) -> None:
     pair = pair_of(model_of())
-    with pytest.raises(InputError, match=r"layers \[2\] cannot be read, expected distinct ones from 0 to 1"):
+    with pytest.raises(InputError, match=r"layers=\[2\] given, expected at least one of 0 to 1, each once"):
         value_rotation(pair, layers=[2])
     wide = load_model(hf_model("llama", intermediate_size=40), tokenizer=tokenizer_of(), **OPTIONS)
     with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):
