@@ -23,7 +23,7 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.joining import joined
 from lensdiff.results.provenance import Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 R = TypeVar("R", bound="Result")
 
 

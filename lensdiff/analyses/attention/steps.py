@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from lensdiff.analyses.attention import AttentionOptions
+from lensdiff.analyses.attention.control import ControlAttention, control_attention
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
-from lensdiff.analyses.attention.shift import AttentionShift, ControlAttention, attention_shift, control_attention
+from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
 from lensdiff.steps import responses
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts

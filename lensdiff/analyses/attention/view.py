@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from lensdiff.analyses.attention.distances import DISTANCES, distances_of
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
-from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift, head_distances
+from lensdiff.analyses.attention.shift import STATISTICS, AttentionShift
 from lensdiff.results import Diff, InputError
 from lensdiff.views.fallback import table_html
 from lensdiff.views.show import register_diff, register_many, register_view
@@ -75,8 +76,7 @@ def _compared(base: AttentionPatterns, tuned: AttentionPatterns) -> dict[str, An
         heads = _best(tuned)
         why = "" if same else "the models read different texts (each its own response): heads are not ordered by change"
         return _prompt(sides, heads, [], note=why)
-    layers = zip(base.patterns, tuned.patterns, strict=True)
-    moved = np.stack([head_distances(p, q, first_query=base.n_special)[0] for p, q in layers])
+    moved = distances_of(base, tuned)[0]
     order = np.argsort(-moved, axis=None, kind="stable")[:HEADS]
     heads, distances = [], []
     for flat in order:
@@ -193,7 +193,7 @@ def _of_heads(result: AttentionShift) -> list[list[list[list[Any]]]]:
 
 def _shift_facts(result: AttentionShift) -> str:
     options = result.provenance.options
-    controls = len(options["controls"])
+    controls = len(result.provenance.controls)
     beside = (
         f"{controls} controls" if controls else "no controls: nothing says how far a meaningless change would move it"
     )

@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Template
 
 from lensdiff import stats
-from lensdiff.analyses.claims.measure import Claim, Claims, Verdict, unit_of
+from lensdiff.analyses.claims.result import Claim, Claims, Verdict, unit_of
 from lensdiff.analyses.claims.words import MEANINGLESS
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates

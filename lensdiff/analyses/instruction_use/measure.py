@@ -103,14 +103,13 @@ def instruction_use(
     with asked.bar("reading responses", progress, n_models) as advance:
         run = Run(asked, min_tokens, max_new_tokens, prepend_bos, others, advance)
         if isinstance(model, ModelPair):
-            texts, made = read_pair(run, model, given, controls)
-            provenance = model.provenance("instruction_use", options | {"controls": [name for name, _ in made]}, seed)
-            models = [*((side, "") for side in SIDES), *made]
+            texts, beside = read_pair(run, model, given, controls)
+            provenance = replace(model.provenance("instruction_use", options, seed), controls=beside)
+            models = (*SIDES, *(control.name for control in beside))
         else:
             texts = read_model(run, view_of(model), given)
             provenance = view_of(model).provenance("instruction_use", options, seed)
-            control = view_of(model).control
-            models = [(view_of(model).info.id, "" if control is None else control.kind)]
+            models = (view_of(model).info.id,)
     asked.settle()
     return _result(run, provenance, by, models, texts, level)
 
@@ -130,7 +129,7 @@ def _others(
 
 
 def _result(
-    run: Run, provenance: Provenance, by: str, models: list[tuple[str, str]], texts: tuple[str, ...], level: float
+    run: Run, provenance: Provenance, by: str, models: tuple[str, ...], texts: tuple[str, ...], level: float
 ) -> InstructionUse:
     """Return the rows in order: prompts as given, then texts, then models."""
     places = {prompt.id: i for i, prompt in enumerate(run.asked.prompts)}
@@ -139,8 +138,7 @@ def _result(
     return InstructionUse(
         provenance,
         by,
-        tuple(name for name, _ in models),
-        tuple(kind for _, kind in models),
+        models,
         texts,
         prompt_id=tuple(row.prompt_id for row in rows),
         text=tuple(row.text for row in rows),
