@@ -9,13 +9,11 @@ import torch
 from lensdiff.results import Diff, InputError
 from lensdiff.views import Widget, page, show
 from lensdiff.views.widget import bundle, packed, script_json
-from tests.views.attributions import HOSTILE, attribution
+from tests.analyses.attribute.results import attribution
+from tests.views.hostile import HOSTILE
+from tests.views.pages import embedded
 
 TEXTS = [*HOSTILE, "plain", "\x00\x1f", "]]>", "</SCRIPT\n>", "😀"]
-
-
-def embedded(html):
-    return [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:20]))
