@@ -8,7 +8,7 @@ import torch
 
 from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.section import attention_section
-from lensdiff.analyses.attention.view import HEADS as SHOWN
+from lensdiff.analyses.attention.view_patterns import HEADS as SHOWN
 from lensdiff.results import Diff, InputError, ResultStore
 from lensdiff.views.section import sections
 from lensdiff.views.widget import Widget

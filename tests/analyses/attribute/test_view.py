@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lensdiff.analyses.attribute.deletion import DeletionCheck
-from lensdiff.analyses.attribute.view import LABEL_LENGTH, facts
+from lensdiff.analyses.attribute.view import facts
 from lensdiff.results import Diff
+from lensdiff.views.prompts import LABEL_LENGTH
 from tests.analyses.attribute.results import PROMPT, RESPONSE, attribution
 from tests.views.pages import given
 
