@@ -1,2 +1,32 @@
-"""The analyses: kernels on tensors, one result class and one entry point each. None of them asks which wrapper holds
-a model."""
+"""The analyses, one folder per question: measuring modules, `view` draws, `steps` runs, `section` reports.
+
+`ANALYSES` is the one list: the config's keys, the commands and their help, tables, estimates and the report follow
+from it.
+"""
+
+from typing import Any
+
+from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
+from lensdiff.analyses.attention import ANALYSIS as ATTENTION
+from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
+from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.heads import ANALYSIS as HEADS
+from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
+from lensdiff.analyses.mlp import ANALYSIS as MLP
+from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
+from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
+from lensdiff.analyses.weights import ANALYSIS as WEIGHTS
+from lensdiff.steps.analysis import Analysis
+
+ANALYSES: tuple[Analysis[Any], ...] = (
+    WEIGHTS,
+    INSTRUCTION_USE,
+    ATTRIBUTE,
+    OUTPUTS,
+    ATTENTION,
+    HEADS,
+    MLP,
+    VALUE_ROTATION,
+    ANNOTATE,
+    CLAIMS,
+)

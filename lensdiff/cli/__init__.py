@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
-from lensdiff.cli import annotating, single, whole
+from lensdiff.analyses import ANALYSES
+from lensdiff.cli import annotating, whole
 from lensdiff.cli.output import complain, write
+from lensdiff.cli.verbs import command_of
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -25,16 +27,9 @@ app = typer.Typer(
 )
 for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate):
     app.command()(command)
-for command in (
-    single.instruction_use,
-    single.attribute,
-    single.outputs,
-    single.attention,
-    single.heads,
-    single.mlp,
-    single.weights,
-):
-    app.command()(command)
+for analysis in ANALYSES:
+    if analysis.done == "asked":
+        app.command(analysis.name.replace("_", "-"))(command_of(analysis))
 
 
 def _version(wanted: bool) -> bool:

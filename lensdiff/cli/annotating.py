@@ -37,8 +37,10 @@ def annotate(
     Every answer is kept: a command that was stopped repeats nothing.
     """
     from lensdiff.analyses.annotate.measure import annotate as ask
+    from lensdiff.analyses.annotate.steps import keep
     from lensdiff.analyses.mlp.concepts import MLPConcepts
     from lensdiff.cli.whole import existing
+    from lensdiff.steps.found import Found
 
     store = existing(directory)
     asked: dict[str, Any] = {
@@ -54,32 +56,28 @@ def annotate(
         "concurrency": concurrency,
     }
     terminal = Terminal(quiet=quiet)
-    with store.writing(store.manifest.config):
+    with store.writing():
         with terminal.watching():
             for side in SIDES:
-                step = f"annotating {side}"
-                reach = partial(terminal.reach, step)
-                found = ask(store.load_result(f"concepts/{side}", MLPConcepts), **asked, on_progress=reach)
-                store.save_result(f"annotations/{side}", found)
+                reach = partial(terminal.reach, f"annotating {side}")
+                concepts = Found(store).of_model("concepts", MLPConcepts, side)
+                keep(store, side, ask(concepts, **asked, on_progress=reach))
         _finish(store)
 
 
 def _finish(store: Any) -> None:
     import pandas as pd
 
+    from lensdiff.analyses import ANALYSES
     from lensdiff.analyses.annotate.annotations import Annotations
-    from lensdiff.analyses.annotate.shift import annotation_shift
-    from lensdiff.pipeline.both import save_of_both
-    from lensdiff.pipeline.tables import write_description
+    from lensdiff.analyses.annotate.steps import finish
+    from lensdiff.pipeline.graph import tables_of
+    from lensdiff.steps.columns import write_description
 
-    found = {side: store.load_result(f"annotations/{side}", Annotations) for side in SIDES}
-    save_of_both(store, "annotations", Annotations)
-    shift = annotation_shift(found["base"], found["tuned"])
-    store.save_result("annotation_shift", shift)
-    store.save_table("annotation_shift", shift.to_df())
-    store.save_table("annotation_groups", shift.groups_df())
-    write_description(store)
+    shift = finish(store)
+    write_description(store, tables_of(ANALYSES))
     write_notice(store)
+    found = {side: store.load_result(f"annotations/{side}", Annotations) for side in SIDES}
     counts = pd.DataFrame({side: annotations.counts() for side, annotations in found.items()}).fillna(0).astype(int)
     print_frame("Annotations", counts.rename_axis("status").reset_index())
     shown = ["side", "label", "kind", "base_mean", "tuned_mean", "difference", "low", "high", "p_adjusted", "verdict"]

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lensdiff import defaults
+
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
     str, typer.Argument(metavar="TUNED", help="Of its tuned version, or a folder with a LoRA adapter on the base.")
@@ -30,7 +32,7 @@ Controls = Annotated[
 Kinds = Annotated[
     str, typer.Option(help="Kinds of controls, joined by commas: distilled, gradient-noise, spectrum, norm.")
 ]
-KINDS = "gradient-noise,spectrum"
+KINDS = ",".join(defaults.KINDS)
 Layers = Annotated[str | None, typer.Option(help="Layers to read, for example 0,1,5-8; by default all.")]
 
 

@@ -8,11 +8,11 @@ import typer
 from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
 
-EXAMPLE = Path(__file__).parents[1] / "pipeline" / "example.toml"
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
     "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
-    "controls": {"prompts": 59, "heads": 59, "rotation": 59, "attribution": 3},  # what a verdict needs
+    # what a verdict needs
+    "controls": {"instruction_use": 59, "heads": 59, "mlp": 59, "value_rotation": 59, "attribute": 3},
     "instruction_use": {"texts": ["reference"], "draws": 1},  # what 59 controls of two kinds have time for
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
@@ -26,8 +26,10 @@ def init(
     """Write a commented example of a config for run."""
     if path.exists() and not force:
         raise typer.BadParameter(f"{path} is there already; --force writes over it")
+    from lensdiff.pipeline.example import example
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    path.write_text(example(), encoding="utf-8")
     write(str(path))
 
 

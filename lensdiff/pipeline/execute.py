@@ -1,55 +1,38 @@
 """From a config to every analysis and a results directory.
 
-A run is a list of steps (`STEPS`), each of units that are recorded once they are on disk: stopped at any point, the
-next run repeats at most the unit it was in. Two runs on one directory at once: the second refuses.
+Stopped at any point, the next run repeats at most the unit it was in; with a changed config, or changed inputs, it
+repeats what depends on the change and removes what no longer holds. Two runs on one directory at once: the second
+refuses.
 """
 
-import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lensdiff.inputs.characters import lone_surrogate
-from lensdiff.inputs.spans import shorten
-from lensdiff.pipeline.attention_steps import STEPS as ATTENTION_STEPS
-from lensdiff.pipeline.attribution_steps import STEPS as ATTRIBUTION_STEPS
-from lensdiff.pipeline.both import SIDES
-from lensdiff.pipeline.claims import claims_of
-from lensdiff.pipeline.concept_steps import STEPS as CONCEPT_STEPS
-from lensdiff.pipeline.config import Analysis, PromptEntry, RunConfig
-from lensdiff.pipeline.control_steps import CONTROL_ANALYSES
-from lensdiff.pipeline.control_steps import STEPS as CONTROL_STEPS
+from lensdiff.analyses import ANALYSES
+from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
-from lensdiff.pipeline.head_steps import STEPS as HEAD_STEPS
-from lensdiff.pipeline.instruction_use_steps import STEPS as INSTRUCTION_USE_STEPS
+from lensdiff.pipeline.graph import Graph, paths, tables_of
+from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
-from lensdiff.pipeline.output_steps import STEPS as OUTPUT_STEPS
-from lensdiff.pipeline.step import ALWAYS, Step, run_step
-from lensdiff.pipeline.tables import write_description
+from lensdiff.pipeline.plans import plan_of, supplies_of
+from lensdiff.pipeline.prepare import prepare
+from lensdiff.pipeline.runner import Runner
+from lensdiff.pipeline.tables import write_tables
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
-from lensdiff.pipeline.weight_steps import STEPS as WEIGHT_STEPS
-from lensdiff.pipeline.workspace import Workspace, prompts_of, tuning_data_of, vocabulary_of
-from lensdiff.results import InputError, ResultStore
-
-STEPS: tuple[Step, ...] = (
-    *WEIGHT_STEPS,
-    *ATTRIBUTION_STEPS,
-    *OUTPUT_STEPS,
-    *ATTENTION_STEPS,
-    *INSTRUCTION_USE_STEPS,
-    *CONTROL_STEPS,
-    *HEAD_STEPS,
-    *CONCEPT_STEPS,
-)
-OF_CONTROLS: tuple[Analysis, ...] = ("instruction_use", "attribution", "attention")
-MODEL_FILES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt")
-SAMPLE = 2**20  # bytes at the beginning, middle and end of a large file by which it is known again
+from lensdiff.results import ResultStore
+from lensdiff.results.manifest import StepState, UnitState
+from lensdiff.steps.analysis import Analysis
+from lensdiff.steps.columns import write_description
+from lensdiff.steps.found import Found
+from lensdiff.steps.pair import PAIR, PairFacts
+from lensdiff.steps.supplies import Supplies
+from lensdiff.steps.unit import SIDES
 
 
 def execute(
-    config: RunConfig | dict[str, Any] | str | Path,
+    config: RunConfig | Mapping[str, Any] | str | Path,
     *,
     listener: Listener | None = None,
     command: str = "run",
@@ -60,131 +43,131 @@ def execute(
     Args:
         config: a config, a mapping with its keys, or the path of a TOML file.
         listener: is told what happens; by default nobody.
-        command: what asks for the run. A command other than "run" replaces its own earlier results if it is now given
-            another config; a run refuses that.
+        command: what asks for the run.
         estimate: tell the listener before the work how long it will take; that itself takes a few seconds.
 
     Raises:
-        InputError: the config or an input is unusable, the directory holds the results of another config, or another
-            run is writing to it.
+        InputError: the config or an input is unusable, or another run is writing to the directory.
         OSError: something could not be written (a full disk); run again to go on.
     """
     config = read_config(config)
     listener = listener or Silent()
     prepare(config)
     store = ResultStore(config.path(config.out))
-    identity = identify(config) | {"command": command}
-    replace = command != "run" and store.manifest.config.get("command") == command
     memory = memory_of(config)
-    with store.writing(identity, free=free_keys(store, identity), replace=replace), threads_for(memory.parameters):
+    with store.writing(), threads_for(memory.parameters):
+        _forget_damaged(store, listener)
         begun = store.manifest.pair.get("keep")
         keep = begun if begun and config.keep == "auto" else choose_keep(config, memory, listener)  # as it began
-        workspace = Workspace(config, store, listener, keep)
-        steps = [step for step in STEPS if config.chosen(*step.analyses)]
+        both = keep == "both"
+        supplies, identities = supplies_of(config, both), Identities(config)
+        store.update(config=config.model_dump(mode="json"), command=command, ended=False)
+        facts = _describe_pair(config, both, identities, supplies, store, listener)
+        store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}
+                     | {side: getattr(facts, side) for side in SIDES})  # fmt: skip
+        analyses = [*config.chosen, *implied()]
+        graph = Graph(analyses, plan_of(config, both, _n_layers(facts), config.chosen), identities, store)
+        _clear(config, both, facts, identities, store, graph)
+        runner = Runner(graph, supplies, listener)
         if estimate:
-            announce(workspace, steps)
-        try:
-            for step in steps:
-                run_step(step, workspace)
-        finally:
-            workspace.free()
-        found = claims_of(store)
-        store.save_result("claims", found)
-        store.save_table("claims", found.to_df())
-        store.save_table("claim_controls", found.controls())
-        write_description(store)
+            announce(config, runner, listener)
+        runner.run()
+        write_tables(store, tables_of(ANALYSES), graph)
+        write_description(store, tables_of(ANALYSES))
+        store.update(ended=True)
     return store
 
 
-def read_config(given: RunConfig | dict[str, Any] | str | Path) -> RunConfig:
+def implied() -> list[Analysis[Any]]:
+    """Return the analyses that are done with whatever they read."""
+    return [analysis for analysis in ANALYSES if analysis.done == "always"]
+
+
+def read_config(given: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
     """Return a config given as such, as a mapping or as a file."""
     if isinstance(given, RunConfig):
         return given
-    if isinstance(given, dict):
+    if isinstance(given, Mapping):
         return check_config(given)
     return load_config(given)
 
 
-def prepare(config: RunConfig) -> None:
-    """Refuse unusable inputs before anything large is loaded.
+def _n_layers(facts: PairFacts) -> int:
+    return int(facts.base["n_layers"])
+
+
+def _describe_pair(
+    config: RunConfig, both: bool, identities: Identities, supplies: Supplies, store: ResultStore, listener: Listener
+) -> PairFacts:
+    """Return what the two models are: as the directory has it, if they are the same still.
 
     Raises:
-        InputError: a prompt, a word list or a file of vectors is unusable.
+        InputError: a model cannot be loaded, or the two cannot be compared.
     """
-    check_device(config.device)
-    if config.prompts or config.prompt:
-        prompts_of(config)
-    for number, entry in enumerate(config.prompt, start=1):
-        _check_entry(entry, repr(entry.id or str(number)))
-    tuning_data_of(config)
-    if config.chosen("heads", "mlp"):
-        vocabulary_of(config)
-        if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
-            raise InputError(f"no file of word vectors at {config.path(config.vectors)}")
+    graph = Graph((), plan_of(config, both, 0, ()), identities, store)
+    unit = graph.units[PAIR.name][0]
+    if not graph.is_current(PAIR.name, unit):
+        supplies.pair.check()
+    Runner(graph, supplies, listener).run()
+    _want(store, PAIR.name, graph)
+    return Found(store).one(PAIR.name, PairFacts)
 
 
-def _check_entry(entry: PromptEntry, name: str) -> None:
-    for key, text in (("text", entry.text), ("response", entry.response)):
-        if (
-            text is not None and lone_surrogate(text) is not None
-        ):  # the manifest, which keeps the config, cannot hold it
-            raise InputError(
-                f"the {key} of prompt {name} holds half a character ({shorten(text)}), expected whole ones"
-            )
-    if entry.response is not None and not entry.response.strip():
-        raise InputError(f"the response of prompt {name} is an empty text: leave it out for the model's own response")
+def _want(store: ResultStore, step: str, graph: Graph) -> None:
+    steps = dict(store.manifest.steps)
+    steps[step] = steps.get(step, StepState()).model_copy(update={"wanted": paths(graph.units[step])})
+    store.update(steps=steps)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that torch does not know or this machine does not have."""
-    if name == "auto":
-        return
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not there ({str(error).splitlines()[0]})") from None
+def _forget_damaged(store: ResultStore, listener: Listener) -> None:
+    """Forget results whose files are missing or damaged, so that they are made again."""
+    for file in store.damaged():
+        listener.say(f"{store.root / file} is not as the run left it: it is made again")
+        store.forget(file)
+        room, _, name = file.partition("/")
+        if room == "arrays":
+            step, _, unit = name.partition("/")
+            store.record(step, unit, None)
 
 
-def identify(config: RunConfig) -> dict[str, Any]:
-    """Return what a results directory is known by: the config, and fingerprints of the files it names."""
-    found = config.model_dump(mode="json", exclude={"out", "keep"})
-    found[CONTROL_ANALYSES] = [name for name in OF_CONTROLS if config.chosen(name)]
-    files = {
-        name: config.path(given) for name in ("prompts", "vocabulary", "vectors") if (given := getattr(config, name))
-    }
-    files |= {side: Path(config.source(side)) for side in SIDES}
-    if config.controls.data is not None:
-        files["controls.data"] = config.path(config.controls.data)
-    return found | {f"{name} file": fingerprint(path) for name, path in files.items()}
+def _clear(
+    config: RunConfig, both: bool, facts: PairFacts, identities: Identities, store: ResultStore, graph: Graph
+) -> None:
+    """Set what the run asks for, and remove the results that it does not ask for and that no longer hold."""
+    everything = Graph(
+        ANALYSES, plan_of(config, both, _n_layers(facts), config_analyses()), identities, store
+    ) if _others(store, graph) else graph  # fmt: skip
+    steps: dict[str, StepState] = {}
+    for name in [*everything.steps, *(name for name in store.manifest.steps if name not in everything.steps)]:
+        state = store.step(name)
+        if name in graph.steps:
+            wanted = paths(graph.units[name])
+        elif name in everything.steps:
+            wanted = [
+                u.path for u in everything.units[name] if u.path in state.units and everything.is_current(name, u)
+            ]
+        else:
+            wanted = [unit for unit, own in state.units.items() if holds(store, own)]
+        for unit in set(state.units) - set(wanted):
+            store.remove(f"{name}/{unit}" if unit else name)
+        if wanted:
+            steps[name] = StepState(wanted=wanted, units={u: s for u, s in state.units.items() if u in set(wanted)})
+    store.update(steps=steps)
 
 
-def free_keys(store: ResultStore, identity: dict[str, Any]) -> tuple[str, ...]:
-    """Return the keys of a config that no finished unit depends on: those may change between runs."""
-    bound: set[str] = set()
-    for step in STEPS:
-        if store.step(step.name).done:
-            bound |= {*"command", *ALWAYS, *step.keys}
-    known = {*identity, *store.manifest.config} - {"controls"} | {f"controls.{key}" for key in identity["controls"]}
-    return tuple(key for key in known if key.removesuffix(" file") not in bound)
+def _others(store: ResultStore, graph: Graph) -> bool:
+    return any(name not in graph.steps for name in store.manifest.steps)
 
 
-def fingerprint(path: Path) -> str | None:
-    """Return a hash of a file, or of a folder's files, by which it is known again; None where there is none.
+def holds(store: ResultStore, state: UnitState) -> bool:
+    """Return whether a result that was made apart is still of the results that it was made of."""
+    return all(
+        (own := store.step(step).units.get(unit)) is not None and own.digest == digest
+        for step, units in state.made_of.items()
+        for unit, digest in units.items()
+    )
 
-    Of a file above 3 MB its size and three parts of it count.
-    """
-    if path.is_dir():
-        files = sorted(item for item in path.iterdir() if item.is_file() and item.suffix.lower() in MODEL_FILES)
-    elif path.is_file():
-        files = [path]
-    else:
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name if path.is_dir() else ''}\0{size}\0".encode())
-        with file.open("rb") as opened:
-            for start in (0, size // 2, size - SAMPLE) if size > 3 * SAMPLE else (0,):
-                opened.seek(start)
-                digest.update(opened.read(SAMPLE if size > 3 * SAMPLE else -1))
-    return digest.hexdigest()
+
+def config_analyses() -> Iterable[Analysis[Any]]:
+    """Return all analyses that a config may ask for."""
+    return [analysis for analysis in ANALYSES if analysis.done == "asked"]

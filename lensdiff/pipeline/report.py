@@ -1,37 +1,29 @@
 """The report: one self-contained HTML file about a pair, from a results directory.
 
-The page's frame is here: what was compared, the three claims, then the sections that analyses registered, then where it
-all comes from. It opens from disk, asks for nothing, and holds circuitsvis once.
+The page's frame is here: what was compared, then the section of every analysis, the answers first, then where it all
+comes from. It opens from disk, asks for nothing, and holds circuitsvis once.
 """
 
+import html
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from lensdiff.analyses.attention import section as _a  # noqa: F401
-from lensdiff.analyses.attribute import section as _b  # noqa: F401
-from lensdiff.analyses.claims.measure import Claims
-from lensdiff.analyses.heads import section as _c  # noqa: F401
-from lensdiff.analyses.heads.verb_shift import VerbShift
-from lensdiff.analyses.instruction_use import section as _d  # noqa: F401
-from lensdiff.analyses.instruction_use.result import InstructionUse
-from lensdiff.analyses.mlp import section as _e  # noqa: F401
-from lensdiff.analyses.outputs import section as _f  # noqa: F401
-from lensdiff.analyses.value_rotation import section as _g  # noqa: F401
-from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.analyses.weights import section as _h  # noqa: F401
+from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
+from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
-from lensdiff.views.section import Section, Table, cell, sections
-from lensdiff.views.show import show
-from lensdiff.views.widget import Widget, page, templates
+from lensdiff.steps.analysis import Analysis
+from lensdiff.steps.found import Found
+from lensdiff.steps.responses import RESPONSES, SaidResponse
+from lensdiff.steps.unit import SIDES
+from lensdiff.steps.validity import VALIDITY
+from lensdiff.views.section import Section, Table, cell
+from lensdiff.views.widget import Widget, notice_html, page, templates
 
-SIDES = ("base", "tuned")
-SHARED_STEP = "responses"
-OF_RESPONSES = {"instruction_use", "attribution", "outputs", "attention"}
+SHARED = (RESPONSES.name, VALIDITY.name)  # steps that several analyses share: of no section alone
 FACTS = {
     "architecture": "",
     "n_layers": "layers",
@@ -43,10 +35,6 @@ FACTS = {
     "weights": "weights",
     "revision": "revision",
 }
-CLAIMS_CAPTION = "A row per claim: its effect, p, p after Holm's correction, and the limits of all kinds of controls."
-KINDS_CAPTION = (
-    "A row per claim and kind of control: how many, how many are ruined models, their median, band and rank p."
-)
 MOST_FAILURES = 5  # that are told one by one
 
 
@@ -54,6 +42,7 @@ MOST_FAILURES = 5  # that are told one by one
 class _Shown:
     """A section as the template takes it."""
 
+    name: str
     section: Section
     parts: list[str]
     notes: list[str]
@@ -75,12 +64,11 @@ class Report:
         """Return the page.
 
         Raises:
-            InputError: a file of the directory is unreadable.
+            InputError: a file of the directory is unreadable, or not what the run wrote.
         """
         store = self.store
         names = {side: str(store.manifest.pair.get(side, {}).get("model", side)) for side in SIDES}
-        answers = store.load_result("claims", Claims) if store.has("claims") else None
-        every = [self._show(section) for section in sections()]
+        every = [_shown(store, analysis, section) for analysis, section in in_order(ANALYSES)]
         body = templates.get_template("report.html.j2").render(
             names=names,
             notice=store.manifest.pair.get("notice"),
@@ -88,9 +76,6 @@ class Report:
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
-            claims="" if answers is None else show(answers).fragment(),
-            unfinished=any(state.state == "running" for state in store.manifest.steps.values()),
-            claims_tables=_claim_tables(answers),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts],
             versions=store.manifest.versions,
@@ -110,8 +95,33 @@ class Report:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def _show(self, section: Section) -> _Shown:
-        return _Shown(section, [_part(item) for item in section.build(self.store)], _notes(self.store, section))
+
+def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:
+    """Return analyses with their sections, in the order of these."""
+    found = [(analysis, analysis.section) for analysis in analyses]
+    return sorted(((a, section) for a, section in found if section is not None), key=lambda pair: pair[1].order)
+
+
+def sections_page(store: ResultStore, title: str, analyses: Iterable[Analysis[Any]]) -> str:
+    """Return a page with the sections of some analyses, as far as there are results for them."""
+    parts = [notice_html(store.manifest.pair.get("notice") or "")]
+    for _, section in in_order(analyses):
+        if content := section.build(Found(store)):
+            parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")
+            parts += [_fragment(item) for item in content]
+    return page(title, "\n".join(parts))
+
+
+def _fragment(item: Widget | Table | str) -> str:
+    if isinstance(item, Widget):
+        return f"<h3>{html.escape(item.title)}</h3>{item.fragment()}"
+    return item.html() if isinstance(item, Table) else f"<p>{html.escape(item)}</p>"
+
+
+def _shown(store: ResultStore, analysis: Analysis[Any], section: Section) -> _Shown:
+    return _Shown(
+        analysis.name, section, [_part(item) for item in section.build(Found(store))], _notes(store, analysis)
+    )
 
 
 def _part(item: Widget | Table | str) -> str:
@@ -138,69 +148,64 @@ def _readable(value: Any) -> str:
 
 def _differences(store: ResultStore) -> list[dict[str, str]] | None:
     """Return what differs beside the weights, or None where it was not recorded; the notice stands above."""
-    if not store.has_table("differences"):
+    frame = Found(store).table("differences")
+    if frame is None:
         return None
-    frame: pd.DataFrame = store.load_table("differences").fillna("").astype(str)
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records") if row["what"] != EQUAL_WEIGHTS]
-
-
-def _claim_tables(answers: Claims | None) -> str:
-    if answers is None:
-        return ""
-    tables = (
-        Table("claims", answers.to_df(), CLAIMS_CAPTION),
-        Table("claim_controls", answers.controls(), KINDS_CAPTION),
-    )
-    return "".join(table.html() for table in tables)
+    rows = frame.fillna("").astype(str).to_dict("records")
+    return [{str(k): v for k, v in row.items()} for row in rows if row["what"] != EQUAL_WEIGHTS]
 
 
 def _run_facts(store: ResultStore) -> list[str]:
-    """Return what a reader must know of the run before any number: of the controls, what was made."""
-    found, config = [], store.manifest.config
-    asked = set(config.get("analyses", OF_RESPONSES))
-    if "max_new_tokens" in config and asked & OF_RESPONSES:
-        found.append(f"each model's own greedy response, at most {config['max_new_tokens']} tokens")
-    made = [f"{text} for {name}" for name, text in _controls_made(store).items() if text]
+    """Return what a reader must know of the run before any number, as its results say: not what was asked for."""
+    found, told = Found(store), []
+    lengths = {
+        int(most)
+        for unit in found.units(RESPONSES.name)
+        if (most := found.one(RESPONSES.name, SaidResponse, unit).provenance.options.get("max_new_tokens"))
+    }
+    if lengths:
+        told.append(f"each model's own greedy response, at most {max(lengths)} tokens")
+    made = [f"{text} for {name}" for name, text in _controls_made(found).items() if text]
     if made:
-        found.append(f"controls, meaningless changes of the base: {'; '.join(made)}")
-    return found
+        told.append(f"controls, meaningless changes of the base: {'; '.join(made)}")
+    return told
 
 
-def _controls_made(store: ResultStore) -> dict[str, str]:
+def _controls_made(found: Found) -> dict[str, str]:
     """Return how many controls of each kind stand beside what, as their results say."""
     numbers: dict[str, list[str]] = {}
-    if store.has("instruction_use"):
-        numbers["instruction use"] = list(store.load_result("instruction_use", InstructionUse).control_kinds[2:])
-    if store.has("verb_shift"):
-        numbers["heads"] = list(store.load_result("verb_shift", VerbShift).control_kinds)
-    if store.has("value_rotation"):
-        numbers["rotation"] = list(store.load_result("value_rotation", ValueRotation).control_kinds)
+    for analysis in ANALYSES:
+        numbers |= analysis.controls_beside(found)
     return {
         name: ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         for name, kinds in numbers.items()
     }
 
 
-def _notes(store: ResultStore, section: Section) -> list[str]:
-    """Return what went wrong in a section's steps; nothing of what several share where its own were not asked for."""
-    notes = []
-    if not any(name in store.manifest.steps for name in section.steps if name != SHARED_STEP):
+def _notes(store: ResultStore, analysis: Analysis[Any]) -> list[str]:
+    """Return what went wrong in an analysis' steps; nothing of what several share where its own were not asked for."""
+    notes: list[str] = []
+    steps = [step.name for step in steps_of([analysis])[1:]]  # the first is the pair's
+    if not any(store.step(name).wanted for name in steps if name not in SHARED):
         return notes
-    for name in section.steps:
+    for name in steps:
         state = store.step(name)
-        if state.state == "running":
-            notes.append(f"{name}: not finished, {len(state.done)} of {state.units} units are done")
-        elif state.state in ("failed", "skipped") and state.note:
+        if state.state == "running" and not store.manifest.ended:
+            notes.append(f"{name}: not finished, {len(state.done)} of {len(state.wanted)} units are done")
+        elif state.note:
             notes.append(f"{name}: {state.note}")
+            continue
         failures = list(state.failures.items())
         notes += [f"{name}, {unit}: {reason}" for unit, reason in failures[:MOST_FAILURES]]
         if len(failures) > MOST_FAILURES:
             notes.append(f"{name}: {len(failures) - MOST_FAILURES} more units failed")
-    return notes
+    tables = [store.manifest.tables.get(table.name) for table in analysis.tables]
+    return list(dict.fromkeys([*notes, *(table.note for table in tables if table is not None and table.note)]))
 
 
 def _steps(store: ResultStore) -> list[tuple[str, str, str]]:
     return [
         (name, state.state, f"{state.seconds:.1f} s" if state.seconds else "")
         for name, state in store.manifest.steps.items()
+        if state.wanted
     ]

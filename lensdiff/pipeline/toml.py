@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import RunConfig, WholeConfig, parse
 from lensdiff.results.errors import InputError
 
 _EXPECTED = {
@@ -18,6 +18,7 @@ _EXPECTED = {
     "list_type": "a list",
     "string_too_short": "a text that is not empty",
     "too_short": "a list that is not empty",
+    "distinct": "distinct layers",
 }
 
 
@@ -48,7 +49,7 @@ def check_config(values: Mapping[str, Any], place: str = "config", text: str | N
         InputError: as `load_config`.
     """
     try:
-        return RunConfig.model_validate(dict(values))
+        return parse(values)
     except ValidationError as error:
         found = sorted((_fault(dict(e), text) for e in error.errors(include_url=False)), key=lambda fault: fault[0])
         first, *rest = [f"line {line}: {what}" if line else what for line, what in found]
@@ -84,7 +85,7 @@ def _fault(error: dict[str, Any], text: str | None) -> tuple[int, str]:
     """Return the line, 0 where it is on none, and what is wrong there."""
     kind, keys = error["type"], tuple(error["loc"])
     if kind == "contradiction":
-        keys = tuple(error["ctx"]["key"].split("."))
+        keys = (*keys, *error["ctx"]["key"].split("."))  # of the table whose choices contradict each other
         return _where(text, keys), error["ctx"]["message"]
     name = _dotted(keys)
     if kind == "missing":
@@ -117,7 +118,7 @@ def _dotted(keys: tuple[str | int, ...]) -> str:
 
 
 def _available(keys: tuple[str | int, ...]) -> list[str]:
-    section: Any = RunConfig
+    section: Any = WholeConfig
     for key in keys:
         if isinstance(key, int):
             continue

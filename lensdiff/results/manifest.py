@@ -1,31 +1,99 @@
-"""What a results directory says of itself: schema, config, versions, the pair, and the state of every step."""
+"""What a results directory says of itself: versions, config, the state of every unit, and a checksum of every file."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
+SCHEMA = 2
 State = Literal["pending", "running", "done", "failed", "skipped"]
+UnitOutcome = Literal["done", "failed", "impossible"]
+Kept = Literal["whole", "part", "nothing"]
+
+
+class UnitState(BaseModel):
+    """What became of one unit of a step.
+
+    Attributes:
+        digest: of all that its result depends on; another digest means that the unit has to be done again.
+        outcome: done, failed (tried again by the next run), or impossible for this pair or these prompts.
+        reason: why there is no result.
+        seconds: that it took.
+        kept: how much of the result lies on disk: what only its readers needed goes once they are done.
+        model, prompt, layers: which unit it is.
+        made_of: of a result that no run made: the digests of the units that it rests on, by step and unit.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: str
+    outcome: UnitOutcome = "done"
+    reason: str = ""
+    seconds: float = 0.0
+    kept: Kept = "whole"
+    model: str | None = None
+    prompt: str | None = None
+    layers: tuple[int, ...] | None = None
+    made_of: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class StepState(BaseModel):
     """How far one step is.
 
     Attributes:
-        units: how many units of work the step has; 0 before it began.
-        done: the names of the finished ones.
-        failures: why a unit could not be had, by its name.
-        seconds: spent on finished units, over all runs.
-        note: why the step was skipped or failed.
+        wanted: the names of the units that the last run asked for, in order.
+        units: what became of them, and of units of earlier runs that would still be the same.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    state: State = "pending"
-    units: int = 0
-    done: list[str] = Field(default_factory=list)
-    failures: dict[str, str] = Field(default_factory=dict)
-    seconds: float = 0.0
+    wanted: list[str] = Field(default_factory=list)
+    units: dict[str, UnitState] = Field(default_factory=dict)
+
+    def of_outcome(self, outcome: UnitOutcome) -> list[str]:
+        """Return the wanted units with this outcome, in order."""
+        return [name for name in self.wanted if name in self.units and self.units[name].outcome == outcome]
+
+    @property
+    def done(self) -> list[str]:
+        """The wanted units whose results are there (or were, until their readers were done)."""
+        return self.of_outcome("done")
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why a wanted unit could not be had."""
+        return {name: self.units[name].reason for name in self.of_outcome("failed")}
+
+    @property
+    def seconds(self) -> float:
+        """That the wanted units took, over all runs."""
+        return sum(self.units[name].seconds for name in self.wanted if name in self.units)
+
+    @property
+    def state(self) -> State:
+        """The step's state: "done" also where some of its units failed, as long as one is done."""
+        known = [name for name in self.wanted if name in self.units]
+        if not known:
+            return "pending"
+        if len(known) < len(self.wanted):
+            return "running"
+        if self.done:
+            return "done"
+        return "failed" if self.failures else "skipped"
+
+    @property
+    def note(self) -> str:
+        """Why the step has no result at all; empty where it has one."""
+        if self.state not in ("failed", "skipped"):
+            return ""
+        return next(iter(self.failures.values()), "") or self.units[self.wanted[0]].reason
+
+
+class TableState(BaseModel):
+    """A table of the directory: the digest of what it was made of, or why there is none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: str
     note: str = ""
 
 
@@ -33,40 +101,23 @@ class Manifest(BaseModel):
     """The content of `manifest.json`.
 
     Attributes:
-        config: the run's, as JSON values.
+        config: of the last run, as JSON values.
+        command: the command that asked for it.
         versions: of Python and of the packages that the results depend on.
-        pair: what the two models are and in what they differ.
-        steps: by name, in the order they began.
+        pair: what the two models are.
+        ended: whether the last run came to its end.
+        steps, tables: by name, in the order of the run.
+        checksums: of every result and table, by "arrays/NAME" or "tables/NAME".
     """
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA
     config: dict[str, Any] = Field(default_factory=dict)
+    command: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     pair: dict[str, Any] = Field(default_factory=dict)
+    ended: bool = False
     steps: dict[str, StepState] = Field(default_factory=dict)
-
-
-def first_difference(there: Any, here: Any, path: str = "") -> tuple[str, str, str] | None:
-    """Return (dotted key, value there, value here) of the first entry in which two JSON values differ, or None."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*there, *(k for k in here if k not in there)]:
-            inner = f"{path}.{key}" if path else key
-            if key not in there or key not in here:
-                old, new = (repr(side[key]) if key in side else "not set" for side in (there, here))
-                return inner, old, new
-            if found := first_difference(there[key], here[key], inner):
-                return found
-        return None
-    return None if there == here else (path, repr(there), repr(here))
-
-
-def without(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return a config without some keys, dotted within tables."""
-    kept = {key: value for key, value in config.items() if key not in keys}
-    for table in {key.partition(".")[0] for key in keys if "." in key}:
-        if isinstance(kept.get(table), dict):
-            inner = tuple(key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}."))
-            kept[table] = without(kept[table], inner)
-    return kept
+    tables: dict[str, TableState] = Field(default_factory=dict)
+    checksums: dict[str, str] = Field(default_factory=dict)

@@ -21,7 +21,7 @@ from torch import Tensor
 from lensdiff.results.errors import InputError
 from lensdiff.results.provenance import Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 R = TypeVar("R", bound="Result")
 
 

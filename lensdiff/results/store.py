@@ -1,19 +1,23 @@
 """A results directory: a manifest, a Parquet table and a safetensors file per result, written so that nothing is lost.
 
-    manifest.json            schema, config, versions, what the pair is, and the state of every step
+    manifest.json            schema, config, versions, the state of every unit, and a checksum of every file
+    journal.jsonl            what happened since the manifest was written; gone when a run has ended
     arrays/<name>.safetensors    results (`Result.save`)
     tables/<name>.parquet        tables
 
 Every file is written under `.partial/`, flushed to the disk and renamed into place, so that a name always holds a whole
-file, whenever the program is stopped. A name is a path of parts joined by "/"; characters that a file system may refuse
-are percent-encoded. One program writes at a time (`writing`); reading needs no lock.
+file, whenever the program is stopped; a file whose checksum is not the manifest's is never read. A name is a path of
+parts joined by "/"; characters that a file system may refuse are percent-encoded. One program writes at a time
+(`writing`); reading needs no lock.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,13 +31,16 @@ from safetensors import SafetensorError
 
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import decode_part, encode_part, flush, numeric_order, write_parquet
-from lensdiff.results.manifest import SCHEMA, Manifest, StepState, first_difference, without
+from lensdiff.results.journal import Journal, apply
+from lensdiff.results.manifest import SCHEMA, Manifest, StepState, UnitState
 from lensdiff.results.provenance import package_versions
 from lensdiff.results.result import Result
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 LOCK = ".lock"
+JOURNAL = "journal.jsonl"
+LAYERS = re.compile(r"\d+(,\d+)*")  # the name of a part of a result: the layers that it is of
 ENDINGS = {"arrays": ".safetensors", "tables": ".parquet"}
 LONGEST_PART = 240  # bytes of a file's name without its ending; file systems allow 255
 R = TypeVar("R", bound=Result)
@@ -49,6 +56,8 @@ class ResultStore:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self._manifest: Manifest | None = None
+        self._journal = Journal(self.root / JOURNAL)
+        self._is_writing = False
 
     # what is there
     def exists(self) -> bool:
@@ -67,16 +76,26 @@ class ResultStore:
         return self._manifest
 
     def has(self, name: str) -> bool:
-        """Return whether a result of this name is there."""
-        return self._path("arrays", name).is_file()
+        """Return whether a result of this name is there, in one file or in parts."""
+        return bool(self.parts(name))
 
     def has_table(self, name: str) -> bool:
         """Return whether a table of this name is there."""
         return self._path("tables", name).is_file()
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names of the results that begin with `prefix`, numbers within them in numeric order."""
-        return self._names("arrays", prefix)
+        """Return the names of the results that begin with `prefix`, numbers within them in numeric order.
+
+        Those that the last run did not ask for are left out.
+        """
+        hidden = self._hidden()
+        return [name for name in self._names("arrays", prefix) if name not in hidden]
+
+    def parts(self, name: str) -> list[str]:
+        """Return the names of the files that hold a result: its own, or those of its groups of layers."""
+        if self._path("arrays", name).is_file():
+            return [] if name in self._hidden() else [name]
+        return [part for part in self.names(f"{name}/") if LAYERS.fullmatch(part.removeprefix(f"{name}/"))]
 
     def table_names(self, prefix: str = "") -> list[str]:
         """Return the names of the tables that begin with `prefix`, likewise."""
@@ -89,18 +108,27 @@ class ResultStore:
         Raises:
             OSError: it could not be written (a full disk); what was there before still stands.
         """
-        return self._write(self._path("arrays", name), lambda path: result.save(path))
+        return self._write("arrays", name, lambda path: result.save(path))
 
     def load_result(self, name: str, cls: type[R]) -> R:
-        """Read a result of class `cls`.
+        """Read a result of class `cls`; one that is kept in parts is joined.
 
         Raises:
-            InputError: there is none of this name, or it is of another class.
+            InputError: there is none of this name, its file is damaged, or it is of another class.
         """
-        path = self._path("arrays", name)
-        if not path.is_file():
+        parts = self.parts(name)
+        if not parts:
             raise InputError(f"{self.root} has no result {name!r}{self._available('arrays')}")
-        return cls.load(path)
+        return self.load_files(parts, cls)
+
+    def load_files(self, names: Sequence[str], cls: type[R]) -> R:
+        """Read the files that hold one result and join them.
+
+        Raises:
+            InputError: as `load_result`.
+        """
+        found = [cls.load(self._checked("arrays", name)) for name in names]
+        return found[0] if len(found) == 1 else cls.join(found)
 
     def save_table(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> Path:
         """Write a table as Parquet, given whole or in parts of equal columns, and return its path.
@@ -109,7 +137,7 @@ class ResultStore:
             OSError: as `save_result`.
         """
         parts = [frame] if isinstance(frame, pd.DataFrame) else frame
-        return self._write(self._path("tables", name), lambda path: write_parquet(path, parts))
+        return self._write("tables", name, lambda path: write_parquet(path, parts))
 
     def load_table(self, name: str) -> pd.DataFrame:
         """Read a table.
@@ -117,9 +145,9 @@ class ResultStore:
         Raises:
             InputError: there is none of this name, or its file is damaged.
         """
-        path = self._path("tables", name)
-        if not path.is_file():
+        if not self._path("tables", name).is_file():
             raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
+        path = self._checked("tables", name)
         try:
             return pd.read_parquet(path)
         except pa.ArrowInvalid as error:
@@ -135,11 +163,16 @@ class ResultStore:
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
-        return self._write(self._shown(name), lambda path: shutil.copyfile(self._path("tables", name), path))
+        return self._replace(self._shown(name), lambda path: shutil.copyfile(self._checked("tables", name), path))
 
     def remove(self, name: str) -> None:
-        """Remove a result, if it is there."""
-        self._path("arrays", name).unlink(missing_ok=True)
+        """Remove a result, if it is there: first from the manifest, so that a stop in between shows nothing."""
+        self._forget("arrays", name)
+
+    def remove_table(self, name: str) -> None:
+        """Remove a table and its second name, likewise."""
+        self._forget("tables", name)
+        self._shown(name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file (a report) into the directory and return its path.
@@ -147,22 +180,16 @@ class ResultStore:
         Raises:
             OSError: as `save_result`.
         """
-        return self._write(self.root / name, lambda path: path.write_text(text, encoding="utf-8", newline=""))
+        return self._replace(self.root / name, lambda path: path.write_text(text, encoding="utf-8", newline=""))
 
     # the manifest
     @contextmanager
-    def writing(
-        self, config: dict[str, Any], *, free: tuple[str, ...] = (), replace: bool = False
-    ) -> Iterator["ResultStore"]:
-        """Hold the directory for one run: lock it, clear what a stopped run left half-written, check the config.
-
-        Args:
-            config: JSON values; the manifest keeps them.
-            free: the keys, dotted within tables, that may differ from an earlier run's (no number depends on them).
-            replace: remove the results of another config instead of refusing them.
+    def writing(self) -> Iterator["ResultStore"]:
+        """Hold the directory for one run: lock it, and clear what a stopped run left half-written.
 
         Raises:
-            InputError: another run holds the directory, or it has the results of another config or schema.
+            InputError: another run holds the directory, it holds results of another schema, or results and no manifest
+                that says what they are.
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file, expected a directory for results")
@@ -175,55 +202,56 @@ class ResultStore:
                 f"another run is writing to {self.root}: wait for it or choose another directory"
             ) from None
         try:
-            self._manifest = self._read_manifest()
-            self._begin(config, free, replace)
+            self._begin()
+            self._is_writing = True
             yield self
         finally:
+            self._is_writing = False
             lock.release()
 
     def step(self, name: str) -> StepState:
         """Return the state of a step; one that never began is pending."""
         return self.manifest.steps.get(name, StepState())
 
-    def update_step(self, name: str, **changes: Any) -> StepState:
-        """Change fields of a step's state and write the manifest."""
-        state = self.step(name).model_copy(update=changes)
-        self._write_manifest(self.manifest.model_copy(update={"steps": self.manifest.steps | {name: state}}))
-        return state
+    def record(self, step: str, unit: str, state: UnitState | None) -> None:
+        """Remember what became of a unit, or forget it (None)."""
+        event = {"step": step, "unit": unit, "state": None if state is None else state.model_dump(mode="json")}
+        self._happened(event)
 
-    def unit_done(self, name: str, unit: str, seconds: float) -> StepState:
-        """Record that a unit of a step is finished: from now on it is never repeated."""
-        state = self.step(name)
-        return self.update_step(name, done=[*state.done, unit], seconds=state.seconds + seconds)
+    def update(self, **changes: Any) -> None:
+        """Change fields of the manifest and write it."""
+        self._write_manifest(self.manifest.model_copy(update=changes))
 
-    def describe_pair(self, facts: dict[str, Any]) -> None:
-        """Record what the two models are (JSON values)."""
-        self._write_manifest(self.manifest.model_copy(update={"pair": facts}))
+    def damaged(self) -> list[str]:
+        """Return the files ("arrays/NAME") of the manifest that are missing or not as they were written."""
+        found = []
+        for name, checksum in self.manifest.checksums.items():
+            path = self._path(*_split(name))
+            if not path.is_file() or checksum_of(path) != checksum:
+                found.append(name)
+        return found
 
-    def _begin(self, config: dict[str, Any], free: tuple[str, ...], replace: bool) -> None:
+    def forget(self, file: str) -> None:
+        """Remove a file ("arrays/NAME") and what the manifest knows of it."""
+        self._forget(*_split(file))
+
+    def _begin(self) -> None:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
-        config = json.loads(json.dumps(config))
-        if self.exists():
-            there, here = (without(c, free) for c in (self.manifest.config, config))
-            difference = first_difference(there, here)
-            if difference and replace:
-                self._clear()
-            elif difference:
-                key, old, new = difference
-                raise InputError(
-                    f"{self.root} holds the results of another config ({key} is {old} there, {new} here): "
-                    "choose another directory"
-                )
-        self._write_manifest(self.manifest.model_copy(update={"config": config, "versions": package_versions()}))
+        self._manifest = self._read_manifest()
+        if not self.exists() and (loose := [room for room in ENDINGS if self._names(room, "")]):
+            raise InputError(
+                f"{self.root} holds {loose[0]} but no manifest.json that says what they are: choose another directory"
+            )
+        for room in ENDINGS:  # what was written and not yet recorded, or recorded as gone and not yet removed
+            for name in self._names(room, ""):
+                if f"{room}/{name}" not in self.manifest.checksums:
+                    self._path(room, name).unlink()
+        self._write_manifest(self.manifest.model_copy(update={"versions": package_versions()}))
 
-    def _clear(self) -> None:
-        for name in self.table_names():
-            self._shown(name).unlink(missing_ok=True)
-        for room in (self.root / "arrays", self.root / "tables"):
-            if room.is_dir():
-                shutil.rmtree(room)
-        (self.root / MANIFEST).unlink()  # last: what a stopped removal left is still known to be of the old config
-        self._manifest = Manifest()
+    def _happened(self, event: dict[str, Any]) -> None:
+        apply(self.manifest, event)
+        if self._is_writing:
+            self._journal.add(**event)
 
     def _read_manifest(self) -> Manifest:
         path = self.root / MANIFEST
@@ -234,8 +262,8 @@ class ResultStore:
             schema = stored.get("schema_version")
             if schema != SCHEMA:
                 raise InputError(f"{self.root} holds results of schema {schema}, this version reads {SCHEMA}")
-            return Manifest.model_validate(stored)
-        except (ValidationError, ValueError, AttributeError) as error:
+            return self._journal.replay(Manifest.model_validate(stored))
+        except (ValidationError, ValueError, AttributeError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is not a manifest of lensdiff") from error
@@ -243,6 +271,12 @@ class ResultStore:
     def _write_manifest(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self.write_text(MANIFEST, manifest.model_dump_json(indent=1))
+        self._journal.clear()
+
+    def _hidden(self) -> set[str]:
+        """Return the names of results that are there and that the last run did not ask for."""
+        steps = self.manifest.steps.items()
+        return {f"{step}/{unit}" for step, state in steps for unit in state.units.keys() - set(state.wanted)}
 
     # files
     def _shown(self, name: str) -> Path:
@@ -266,7 +300,29 @@ class ResultStore:
         names = self._names(room, "")
         return f", it has {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}" if names else ", it has none"
 
-    def _write(self, path: Path, write: Callable[[Path], Any]) -> Path:
+    def _checked(self, room: str, name: str) -> Path:
+        path, known = self._path(room, name), self.manifest.checksums.get(f"{room}/{name}")
+        if known is not None and checksum_of(path) != known:
+            raise InputError(f"{path} is damaged: it is not what the run wrote; run again, which makes it anew")
+        return path
+
+    def _forget(self, room: str, name: str) -> None:
+        self._happened({"file": f"{room}/{name}", "checksum": None})
+        self._path(room, name).unlink(missing_ok=True)
+
+    def _write(self, room: str, name: str, write: Callable[[Path], Any]) -> Path:
+        path = self._path(room, name)
+        found: list[str] = []
+
+        def and_sum(temporary: Path) -> None:
+            write(temporary)
+            found.append(checksum_of(temporary))
+
+        self._replace(path, and_sum)
+        self._happened({"file": f"{room}/{name}", "checksum": found[0]})
+        return path
+
+    def _replace(self, path: Path, write: Callable[[Path], Any]) -> Path:
         partial = self.root / PARTIAL
         partial.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=partial)
@@ -284,3 +340,21 @@ class ResultStore:
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+
+def checksum_of(path: Path) -> str:
+    """Return the checksum by which a file of the directory is known again.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def _split(file: str) -> tuple[str, str]:
+    room, _, name = file.partition("/")
+    return room, name

@@ -1,20 +1,19 @@
-"""Sections of the report: an analysis registers its own, and the page's frame knows none of them.
+"""Sections of the report: every analysis has its own, and the page's frame knows none of them.
 
-A section says how to read it in two sentences, and builds its content from a results directory: widgets, tables and
+A section says how to read it in two sentences, and builds its content from what a run found: widgets, tables and
 paragraphs. Nothing to show: no content, and the report says that the analysis was not run.
 """
 
 import base64
 import gzip
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lensdiff.results import ResultStore
 from lensdiff.views.widget import Widget, templates
 from lensdiff.views.words import shortened, visible
 
@@ -56,49 +55,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the report.
+    """One section of the report; its name and its place on the page are the analysis'.
 
     Attributes:
-        name: its anchor.
         title: its heading.
         how: two sentences: how to read it.
         order: sections come by rising order.
-        steps: the steps of a run behind it, whose failures it tells.
-        build: its content, from a results directory; a text is a paragraph. Empty where there is nothing.
+        build: its content, from what a run found; a text is a paragraph. Empty where there is nothing.
     """
 
-    name: str
     title: str
     how: str
     order: int
-    steps: tuple[str, ...]
-    build: Callable[[ResultStore], list[Widget | Table | str]]
+    build: Callable[[Any], list["Widget | Table | str"]]
 
 
-_sections: dict[str, Section] = {}
-
-
-def register_section(section: Section) -> Section:
-    """Add a section to every report."""
-    _sections[section.name] = section
-    return section
-
-
-def sections() -> list[Section]:
-    """Return all sections in their order."""
-    return sorted(_sections.values(), key=lambda section: section.order)
-
-
-def in_prompt_order(store: ResultStore, names: list[str]) -> list[str]:
-    """Return names of results that end with a prompt's id in the order in which the prompts were given."""
-    done = dict.fromkeys(unit.partition("/")[2] for unit in store.step("responses").done)
-    place = {prompt: i for i, prompt in enumerate(done)}
-
-    def key(name: str) -> int:
-        ends = (name[i + 1 :] for i, character in enumerate(name) if character == "/")
-        return next((place[end] for end in ends if end in place), len(place))
-
-    return sorted(names, key=key)
+def tables(found: Any, captions: Mapping[str, str]) -> list[Table]:
+    """Return the tables of a run that are there, each with its caption."""
+    frames = {name: found.table(name) for name in captions}
+    return [Table(name, frame, captions[name]) for name, frame in frames.items() if frame is not None]
 
 
 def compressed_csv(frame: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from lensdiff.cli.products import instruction_use_summary
 
 from lensdiff.analyses.attention.shift import AttentionShift
 from lensdiff.analyses.claims.measure import Claims
@@ -14,7 +15,6 @@ from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.measure import instruction_use as analyse
 from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.cli.products import instruction_use_summary
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair
 from lensdiff.models.text import generate
@@ -128,7 +128,7 @@ def test_kinds_and_numbers_of_controls_reach_the_analysis(lensdiff: Command, mod
     assert lensdiff(command, models / "base", models / "tuned", "--out", tmp_path, *given, *FAST).code == 0
     store = ResultStore(tmp_path)
     if command == "attention":
-        made = store.load_result("attention_shift", AttentionShift).provenance.options["control_kinds"]
+        made = store.load_result("attention_shift", AttentionShift).provenance.control_kinds
     elif command == "heads":
         made = store.load_result("verb_shift", VerbShift).control_kinds
     else:

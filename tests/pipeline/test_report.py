@@ -394,7 +394,7 @@ def test_a_card_draws_the_effect_and_every_control_with_a_band_where_there_are_e
     first, second = picture["kinds"]
     assert (first["name"], second["name"]) == ("spectrum", "norm")
     assert first["values"] == pytest.approx(BAND["spectrum"], rel=1e-3)
-    expected = stats.envelope(0.3, {"spectrum": BAND["spectrum"]})
+    expected = stats.against_controls(0.3, {"spectrum": BAND["spectrum"]}).envelope
     assert first["band"] == list(expected.band or ())
     assert -1 <= first["band"][0] < -0.9
     assert 0.9 < first["band"][1] <= 1

@@ -230,20 +230,16 @@ def _test(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base
 def _equivalence(
     tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"], bound: float
 ) -> stats.Test | None:
-    if min(len(tuned), len(base)) < stats.FEWEST_FOR_EQUIVALENCE:
-        return None
     try:
         return stats.equivalence(tuned, base, bound)
-    except stats.NoVariation:  # all components of a model agree
+    except stats.NotTestable:  # too few components, or all of a model agree
         return None
 
 
 def _over_seeds(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"]) -> float:
-    if min(len(tuned), len(base)) < 2:
-        return np.nan
     try:
         p = stats.welch(tuned, base).p
-    except stats.NoVariation:  # seeds that agree in each model, and differ between the two
+    except stats.NotTestable:  # one seed, or seeds that agree in each model, and differ between the two
         return np.nan
     return np.nan if p is None else p
 

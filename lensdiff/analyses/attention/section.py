@@ -1,12 +1,17 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+import pandas as pd
 
 from lensdiff.analyses.attention.patterns import AttentionPatterns
 from lensdiff.analyses.attention.shift import AttentionShift
-from lensdiff.results import Diff, ResultStore
-from lensdiff.views.section import Section, Table, in_prompt_order, register_section
+from lensdiff.results import Diff
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import SIDES, Unit
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
+TOP_ROWS = 12
 PROMPTS = 4  # whose patterns a report draws
 SHIFT_CAPTION = (
     "A row per head: js_distance between base and tuned (0 to 1), with and without the first key, and the band in "
@@ -15,16 +20,14 @@ SHIFT_CAPTION = (
 ATTENTION_CAPTION = "A row per model, prompt and head: the shares of the response's attention, and its entropy in bits."
 
 
-def attention_section(store: ResultStore) -> list[Widget | Table | str]:
+def attention_section(found: Found) -> list[Widget | Table | str]:
     """Return the map of heads, the attention of a few prompts, and the tables of a results directory."""
     parts: list[Widget | Table | str] = []
-    if store.has("attention_shift"):
-        parts.append(show(store.load_result("attention_shift", AttentionShift)))
-    names = in_prompt_order(store, store.names("attention/base/"))
-    shared = [name for name in names if store.has(name.replace("/base/", "/tuned/", 1))]
+    if shift := found.maybe("attention_shift", AttentionShift):
+        parts.append(show(shift))
     pairs = []
-    for name in shared:
-        pair = [store.load_result(n, AttentionPatterns) for n in (name, name.replace("/base/", "/tuned/", 1))]
+    for prompt in found.prompts("attention", *SIDES):
+        pair = [found.one("attention", AttentionPatterns, Unit(side, prompt)) for side in SIDES]
         if all(side.patterns.numel() for side in pair):
             pairs.append(pair)
         if len(pairs) == PROMPTS:
@@ -32,19 +35,24 @@ def attention_section(store: ResultStore) -> list[Widget | Table | str]:
     if pairs:
         parts.append(show(Diff([base for base, _ in pairs], [tuned for _, tuned in pairs])))
     captions = {"attention_shift": SHIFT_CAPTION, "attention": ATTENTION_CAPTION}
-    parts += [Table(name, store.load_table(name), text) for name, text in captions.items() if store.has_table(name)]
-    return parts
+    return [*parts, *tables(found, captions)]
 
 
-register_section(
-    Section(
-        "attention",
-        "Where the heads look",
-        "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
-        "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
-        "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
-        25,
-        ("responses", "attention", "attention_shift"),
-        attention_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return the heads whose attention moved most, with the controls' band, and what the response looked at."""
+    columns = ["layer", "head_index", "js_distance", "js_distance_control_low", "js_distance_control_high"]
+    columns += [f"instruction_share_{name}" for name in (*SIDES, "p_adjusted")]
+    return found.one("attention_shift", AttentionShift).top(TOP_ROWS).filter(items=columns)
+
+
+SUMMARIES = {"Attention: heads that moved most": summary}
+
+
+SECTION = Section(
+    "Where the heads look",
+    "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
+    "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
+    "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
+    25,
+    attention_section,
 )

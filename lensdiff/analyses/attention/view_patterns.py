@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lensdiff.analyses.attention.distances import distances_of
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
-from lensdiff.analyses.attention.shift import head_distances
 from lensdiff.results import Diff, InputError
 from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_view
@@ -105,8 +105,7 @@ def _compared(base: AttentionPatterns, tuned: AttentionPatterns) -> PromptData:
         heads = _best(tuned)
         why = "" if same else "the models read different texts (each its own response): heads are not ordered by change"
         return _prompt(sides, heads, [], note=why)
-    layers = zip(base.patterns, tuned.patterns, strict=True)
-    moved = np.stack([head_distances(p, q, first_query=base.n_special)[0] for p, q in layers])
+    moved = distances_of(base, tuned)[0]
     order = np.argsort(-moved, axis=None, kind="stable")[:HEADS]
     heads, distances = [], []
     for flat in order:

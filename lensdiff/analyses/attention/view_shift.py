@@ -7,8 +7,9 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from lensdiff.analyses.attention.distances import DISTANCES
 from lensdiff.analyses.attention.patterns import MEASURES
-from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift
+from lensdiff.analyses.attention.shift import STATISTICS, AttentionShift
 from lensdiff.analyses.attention.view_patterns import NAMES
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all
@@ -137,7 +138,7 @@ def _of_head(result: AttentionShift, i: int, head: int) -> list[list[Cell]]:
 
 def _facts(result: AttentionShift) -> str:
     options = result.provenance.options
-    controls = len(options["controls"])
+    controls = len(result.provenance.controls)
     beside = (
         f"{controls} controls" if controls else "no controls: nothing says how far a meaningless change would move it"
     )

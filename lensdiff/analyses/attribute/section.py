@@ -1,40 +1,84 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+import pandas as pd
 
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.view import SIDES, scores_widget
-from lensdiff.results import Diff, ResultStore
-from lensdiff.views.section import Section, Table, in_prompt_order, register_section
+from lensdiff.results import Diff
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import Unit
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
-SCORES_CAPTION = "A row per model and prompt; n_in and n_out count the prompt's and the response's tokens."
-ATTRIBUTION_CAPTION = "A row per prompt token and response token; score is gradient x input, level its share in tenths."
+TOP = 5  # words shown in a line
+CAPTIONS = {
+    "instruction_scores": "A row per model and prompt; n_in and n_out count the prompt's and the response's tokens.",
+    "attribution": "A row per prompt token and response token; score is gradient x input, level its share in tenths.",
+}
 
 
-def attribution_section(store: ResultStore) -> list[Widget | Table | str]:
+def attribution_section(found: Found) -> list[Widget | Table | str]:
     """Return the explorer of all prompts that both models have, the scores, and the tables."""
-    runs = {side: in_prompt_order(store, store.names(f"attribution/{side}/")) for side in SIDES}
-    results = {side: [store.load_result(name, Attribution) for name in names] for side, names in runs.items()}
+    results = {side: list(found.each("attribution", Attribution, side)) for side in SIDES}
     parts: list[Widget | Table | str] = []
     if all(results.values()):
         parts.append(show(Diff(results["base"], results["tuned"])))
-    if store.has_table("instruction_scores"):
-        scores = store.load_table("instruction_scores")
-        parts += [scores_widget(scores), Table("instruction_scores", scores, SCORES_CAPTION)]
-    if store.has_table("attribution"):
-        parts.append(Table("attribution", store.load_table("attribution"), ATTRIBUTION_CAPTION))
-    return parts
+    if (scores := found.table("instruction_scores")) is not None:
+        parts.append(scores_widget(scores))
+    return [*parts, *tables(found, CAPTIONS)]
 
 
-register_section(
-    Section(
-        "attribution",
-        "Which prompt words drive the response",
-        "Choose a token of a response: the prompt's words take its colours, strongest where the word supported the "
-        "token most; “whole response” shows how densely each word matters over all of them. The instruction score sums "
-        "that over the instruction's words, so it is higher where the response follows from the instruction.",
-        10,
-        ("responses", "attribution", "instruction_scores"),
-        attribution_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return one row per prompt and model: the instruction's score and the words of highest density; and the controls'.
+
+    The controls of a prompt share a row: the mean of their scores, and their range in place of words.
+    """
+    rows, scores = [], found.table("instruction_scores")
+    for prompt in dict.fromkeys(unit.prompt for unit in found.units("attribution")):
+        for side in SIDES:
+            result = found.maybe("attribution", Attribution, Unit(side, prompt))
+            if result is not None:
+                rows.append({"prompt": prompt, "model": side} | _facts(result))
+        if scores is not None:
+            rows += _controls_row(str(prompt), scores)
+    return pd.DataFrame(rows)
+
+
+def _facts(result: Attribution) -> dict[str, object]:
+    top = result.words().top(TOP)
+    words = ", ".join(top.in_token[top.density > 0]) or "(none)"
+    return {
+        "instruction score": result.instruction_score() if bool(result.instruction.any()) else None,
+        "response tokens": len(result.out_tokens),
+        "words that drive it": words if len(result.out_tokens) else "(empty response)",
+    }
+
+
+def _controls_row(prompt: str, scores: pd.DataFrame) -> list[dict[str, object]]:
+    found = scores[(scores.prompt_id == prompt) & (scores.model == "control")]
+    if found.empty:
+        return []
+    low, mean, high = (getattr(found.instruction_score, name)() for name in ("min", "mean", "max"))
+    return [
+        {
+            "prompt": prompt,
+            "model": f"{len(found)} controls, mean",
+            "instruction score": mean,
+            "response tokens": round(found.n_out.mean()),
+            "words that drive it": f"(score from {low:.3f} to {high:.3f})",
+        }
+    ]
+
+
+SUMMARIES = {"Attribution": summary}
+
+
+SECTION = Section(
+    "Which prompt words drive the response",
+    "Choose a token of a response: the prompt's words take its colours, strongest where the word supported the "
+    "token most; “whole response” shows how densely each word matters over all of them. The instruction score sums "
+    "that over the instruction's words, so it is higher where the response follows from the instruction.",
+    10,
+    attribution_section,
 )

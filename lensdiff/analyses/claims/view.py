@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jinja2 import Template
 
 from lensdiff import stats
-from lensdiff.analyses.claims.measure import Claim, Claims, Verdict, unit_of
+from lensdiff.analyses.claims.result import Claim, Claims, Verdict, unit_of
 from lensdiff.analyses.claims.words import MEANINGLESS
 from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view

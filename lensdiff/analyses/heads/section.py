@@ -1,14 +1,18 @@
 """The report's section about heads: overlap of word pairs, verbs, OV words, and their tables."""
 
+import pandas as pd
+
 from lensdiff.analyses.heads.ov_reading import OVReading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap
 from lensdiff.analyses.heads.verb_shift import VerbShift
-from lensdiff.results import Diff, ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.results import Diff
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import SIDES, Unit
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
-SIDES = ("base", "tuned")
+TOP_ROWS = 12
 CAPTIONS = {
     "pair_overlap": "A row per head: Jaccard of its word pairs in base and tuned model with the band of the control "
     "models, distinct pairs in either model, gained and lost.",
@@ -19,36 +23,51 @@ CAPTIONS = {
 }
 
 
-def head_section(store: ResultStore) -> list[Widget | Table | str]:
+def head_section(found: Found) -> list[Widget | Table | str]:
     """Return what changed in the heads' word pairs, verbs and OV words."""
     parts: list[Widget | Table | str] = []
-    if store.has("pair_overlap"):
-        parts.append(show(store.load_result("pair_overlap", PairOverlap)))
-        parts += _table(store, "pair_overlap")
-    if store.has("verb_shift"):
-        parts.append(show(store.load_result("verb_shift", VerbShift)))
-        parts += _table(store, "verb_shift")
-    if all(store.has(f"ov_reading/{side}") for side in SIDES):
-        parts.append(show(Diff(*(store.load_result(f"ov_reading/{side}", OVReading) for side in SIDES))))
-        parts += _table(store, "ov_reading")
-    if parts and store.has_table("heads"):
+    if overlap := found.maybe("pair_overlap", PairOverlap):
+        parts += [show(overlap), *_table(found, "pair_overlap")]
+    if verbs := found.maybe("verb_shift", VerbShift):
+        parts += [show(verbs), *_table(found, "verb_shift")]
+    if all(found.has("ov_reading", Unit(side)) for side in SIDES):
+        parts.append(show(Diff(*(found.one("ov_reading", OVReading, Unit(side)) for side in SIDES))))
+        parts += _table(found, "ov_reading")
+    if parts and found.table("heads") is not None:
         parts.append("The best word pairs of every dimension are in tables/heads.parquet of the results directory.")
     return parts
 
 
-def _table(store: ResultStore, name: str) -> list[Table]:
-    return [Table(name, store.load_table(name), CAPTIONS[name])] if store.has_table(name) else []
+def _table(found: Found, name: str) -> list[Table]:
+    return tables(found, {name: CAPTIONS[name]})
 
 
-register_section(
-    Section(
-        "heads",
-        "Which words each head relates",
-        "Choose a head: its word pairs that tuning added or removed, and below what it reads and writes, stand beside "
-        "the grid. A difference counts where it is larger than that of control models; the verbs' table asks the "
-        "paper's question, whether heads took up pairs with instruction verbs.",
-        20,
-        ("heads", "verb_shift", "pair_overlap", "ov_reading"),
-        head_section,
-    )
+def overlap_summary(found: Found) -> pd.DataFrame:
+    """Return the heads whose word pairs changed most."""
+    return found.one("pair_overlap", PairOverlap).top(TOP_ROWS)
+
+
+def verbs_summary(found: Found) -> pd.DataFrame:
+    """Return the shift of instruction verbs by group of layers, as sentences."""
+    frame = found.one("verb_shift", VerbShift).summary()
+    frame["test"] = frame["test"].where(frame["test"].notna(), frame["note"])  # why there is none
+    return frame.filter(items=["group", "coverage", "paper_test", "test"])
+
+
+def controls_beside(found: Found) -> dict[str, list[str]]:
+    """Return the kinds of the controls that stand beside the heads."""
+    verbs = found.maybe("verb_shift", VerbShift)
+    return {} if verbs is None else {"heads": list(verbs.control_kinds)}
+
+
+SUMMARIES = {"Heads whose word pairs changed most": overlap_summary, "Instruction verbs": verbs_summary}
+
+
+SECTION = Section(
+    "Which words each head relates",
+    "Choose a head: its word pairs that tuning added or removed, and below what it reads and writes, stand beside "
+    "the grid. A difference counts where it is larger than that of control models; the verbs' table asks the "
+    "paper's question, whether heads took up pairs with instruction verbs.",
+    20,
+    head_section,
 )

@@ -79,10 +79,10 @@ def _group(result: VerbShift, group: GroupShift, counts: list[list[int]], name: 
         if u + d
     ]
     rows.sort(key=lambda row: (row.down - row.up, row.verb))
-    return GroupData(name, rows, facts(group, controls=result.provenance.options.get("controls", [])))
+    return GroupData(name, rows, facts(group, n_controls=len(result.provenance.controls)))
 
 
-def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
+def facts(group: GroupShift, *, n_controls: int) -> list[tuple[str, str]]:
     """Return what one group of layers shows, as (name, text)."""
     found = [
         ("Instruction verbs", _share(group.mean, group.std, group.n)),
@@ -102,7 +102,7 @@ def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
     ]
     if group.difference is None:
         return [*found, ("Verdict", group.note)]
-    band = "no control models" if not controls else f"too few of {len(controls)} control models are testable"
+    band = f"too few of {n_controls} control models are testable" if n_controls else "no control models"
     if group.band_low is not None and group.band_high is not None:
         inside = group.band_low <= group.difference <= group.band_high
         verdict = "within it: no more than a meaningless change does" if inside else "outside it"

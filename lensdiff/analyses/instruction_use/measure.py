@@ -99,14 +99,13 @@ def instruction_use(
     options = {"by": by, "draws": draws, "kinds": None if kinds is None else list(kinds), "min_tokens": min_tokens}
     options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
     if isinstance(model, ModelPair):
-        texts, made = read_pair(run, model, given, controls)
-        provenance = model.provenance("instruction_use", options | {"controls": [name for name, _ in made]}, seed)
-        models = [*((side, "") for side in SIDES), *made]
+        texts, beside = read_pair(run, model, given, controls)
+        provenance = replace(model.provenance("instruction_use", options, seed), controls=beside)
+        models = (*SIDES, *(control.name for control in beside))
     elif isinstance(controls, Sequence) and not controls:
         texts = read_model(run, view_of(model), given)
         provenance = view_of(model).provenance("instruction_use", options, seed)
-        control = view_of(model).control
-        models = [(view_of(model).info.id, "" if control is None else control.kind)]
+        models = (view_of(model).info.id,)
     else:
         raise InputError("controls stand beside a pair, and one model was given: a control is a model of its own")
     for name, reason in run.failures.items():
@@ -115,7 +114,7 @@ def instruction_use(
 
 
 def _result(
-    run: Run, provenance: Provenance, by: str, models: list[tuple[str, str]], texts: tuple[str, ...], level: float
+    run: Run, provenance: Provenance, by: str, models: tuple[str, ...], texts: tuple[str, ...], level: float
 ) -> InstructionUse:
     """Return the rows in order: prompts as given, then texts, then models.
 
@@ -131,8 +130,7 @@ def _result(
     return InstructionUse(
         provenance,
         by,
-        tuple(name for name, _ in models),
-        tuple(kind for _, kind in models),
+        models,
         texts,
         prompt_id=tuple(row.prompt_id for row in rows),
         text=tuple(row.text for row in rows),

@@ -22,7 +22,7 @@ from lensdiff.models.forced_reading import (
 )
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, encode, generate
-from lensdiff.results import InputError
+from lensdiff.results import ControlModel, InputError
 
 GIVEN = "given"  # the name of a text that was given
 OWN = "own"  # the name of a single model's own response
@@ -157,8 +157,8 @@ def read_model(run: Run, view: ModelView, given: Texts | None) -> tuple[str, ...
 
 def read_pair(
     run: Run, pair: ModelPair, given: Texts | None, controls: Iterable[Model]
-) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Read every response in both models and in the controls; return the texts' names, and each control's and kind."""
+) -> tuple[tuple[str, ...], tuple[ControlModel, ...]]:
+    """Read every response in both models and in the controls; return the texts' names, and the controls."""
     texts: dict[str, Mapping[str, str | Response]] = dict(given or {"base": run.own(view_of(pair.base))})
     view = view_of(pair.tuned)
     if not given:
@@ -177,10 +177,11 @@ def read_pair(
         with run.guard(prompt):
             in_base.append(Forced(name, prompt, base_readings(pair, view, found, prepend_bos=run.prepend_bos)))
     run.add(view, 0, in_base)
-    return tuple(texts), [_read_control(run, view, control, 2 + i, in_base) for i, control in enumerate(controls)]
+    read = (_read_control(run, view, control, 2 + i, in_base) for i, control in enumerate(controls))
+    return tuple(texts), tuple(read)
 
 
-def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: Sequence[Forced]) -> tuple[str, str]:
+def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: Sequence[Forced]) -> ControlModel:
     """Read what the base read; a control that was made for it is let go of."""
     view = view_of(model)
     if view.d_vocab != base.d_vocab:
@@ -189,4 +190,4 @@ def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: S
     run.add(view, place, forced)
     if not was_made:
         view.free()
-    return view.info.id, view.provenance("instruction_use", {}).control_kind
+    return ControlModel(view.info.id, view.control)

@@ -1,8 +1,12 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+from typing import Any
+
+import pandas as pd
 
 from lensdiff.analyses.instruction_use.result import InstructionUse
-from lensdiff.results import ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.steps.found import Found
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
@@ -13,24 +17,43 @@ TABLES = {
 }
 
 
-def instruction_use_section(store: ResultStore) -> list[Widget | Table | str]:
+def instruction_use_section(found: Found) -> list[Widget | Table | str]:
     """Return the dots by either means, and the tables of a results directory."""
     names = ("instruction_use", "instruction_use_deletion")
-    parts: list[Widget | Table | str] = [
-        show(store.load_result(name, InstructionUse)) for name in names if store.has(name)
-    ]
-    return parts + [Table(name, store.load_table(name), text) for name, text in TABLES.items() if store.has_table(name)]
+    shown = [show(found.one(name, InstructionUse)) for name in names if found.has(name)]
+    return [*shown, *tables(found, TABLES)]
 
 
-register_section(
-    Section(
-        "instruction_use",
-        "How much a response needs its instruction",
-        "A dot is a model on one prompt: the further right, the less likely the response becomes with another "
-        "instruction. The tuned model's dot lies right of the base's where it depends on the instruction more; grey is "
-        "what meaningless changes of the same size do, also those that ruin a model and that a claim leaves out.",
-        5,
-        ("instruction_use",),
-        instruction_use_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return how far responses depend on their instruction, nats per token, by each means and on each text."""
+    frame: Any = found.table("instruction_use_differences")
+    if frame is None:
+        return pd.DataFrame()
+    columns = ["by", "text", "n", "base", "tuned", "difference", "low", "high", "controls"]
+    rows = []
+    for by, text in frame[["by", "text"]].drop_duplicates().itertuples(index=False):
+        some: Any = frame[(frame.by == by) & (frame.text == text)]
+        pair, controls = some[some.model == "tuned"].iloc[0], some[some.kind != ""].difference
+        beside = "none" if controls.empty else f"{controls.min():.3g} to {controls.max():.3g} ({len(controls)})"
+        numbers = [pair[name] for name in ("n", "base", "use", "difference", "low", "high")]
+        rows.append((by, text, *numbers, beside))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def controls_beside(found: Found) -> dict[str, list[str]]:
+    """Return the kinds of the controls that stand beside the pair's use."""
+    use = found.maybe("instruction_use", InstructionUse)
+    return {} if use is None else {"instruction use": list(use.control_kinds[2:])}
+
+
+SUMMARIES = {"Instruction use, nats per token": summary}
+
+
+SECTION = Section(
+    "How much a response needs its instruction",
+    "A dot is a model on one prompt: the further right, the less likely the response becomes with another "
+    "instruction. The tuned model's dot lies right of the base's where it depends on the instruction more; grey is "
+    "what meaningless changes of the same size do, also those that ruin a model and that a claim leaves out.",
+    5,
+    instruction_use_section,
 )

@@ -7,7 +7,6 @@ from jaxtyping import Float
 
 from lensdiff import stats
 from lensdiff.analyses.instruction_use.result import MEAN, REFERENCE, InstructionUse
-from lensdiff.results import InputError
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.show import register_view
@@ -137,7 +136,8 @@ def _controls(
     controls = values[:, 2:] if result.is_pair else values[:, :0]
     if not controls.size:
         return None, controls
-    band = stats.kinds_band(controls.T, result.control_kinds[2:], level=result.level)
+    of_kinds = stats.by_kind(controls.T, result.provenance.control_kinds)
+    band = stats.against_controls(values[:, 1], of_kinds, level=result.level).band
     return None if np.isnan(band.low).any() else band, controls
 
 
@@ -147,7 +147,7 @@ def _facts(result: InstructionUse, text: str) -> list[str]:
     try:
         facts = [f"Over prompts, tuned - base: {result.difference(text)}."]
         beside = result.beside(text)
-    except InputError as error:
+    except stats.TooFew as error:
         return [f"{error}."]
     if beside is not None:
         facts.append(f"Beside controls, mean over prompts of the model - base: {beside}.")

@@ -1,11 +1,15 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+import pandas as pd
 
 from lensdiff.analyses.annotate.shift import AnnotationShift
 from lensdiff.analyses.mlp.coherence import Coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.rotation import Rotation
-from lensdiff.results import Diff, ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.results import Diff
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import SIDES, Unit
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
@@ -17,32 +21,33 @@ CAPTIONS = {
 }
 
 
-def concepts_section(store: ResultStore) -> list[Widget | Table | str]:
+def concepts_section(found: Found) -> list[Widget | Table | str]:
     """Return rotation, concepts, coherence, annotations and tables of a results directory."""
     parts: list[Widget | Table | str] = []
-    if store.has("rotation"):
-        parts.append(show(store.load_result("rotation", Rotation)))
-        parts += [Table(name, store.load_table(name), text) for name, text in CAPTIONS.items() if store.has_table(name)]
-    if all(store.has(f"concepts/{side}") for side in ("base", "tuned")):
-        parts.append(show(Diff(*(store.load_result(f"concepts/{side}", MLPConcepts) for side in ("base", "tuned")))))
-    if all(store.has(f"coherence/{side}") for side in ("base", "tuned")):
-        parts.append(show(Diff(*(store.load_result(f"coherence/{side}", Coherence) for side in ("base", "tuned")))))
-    if store.has("annotation_shift"):
-        parts.append(show(store.load_result("annotation_shift", AnnotationShift)))
-    if parts and store.has_table("concepts"):
+    if turned := found.maybe("rotation", Rotation):
+        parts += [show(turned), *tables(found, CAPTIONS)]
+    if set(SIDES) <= set(found.models("concepts")):
+        parts.append(show(Diff(*(found.of_model("concepts", MLPConcepts, side) for side in SIDES))))
+    if all(found.has("coherence", Unit(side)) for side in SIDES):
+        parts.append(show(Diff(*(found.one("coherence", Coherence, Unit(side)) for side in SIDES))))
+    if annotated := found.maybe("annotation_shift", AnnotationShift):
+        parts.append(show(annotated))
+    if parts and found.table("concepts") is not None:
         parts.append("The words of every component are in tables/concepts.parquet of the results directory.")
     return parts
 
 
-register_section(
-    Section(
-        "concepts",
-        "Which concepts the feed-forward layers hold",
-        "The curve says how far the leading components of each layer turned, before the grey bands of meaningless "
-        "changes of the same size; whether the layers rotated is asked in the next section. Below, choose a layer and "
-        "a component to read its words in the base and in the tuned model.",
-        30,
-        ("concepts", "rotation_controls", "rotation"),
-        concepts_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return how far the concepts turned, by layer, side and rank, with the controls' band."""
+    return found.one("rotation", Rotation).to_df()
+
+
+SUMMARIES = {"Rotation of concepts, angles in radians": summary}
+SECTION = Section(
+    "Which concepts the feed-forward layers hold",
+    "The curve says how far the leading components of each layer turned, before the grey bands of meaningless "
+    "changes of the same size; whether the layers rotated is asked in the next section. Below, choose a layer and "
+    "a component to read its words in the base and in the tuned model.",
+    30,
+    concepts_section,
 )

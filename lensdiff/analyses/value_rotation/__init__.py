@@ -1,1 +1,18 @@
 """How much of the values' change is a rotation."""
+
+from lensdiff.steps.analysis import Analysis
+from lensdiff.steps.options import Layers, Options, option
+
+
+class ValueRotationOptions(Options):
+    """Options of `value_rotation`."""
+
+    layers: Layers | None = option(None, "Layers to read; by default all.")
+
+
+ANALYSIS = Analysis(
+    name="value_rotation",
+    question="How much of the feed-forward values' change is a rotation",
+    options=ValueRotationOptions,
+    controls=99,
+)

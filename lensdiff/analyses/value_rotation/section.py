@@ -1,8 +1,10 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+import pandas as pd
 
 from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.results import ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.steps.found import Found
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
@@ -13,23 +15,32 @@ TABLES = {
 }
 
 
-def value_rotation_section(store: ResultStore) -> list[Widget | Table | str]:
+def value_rotation_section(found: Found) -> list[Widget | Table | str]:
     """Return the curve and the tables of a results directory."""
-    parts: list[Widget | Table | str] = []
-    if store.has("value_rotation"):
-        parts.append(show(store.load_result("value_rotation", ValueRotation)))
-    return parts + [Table(name, store.load_table(name), text) for name, text in TABLES.items() if store.has_table(name)]
+    share = found.maybe("value_rotation", ValueRotation)
+    return [*([] if share is None else [show(share)]), *tables(found, TABLES)]
 
 
-register_section(
-    Section(
-        "value_rotation",
-        "How much of the values' change is a rotation",
-        "The curve is the share of each layer's change that one rotation of the stream explains. Above every grey band "
-        "tuning turned the values more than meaningless changes of the same size do; grey are also those that ruin a "
-        "model and that a claim leaves out.",
-        45,
-        ("value_rotation",),
-        value_rotation_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return the share of each layer's change of the values that is a rotation, with each kind's band; or nothing."""
+    frame = found.table("value_rotation")
+    return pd.DataFrame() if frame is None else frame
+
+
+def controls_beside(found: Found) -> dict[str, list[str]]:
+    """Return the kinds of the controls that stand beside the share."""
+    share = found.maybe("value_rotation", ValueRotation)
+    return {} if share is None else {"rotation": list(share.control_kinds)}
+
+
+SUMMARIES = {"Share of the values' change that is a rotation": summary}
+
+
+SECTION = Section(
+    "How much of the values' change is a rotation",
+    "The curve is the share of each layer's change that one rotation of the stream explains. Above every grey band "
+    "tuning turned the values more than meaningless changes of the same size do; grey are also those that ruin a "
+    "model and that a claim leaves out.",
+    45,
+    value_rotation_section,
 )

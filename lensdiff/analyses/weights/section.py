@@ -1,11 +1,14 @@
-"""The section of the report."""
+"""The section of the report, and what the command prints."""
+
+import pandas as pd
 
 from lensdiff.analyses.weights.weight_shift import WeightShift
-from lensdiff.results import ResultStore
-from lensdiff.views.section import Section, Table, register_section
+from lensdiff.steps.found import Found
+from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
+TOP_ROWS = 12
 CAPTION = (
     "A row per weight, bias and gain, and per head where it has heads (key-value heads for W_K and W_V): "
     "relative_norm is the change's norm over the base's, effective_rank counts the change's directions, top_share is "
@@ -13,25 +16,26 @@ CAPTION = (
 )
 
 
-def weights_section(store: ResultStore) -> list[Widget | Table | str]:
+def weights_section(found: Found) -> list[Widget | Table | str]:
     """Return the map and the table of a results directory."""
-    parts: list[Widget | Table | str] = []
-    if store.has("weights"):
-        parts.append(show(store.load_result("weights", WeightShift)))
-    if store.has_table("weights"):
-        parts.append(Table("weights", store.load_table("weights"), CAPTION))
-    return parts
+    moved = found.maybe("weights", WeightShift)
+    return [*([] if moved is None else [show(moved)]), *tables(found, {"weights": CAPTION})]
 
 
-register_section(
-    Section(
-        "weights",
-        "How far the weights moved",
-        "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
-        "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
-        "sections above say what it does.",
-        60,
-        ("weights",),
-        weights_section,
-    )
+def summary(found: Found) -> pd.DataFrame:
+    """Return the weights that moved most."""
+    columns = ["layer", "matrix", "head_index", "relative_norm", "cosine", "effective_rank", "folded_relative_norm"]
+    return found.one("weights", WeightShift).top(TOP_ROWS).filter(items=columns)
+
+
+SUMMARIES = {"Weights that moved most": summary}
+
+
+SECTION = Section(
+    "How far the weights moved",
+    "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
+    "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
+    "sections above say what it does.",
+    60,
+    weights_section,
 )

@@ -19,14 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lensdiff.inputs.cache_folder import cache_folder
+
 SCHEMA = 1  # of what is kept and how it is made
 Tensors = Mapping[str, Tensor]
 
 
 def user_folder() -> Path:
     """Return the folder of the user's cache that controls are kept in."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "lensdiff" / "controls"
+    return cache_folder() / "controls"
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

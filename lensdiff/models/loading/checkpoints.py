@@ -24,6 +24,7 @@ from transformers.core_model_loading import WeightConverter
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from lensdiff.models.loading.commits import commit_in
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.results import InputError
 
@@ -43,6 +44,10 @@ OPTIONS: dict[str, Any] = {
     "experts_implementation": "eager",
     "trust_remote_code": False,
     "output_loading_info": True,
+}
+ABSENT: dict[str, Any] = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
 }
 # buffers of older checkpoints that transformers computes instead
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
@@ -77,6 +82,8 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
+        if commit := _commit(where, options):  # a branch may move while files are read
+            options["revision"] = commit
         config = _config(where, name, options)
         # weights_only is what .bin files are opened with; a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -96,8 +103,11 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
     check_tensors(model, _weight_files(Path(str(cached_file(where, "config.json", **options))).parent), name)
-    commit = getattr(model.config, "_commit_hash", None)
     return Source(name, model, _tokenizer(where, name, options), commit or revision)
+
+
+def _commit(where: str, options: dict[str, Any]) -> str | None:
+    return None if Path(where).is_dir() else commit_in(cached_file(where, "config.json", **ABSENT, **options))
 
 
 def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | InputError | None:
@@ -111,8 +121,7 @@ def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedToke
 
 def holds(where: str, names: Iterable[str], options: dict[str, Any]) -> bool:
     """Return whether a folder or hub name has a file of one of these names."""
-    absent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    return any(cached_file(where, name, **absent, **options) is not None for name in names)
+    return any(cached_file(where, name, **ABSENT, **options) is not None for name in names)
 
 
 def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase | InputError:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lensdiff.models.loading.adapters import from_adapter, holds_adapter, is_peft, merge_peft, read_config
 from lensdiff.models.loading.checkpoints import Source, from_name, refuse_quantised
+from lensdiff.models.loading.commits import is_hub_name
 from lensdiff.results import InputError
 
 
@@ -38,7 +39,7 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
         raise InputError(
             f"folder {path} has no config.json, so it is no checkpoint (nor has it an adapter_config.json)"
         )
-    if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1 or path.exists():
+    if not is_hub_name(source):
         raise InputError(f"no model folder at {path}")
     return from_name(str(source), str(source), revision=revision, dtype=dtype)
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from lensdiff.analyses.attention.distances import DISTANCES
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
-from lensdiff.analyses.attention.shift import DISTANCES, STATISTICS, AttentionShift
-from lensdiff.results import Provenance
-from lensdiff.stats import FEWEST_FOR_RANK, envelope
+from lensdiff.analyses.attention.shift import STATISTICS, AttentionShift
+from lensdiff.results import Control, ControlModel, Provenance
+from lensdiff.stats import FEWEST_FOR_RANK, against_controls
 
 LAYERS, HEADS = 3, 2
 TOKENS = ("Blue", " waves", ".")
@@ -53,13 +54,14 @@ def attention_shift(*, controls: int = 19, model: str = "b") -> AttentionShift:
     if controls < FEWEST_FOR_RANK:
         band[:] = torch.nan
         measures[:, [STATISTICS.index(name) for name in ("control_low", "control_high")]] = torch.nan
-    options = {"base": "a", "controls": ["c"] * controls, "n_prompts": 4}
+    made = tuple(ControlModel(f"c{i}", Control("spectrum", i)) for i in range(controls))
+    beside = {"spectrum": torch.linspace(0.1, 0.2, controls).numpy()} if controls else {}
     return AttentionShift(
-        Provenance("attention_shift", model, options=options),
+        Provenance("attention_shift", model, options={"base": "a", "n_prompts": 4}, controls=made),
         tuple(range(LAYERS)),
         (4, 4, 4, 0, 4),
         distances,
         band,
         measures,
-        envelope(0.4, {"spectrum": torch.linspace(0.1, 0.2, controls).numpy()}) if controls else None,
+        against_controls(0.4, beside).envelope,
     )

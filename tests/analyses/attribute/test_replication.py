@@ -59,6 +59,14 @@ def way(found: Replication, name: str):
     return next(one for one in found.ways if one.way == name)
 
 
+def test_a_score_that_is_no_number_is_an_error(monkeypatch):
+    maps = [[planted(f"p{i}", varied(i, 8, share)) for i in range(3)] for share in (0.2, 0.8)]
+    for n in (1, 3):
+        monkeypatch.setattr("lensdiff.analyses.attribute.replication._score", lambda *_, **__: math.nan)
+        with pytest.raises(InputError, match=r"tuned\[0\] is nan, expected finite values"):
+            replication(*(side[:n] for side in maps))
+
+
 def test_half_of_the_responses_empty_is_the_number_of_the_others():
     base = [planted(f"p{i}", varied(i, 8, 0.3)) for i in range(12)]
     tuned = [planted(f"p{i}", varied(100 + i, 0 if i % 2 else 8, 0.7)) for i in range(12)]

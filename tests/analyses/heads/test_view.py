@@ -126,17 +126,17 @@ def test_few_control_models_are_said_to_be_few():
     result = verbs(controls=18)
     notes = given(show(result))["notes"]
     assert notes[0].endswith("too few controls to tell (18 given; 19 of each kind are needed).")
-    told = dict(facts(result.whole, controls=result.provenance.options["controls"]))
+    told = dict(facts(result.whole, n_controls=len(result.provenance.controls)))
     assert told["Control models' difference"] == "too few of 18 control models are testable"
 
 
 def test_facts_of_a_group_that_cannot_be_tested():
     result = verbs(controls=0)
     assert not any("Whole model" in note for note in given(show(result))["notes"])
-    same = facts(result.whole, controls=[])
+    same = facts(result.whole, n_controls=0)
     assert ("Control models' difference", "no control models") in same
     none = run(drawn(0), drawn(0)).whole
-    told = dict(facts(none, controls=[]))
+    told = dict(facts(none, n_controls=0))
     assert told["Instruction verbs"] == "none differs in any head"
     assert told["The paper's test"] == "too few verbs"
     assert told["Verdict"].startswith("not testable: 0 of 8 verbs")

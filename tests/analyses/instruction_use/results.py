@@ -7,6 +7,7 @@ import torch
 
 from lensdiff.analyses.instruction_use.result import SIDES, InstructionUse
 from lensdiff.results import Provenance
+from tests.analyses.controls import controls_of
 
 PROMPTS = ("poem", "list", "french", "repeat")
 RISE = 2.0  # of the use from base to tuned, a tenth more with each prompt
@@ -21,8 +22,8 @@ def instruction_use(
     by: str = "swap",
 ) -> InstructionUse:
     """A pair whose tuned model uses every instruction RISE + 0.1 i more; controls are the base, give or take."""
-    kinds = [kind for kind, n in (controls or {}).items() for _ in range(n)]
-    names = [*SIDES, *(f"a + {kind} change (seed {i})" for i, kind in enumerate(kinds))]
+    made = controls_of(controls or {})
+    names = [*SIDES, *(control.name for control in made)]
     rng = np.random.default_rng(0)
     rows = []
     for i, prompt in enumerate(prompts):
@@ -32,10 +33,9 @@ def instruction_use(
                 rows.append((prompt, text, m, -1.0, -1.0 - use))
     prompt_id, text, number, log_prob, without = zip(*rows, strict=True)
     return InstructionUse(
-        Provenance("instruction_use", model, options={"base": model.split(" -> ")[0]}),
+        Provenance("instruction_use", model, options={"base": model.split(" -> ")[0]}, controls=made),
         by,
         tuple(names),
-        ("", "", *kinds),
         tuple(texts),
         prompt_id=prompt_id,
         text=text,

@@ -543,6 +543,37 @@ def test_a_control_may_read_a_prompt_that_failed_in_the_pair() -> None:
     assert own.with_controls([apart]).prompts() == own.prompts() == tuple(prompt.id for prompt in PROMPTS)
 
 
+def test_a_use_that_is_no_number_is_an_error_and_few_prompts_are_a_gap() -> None:
+    found = instruction_use(pair_of(), PROMPTS, [RESPONSE] * 5)
+    log_prob = found.log_prob.clone()
+    log_prob[-1] = -torch.inf  # of the last prompt in the tuned model
+    broken = replace(found, log_prob=log_prob)
+    for call in (broken.difference, broken.differences, broken.beside, broken.show, lambda: repr(broken)):
+        with pytest.raises(InputError, match="is -inf, expected finite values") as error:
+            call()
+        assert not isinstance(error.value, stats.NotTestable)
+    rows = slice(0, 2)  # of the first prompt
+    one = replace(
+        found,
+        prompt_id=found.prompt_id[rows],
+        text=found.text[rows],
+        **{name: getattr(found, name)[rows] for name in ("model", "n_out", "n_draws", "log_prob", "log_prob_without")},
+    )
+    with pytest.raises(stats.TooFew, match=r"1 prompt\(s\) have a use on text 'given', a difference needs 2"):
+        one.difference("given")
+    assert one.differences()[["low", "high", "p"]].isna().to_numpy().all()
+    assert one.show().data["texts"][0]["facts"] == ["1 prompt(s) have a use on text 'given', a difference needs 2."]
+
+
+def test_prompts_that_all_differ_alike_are_tested_by_sign_flips() -> None:
+    found = instruction_use(pair_of(), PROMPTS, [RESPONSE] * 5)
+    base = found.log_prob[found.model == 0]
+    log_prob = torch.stack([base, base + 0.25], dim=1).flatten()
+    without = found.log_prob_without[found.model == 0].repeat_interleave(2)
+    test = replace(found, log_prob=log_prob, log_prob_without=without).difference("given")
+    assert (test.name, test.p, test.low) == ("sign flip", 2 / 2**5, None)
+
+
 def test_controls_of_other_texts_or_means_are_refused() -> None:
     pair, model = pair_of(), model_of()
     alone, read = (instruction_use(m, PROMPTS, TEXTS) for m in (pair, model))

@@ -59,11 +59,13 @@ def test_controls_have_a_band_where_every_kind_has_enough():
         own = frame[frame["prompt_id"] == row["id"]]
         uses = {kind: own[own["model"].str.contains(kind)]["use"].to_numpy() for kind in ENOUGH}
         assert [len(found) for found in uses.values()] == list(ENOUGH.values())
-        band = stats.envelope_band({kind: found[:, None] for kind, found in uses.items()})
-        assert row["band"] == pytest.approx([float(band.low[0]), float(band.high[0])], rel=1e-3)
+        bands = [stats.rank_band(found) for found in uses.values()]
+        limits = min(float(band.low) for band in bands), max(float(band.high) for band in bands)
+        assert row["band"] == pytest.approx(limits, rel=1e-3)
         assert row["controls"] == []
     effect, controls = result.effects("base")
-    assert str(stats.envelope(effect, stats.by_kind(controls, result.control_kinds[2:]))) in base["facts"][1]
+    of_kinds = {"spectrum": controls[:19], "gradient-noise": controls[19:]}
+    assert str(stats.against_controls(effect, of_kinds).envelope) in base["facts"][1]
 
 
 def test_few_controls_are_dots():
@@ -85,7 +87,6 @@ def test_one_text_is_no_choice_and_one_model_no_difference():
     alone = replace(
         pair,
         models=("a",),
-        control_kinds=("",),
         texts=("own",),
         prompt_id=tuple(pair.prompt_id[i] for i in mine),
         text=("own",) * len(mine),

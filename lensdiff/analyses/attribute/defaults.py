@@ -1,0 +1,5 @@
+"""Defaults of the analysis' functions and options."""
+
+TARGET = "probability"
+METHOD = "auto"
+DELETION_DRAWS = 8

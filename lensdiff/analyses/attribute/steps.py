@@ -1,0 +1,150 @@
+"""The steps that attribute responses to their prompts, and score the instructions of all of them."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from lensdiff.analyses.attribute import AttributeOptions
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.attribute.replication import of_own
+from lensdiff.models.text import Response, generate
+from lensdiff.results import InputError
+from lensdiff.steps import responses
+from lensdiff.steps.found import Found
+from lensdiff.steps.inputs import Inputs
+from lensdiff.steps.plan import Plan, sides_and_prompts
+from lensdiff.steps.probe import PROBED_TOKENS, Probe
+from lensdiff.steps.step import NotPossible, Read, Step
+from lensdiff.steps.tables import TableDoc, of_prompts
+from lensdiff.steps.unit import SIDES, Unit
+from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
+
+
+# a unit per model and prompt, controls among them
+def units(plan: Plan, options: AttributeOptions) -> list[Unit]:
+    controls = plan.controls.get("attribute", ())
+    return [*sides_and_prompts(plan), *(Unit(control, prompt) for control in controls for prompt in plan.prompts)]
+
+
+def reads(plan: Plan, unit: Unit, options: AttributeOptions) -> Iterable[Read]:
+    return [Read(responses.RESPONSES_STEP, unit)]
+
+
+def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
+    """Attribute a model's own response to the prompt."""
+    assert unit.model is not None
+    response = responses.said(inputs.found, unit.model, inputs.prompt.id)
+    if options.retokenise and isinstance(response, Response) and response.text.strip():
+        response = response.text
+    draws = 0 if unit.control else options.deletion_draws
+    return attribute(
+        inputs.model, inputs.prompt, response, target=options.target, method=options.method, deletion_draws=draws
+    )
+
+
+def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
+    n, m = probe.n_prompt, probe.n_response
+    return probe.once("attribution", _per_token) * min(n, 1.6 * m) * (n + m)
+
+
+def _per_token(probe: Probe) -> float:
+    """Return the seconds of an attribution, per token of the prompt and token of the whole text."""
+    for prompt in probe.prompts.values():
+        try:
+            response = generate(probe.view, prompt, max_new_tokens=PROBED_TOKENS)
+            start = time.perf_counter()
+            found = attribute(probe.view, prompt, response, deletion_draws=0)
+        except InputError:  # its own unit says why
+            continue
+        n, m = found.scores.shape
+        if m:
+            return (time.perf_counter() - start) / (n * (n + m))
+    return 0.0
+
+
+def score_table(found: Found, options: AttributeOptions) -> Iterable[pd.DataFrame]:
+    """Score every response's instruction, for both models and every control: one table."""
+    rows = []
+    for unit in found.units("attribution"):
+        result = found.one("attribution", Attribution, unit)
+        if bool(result.instruction.any()):
+            n_in, n_out = result.scores.shape
+            row = {"prompt_id": result.prompt_id}
+            row |= responses.model_columns(unit.model or "", result.provenance.control)
+            rows.append(row | {"instruction_score": result.instruction_score(), "n_in": n_in, "n_out": n_out})
+    if not rows:
+        raise NotPossible("no prompt marks an instruction")
+    return [pd.DataFrame(rows).astype({"seed": "Int64"})]
+
+
+def replication_table(found: Found, options: AttributeOptions) -> Iterable[pd.DataFrame]:
+    """Compare both models' scores as the paper does, where its target was attributed."""
+    replicated = of_own(*(found.each("attribution", Attribution, side) for side in SIDES))
+    return [] if replicated is None else [replicated.to_df()]
+
+
+STEPS: tuple[Step[Any, Any], ...] = (
+    responses.RESPONSES,
+    VALIDITY,
+    Step(
+        name="attribution",
+        title="attribution",
+        options=AttributeOptions,
+        result=Attribution,
+        units=units,
+        work=work,
+        cost=cost,
+        reads=reads,
+        needs=frozenset({"model", "prompt"}),
+        keys=("target", "method", "deletion_draws", "retokenise"),
+    ),
+)
+TABLES: tuple[TableDoc[Any], ...] = (
+    responses.RESPONSES_TABLE,
+    VALIDITY_TABLE,
+    TableDoc(
+        "attribution",
+        "a token of the prompt and one of the response, for each model's own response",
+        {
+            "score": "importance: gradient of the target times input embedding",
+            "level": "0 to 10 within its out_pos",
+        },
+        of=("attribution",),
+        build=of_prompts("attribution", Attribution),
+    ),
+    TableDoc(
+        "instruction_scores",
+        "a prompt that marks an instruction, and a model",
+        {
+            "model": "base, tuned or control",
+            "instruction_score": "summed normalised importance density / log2(2 + instruction tokens)",
+            "n_in": "tokens of the prompt",
+            "n_out": "tokens of the response",
+        },
+        of=("attribution",),
+        build=score_table,
+    ),
+    TableDoc(
+        "replication",
+        "a way to have the paper's instruction score of the pair, paired by prompt",
+        {
+            "way": "own responses, both cut to one length, and each with the target log p",
+            "n": "prompts with at least 5 response tokens in both models",
+            "n_left_out": "prompts with a shorter response, left out",
+            "n_empty": "those of them with an empty one",
+            "base": "mean score of the base",
+            "tuned": "of the tuned model",
+            "difference": "tuned - base",
+            "low": "limits of the difference over prompts",
+            "high": "as low",
+            "p": "paired by prompt; a description, no verdict",
+            "answer": "rose, fell or no change shown",
+            "depends_on_length": "whether the ways do not all answer alike",
+        },
+        of=("attribution",),
+        build=replication_table,
+    ),
+)

@@ -1,0 +1,34 @@
+"""The section of the report."""
+
+from lensdiff.analyses.claims.measure import Claims
+from lensdiff.steps.found import Found
+from lensdiff.views.section import Section, Table
+from lensdiff.views.show import show
+from lensdiff.views.widget import Widget
+
+CLAIMS_CAPTION = "A row per claim: its effect, p, p after Holm's correction, and the limits of all kinds of controls."
+KINDS_CAPTION = (
+    "A row per claim and kind of control: how many, how many are ruined models, their median, band and rank p."
+)
+HOW = (
+    "p-values are adjusted over the claims that could be tested (Holm). A band needs 19 controls of every kind, a "
+    "verdict 59. The paper: Wu et al., NAACL 2024, doi 10.18653/v1/2024.naacl-long.130."
+)
+
+
+def claims_section(found: Found) -> list[Widget | Table | str]:
+    """Return the answers and what they rest on."""
+    answers = found.maybe("claims", Claims)
+    if answers is None:
+        return ["The answers are written when the run has ended."]
+    unfinished = [] if found.store.manifest.ended else [UNFINISHED]
+    return [
+        *unfinished,
+        show(answers),
+        Table("claims", answers.to_df(), CLAIMS_CAPTION),
+        Table("claim_controls", answers.controls(), KINDS_CAPTION),
+    ]
+
+
+UNFINISHED = "The run has not ended: these answers are of what was done before."
+SECTION = Section("Three claims of the paper, for this pair", HOW, 0, claims_section)

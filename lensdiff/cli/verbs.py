@@ -1,0 +1,179 @@
+"""One command per analysis, from the analysis itself: its help, its options and their defaults.
+
+Each command is a run with one analysis: a table on the terminal, its tables as Parquet and a page in the output
+directory. Stopped, it goes on where it was; with other options it does again what depends on them.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from lensdiff.cli import options as o
+from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
+from lensdiff.defaults import MAX_NEW_TOKENS
+from lensdiff.steps.analysis import Analysis
+from lensdiff.steps.options import flag_of
+
+PROMPTS = {"prompt": o.Prompt, "instruction": o.Instruction, "context": o.Context, "response": o.Response}
+
+
+def command_of(analysis: Analysis[Any]) -> Callable[..., None]:
+    """Return the command of an analysis."""
+
+    def command(**given: Any) -> None:
+        _run(analysis, given)
+
+    command.__name__ = analysis.name
+    command.__doc__ = f"{analysis.question}.\n\n{analysis.more}".rstrip()
+    command.__signature__ = inspect.Signature(list(_parameters(analysis)))  # type: ignore[attr-defined]
+    return command
+
+
+def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
+    yield _parameter("base", o.Base)
+    yield _parameter("tuned", o.Tuned)
+    yield _parameter("out", o.Out, Path(f"lensdiff-{analysis.name.replace('_', '-')}"))
+    if "prompts" in analysis.asks:
+        for name, kind in PROMPTS.items():
+            yield _parameter(name, kind, None)
+        yield _parameter("prompts", o.Prompts, None)
+    if "words" in analysis.asks:
+        yield _parameter("vocabulary", o.Vocabulary, "default")
+        yield _parameter("vectors", o.Vectors, "base")
+    for name, field in analysis.options.model_fields.items():
+        yield _option(name, field)
+    if "prompts" in analysis.asks:
+        yield _parameter("max_new_tokens", o.MaxNewTokens, MAX_NEW_TOKENS)
+    if analysis.controls is not None:
+        yield _parameter("controls", o.Controls, analysis.controls)
+        yield _parameter("kinds", o.Kinds, o.KINDS)
+    if analysis.controls is not None or "prompts" in analysis.asks:
+        yield _parameter("seed", o.Seed, 0)
+    yield _parameter("device", o.Device, "auto")
+    yield _parameter("dtype", o.DType, "float32")
+    yield _parameter("quiet", o.Quiet, False)
+
+
+def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Return a field as an option: a list is a text, joined by commas; a bound is typer's own."""
+    default = field.get_default(call_default_factory=True)
+    kind, is_list = _kind(field.annotation)
+    if is_list:
+        kind, default = str, None if default is None else ",".join(map(str, default))
+    elif kind is not bool and default is not None:
+        kind = type(default)
+    lowest = next((item.ge for item in field.metadata if getattr(item, "ge", None) is not None), None)
+    help = (field.description or "") + (" Joined by commas." if is_list and name != "layers" else "")
+    if name == "layers":
+        help = "Layers to read, for example 0,1,5-8; by default all."
+    bounds: dict[str, Any] = {} if lowest is None or is_list else {"min": lowest}
+    flag = flag_of(name, field)
+    flags = [f"{flag}/--no-{flag.removeprefix('--')}"] if kind is bool else [flag]
+    whole: Any = kind | None if default is None else kind
+    return _parameter(name, Annotated[whole, typer.Option(*flags, help=help, **bounds)], default)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """Return the type of a field's values, and whether it is a list of them."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0], True
+    if get_origin(annotation) is Literal:
+        return str, False
+    inner = [part for part in get_args(annotation) if part is not type(None)]
+    return _kind(inner[0]) if inner else (annotation, False)
+
+
+def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config that a command's options stand for.
+
+    Raises:
+        typer.BadParameter: an option cannot be read.
+    """
+    values: dict[str, Any] = {"analyses": [analysis.name]}
+    for name in ("base", "tuned", "max_new_tokens", "seed", "device", "dtype", "vocabulary", "vectors"):
+        if name in given:
+            values[name] = given[name]
+    values["out"] = str(given["out"])
+    if "prompts" in analysis.asks:
+        values |= o.prompt_keys(**{name: given[name] for name in (*PROMPTS, "prompts")})
+    fields = analysis.options.model_fields
+    own = {name: _value(name, field, given[name]) for name, field in fields.items() if given[name] is not None}
+    if own:
+        values[analysis.name] = own
+    if analysis.controls is not None:
+        values["controls"] = o.controls(given["kinds"], **{analysis.name: given["controls"]})
+    return values
+
+
+def _value(name: str, field: FieldInfo, given: Any) -> Any:
+    kind, is_list = _kind(field.annotation)
+    if name == "layers":
+        return o.layer_list(given)
+    if not is_list:
+        return given
+    if (isinstance(kind, type) and issubclass(kind, int)) or get_origin(kind) is Annotated:
+        return o.number_list(flag_of(name, field), given)
+    return [part.strip() for part in given.split(",")]
+
+
+def _run(analysis: Analysis[Any], given: dict[str, Any]) -> None:
+    values = values_of(analysis, given)
+    from lensdiff.pipeline.execute import execute
+    from lensdiff.pipeline.toml import check_config
+
+    config = check_config(values, "the command's options")
+    terminal = Terminal(quiet=given["quiet"])
+    with terminal.watching():
+        store = execute(config, listener=terminal, command=analysis.name, estimate=not given["quiet"])
+    _complain(analysis, store)
+    _show(analysis, store)
+
+
+def _complain(analysis: Analysis[Any], store: Any) -> None:
+    """Say which prompts failed.
+
+    Raises:
+        InputError: a step has nothing, with the reason of the first: a cause comes before what followed from it.
+    """
+    from lensdiff.results import InputError
+
+    states = [store.step(step.name) for step in analysis.steps]
+    if failed := [state.note for state in states if state.state == "failed"]:
+        raise InputError(failed[0])
+    for prompt, reason in _failed_prompts(states).items():
+        complain(f"without prompt {prompt!r}: {reason}")
+
+
+def _failed_prompts(states: Iterable[Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for state in states:
+        for name, reason in state.failures.items():
+            prompt = state.units[name].prompt
+            if prompt is not None:
+                found.setdefault(prompt, reason)
+    return found
+
+
+def _show(analysis: Analysis[Any], store: Any) -> None:
+    """Print the command's tables, put its tables and its page at the top of the directory, and say where they are."""
+    from lensdiff.pipeline.report import sections_page
+    from lensdiff.steps.found import Found
+
+    write_notice(store)
+    for title, summary in analysis.summaries.items():
+        print_frame(title, summary(Found(store)))
+    for table in analysis.tables:
+        if store.has_table(table.name):
+            write(str(store.publish(table.name)))
+    verb = analysis.name.replace("_", "-")
+    write(str(store.write_text(f"{verb}.html", sections_page(store, f"lensdiff {verb}", [analysis]))))

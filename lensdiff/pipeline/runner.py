@@ -1,0 +1,254 @@
+"""Does the units of a run that are not there yet, each once, and records what became of it.
+
+    before the controls   the steps that read no control, one after the other
+    controls              control by control, whatever steps read it, so that each is made once
+    after the controls    the steps that set them beside the pair
+
+What only its readers need of a result is removed when they are done; if one of them has to be done again, it is made
+again. A unit that fails for its input alone is recorded with the reason, tried again by the next run, and the others go
+on; anything else ends the run.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lensdiff.pipeline.graph import Graph, Key, unit_state
+from lensdiff.pipeline.listener import Listener
+from lensdiff.results import InputError, Result
+from lensdiff.results.manifest import UnitOutcome
+from lensdiff.steps.inputs import Inputs, chosen
+from lensdiff.steps.step import NotPossible, Read, Step
+from lensdiff.steps.supplies import Supplies
+from lensdiff.steps.unit import Unit, name_of
+
+TOLD = 3  # failures of a step that are told one by one
+BLOCK = 16  # units that are done at once where one model is held at a time
+CONTROLS = "controls"
+
+
+class Runner:
+    """See the module."""
+
+    def __init__(self, graph: Graph, supplies: Supplies, listener: Listener):
+        self.graph, self.supplies, self.listener = graph, supplies, listener
+        self.plan, self.store = graph.plan, graph.store
+        self._tried: set[Key] = set()
+
+    # what is to be done
+    def stale(self, step: str) -> list[Unit]:
+        """Return the units of a step that have to be done, or tried again."""
+        graph = self.graph
+        return [u for u in graph.units[step] if (step, u) not in self._tried and not graph.is_current(step, u)]
+
+    def left(self) -> list[Key]:
+        """Return all units that have to be done as things stand, with those that they read and that were removed."""
+        found: dict[Key, None] = {}
+
+        def add(step: str, unit: Unit) -> None:
+            if (step, unit) in found:
+                return
+            for read in self.graph.reads(step, unit):
+                state = self.graph.state(read.step, read.unit)
+                if state is not None and state.outcome == "done" and state.kept != "whole":
+                    add(read.step, read.unit)
+            found[step, unit] = None
+
+        for step in self.graph.steps:
+            for unit in self.stale(step):
+                add(step, unit)
+        return list(found)
+
+    # doing it
+    def run(self) -> None:
+        """Do all that is to be done."""
+        try:
+            later = self.graph.after_controls()
+            for step in self.graph.steps:
+                if step not in later:
+                    self._do_step(step, [unit for unit in self.stale(step) if unit.control is None])
+            self._do_controls(later)
+            for step in self.graph.steps:
+                if step in later:
+                    self._do_step(step, [unit for unit in self.stale(step) if unit.control is None])
+                    self._reduce()
+            self._reduce()
+        finally:
+            self.supplies.free()
+
+    def _do_step(self, name: str, units: Sequence[Unit]) -> None:
+        if not units:
+            return
+        step, total = self.graph.steps[name], sum(unit.control is None for unit in self.graph.units[name])
+        self.listener.begin(step.title, total, total - len(units))
+        try:
+            for block in _blocks(step, units, 1 if self.plan.both else BLOCK):
+                self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
+                self._do(step, block)
+                for unit in block:
+                    self.listener.advance(step.title, str(unit))
+        finally:
+            self.listener.end(step.title, self.store.step(name).seconds)
+        self._tell(step.title, [(name, unit) for unit in units])
+
+    def _do_controls(self, later: set[str]) -> None:
+        """Do every unit that reads a control, control by control; among them those that a later step asks for again."""
+        graph = self.graph
+        todo: dict[Key, None] = {(step, u): None for step in graph.steps for u in self.stale(step) if u.control}
+        if todo:
+            self._do_by_control(todo)
+        again: dict[Key, None] = {}
+        for step in graph.steps:
+            if step in later:
+                reads = [read for unit in self.stale(step) if not unit.control for read in graph.reads(step, unit)]
+                again |= {(r.step, r.unit): None for r in reads if r.unit.control and self._is_reduced(r)}
+        if again:
+            self._do_by_control(again)
+
+    def _do_by_control(self, todo: Iterable[Key]) -> None:
+        by_control: dict[str, list[Key]] = {}
+        for step in self.graph.steps:
+            for name, unit in todo:
+                if name == step and unit.control is not None:
+                    by_control.setdefault(unit.control, []).append((name, unit))
+        order = {name: i for i, name in enumerate(self._controls())}
+        self.listener.begin(CONTROLS, len(order), len(order) - len(by_control))
+        start, done = time.perf_counter(), []
+        try:
+            for control in sorted(by_control, key=order.__getitem__):
+                for name, unit in by_control[control]:
+                    self._make_whole(self.graph.reads(name, unit))
+                    self._do(self.graph.steps[name], [unit])
+                    done.append((name, unit))
+                self.listener.advance(CONTROLS, control)
+        finally:
+            self.listener.end(CONTROLS, time.perf_counter() - start)
+        self._tell(CONTROLS, done)
+
+    def _controls(self) -> list[str]:
+        """Return the names of all controls of the run, kind by kind as the config names them."""
+        every = (unit.control for units in self.graph.units.values() for unit in units)
+        named = dict.fromkeys(name for names in self.plan.controls.values() for name in names)
+        return list(named | dict.fromkeys(name for name in every if name is not None))
+
+    def _do(self, step: Step[Any, Any], units: Sequence[Unit]) -> None:
+        """Do units at once, one in most steps, and record each."""
+        start = time.perf_counter()
+        ready, found = [], {}
+        for unit in units:
+            if (reason := self._refusal(step, unit)) is None:
+                ready.append(unit)
+            else:
+                found[unit] = reason
+        if ready:
+            found |= dict(zip(ready, self._results(step, ready), strict=True))
+        seconds = (time.perf_counter() - start) / len(units)
+        for unit in units:
+            self._record(step, unit, found[unit], seconds)
+
+    def _results(self, step: Step[Any, Any], units: Sequence[Unit]) -> Sequence[Result | InputError]:
+        options = chosen(step, self.plan.options_of(step.options))
+        inputs = [self._inputs(step, unit) for unit in units]
+        if step.block is not None and not self.plan.both:
+            return step.block(inputs, units, options)
+        return [self._result(step, own, unit, options) for own, unit in zip(inputs, units, strict=True)]
+
+    def _result(self, step: Step[Any, Any], inputs: Inputs, unit: Unit, options: Any) -> Result | InputError:
+        try:
+            return step.work(inputs, unit, options)
+        except InputError as error:
+            return error
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # out of memory is a RuntimeError too, of a class of its own
+                raise
+            return InputError(str(error))
+
+    def _inputs(self, step: Step[Any, Any], unit: Unit) -> Inputs:
+        reads = self.graph.reads(step.name, unit)
+        return Inputs(step, unit, reads, self.plan, self.supplies, self.store, self.listener.say)
+
+    def _refusal(self, step: Step[Any, Any], unit: Unit) -> InputError | None:
+        """Return why a unit cannot even be begun, or None."""
+        if "both" in step.needs and not self.plan.both:
+            return NotPossible(f"{step.title} needs both models in memory, and one at a time is held")
+        for read in self.graph.reads(step.name, unit):
+            state = self.graph.state(read.step, read.unit)
+            if read.required and (state is None or state.outcome != "done"):
+                reason = "it was not done" if state is None else state.reason
+                if read.unit.path:
+                    reason = f"{self.graph.steps[read.step].title} of {read.unit}: {reason}"
+                return NotPossible(reason) if state and state.outcome == "impossible" else InputError(reason)
+        return None
+
+    def _record(self, step: Step[Any, Any], unit: Unit, found: Result | InputError, seconds: float) -> None:
+        digest, before = self.graph.digest(step.name, unit), self.graph.state(step.name, unit)
+        self._tried.add((step.name, unit))
+        if not isinstance(found, Result) or (before is not None and before.outcome != "done"):
+            self.graph.forget_digests()  # what reads this unit is known by whether it could be had
+        if isinstance(found, Result):
+            self.store.save_result(name_of(step.name, unit), found)
+            self.store.record(step.name, unit.path, unit_state(unit, digest, seconds=seconds))
+            return
+        outcome: UnitOutcome = "impossible" if isinstance(found, NotPossible) else "failed"
+        self.store.record(
+            step.name, unit.path, unit_state(unit, digest, outcome=outcome, reason=str(found), seconds=seconds)
+        )
+        self.store.remove(name_of(step.name, unit))
+
+    def _tell(self, title: str, units: Sequence[Key]) -> None:
+        """Tell what failed, and why a step has nothing."""
+        states = [(key, self.graph.state(*key)) for key in units]
+        failed = [(unit, state) for (_, unit), state in states if state and state.outcome == "failed"]
+        impossible = [state for _, state in states if state and state.outcome == "impossible"]
+        for unit, state in failed[:TOLD]:
+            where = f" {unit} failed:" if unit.path else ""
+            self.listener.say(f"{title}:{where} {state.reason}")
+        if len(failed) > TOLD:
+            self.listener.say(f"{title}: {len(failed) - TOLD} more failed, see {self.store.root / 'manifest.json'}")
+        if impossible and len(impossible) == len(units):
+            self.listener.say(f"{title}: not possible, {impossible[0].reason}")
+
+    # results that only their readers need
+    def _is_reduced(self, read: Read) -> bool:
+        state = self.graph.state(read.step, read.unit)
+        return state is not None and state.outcome == "done" and state.kept != "whole"
+
+    def _make_whole(self, reads: Iterable[Read]) -> None:
+        """Do again what was removed and is now needed."""
+        for read in dict.fromkeys(reads):
+            if self._is_reduced(read):
+                self._make_whole(self.graph.reads(read.step, read.unit))
+                self._do(self.graph.steps[read.step], [read.unit])
+
+    def _reduce(self) -> None:
+        """Remove what only readers need of the results of steps whose readers are all done."""
+        for name, step in self.graph.steps.items():
+            if step.kept is None:
+                continue
+            readers = self.graph.readers(name)
+            if any(self.stale(reader) or self.store.step(reader).failures for reader in readers):
+                continue  # a failed one will be tried again
+            for unit in self.graph.units[name]:
+                self._reduce_unit(step, unit)
+
+    def _reduce_unit(self, step: Step[Any, Any], unit: Unit) -> None:
+        assert step.kept is not None
+        state, name = self.graph.state(step.name, unit), name_of(step.name, unit)
+        if state is None or state.outcome != "done" or state.kept != "whole":
+            return
+        whole = self.store.load_files([name], step.result)
+        left = step.kept(self.plan, unit, whole, self.plan.options_of(step.options))
+        if left is whole:
+            return
+        # first the record: a stop in between leaves a whole result that counts as a part of one
+        kept = "nothing" if left is None else "part"
+        self.store.record(step.name, unit.path, state.model_copy(update={"kept": kept}))
+        if left is None:
+            self.store.remove(name)
+        else:
+            self.store.save_result(name, left)
+
+
+def _blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:
+    size = size if step.block is not None else 1
+    return [units[i : i + size] for i in range(0, len(units), size)]

@@ -1,0 +1,54 @@
+"""What happened since the manifest was written, a line per event: a finished unit costs one line and no rewrite.
+
+A line that was cut off by the end of the program is the last one, and is dropped.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lensdiff.results.manifest import Manifest, StepState, UnitState
+
+
+class Journal:
+    """The events of a results directory that its manifest does not have yet."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, **event: Any) -> None:
+        """Append an event and wait until it is on the disk."""
+        with self.path.open("ab") as opened:
+            opened.write(json.dumps(event).encode("utf-8") + b"\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    def clear(self) -> None:
+        """Forget the events: the manifest has them now."""
+        self.path.unlink(missing_ok=True)
+
+    def replay(self, manifest: Manifest) -> Manifest:
+        """Return a manifest with the events in it."""
+        if not self.path.is_file():
+            return manifest
+        found = manifest.model_copy(deep=True)
+        *whole, _ = self.path.read_bytes().split(b"\n")
+        for line in whole:
+            apply(found, json.loads(line))
+        return found
+
+
+def apply(manifest: Manifest, event: dict[str, Any]) -> None:
+    """Change a manifest by an event: a unit's state or its removal, a file's checksum or its removal."""
+    if "unit" in event:
+        units = manifest.steps.setdefault(event["step"], StepState()).units
+        if event["state"] is None:
+            units.pop(event["unit"], None)
+        else:
+            units[event["unit"]] = UnitState.model_validate(event["state"])
+    if "file" in event:
+        if event["checksum"] is None:
+            manifest.checksums.pop(event["file"], None)
+        else:
+            manifest.checksums[event["file"]] = event["checksum"]

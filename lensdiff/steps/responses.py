@@ -1,0 +1,187 @@
+"""What models answer to prompts, and the texts on which all models are read: shared by every analysis of prompts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import view_of
+from lensdiff.models.forced_text import as_base_reads
+from lensdiff.models.pair import ModelPair
+from lensdiff.models.text import MAX_NEW_TOKENS, Response, generate
+from lensdiff.results import Control, InputError, Result
+from lensdiff.steps.found import Found
+from lensdiff.steps.inputs import Inputs
+from lensdiff.steps.options import Count, Options, option
+from lensdiff.steps.plan import Plan, sides_and_prompts
+from lensdiff.steps.probe import Probe
+from lensdiff.steps.step import Read, Step
+from lensdiff.steps.tables import TableDoc
+from lensdiff.steps.unit import SIDES, Unit
+
+RESPONSES_STEP = "responses"
+
+
+class ResponseOptions(Options):
+    """Options of own responses; in a config they stand at the top."""
+
+    max_new_tokens: Count = option(MAX_NEW_TOKENS, "Most tokens of an own response.")
+
+
+@dataclass(frozen=True, eq=False)
+class SaidResponse(Result):
+    """A response as a run keeps it.
+
+    Attributes:
+        prompt_id: what it answers.
+        text: the response; token_ids: as it was generated, empty for a given text.
+        given: whether the config gave it.
+        tokenizer: digest of the tokenizer whose ids they are; empty for a given text.
+    """
+
+    prompt_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    given: bool
+    tokenizer: str
+
+    def said(self) -> Response | str:
+        """Return the response as it was generated, or the text that was given."""
+        if self.given:
+            return self.text
+        return Response(self.text, self.token_ids, self.provenance.model, self.tokenizer)
+
+    def to_df(self) -> pd.DataFrame:
+        """Return one row: prompt_id, model, kind, seed, text, token_ids, source, model_id, tokenizer."""
+        row = {
+            "prompt_id": self.prompt_id,
+            **model_columns("", self.provenance.control),
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "source": "given" if self.given else "generated",
+            "model_id": self.provenance.model,
+            "tokenizer": self.tokenizer,
+        }
+        return pd.DataFrame([row]).astype({"seed": "Int64"})
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the only row."""
+        return self.to_df()
+
+
+def model_columns(side: str, control: Control | None) -> dict[str, object]:
+    """Return the columns of a table that say which model a row is of: base or tuned, or a control."""
+    if control is None:
+        return {"model": side, "kind": "", "seed": pd.NA}
+    return {"model": "control", "kind": control.kind, "seed": control.seed}
+
+
+def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidResponse:
+    """Generate a model's own response to a prompt, or take the one that is given.
+
+    Raises:
+        InputError: the prompt cannot be answered, or the given response is empty.
+    """
+    prompt, given, view = inputs.prompt, inputs.given(inputs.prompt.id), view_of(inputs.model)
+    if given is None:
+        said = generate(view, prompt, max_new_tokens=options.max_new_tokens)
+    elif given.strip():
+        said = Response(given, ())
+    else:
+        raise InputError("the response is an empty text: leave it out for the model's own response")
+    most = {} if given is not None else {"max_new_tokens": options.max_new_tokens}
+    provenance = view.provenance("responses", most)
+    tokenizer = "" if given is not None else said.tokenizer
+    return SaidResponse(provenance, prompt.id, said.text, said.token_ids, given is not None, tokenizer)
+
+
+def _cost(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
+    return probe.respond
+
+
+RESPONSES = Step(
+    name=RESPONSES_STEP,
+    title="responses",
+    options=ResponseOptions,
+    result=SaidResponse,
+    units=sides_and_prompts,
+    work=respond,
+    cost=_cost,
+    needs=frozenset({"model", "prompt"}),
+    keys=("max_new_tokens",),
+)
+
+
+def _table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
+    for unit in found.units(RESPONSES_STEP):
+        frame = found.one(RESPONSES_STEP, SaidResponse, unit).to_df()
+        yield frame if unit.control else frame.assign(model=unit.model)
+
+
+RESPONSES_TABLE = TableDoc(
+    "responses",
+    "a prompt and a model",
+    {
+        "model": "base, tuned or control",
+        "text": "the response",
+        "token_ids": "as it was generated; empty for a given text",
+        "source": "generated, or given by the config",
+        "model_id": "the model's name",
+        "tokenizer": "digest of the tokenizer whose ids token_ids are; empty for a given text",
+    },
+    of=(RESPONSES_STEP,),
+    build=_table,
+)
+
+
+# what readers ask of responses
+def of_prompt(prompt: str) -> list[Read]:
+    """Return the reads of both models' responses to a prompt."""
+    return [Read(RESPONSES_STEP, Unit(side, prompt)) for side in SIDES]
+
+
+def of_all(plan: Plan) -> list[Read]:
+    """Return the reads of both models' responses to all prompts, as far as there are any."""
+    return [Read(RESPONSES_STEP, Unit(side, prompt), required=False) for side in SIDES for prompt in plan.prompts]
+
+
+def said(found: Found, model: str, prompt: str) -> Response | str:
+    """Return a model's response to a prompt, as it was generated or given."""
+    return found.one(RESPONSES_STEP, SaidResponse, Unit(model, prompt)).said()
+
+
+def shared_text(inputs: Inputs, prompt: str) -> Response | str | None:
+    """Return the text that all models are read on: the tuned model's response, else the base's, or None if empty.
+
+    Token ids that mean another token in the base are given as text.
+    """
+    for side in ("tuned", "base"):
+        response = said(inputs.found, side, prompt)
+        if isinstance(response, str):
+            return response
+        if response.token_ids:
+            return response if _same_ids(inputs.pair, response.token_ids) else response.text
+    return None
+
+
+def _same_ids(pair: ModelPair, ids: Sequence[int]) -> bool:
+    base, tuned = pair.shared_tokens
+    same = set(base[base == tuned].tolist()) if len(base) else set()
+    return same.issuperset(ids)
+
+
+def own_texts(inputs: Inputs, prompts: Sequence[Prompt], side: str, most: int) -> list[str | Response]:
+    """Return a model's responses to prompts in the base's ids, the first `most` tokens of each."""
+    return [_forced(inputs, prompt, said(inputs.found, side, prompt.id), most) for prompt in prompts]
+
+
+def _forced(inputs: Inputs, prompt: Prompt, response: Response | str, most: int) -> str | Response:
+    if isinstance(response, str) or not response.token_ids:
+        return response if isinstance(response, str) else ""
+    cut = replace(response, token_ids=response.token_ids[:most])
+    try:
+        return as_base_reads(inputs.pair, prompt, cut)
+    except InputError:  # a token that the base lacks: the text, read by either tokenizer if both can
+        return str(view_of(inputs.pair.tuned).tokenizer.decode(list(cut.token_ids)))

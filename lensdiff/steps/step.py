@@ -1,0 +1,90 @@
+"""A step of a run: what its units are, what each of them needs and reads, and the function that does one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from lensdiff.results import InputError, Result
+from lensdiff.steps.options import Options
+from lensdiff.steps.plan import Plan
+from lensdiff.steps.unit import WHOLE, Unit
+
+if TYPE_CHECKING:
+    from lensdiff.steps.inputs import Inputs
+    from lensdiff.steps.probe import Probe
+
+O = TypeVar("O", bound=Options)  # noqa: E741 (options)
+R = TypeVar("R", bound=Result)
+Need = Literal["model", "pair", "both", "prompt", "prompts", "vocabulary", "vectors", "seed", "base"]
+
+
+class NotPossible(InputError):
+    """This pair or these prompts do not allow the unit; the run goes on without it, and does not try again."""
+
+
+class NothingToCompare(NotPossible):
+    """Nothing that was asked for is there to be compared."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A result that a unit reads; without a required one it cannot be done."""
+
+    step: str
+    unit: Unit = WHOLE
+    required: bool = True
+
+
+def no_reads(plan: Plan, unit: Unit, options: Any) -> Iterable[Read]:
+    """Return what a unit reads that reads nothing."""
+    return ()
+
+
+def one_unit(plan: Plan, options: Any) -> list[Unit]:
+    """Return the only unit of a step that is done at once."""
+    return [WHOLE]
+
+
+def no_units(plan: Plan, options: Any) -> list[Unit]:
+    """Return the units of a step that has those alone that other steps read."""
+    return []
+
+
+@dataclass(frozen=True, eq=False)
+class Step(Generic[O, R]):
+    """One step of a run.
+
+    A unit is known by a digest of all that its result depends on: the values of `keys`, the identity of `needs`, and
+    the digests of what it reads. Nothing else may reach `work`, so that a changed key repeats what depends on it, and
+    nothing else.
+
+    Attributes:
+        name: of its results; title: what the progress bar calls it.
+        options: the class of the options that it reads; keys: the names of those that its numbers depend on.
+        result: the class of what a unit gives.
+        units: its units for a run; those that another step reads are added.
+        work: does one unit. It returns its result, and the runner saves it.
+        cost: about how many seconds a unit takes, its control excepted.
+        reads: the results of other steps that a unit reads. Such a step comes before this one.
+        needs: what a unit needs beside them: its own model (base, tuned or control), the pair, both models in memory,
+            its prompt, all prompts, words, word vectors, the seed, the base (whatever the unit's model).
+        kept: what stays of a result once its readers are done: a smaller one, or None for nothing.
+        block: does several units at once where one model is held at a time; a result or an error for each.
+    """
+
+    name: str
+    title: str
+    options: type[O]
+    result: type[R]
+    units: Callable[[Plan, O], list[Unit]]
+    work: Callable[["Inputs", Unit, O], R]
+    cost: Callable[["Probe", Unit, O], float]
+    reads: Callable[[Plan, Unit, O], Iterable[Read]] = no_reads
+    needs: frozenset[Need] = frozenset()
+    keys: tuple[str, ...] = ()
+    kept: Callable[[Plan, Unit, R, O], R | None] | None = None
+    block: Callable[[Sequence["Inputs"], Sequence[Unit], O], Sequence[R | InputError]] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [key for key in self.keys if key not in self.options.model_fields]
+        assert not unknown, f"step {self.name} has the keys {unknown}, which are none of {self.options.__name__}"

@@ -1,0 +1,64 @@
+"""Where units get models and words from: each is loaded when first asked for, and of the controls one is in memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.inputs.word_vectors import WordVectors
+from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.pair import ModelPair
+from lensdiff.results import Control
+from lensdiff.steps.unit import SIDES
+
+
+@dataclass
+class Supplies:
+    """See the module.
+
+    Attributes:
+        load_pair, load_vocabulary, load_data: load what they are named after, the last one prompts and responses that
+            the tuned model was tuned on.
+        load_vectors: loads word vectors for a pair and a word list.
+    """
+
+    load_pair: Callable[[], ModelPair]
+    load_vocabulary: Callable[[], Vocabulary]
+    load_vectors: Callable[[ModelPair, Vocabulary], WordVectors]
+    load_data: Callable[[], list[tuple[str, str]]]
+    _control: tuple[Control, ModelView] | None = field(default=None, init=False)
+
+    @cached_property
+    def pair(self) -> ModelPair:
+        return self.load_pair()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return self.load_vocabulary()
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        return self.load_vectors(self.pair, self.vocabulary)
+
+    @cached_property
+    def data(self) -> list[tuple[str, str]]:
+        return self.load_data()
+
+    def side(self, name: str) -> Model:
+        """Return the base or the tuned model."""
+        assert name in SIDES
+        return getattr(self.pair, name)
+
+    def control(self, control: Control) -> ModelView:
+        """Return a control model; the one before it is let go."""
+        if self._control is None or self._control[0] != control:
+            self.free()
+            data = {"data": self.data} if control.kind == "shuffled" else {}
+            self._control = control, view_of(self.pair.control(control.kind, control.seed, **data))
+        return self._control[1]
+
+    def free(self) -> None:
+        """Let go of the control in memory."""
+        if self._control is not None:
+            self._control[1].free()
+            self._control = None
