@@ -10,7 +10,6 @@ from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.section import attention_section
 from lensdiff.analyses.attention.view_patterns import HEADS as SHOWN
 from lensdiff.results import Diff, InputError, ResultStore
-from lensdiff.views.section import sections
 from lensdiff.views.widget import Widget
 from tests.analyses.attention.results import HEADS, LAYERS, attention, attention_shift
 from tests.views.pages import given
@@ -112,4 +111,3 @@ def test_the_section_holds_what_a_results_directory_has(tmp_path):
     assert (shift.view, patterns.view) == ("attention_shift", "attention")
     labels = [prompt["label"].split(":")[0] for prompt in given(patterns)["prompts"]]
     assert labels == ["p1"], "prompts without patterns are left out"
-    assert "attention" in [section.name for section in sections()]

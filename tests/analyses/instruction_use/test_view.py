@@ -9,7 +9,7 @@ import torch
 from lensdiff import stats
 from lensdiff.analyses.instruction_use.section import instruction_use_section
 from lensdiff.results import ResultStore
-from lensdiff.views.section import Table, sections
+from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.instruction_use.results import PROMPTS, RISE, instruction_use
 from tests.views.hostile import HOSTILE
@@ -135,5 +135,3 @@ def test_the_section_holds_what_a_directory_has(tmp_path):
     assert "by deletion" in deletion.title
     assert all(isinstance(table, Table) and len(table.frame) for table in tables)
     assert [table.name for table in tables] == ["instruction_use", "instruction_use_differences"]
-    names = [section.name for section in sections()]
-    assert names.index("instruction_use") < names.index("attribution")

@@ -7,7 +7,6 @@ import torch
 from lensdiff.analyses.outputs.section import outputs_section
 from lensdiff.analyses.outputs.view import facts, outputs_widget
 from lensdiff.results import ResultStore
-from lensdiff.views.section import sections
 from lensdiff.views.widget import Widget
 from tests.analyses.outputs.results import TOKENS, output_shift
 from tests.views.pages import given
@@ -63,4 +62,3 @@ def test_the_section_holds_what_a_results_directory_has(tmp_path):
     assert outputs_section(store) == []
     store.save_result("outputs/p1", output_shift())
     assert [part.view for part in outputs_section(store) if isinstance(part, Widget)] == ["outputs"]
-    assert "outputs" in [section.name for section in sections()]

@@ -8,7 +8,7 @@ import torch
 
 from lensdiff.analyses.value_rotation.section import value_rotation_section
 from lensdiff.results import ResultStore
-from lensdiff.views.section import Table, sections
+from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.value_rotation.results import value_rotation
 from tests.views.hostile import HOSTILE
@@ -62,5 +62,3 @@ def test_the_section_holds_what_a_directory_has(tmp_path):
     assert isinstance(widget, Widget)
     assert all(isinstance(table, Table) and len(table.frame) for table in tables)
     assert [table.name for table in tables] == ["value_rotation", "value_rotation_controls"]
-    names = [section.name for section in sections()]
-    assert names.index("concepts") < names.index("value_rotation")
