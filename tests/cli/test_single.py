@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from lensdiff.cli.products import instruction_use_summary
 
 from lensdiff.analyses.attention.shift import AttentionShift
 from lensdiff.analyses.claims.measure import Claims
@@ -14,7 +15,6 @@ from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.measure import instruction_use as analyse
 from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.cli.products import instruction_use_summary
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair
 from lensdiff.models.text import generate

@@ -25,6 +25,7 @@ Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `At
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 
 import torch
 

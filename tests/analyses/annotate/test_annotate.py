@@ -15,8 +15,8 @@ from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped
 from lensdiff.results import InputError
+from tests.analyses.mlp.results import concepts
 from tests.chat_server import ChatServer, answer, chat_server, is_description, words_in
-from tests.views.concepts import concepts
 
 WORDS = tuple(f"w{i}" for i in range(96))  # eight words for each of the twelve components
 CONCEPTS = concepts("tiny", words=WORDS)

@@ -21,8 +21,8 @@ from lensdiff.analyses.attribute.replication import (
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model
 from lensdiff.results import InputError
+from tests.analyses.attribute.results import attribution
 from tests.checkpoints import hf_model, tokenizer_of
-from tests.views.attributions import attribution
 
 N, INSTRUCTION = 6, 3
 

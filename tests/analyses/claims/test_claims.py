@@ -16,7 +16,7 @@ from lensdiff.analyses.claims.words import Made, Words
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Control, ControlModel, InputError, Provenance
-from tests.analyses.heads.test_verb_shift import VERBS, drawn, run, with_counts
+from tests.analyses.heads.results import VERBS, drawn, run, with_counts
 
 ORIGIN = Provenance("claims", "a -> b")
 WORDS = Words(

@@ -27,29 +27,11 @@ from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import load_pair
 from lensdiff.results import Control, ControlModel, InputError
 from tests.analyses.heads.head_models import Named, known_words, made, paired_vectors, planted, random_vectors, wrapped
+from tests.analyses.heads.results import CONTROLS, VERBS, WORDS, drawn, run, with_counts
 from tests.checkpoints import hf_model
 
-VERBS = tuple(f"do{i}" for i in range(8))
-CONTROLS = tuple(f"be{i}" for i in range(24))
-WORDS = (*VERBS, *CONTROLS, *(f"thing{i}" for i in range(40)))
 COUNTED = ["group", "verb", "kind", "heads_up", "heads_down", "share", "base_count", "tuned_count"]
 COLUMNS = [*COUNTED, "sign_mean", "log_mean"]
-
-
-def with_counts(counts: np.ndarray) -> HeadWordPairs:
-    """Build a result in which head h of layer l has counts[l, h, v] for every verb, each with things of its own."""
-    things = WORDS[len(VERBS) + len(CONTROLS) :]
-    verbs = (*VERBS, *CONTROLS)
-    dims = [
-        [[[(verbs[v], things[i]) for v, n in enumerate(head) for i in range(n)]] * 2 for head in layer]
-        for layer in counts.tolist()
-    ]
-    return made(dims, WORDS)
-
-
-def drawn(seed: int, *, n_layers: int = 3, n_heads: int = 6, mean: float = 3.0) -> np.ndarray:
-    shape = n_layers, n_heads, len(VERBS) + len(CONTROLS)
-    return np.random.default_rng(seed).poisson(mean, shape)
 
 
 def controls_of(kind: str, n: int, *, first: int = 2, mean: float = 3.0) -> list[HeadWordPairs]:
@@ -59,10 +41,6 @@ def controls_of(kind: str, n: int, *, first: int = 2, mean: float = 3.0) -> list
         replace(one, provenance=replace(one.provenance, model=f"{kind} {i}", control=Control(kind, i)))
         for i, one in enumerate(found)
     ]
-
-
-def run(base: np.ndarray, tuned: np.ndarray, **options: Any) -> VerbShift:
-    return verb_shift(with_counts(base), with_counts(tuned), verbs=VERBS, control_verbs=CONTROLS, **options)
 
 
 # kernels

@@ -17,7 +17,7 @@ from lensdiff.analyses.position.measure import (
 from lensdiff.inputs.published import ReleasedAttribution
 from lensdiff.results import InputError
 from lensdiff.stats import Test
-from tests.views.attributions import attribution
+from tests.analyses.attribute.results import attribution
 
 M = 81  # response tokens: a density is a count to the power of 3/4
 

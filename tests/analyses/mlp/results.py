@@ -10,7 +10,7 @@ from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.results import Control, ControlModel, Provenance
 from lensdiff.stats import FEWEST_FOR_RANK
-from tests.views.attributions import HOSTILE
+from tests.views.hostile import HOSTILE
 
 LAYERS, COMPONENTS, WORDS = (0, 3), 3, 4
 SIDES: tuple[Side, ...] = ("value", "key")

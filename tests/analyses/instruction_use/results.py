@@ -1,4 +1,4 @@
-"""Instruction use and value rotation made by hand, without a model."""
+"""Instruction use made by hand, without a model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,17 +6,11 @@ import numpy as np
 import torch
 
 from lensdiff.analyses.instruction_use.result import SIDES, InstructionUse
-from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.results import Control, ControlModel, Provenance
+from lensdiff.results import Provenance
+from tests.analyses.controls import controls_of
 
 PROMPTS = ("poem", "list", "french", "repeat")
 RISE = 2.0  # of the use from base to tuned, a tenth more with each prompt
-
-
-def controls_of(numbers: Mapping[str, int]) -> tuple[ControlModel, ...]:
-    """As many controls of each kind."""
-    kinds = [kind for kind, n in numbers.items() for _ in range(n)]
-    return tuple(ControlModel(f"a + {kind} change (seed {i})", Control(kind, i)) for i, kind in enumerate(kinds))
 
 
 def instruction_use(
@@ -52,23 +46,5 @@ def instruction_use(
         log_prob_without=torch.tensor(without, dtype=torch.float64),
         n_left_out=3,
         failures={},
-        level=0.95,
-    )
-
-
-def value_rotation(
-    n_layers: int = 6, *, controls: Mapping[str, int] | None = None, model: str = "a -> b", changed: bool = False
-) -> ValueRotation:
-    """Shares that fall from 0.6 to 0.3 with the layer; those of controls are near 0.2."""
-    made = controls_of(controls or {})
-    shares = 0.2 + 0.02 * torch.randn(len(made), n_layers, generator=torch.Generator().manual_seed(0)).double()
-    return ValueRotation(
-        Provenance("value_rotation", model, options={"base": model.split(" -> ")[0]}, controls=made),
-        layers=tuple(range(n_layers)),
-        shares=torch.linspace(0.6, 0.3, n_layers, dtype=torch.float64),
-        change=torch.full((n_layers,), 0.1, dtype=torch.float64),
-        neurons_moved=torch.tensor([3 if changed else 0] * n_layers),
-        basis_changed=changed,
-        control_shares=shares,
         level=0.95,
     )
