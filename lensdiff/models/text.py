@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.defaults import MAX_NEW_TOKENS
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.asked import Advance, Asked
@@ -27,8 +28,6 @@ from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.response import Response
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.results import InputError, Results
-
-MAX_NEW_TOKENS = 300
 
 
 @dataclass(frozen=True)

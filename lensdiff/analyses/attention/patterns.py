@@ -29,6 +29,7 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lensdiff.analyses.attention.defaults import SINK
 from lensdiff.inputs import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
@@ -140,7 +141,7 @@ def attention(
     response: Any = None,
     *,
     layers: Sequence[int] | None = None,
-    sink: str = "apart",
+    sink: str = SINK,
     keep_patterns: bool = True,
     prepend_bos: bool | None = None,
     progress: bool | None = None,

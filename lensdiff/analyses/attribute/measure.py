@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.defaults import DELETION_DRAWS, METHOD, TARGET
 from lensdiff.analyses.attribute.deletion import deletion_check
 from lensdiff.analyses.attribute.gradients import (
     NoForwardMode,
@@ -78,13 +79,13 @@ def attribute(
     prompt: Any,  # here and below: what the overloads do not name is refused in words
     response: Any = None,
     *,
-    target: str | Target = "probability",
-    method: str = "auto",
+    target: str | Target = TARGET,
+    method: str = METHOD,
     max_new_tokens: int = MAX_NEW_TOKENS,
     retokenise: bool = False,
     prepend_bos: bool | None = None,
     chunk: int | None = None,
-    deletion_draws: int = 8,
+    deletion_draws: int = DELETION_DRAWS,
     progress: bool | None = None,
 ) -> Attribution | Results[Attribution]:
     """Attribute a response to the prompt's tokens, exactly.

@@ -36,6 +36,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.heads.defaults import TABLE_TOP, THRESHOLD_STD, THRESHOLD_WORDS, TOP_K
 from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import (
     Candidates,
@@ -51,9 +52,6 @@ from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 
-TOP_K = 100
-THRESHOLD_WORDS = 3000
-THRESHOLD_STD = 1.96
 SAME_ARGUMENTS = "word pairs made with the same arguments"
 COMPARED_OPTIONS = ("top_k", "threshold_words", "threshold_std", "word_vectors", "words_without_vector")
 
@@ -110,7 +108,7 @@ class HeadWordPairs(Result):
         """
         return self._rows(None, layers, heads)
 
-    def table(self, table_top: int = 20) -> pd.DataFrame:
+    def table(self, table_top: int = TABLE_TOP) -> pd.DataFrame:
         """Return the `table_top` best pairs of every dimension, with the columns of `to_df` and `pairs_in_dim`.
 
         pairs_in_dim counts all pairs of the dimension, so those left out are pairs_in_dim - table_top where it is

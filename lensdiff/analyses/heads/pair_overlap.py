@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
+from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.tidy import tidy
@@ -126,7 +127,7 @@ def pair_overlap(
     tuned: HeadWordPairs,
     *,
     controls: Iterable[HeadWordPairs] = (),
-    table_top: int = 20,
+    table_top: int = TABLE_TOP,
     level: float = 0.95,
 ) -> PairOverlap:
     """Return how much of every head's word pairs base and tuned model share.

@@ -42,6 +42,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
+from lensdiff.analyses.heads.defaults import LAYERS_PER_GROUP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
 from lensdiff.analyses.heads.verb_groups import (
@@ -182,7 +183,7 @@ def verb_shift(
     *,
     verbs: Sequence[str] = INSTRUCTION_VERBS,
     control_verbs: Sequence[str] | None = None,
-    layers_per_group: int = 8,
+    layers_per_group: int = LAYERS_PER_GROUP,
     frequencies: Vocabulary | None = None,
     controls: Iterable[HeadWordPairs] = (),
     min_seen: int = 2,

@@ -29,6 +29,7 @@ from dataclasses import replace
 
 import torch
 
+from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
 from lensdiff.analyses.instruction_use.result import MEAN, SIDES, InstructionUse
 from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
@@ -53,7 +54,7 @@ def instruction_use(
     response: Given | None = None,
     *,
     by: str = "swap",
-    draws: int = 8,
+    draws: int = DRAWS,
     controls: Iterable[Model] = (),
     kinds: Sequence[str] | None = None,
     seed: int = 0,

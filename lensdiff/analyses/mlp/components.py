@@ -29,6 +29,8 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from lensdiff.analyses.mlp.defaults import COMPONENTS
+from lensdiff.analyses.mlp.defaults import SIDES as READ
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
@@ -37,7 +39,6 @@ from lensdiff.results.tidy import tidy
 
 Side = Literal["value", "key", "gate"]
 SIDES: tuple[Side, ...] = get_args(Side)
-COMPONENTS = 300
 MATRIX: dict[Side, Literal["W_out", "W_in", "W_gate"]] = {"value": "W_out", "key": "W_in", "gate": "W_gate"}
 
 
@@ -185,7 +186,7 @@ def concept_directions(
     model: Model,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = ("value",),
+    sides: Sequence[str] = READ,
     n_components: int = COMPONENTS,
     fold_gain: bool = True,
 ) -> ConceptDirections:

@@ -26,12 +26,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
+from lensdiff.analyses.mlp.defaults import SIDES as READ
+from lensdiff.analyses.mlp.defaults import TOP_WORDS
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
-TOP_WORDS = 50
 Embedding = Literal["W_U", "W_E"]
 READ_AGAINST: dict[Side, Embedding] = {"value": "W_U", "key": "W_E", "gate": "W_E"}
 
@@ -140,7 +141,7 @@ def mlp_concepts(
     vocabulary: WordList,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = ("value",),
+    sides: Sequence[str] = READ,
     n_components: int = COMPONENTS,
     top_words: int = TOP_WORDS,
     fold_gain: bool = True,

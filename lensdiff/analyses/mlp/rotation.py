@@ -32,13 +32,13 @@ from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.analyses.mlp.components import Directions, Side, concept_directions
+from lensdiff.analyses.mlp.defaults import RANKS
 from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
-RANKS = (1, 5, 10, 20, 50)
 HEADLINE, BESIDE = "gradient-noise", "spectrum"  # kinds that every table has columns for
 
 
