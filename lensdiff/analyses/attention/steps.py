@@ -65,7 +65,7 @@ def read_control(inputs: Inputs, unit: Unit, options: AttentionOptions) -> Contr
         NotPossible: there is no prompt whose attention both models could be read on.
     """
     prompts = _prompts(inputs)
-    base = [inputs.found.one("attention", AttentionPatterns, Unit("base", prompt)) for prompt in prompts]
+    base = inputs.found.some("attention", AttentionPatterns, [Unit("base", prompt) for prompt in prompts])
     return control_attention(base, (_attended(inputs, prompt, options) for prompt in prompts))
 
 
@@ -94,7 +94,8 @@ def shift(inputs: Inputs, unit: Unit, options: AttentionOptions) -> AttentionShi
         NotPossible: there is no such prompt.
     """
     prompts, found = _prompts(inputs), inputs.found
-    runs = [[found.one("attention", AttentionPatterns, Unit(side, prompt)) for prompt in prompts] for side in SIDES]
+    units = [[Unit(side, prompt) for prompt in prompts] for side in SIDES]
+    runs = [found.some("attention", AttentionPatterns, own) for own in units]  # patterns are large: one at a time
     controls = found.each("control_attention", ControlAttention)
     return attention_shift(runs[0], runs[1], controls, seed=inputs.seed)
 
