@@ -18,7 +18,7 @@ import pandas as pd
 
 from lensdiff import stats
 from lensdiff.analyses.attribute.attribution import Attribution
-from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.claims.result import Claims
 from lensdiff.analyses.claims.words import Name
 from lensdiff.analyses.published.tables import Sample
 from lensdiff.cli.output import Terminal, complain, print_frame, write
@@ -215,8 +215,8 @@ def _numbers(test: stats.Test | None) -> tuple[Any, ...]:
 def controls(effect: float, effects: Sequence[float], kinds: Sequence[str]) -> pd.DataFrame:
     """Return the real change's effect beside that of control models: a row per kind, with median, band and rank p."""
     columns = ["effect", "kind", "n", "median", "low", "high", "p"]
-    if not effects:
+    beside = stats.against_controls(effect, stats.by_kind(effects, kinds)).envelope
+    if beside is None:
         return pd.DataFrame([(effect, "no controls", 0, None, None, None, None)], columns=columns)
-    beside = stats.envelope(effect, stats.by_kind(effects, kinds))
     rows = [(effect, kind.kind, kind.n, kind.median, kind.low, kind.high, kind.p) for kind in beside.kinds]
     return pd.DataFrame(rows, columns=columns)

@@ -18,7 +18,7 @@ from experiments.null_validity.changes import changed, rescaled
 from experiments.null_validity.groups import SIZES, Group, base_of, fast_groups, null_groups, planted_groups
 from experiments.null_validity.measures import FIRST_PAIR, Measures, Setting
 from experiments.null_validity.table import tables, write_docs, write_tables
-from lensdiff.stats.controls import FEWEST_FOR_RANK
+from lensdiff.stats import FEWEST_FOR_RANK
 
 CONTROLS = 20  # of a kind; of those that are pairs too, 19 are left beside each
 RECIPE = {"steps": 20, "batch": 8, "length": 48}  # of distilled controls

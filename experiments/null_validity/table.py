@@ -65,7 +65,8 @@ def p_values(group: Group, effects: pd.DataFrame) -> pd.DataFrame:
             beside = [record for record in records if record is not pair]  # a control that is a pair is not its own
             controls = {kind: [x[claim] for x in beside if x["role"] == kind] for kind in group.kinds}
             effect = float(pair[claim])
-            own = stats.envelope(effect, controls)
+            own = stats.against_controls(effect, controls).envelope
+            assert own is not None  # a group has kinds
             found = {kind.kind: (kind.p, _side(effect, kind.median)) for kind in own.kinds}
             largest = own.p
             if claim == "verbs":

@@ -40,6 +40,7 @@ def greedy(
     max_new_tokens: int,
     batch_size: int = BATCH_SIZE,
     stops: Sequence[int] | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, " _"]]:
     """Return each prompt's greedy continuation, without the end-of-sequence token that ended it.
 
@@ -47,6 +48,7 @@ def greedy(
         max_new_tokens: the longest continuation; a full context ends it earlier.
         batch_size: rows that are decoded together; prompts of similar length share a batch.
         stops: tokens that end a continuation; None for the model's own end-of-sequence tokens.
+        advance: called with how many prompts of a batch are done.
 
     Raises:
         InputError: a logit is not finite.
@@ -62,6 +64,8 @@ def greedy(
             for i, row in zip(rows, batch, strict=True):
                 new = row.new[:-1] if row.ended else row.new
                 found[i] = torch.tensor(new, dtype=torch.int64)
+            if advance is not None:
+                advance(len(rows))
     return found
 
 

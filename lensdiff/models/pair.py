@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import pandas as pd
 import torch
@@ -25,6 +25,8 @@ from lensdiff.results import Diff, InputError, Provenance
 
 Keep = Literal["both", "one"]
 SIDES = ("base", "tuned")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ModelPair:
@@ -234,10 +236,11 @@ class ModelPair:
         rows += differences(self._known["base"], self._known["tuned"])
         return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
 
-    def compare(self, analysis: Callable[..., Any], *arguments: Any, **options: Any) -> Diff:
+    def compare(self, analysis: Callable[Concatenate[Model, P], R], *arguments: P.args, **options: P.kwargs) -> Diff[R]:
         """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`."""
-        base = analysis(self.base, *arguments, **options)
-        return Diff(base, analysis(self.tuned, *arguments, **options), notice=self.notice)
+        # both in one line: what it warns of in both models is shown once
+        base, tuned = [analysis(getattr(self, side), *arguments, **options) for side in SIDES]
+        return Diff(base, tuned, notice=self.notice)
 
 
 def load_pair(

@@ -10,37 +10,24 @@ only one: none is added, and it gets no score and is not counted, as an added on
 a second BOS included. A tokenizer that reads the BOS' spelling as ordinary characters makes it ordinary text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.defaults import MAX_NEW_TOKENS
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.asked import Advance, Asked
 from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.inside.wrappers import Model
+from lensdiff.models.response import Response
 from lensdiff.models.view import ModelView, view_of
-from lensdiff.results import InputError
-
-MAX_NEW_TOKENS = 300
-
-
-@dataclass(frozen=True)
-class Response:
-    """A continuation as it was generated: its token ids and their text.
-
-    Attributes:
-        model: the name of the model that said it.
-        tokenizer: the digest of the tokenizer whose ids they are (`digest_of`), or "" where nobody knows.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    model: str = ""
-    tokenizer: str = ""
+from lensdiff.results import InputError, Results
 
 
 @dataclass(frozen=True)
@@ -84,13 +71,6 @@ class Encoded:
     @property
     def response_ids(self) -> tuple[int, ...]:
         return self.ids[self.n_special + self.n_prompt :]
-
-
-def as_prompt(prompt: Prompt | str) -> Prompt:
-    """Return a prompt given as such or as a bare text."""
-    if not isinstance(prompt, Prompt | str):
-        raise InputError(f"expected a Prompt or a text, got {type(prompt).__name__}")
-    return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
 def encode(
@@ -169,6 +149,7 @@ def generate(
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
     batch_size: int = ...,
+    progress: bool | None = ...,
 ) -> Response: ...
 @overload
 def generate(
@@ -178,36 +159,73 @@ def generate(
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
     batch_size: int = ...,
-) -> list[Response]: ...
-def generate(  # type: ignore[no-redef]
+    progress: bool | None = ...,
+) -> Results[Response]: ...
+def generate(
     model: Model,
-    prompt: Prompt | str | Sequence[Prompt | str],
+    prompt: Any,  # what is neither is refused in words
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
     batch_size: int = BATCH_SIZE,
-) -> Response | list[Response]:
+    progress: bool | None = None,
+) -> Response | Results[Response]:
     """Return the model's own greedy continuation of the raw prompt (no chat template), without the end token.
 
     Args:
-        prompt: a prompt, or a list of them (then a list of responses in the same order, decoded in batches).
+        prompt: a prompt, or a list of them (then `Results`, decoded in batches; see `Asked`).
         max_new_tokens: the longest response; the context's end may come earlier.
         prepend_bos: None for the tokenizer's own habit.
         batch_size: prompts that are decoded together.
+        progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: `max_new_tokens` or `batch_size` is not positive, a prompt leaves no room in the context, or a logit
-            is not finite.
+        InputError: `max_new_tokens` or `batch_size` is not positive, a list is empty or holds an id twice; of one
+            prompt (or of all in a list): it leaves no room in the context, or a logit is not finite.
+    """
+    asked = Asked.of(prompt)
+    options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "batch_size": batch_size}
+    with asked.bar("generating", progress, len(asked.prompts)) as advance:
+        found = own_responses(view_of(model), asked, **options, advance=advance)
+    return asked.results(found)
+
+
+def own_responses(
+    view: ModelView,
+    asked: Asked,
+    *,
+    max_new_tokens: int,
+    prepend_bos: bool | None,
+    batch_size: int = BATCH_SIZE,
+    advance: Advance | None = None,
+) -> dict[str, Response]:
+    """Return by id what the model says to each prompt that has not failed; one that does is kept among the failed.
+
+    Raises:
+        InputError: as `generate`, of one prompt.
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name}={value} is not positive")
-    view = view_of(model)
-    single = isinstance(prompt, Prompt | str)
-    encoded = [_with_room(view, as_prompt(item), prepend_bos) for item in ([prompt] if single else prompt)]
-    found = greedy(view, [torch.tensor(e.ids) for e in encoded], max_new_tokens=max_new_tokens, batch_size=batch_size)
-    responses = [_response(view, tuple(new.tolist())) for new in found]
-    return responses[0] if single else responses
+    encoded: dict[str, Encoded] = {}
+    for prompt in asked.going():
+        with asked.guard(prompt):
+            encoded[prompt.id] = _with_room(view, prompt, prepend_bos)
+
+    def decoded(names: Iterable[str]) -> list[Tensor]:
+        tokens = [torch.tensor(encoded[name].ids) for name in names]
+        return greedy(view, tokens, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance)
+
+    try:
+        found = dict(zip(encoded, decoded(encoded), strict=True))
+    except (InputError, RuntimeError):  # of one of them: which one?
+        if asked.single:
+            raise
+        found = {}
+        for prompt in asked.going():
+            with asked.guard(prompt):
+                (found[prompt.id],) = decoded([prompt.id])
+    return {name: _response(view, tuple(new.tolist())) for name, new in found.items()}
 
 
 def _with_room(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> Encoded:

@@ -3,8 +3,20 @@
 from lensdiff.results.diff import Diff
 from lensdiff.results.errors import InputError
 from lensdiff.results.manifest import Manifest, StepState
-from lensdiff.results.provenance import Control, Provenance
+from lensdiff.results.many import Results
+from lensdiff.results.provenance import Control, ControlModel, Provenance
 from lensdiff.results.result import Result
 from lensdiff.results.store import ResultStore
 
-__all__ = ["Control", "Diff", "InputError", "Manifest", "Provenance", "Result", "ResultStore", "StepState"]
+__all__ = [
+    "Control",
+    "ControlModel",
+    "Diff",
+    "InputError",
+    "Manifest",
+    "Provenance",
+    "Result",
+    "ResultStore",
+    "Results",
+    "StepState",
+]

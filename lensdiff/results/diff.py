@@ -6,12 +6,15 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
+from lensdiff.results.many import Results, table
+
 R = TypeVar("R")
 
 
 def _frame(result: Any, model: str) -> pd.DataFrame:
-    parts = [r.to_df() for r in result] if isinstance(result, Sequence) else [result.to_df()]
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    many = isinstance(result, Sequence) and not isinstance(result, Results)
+    parts: list[Any] = [*result] if many else [result]
+    frame = table(one.to_df() for one in parts)
     frame.insert(0, "model", model)
     return frame
 

@@ -1,7 +1,9 @@
 """Where a result comes from: enough to compute it again."""
 
 import platform
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -41,11 +43,29 @@ GIVEN = "given"  # the kind of a control that was not made by a pair
 
 
 @dataclass(frozen=True)
+class ControlModel:
+    """A control model that a result was compared with.
+
+    Attributes:
+        name: the model's.
+        made: how; None for a model that no pair made.
+    """
+
+    name: str
+    made: Control | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the control; "given" for a model that no pair made."""
+        return GIVEN if self.made is None else self.made.kind
+
+
+@dataclass(frozen=True)
 class Provenance:
-    """Model, view of its weights, options and versions behind a result.
+    """Model, view of its weights, options and versions behind a result, and the controls that it stands beside.
 
     `options` holds every keyword of the analysis as it was used, also those left at their default; values are JSON
-    types. `control` is there where the model was one.
+    types. `control` is there where the model was one. `controls` are those of a comparison, in the order of its rows.
     """
 
     analysis: str
@@ -58,11 +78,26 @@ class Provenance:
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     control: Control | None = None
+    controls: tuple[ControlModel, ...] = ()
 
     @property
-    def control_kind(self) -> str:
-        """The kind of the control that was read; "given" for a model that no pair made."""
-        return GIVEN if self.control is None else self.control.kind
+    def as_control(self) -> ControlModel:
+        """The model, as it is recorded where it is a control."""
+        return ControlModel(self.model, self.control)
+
+    @property
+    def control_kinds(self) -> tuple[str, ...]:
+        """The kind of each of `controls`."""
+        return tuple(control.kind for control in self.controls)
+
+    @property
+    def control_counts(self) -> dict[str, int]:
+        """How many controls there are of each kind, in the order that the kinds came."""
+        return dict(Counter(self.control_kinds))
+
+    def beside(self, controls: Iterable["Provenance"]) -> "Provenance":
+        """Return the same beside these controls and no others, given where their own results come from."""
+        return replace(self, controls=tuple(control.as_control for control in controls))
 
     @property
     def notice(self) -> str:

@@ -9,8 +9,9 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import pandas as pd
 from pydantic import TypeAdapter
@@ -19,15 +20,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.joining import joined
 from lensdiff.results.provenance import Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 R = TypeVar("R", bound="Result")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result(ABC):
-    """A finished analysis: arrays on the CPU, and where they come from."""
+    """A finished analysis: arrays on the CPU, and where they come from.
+
+    A class says of itself:
+        layer_by_layer: each layer is read without the others, so that `join` makes one result of several.
+        ragged: by an axis whose rows are not all of one length, the field that says where each row begins (one entry
+            more than there are rows, those of one layer after those of the other).
+    """
+
+    layer_by_layer: ClassVar[bool] = False
+    ragged: ClassVar[Mapping[str, str]] = {}
 
     provenance: Provenance
 
@@ -44,6 +55,19 @@ class Result(ABC):
         from lensdiff.views import show  # the one permitted look upwards: a result knows how to be seen
 
         return show(self)
+
+    @classmethod
+    def join(cls: type[R], parts: Sequence[R]) -> R:  # a type variable: shape checking does not know Self
+        """Return the result of all layers, given in their order results of some of them each.
+
+        Arrays with an axis `layer`, or with a ragged one, are put end to end, and so are `layers`; everything else has
+        to be the same in every part.
+
+        Raises:
+            InputError: there are no parts, the result is not read layer by layer, a layer is in two of them, or they
+                differ in anything else.
+        """
+        return joined(cls, parts)
 
     def save(self, path: str | Path) -> Path:
         """Write the result to one safetensors file, through a temporary name, and return its path."""
@@ -68,7 +92,7 @@ class Result(ABC):
         return path
 
     @classmethod
-    def load(cls: type[R], path: str | Path) -> R:  # a type variable: shape checking does not know Self
+    def load(cls: type[R], path: str | Path) -> R:
         """Read what `save` wrote.
 
         Raises:

@@ -28,6 +28,7 @@ from lensdiff.stats.result import Test, from_standard_error, no_change
 from lensdiff.stats.samples import (
     ROUNDING,
     NoVariation,
+    TooFew,
     check_alternative,
     check_level,
     magnitude,
@@ -61,9 +62,11 @@ def covariate(
             A covariate that never differs within a pair is left out. k = 0 gives the paired t test.
 
     Raises:
-        InputError: lengths differ, a group is empty, too few observations, the columns are collinear, or a pair has not
-            one row of each group.
-        NoVariation: the fit leaves no residual and the groups differ.
+        InputError: lengths differ, a value is not finite, a group is empty, several covariates are collinear, or a pair
+            has not one row of each group.
+        TooFew: fewer observations than the coefficients need.
+        NoVariation: a covariate does not vary, or the group does not at equal covariate; or the fit leaves no residual
+            and the groups differ.
     """
     check_alternative(alternative)
     check_level(level)
@@ -95,7 +98,7 @@ def _effect(
     g, centred = _residual(treated, basis), _residual(y, basis)
     gg = float(g @ g)
     if gg <= COLLINEAR * n:
-        raise InputError("group and covariate are collinear: the covariate alone tells the groups apart")
+        raise NoVariation("group and covariate are collinear: the covariate alone tells the groups apart")
     effect = float(g @ centred) / gg
     residuals = centred - effect * g
     rounding = ROUNDING * scale * np.sqrt(n)
@@ -123,7 +126,7 @@ def _columns(
     outcome: ArrayLike, group: ArrayLike, covariate: ArrayLike
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n k"]]:
     """Return outcome, group and covariates, checked."""
-    y, treated = observations(outcome, "outcome"), observations(group, "group")
+    y, treated = observations(outcome, "outcome", least=0), observations(group, "group", least=0)
     values = numbers(covariate, "covariate")
     if values.ndim not in (1, 2):
         raise InputError(f"covariate has shape {values.shape}, expected [n] or [n, k]")
@@ -141,10 +144,10 @@ def _intercept_and(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n kno
     """Return the intercept beside the standardised covariates."""
     n, k = values.shape
     if n < k + 3:
-        raise InputError(f"{n} observations, expected at least {k + 3} for {k} covariate(s)")
+        raise TooFew(f"{n} observations, expected at least {k + 3} for {k} covariate(s)")
     spread = values.std(axis=0)
     if (spread <= ROUNDING * np.abs(values).max(axis=0)).any():
-        raise InputError(f"covariate {int(spread.argmin())} does not vary")
+        raise NoVariation(f"covariate {int(spread.argmin())} does not vary")
     known = np.column_stack([np.ones(n), (values - values.mean(axis=0)) / spread])
     _check_independent(known, k)
     return known
@@ -174,7 +177,7 @@ def _differences(
     moved = moved[:, np.abs(moved).max(axis=0) > ROUNDING * scale]
     n, k = moved.shape
     if n < k + 2:
-        raise InputError(f"{n} pairs, expected at least {k + 2} for {k} covariate(s)")
+        raise TooFew(f"{n} pairs, expected at least {k + 2} for {k} covariate(s)")
     known = moved / np.sqrt((moved**2).mean(axis=0))
     _check_independent(known, k)
     return y[after] - y[before], known

@@ -22,7 +22,7 @@ from lensdiff.stats.samples import (
     magnitude,
     numbers,
     observations,
-    pairs,
+    two_samples,
 )
 from lensdiff.stats.studentised import FEW
 
@@ -30,48 +30,6 @@ BATCH = 2**22  # float64 numbers that are resampled at once: 32 MB
 FEWEST_RESAMPLES = 99  # p can reach 0.01 one-sided
 NARROW = f"fewer than {FEW}, the interval is too narrow"
 METHODS = ("BCa", "percentile", "basic")
-
-
-def paired_bootstrap(
-    tuned: ArrayLike,
-    base: ArrayLike,
-    *,
-    seed: int = 0,
-    n_resamples: int = 9999,
-    method: str = "BCa",
-    level: float = 0.95,
-) -> Test:
-    """Return the mean paired difference with its bootstrap interval; pairs are resampled, and there is no p.
-
-    When all differences are equal the interval is that one point. Few pairs show too little of the tails: a 95 %
-    interval covers about 83 % at n = 5 (51 % of rare binary data), and below 20 pairs `warning` says so.
-
-    Args:
-        method: "BCa" (bias-corrected and accelerated), "percentile" or "basic".
-
-    Raises:
-        InputError: a sample is unusable, the lengths differ, or an option does not exist.
-    """
-    check_level(level)
-    _check_resamples(n_resamples)
-    if method not in METHODS:
-        raise InputError(f"unknown bootstrap method {method!r}, expected one of {', '.join(METHODS)}")
-    differences, scale = pairs(tuned, base)
-    name, estimate, n = f"paired bootstrap, {method}", float(differences.mean()), (len(differences),)
-    if is_constant(differences, scale):
-        return Test(name, estimate, estimate, estimate, level, None, n, None, note="no variation")
-    low, high = stats.bootstrap(
-        (differences,),
-        np.mean,
-        vectorized=True,
-        n_resamples=n_resamples,
-        batch=_batch(len(differences)),
-        confidence_level=level,
-        method=method,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    note, warning = f"{n_resamples} resamples, seed {seed}", NARROW if min(n) < FEW else ""
-    return Test(name, estimate, float(low), float(high), level, None, n, None, note=note, warning=warning)
 
 
 def ratio_bootstrap(
@@ -139,7 +97,7 @@ def permutation(
     """
     check_alternative(alternative)
     _check_resamples(n_resamples)
-    t, b = observations(tuned, "tuned"), observations(base, "base")
+    t, b = two_samples(tuned, base)
     centre = float(np.concatenate([t, b]).mean())  # the difference stays, the digits are spent on what varies
     mean = _rounded_mean(magnitude(t - centre, b - centre))
     test: Any = stats.permutation_test(

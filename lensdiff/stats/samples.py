@@ -9,10 +9,23 @@ from numpy.typing import ArrayLike
 from lensdiff.results.errors import InputError
 
 
-class NoVariation(InputError):
-    """The data do not vary, so this test knows no chance to hold a difference against: the one refusal to expect."""
+class NotTestable(InputError):
+    """The data are sound, and this test cannot be had of them: a table leaves a gap, or another test stands in.
+
+    Whatever else a statistic refuses (a value that is no number, lengths that differ) is a mistake, and looked for
+    first: few data hide none.
+    """
 
 
+class NoVariation(NotTestable):
+    """The data do not vary, so this test knows no chance to hold a difference against."""
+
+
+class TooFew(NotTestable):
+    """There are fewer observations than the test needs."""
+
+
+FEWEST_PAIRS = 2  # that an interval can be had from
 ALTERNATIVES = ("two-sided", "greater", "less")
 ROUNDING = 64 * float(np.finfo(np.float64).eps)  # relative to the largest number that went in
 
@@ -41,14 +54,37 @@ def observations(values: ArrayLike, name: str, *, least: int = 2) -> Float[np.nd
     """Return one sample in float64.
 
     Raises:
-        InputError: it is not one-dimensional, holds fewer than `least` observations, or not only finite numbers.
+        InputError: it is not one-dimensional, or holds not only finite numbers.
+        TooFew: it holds fewer than `least` observations.
     """
     array = numbers(values, name)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}, expected one axis")
-    if len(array) < least:
-        raise InputError(f"{name} has {len(array)} observation(s), expected at least {least}")
-    return array
+    return enough(array, name, least=least)
+
+
+def enough(sample: Float[np.ndarray, "n ..."], name: str, *, least: int = 2) -> Float[np.ndarray, "n ..."]:
+    """Return the sample.
+
+    Raises:
+        TooFew: it holds fewer than `least` observations.
+    """
+    if len(sample) < least:
+        raise TooFew(f"{name} has {len(sample)} observation(s), expected at least {least}")
+    return sample
+
+
+def two_samples(
+    tuned: ArrayLike, base: ArrayLike
+) -> tuple[Float[np.ndarray, " n_tuned"], Float[np.ndarray, " n_base"]]:
+    """Return two independent samples in float64.
+
+    Raises:
+        InputError: one of them is no sample, whatever the other's number.
+        TooFew: one of them holds fewer than two observations.
+    """
+    t, b = observations(tuned, "tuned", least=0), observations(base, "base", least=0)
+    return enough(t, "tuned"), enough(b, "base")
 
 
 def pairs(tuned: ArrayLike, base: ArrayLike) -> tuple[Float[np.ndarray, " pair"], float]:
@@ -56,10 +92,13 @@ def pairs(tuned: ArrayLike, base: ArrayLike) -> tuple[Float[np.ndarray, " pair"]
 
     Raises:
         InputError: the samples differ in length, or one is not a sample.
+        TooFew: there are fewer than two pairs.
     """
-    t, b = observations(tuned, "tuned"), observations(base, "base")
+    t, b = observations(tuned, "tuned", least=0), observations(base, "base", least=0)
     if len(t) != len(b):
         raise InputError(f"paired data need equal lengths, given {len(t)} tuned and {len(b)} base observations")
+    if len(t) < FEWEST_PAIRS:
+        raise TooFew(f"{len(t)} pair(s) given, expected at least {FEWEST_PAIRS}")
     return t - b, magnitude(t, b)
 
 

@@ -20,8 +20,10 @@ from scipy import stats
 from lensdiff.results.errors import InputError
 from lensdiff.stats.result import Band, Test, format_p, from_standard_error, no_change
 from lensdiff.stats.samples import (
+    FEWEST_PAIRS,
     ROUNDING,
     NoVariation,
+    TooFew,
     check_alternative,
     check_level,
     is_constant,
@@ -29,6 +31,7 @@ from lensdiff.stats.samples import (
     numbers,
     observations,
     pairs,
+    two_samples,
 )
 from lensdiff.stats.studentised import FEW, studentised_p
 
@@ -43,11 +46,11 @@ def welch(tuned: ArrayLike, base: ArrayLike, *, alternative: str = "two-sided", 
 
     Raises:
         InputError: a sample is unusable.
-        NoVariation: both samples are constant, and differ.
+        NotTestable: a sample has fewer than two observations, or both are constant, and differ.
     """
     check_alternative(alternative)
     check_level(level)
-    t, b = observations(tuned, "tuned"), observations(base, "base")
+    t, b = two_samples(tuned, base)
     scale, estimate, n = magnitude(t, b), float(t.mean() - b.mean()), (len(t), len(b))
     if is_constant(t, scale) and is_constant(b, scale):
         return _no_variation("Welch", estimate, scale, level, n, alternative)
@@ -62,7 +65,7 @@ def paired(tuned: ArrayLike, base: ArrayLike, *, alternative: str = "two-sided",
 
     Raises:
         InputError: a sample is unusable, or the lengths differ.
-        NoVariation: every difference is the same and not zero.
+        NotTestable: there are fewer than two pairs, or every difference is the same and not zero.
     """
     check_alternative(alternative)
     check_level(level)
@@ -77,7 +80,7 @@ def one_sample(values: ArrayLike, *, alternative: str = "two-sided", level: floa
 
     Raises:
         InputError: the sample is unusable.
-        NoVariation: it is constant and not zero.
+        NotTestable: it has fewer than two values, or is constant and not zero.
     """
     check_alternative(alternative)
     check_level(level)
@@ -91,14 +94,15 @@ def paired_interval(tuned: ArrayLike, base: ArrayLike, *, level: float = 0.95) -
     They go beside per-layer or per-head differences, which have no p-value of their own.
 
     Raises:
-        InputError: the shapes differ, there are fewer than two observations, or a value is not finite.
+        InputError: the shapes differ, or a value is not finite.
+        TooFew: there are fewer than two observations.
     """
     check_level(level)
     t, b = numbers(tuned, "tuned"), numbers(base, "base")
     if t.shape != b.shape:
         raise InputError(f"paired data need equal shapes, given {t.shape} tuned and {b.shape} base")
-    if t.ndim == 0 or len(t) < 2:
-        raise InputError(f"an interval needs at least 2 observations on axis 0, given shape {t.shape}")
+    if t.ndim == 0 or len(t) < FEWEST_PAIRS:
+        raise TooFew(f"an interval needs at least {FEWEST_PAIRS} observations on axis 0, given shape {t.shape}")
     differences = t - b
     centre = differences.mean(axis=0)
     half = stats.t.ppf((1 + level) / 2, len(t) - 1) * differences.std(axis=0, ddof=1) / np.sqrt(len(t))
@@ -115,8 +119,8 @@ def equivalence(
     components agree does not say that all would, and a p of 0 would claim it.
 
     Raises:
-        InputError: the bound is not a positive number, or a sample has fewer than 12 observations or is unusable.
-        NoVariation: a sample is constant, or with `paired` the differences are.
+        InputError: the bound is not a positive number, or a sample is unusable.
+        NotTestable: a sample has fewer than 12 observations or is constant, or with `paired` the differences.
     """
     check_level(level)
     if not (np.isfinite(bound) and bound > 0):
@@ -128,7 +132,7 @@ def equivalence(
         _check_equivalence(name, {"differences": d}, scale)
         error = float(d.std(ddof=1)) / np.sqrt(len(d))
     else:
-        t, b = observations(tuned, "tuned"), observations(base, "base")
+        t, b = two_samples(tuned, base)
         scale, name, estimate = magnitude(t, b), "equivalence, Welch", float(t.mean() - b.mean())
         _check_equivalence(name, {"tuned": t, "base": b}, scale)
         (error, df), n = _welch_error(t, b), (len(t), len(b))
@@ -152,7 +156,7 @@ def _welch_error(t: Float[np.ndarray, " n_tuned"], b: Float[np.ndarray, " n_base
 def _check_equivalence(name: str, samples: dict[str, Float[np.ndarray, " n"]], scale: float) -> None:
     for which, sample in samples.items():
         if len(sample) < FEWEST_FOR_EQUIVALENCE:
-            raise InputError(
+            raise TooFew(
                 f"{name}: {which} has {len(sample)} observation(s), expected at least {FEWEST_FOR_EQUIVALENCE}: "
                 "fewer do not show that nothing changed"
             )

@@ -1,6 +1,7 @@
-"""What a run has found so far, or what one unit may read of it: results by their step, unit by unit.
+"""What a run has found, or what one unit may read of it: results by their step, unit by unit.
 
-Only what the last run asked for and what is done is seen; a file that is not what was written is refused by name.
+Only what the last run asked for and what is done is seen; a file that is not what was written is refused by name. What
+was asked for is looked up once: after another run, ask anew.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,9 @@ class Found:
 
     def __init__(self, store: ResultStore, reads: Mapping[str, Iterable[Unit]] | None = None):
         self.store = store
-        self._reads = None if reads is None else {step: list(units) for step, units in reads.items()}
+        # as a dictionary: in order, and quick to look up
+        self._reads = None if reads is None else {step: dict.fromkeys(units) for step, units in reads.items()}
+        self._known: dict[str, dict[Unit, None]] = {}
 
     # units
     def units(self, step: str) -> list[Unit]:
@@ -95,6 +98,10 @@ class Found:
         units = [unit for unit in self.units(step) if model is None or unit.model == model]
         return Stored(self.store, [[name_of(step, unit)] for unit in units], kind)
 
+    def some(self, step: str, kind: type[R], units: Iterable[Unit]) -> Stored[R]:
+        """Return the results of some units that are done, each read when it is asked for."""
+        return Stored(self.store, [[name_of(step, unit)] for unit in units], kind)
+
     def of_model(self, step: str, kind: type[R], model: str) -> R:
         """Read what a step found in a model, its groups of layers joined.
 
@@ -121,10 +128,12 @@ class Found:
             raise InputError(f"there is no result {step!r} of {model}")
         return [name_of(step, unit) for unit in units]
 
-    def _asked(self, step: str) -> list[Unit]:
+    def _asked(self, step: str) -> dict[Unit, None]:
         if self._reads is not None:
-            return self._reads.get(step, [])
-        return list(self._wanted(step))
+            return self._reads.get(step, {})
+        if step not in self._known:
+            self._known[step] = dict.fromkeys(self._wanted(step))
+        return self._known[step]
 
     def _wanted(self, step: str) -> Iterator[Unit]:
         state = self.store.step(step)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lensdiff.views.widget import Widget, templates
+from lensdiff.views.words import shortened, visible
 
 LARGEST_DOWNLOAD = 700_000  # characters of a compressed table within the page
 ROWS = 30  # of a table that are written out
@@ -90,8 +91,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
-    text = str(value).replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+    return shortened(visible(str(value)), LONGEST_CELL)
 
 
 def _is_number(frame: pd.DataFrame, name: Any) -> bool:

@@ -1,17 +1,19 @@
 """The registry of views: one function per class of result, found beside the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from lensdiff.results import Diff, InputError
+from lensdiff.results import Diff, InputError, Results
 from lensdiff.views.widget import Widget
 
 DiffView = Callable[[Diff], Widget]
+ManyView = Callable[[Sequence[Any]], Widget]
 _diff_views: dict[type, DiffView] = {}
+_many_views: dict[type, ManyView] = {}
 
 
 def show(result: Any) -> Widget:
@@ -20,8 +22,8 @@ def show(result: Any) -> Widget:
     Raises:
         InputError: there is no view of such a thing.
     """
-    _import_view(_side(result) if isinstance(result, Diff) else result)
-    of_a_pair = result if isinstance(result, Diff) else getattr(result, "provenance", None)
+    _import_view(_one(result))
+    of_a_pair = result if isinstance(result, Diff) else getattr(_one(result), "provenance", None)
     return replace(_view(result), notice=getattr(of_a_pair, "notice", ""))
 
 
@@ -32,8 +34,11 @@ def _import_view(result: Any) -> None:
         import_module(f"{folder}.view")
 
 
-def _side(result: Diff) -> Any:
-    return result.tuned[0] if isinstance(result.tuned, list) and result.tuned else result.tuned
+def _one(result: Any) -> Any:
+    """Return the result of one model and one prompt: of a pair the tuned model's, of a list the first."""
+    if isinstance(result, Diff):
+        return _one(result.tuned)
+    return result[0] if isinstance(result, Results | list) and result else result
 
 
 @singledispatch
@@ -54,10 +59,29 @@ def register_diff(kind: type) -> Callable[[DiffView], DiffView]:
     return register
 
 
+def register_many(kind: type) -> Callable[[ManyView], ManyView]:
+    """Register the view of the `Results` of a list of prompts, each of a kind."""
+
+    def register(view: ManyView) -> ManyView:
+        _many_views[kind] = view
+        return view
+
+    return register
+
+
 @register_view
 def _(result: Diff) -> Widget:
-    side = _side(result)
-    for kind, view in _diff_views.items():
-        if isinstance(side, kind):
+    return _of_kind(_diff_views, result, "Diff")
+
+
+@register_view
+def _(result: Results) -> Widget:
+    return _of_kind(_many_views, result, "Results")
+
+
+def _of_kind(views: Mapping[type, Callable[[Any], Widget]], result: Any, what: str) -> Widget:
+    one = _one(result)
+    for kind, view in views.items():
+        if isinstance(one, kind):
             return view(result)
-    raise InputError(f"there is no view of a Diff of {type(side).__name__}")
+    raise InputError(f"there is no view of a {what} of {type(one).__name__}")

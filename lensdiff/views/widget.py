@@ -9,16 +9,18 @@ import base64
 import html
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
+
+Role = Literal["base", "tuned", "control", "model"]  # whose colour a part of a view takes
 
 _ids = itertools.count(1)
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -32,12 +34,33 @@ templates = Environment(
 )
 
 
-def script_json(value: Any) -> str:
-    """Return JSON that is safe inside a script element; NaN and infinity are refused."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+@runtime_checkable
+class ViewData(Protocol):
+    """What the script of a view is given: a dataclass, whose fields are the keys that the script reads.
+
+    Its fields hold texts, numbers, bool, None, further dataclasses, and sequences and dicts of these.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def script_json(data: Any) -> str:
+    """Return a view's data as JSON that is safe inside a script element: a dataclass becomes an object of its fields.
+
+    Raises:
+        ValueError: NaN and infinity, which JSON does not know.
+        TypeError: a value that JSON cannot hold.
+    """
+    text = json.dumps(data, default=_fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in _JSON_ESCAPES.items():
         text = text.replace(character, escape)
     return text
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if not is_dataclass(value):
+        raise TypeError(f"a page's script can be given no {type(value).__name__}")
+    return {found.name: getattr(value, found.name) for found in fields(value)}
 
 
 def packed(values: Tensor) -> str:
@@ -51,7 +74,7 @@ class Widget:
 
     Attributes:
         view: name of the function in the page's script that draws it (`LensDiff.views[view](element, data)`).
-        data: what that function is given; plain JSON types.
+        data: what that function is given.
         title: heading of a page of its own.
         circuitsvis: whether it needs the circuitsvis bundle.
         height: of the inline frame, in pixels.
@@ -60,7 +83,7 @@ class Widget:
     """
 
     view: str
-    data: Any
+    data: ViewData
     title: str = ""
     circuitsvis: bool = False
     height: int = 480

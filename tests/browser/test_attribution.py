@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lensdiff.results import Diff
-from tests.views.attributions import HOSTILE, LONG, PROMPT, RESPONSE, attribution
+from tests.analyses.attribute.results import PROMPT, RESPONSE, attribution
+from tests.views.hostile import HOSTILE, LONG
 
 # each response token is supported by the prompt token of its own number, and opposed by the next
 PLANTED = torch.zeros(len(PROMPT), len(RESPONSE))

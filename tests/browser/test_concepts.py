@@ -3,9 +3,8 @@
 import pytest
 
 from lensdiff.results import Diff
-from tests.analyses.annotate.test_annotation_shift import random_annotations
-from tests.analyses.mlp.test_view import shift
-from tests.views.concepts import ANGLE, coherence, concepts, rotation
+from tests.analyses.annotate.results import random_annotations, shift
+from tests.analyses.mlp.results import ANGLE, coherence, concepts, rotation
 
 BOTH = Diff(concepts(), concepts("b", angle=ANGLE))
 

@@ -2,8 +2,8 @@
 
 from lensdiff.results import Diff
 from lensdiff.views import page, show
-from tests.views.attributions import HOSTILE
-from tests.views.head_results import head_pairs, overlap, reading, scores, verbs
+from tests.analyses.heads.results import head_pairs, overlap, reading, scores, verbs
+from tests.views.hostile import HOSTILE
 
 
 def test_the_most_changed_head_is_shown_first_and_another_on_choice(open_page):

@@ -6,8 +6,10 @@ import pytest
 
 from lensdiff.analyses.outputs.view import outputs_widget
 from lensdiff.results import Diff
-from tests.views.attributions import HOSTILE, LONG
-from tests.views.maps import LAYERS, attention, attention_shift, output_shift, weight_shift
+from tests.analyses.attention.results import attention, attention_shift
+from tests.analyses.outputs.results import output_shift
+from tests.analyses.weights.results import LAYERS, weight_shift
+from tests.views.hostile import HOSTILE, LONG
 
 NAMES = "".join(token for token in HOSTILE if token != LONG)
 

@@ -8,8 +8,8 @@ import pytest
 
 from lensdiff.analyses.claims.measure import Claims
 from lensdiff.pipeline.report import Report
-from tests.views.attributions import HOSTILE, LONG
 from tests.views.directories import with_attribution
+from tests.views.hostile import HOSTILE, LONG
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from lensdiff.cli.products import instruction_use_summary
 
 from lensdiff.analyses.attention.shift import AttentionShift
 from lensdiff.analyses.claims.measure import Claims
@@ -147,7 +148,7 @@ def test_kinds_and_numbers_of_controls_reach_the_analysis(lensdiff: Command, mod
     assert lensdiff(command, models / "base", models / "tuned", "--out", tmp_path, *given, *FAST).code == 0
     store = ResultStore(tmp_path)
     if command == "attention":
-        made = store.load_result("attention_shift", AttentionShift).provenance.options["control_kinds"]
+        made = store.load_result("attention_shift", AttentionShift).provenance.control_kinds
     elif command == "heads":
         made = store.load_result("verb_shift", VerbShift).control_kinds
     elif command == "mlp":

@@ -16,9 +16,10 @@ from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.analyses.value_rotation.measure import value_rotation
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
+from lensdiff.models.asked import as_prompt
 from lensdiff.models.identity import digest_of, distinct_ids, tokenizer_digest
 from lensdiff.models.inside.wrappers import HookedTransformer
-from lensdiff.models.text import Response, as_prompt, encode, generate
+from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.models.test_pair import reordered, with_more_tokens

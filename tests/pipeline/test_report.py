@@ -23,10 +23,13 @@ from lensdiff.pipeline.report import Report
 from lensdiff.results import InputError, Provenance, ResultStore
 from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv, in_prompt_order, sections
 from lensdiff.views.widget import bundle
-from tests.views.attributions import HOSTILE
-from tests.views.claim_results import instruction_use, value_rotation
-from tests.views.directories import answers, instruction_scores, with_attribution
-from tests.views.test_widget import embedded
+from tests.analyses.attribute.results import instruction_scores
+from tests.analyses.claims.results import answers
+from tests.analyses.instruction_use.results import instruction_use
+from tests.analyses.value_rotation.results import value_rotation
+from tests.views.directories import with_attribution
+from tests.views.hostile import HOSTILE
+from tests.views.pages import embedded, given
 
 SIX_MEGABYTES = 6_000_000
 
@@ -363,7 +366,7 @@ CASES: dict[str, tuple[Evidence | str, str, str, str]] = {
 
 def card_of(evidence: Evidence | str) -> dict[str, Any]:
     """The first claim's card."""
-    return show_claims(claims(Provenance("claims", "a"), {"instruction": evidence})).data["claims"][0]
+    return given(show_claims(claims(Provenance("claims", "a"), {"instruction": evidence})))["claims"][0]
 
 
 def test_every_verdict_has_words_and_a_sign_of_its_own():
@@ -387,11 +390,11 @@ def test_a_card_says_what_the_claims_verdict_is_once(verdict):
 def test_a_card_draws_the_effect_and_every_control_with_a_band_where_there_are_enough():
     controls = {"spectrum": BAND["spectrum"], "norm": [0.12345678, -3.0]}
     picture = card_of(Evidence(0.3, INSTRUCTION, controls, interval=(0.1, 0.5)))["picture"]
-    assert (picture["effect"], picture["interval"], picture["unit"]) == (0.3, (0.1, 0.5), " nats per token")
+    assert (picture["effect"], picture["interval"], picture["unit"]) == (0.3, [0.1, 0.5], " nats per token")
     first, second = picture["kinds"]
     assert (first["name"], second["name"]) == ("spectrum", "norm")
     assert first["values"] == pytest.approx(BAND["spectrum"], rel=1e-3)
-    expected = stats.envelope(0.3, {"spectrum": BAND["spectrum"]})
+    expected = stats.against_controls(0.3, {"spectrum": BAND["spectrum"]}).envelope
     assert first["band"] == list(expected.band or ())
     assert -1 <= first["band"][0] < -0.9
     assert 0.9 < first["band"][1] <= 1
@@ -404,7 +407,7 @@ def test_a_card_draws_the_effect_and_every_control_with_a_band_where_there_are_e
 
 def test_a_share_is_drawn_and_said_without_a_sign():
     found = claims(Provenance("claims", "a"), {"rotation": Evidence(0.3, ROTATION, BAND, signed=False)})
-    card = show_claims(found).data["claims"][2]
+    card = given(show_claims(found))["claims"][2]
     assert "is a rotation 0.3;" in card["statement"]
     assert card["picture"]["unit"] == ""
 
@@ -433,6 +436,6 @@ def test_scores_of_unequal_prompts_are_shown_where_both_are():
 
     table: Any = instruction_scores(["a", "b", "c"])
     kept = table[~((table["model"] == "tuned") & (table["prompt_id"] == "b"))]
-    points = scores_widget(kept).data["points"]
+    points = given(scores_widget(kept))["points"]
     assert [p["id"] for p in points] == ["a", "c"]
     assert torch.tensor([p["base"] for p in points]).isfinite().all()

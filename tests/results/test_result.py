@@ -1,6 +1,6 @@
 """A result survives its file; a file that is not one is refused; provenance says what ran."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensdiff.results import Diff, InputError, Provenance, Result
+from lensdiff.results import Control, ControlModel, Diff, InputError, Provenance, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,30 @@ def test_saves_a_view_of_an_array(tmp_path):
     assert Lengths.load(result.save(tmp_path / "r")).values.tolist() == [0.0, 2.0]
 
 
+def test_the_controls_that_a_result_stands_beside_are_objects_in_its_file(tmp_path):
+    made = Control("distilled", 4, {"steps": 40, "data": "9 rows, 0a1b", "rank": None})
+    read = [
+        Provenance("lengths", "m + distilled change (seed 4)", control=made),
+        Provenance("lengths", "another model"),
+        Provenance("lengths", "m + spectrum-matched change (seed 0)", control=Control("spectrum", 0)),
+        Provenance("lengths", "m + distilled change (seed 5)", control=replace(made, seed=5)),
+    ]
+    result = lengths(1.0)
+    beside = replace(result, provenance=result.provenance.beside(iter(read)))
+    again = Lengths.load(beside.save(tmp_path / "r")).provenance
+    assert again == beside.provenance
+    assert again.controls[:2] == (
+        ControlModel("m + distilled change (seed 4)", made),
+        ControlModel("another model", None),
+    )
+    assert again.control_kinds == ("distilled", "given", "spectrum", "distilled")
+    assert list(again.control_counts.items()) == [("distilled", 2), ("given", 1), ("spectrum", 1)]
+    assert again.control is None, "what stands beside it does not make it a control"
+    assert replace(again, controls=()) == result.provenance
+    assert (result.provenance.control_kinds, result.provenance.control_counts) == ((), {})
+    assert again.beside(read[2:]).control_kinds == ("spectrum", "distilled"), "those it had before are left"
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = lengths(1.0).save(tmp_path / "r")
     monkeypatch.setattr("lensdiff.results.result.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -84,7 +108,7 @@ def test_refuses_what_is_no_result(tmp_path):
 def test_refuses_another_schema(tmp_path, monkeypatch):
     path = lengths(1.0).save(tmp_path / "r")
     monkeypatch.setattr("lensdiff.results.result.SCHEMA", 99)
-    with pytest.raises(InputError, match="has schema 1, this version reads 99"):
+    with pytest.raises(InputError, match="has schema 2, this version reads 99"):
         Lengths.load(path)
 
 

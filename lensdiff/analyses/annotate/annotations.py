@@ -17,6 +17,7 @@ from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.answer_json import object_in
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.results import Provenance, Result
+from lensdiff.results.tidy import tidy
 
 STATUSES = ("explained", "unexplained", "refused", "malformed", "rejected")
 NO_LEVEL = -1
@@ -104,19 +105,19 @@ class Annotations(Result):
 
         Columns: layer, side, component, seed, status, description, tasks (joined by "; "), level, reason.
         """
-        names = ["layer", "side", "component", "seed"]
-        axes = [self.layers, self.sides, range(self.status.shape[2]), self.seeds]
+        axes = {
+            "layer": self.layers,
+            "side": self.sides,
+            "component": range(self.status.shape[2]),
+            "seed": self.seeds,
+        }
         rows = self.task.flatten(0, 3).tolist()
-        return (
-            pd.MultiIndex.from_product(axes, names=names)
-            .to_frame(index=False)
-            .assign(
-                status=[STATUSES[i] for i in self.status.flatten().tolist()],
-                description=self.descriptions,
-                tasks=["; ".join(t for t, has in zip(self.tasks, row, strict=True) if has) for row in rows],
-                level=["" if i == NO_LEVEL else self.levels[i] for i in self.level.flatten().tolist()],
-                reason=self.reasons,
-            )
+        return tidy(axes, {}).assign(
+            status=[STATUSES[i] for i in self.status.flatten().tolist()],
+            description=self.descriptions,
+            tasks=["; ".join(t for t, has in zip(self.tasks, row, strict=True) if has) for row in rows],
+            level=["" if i == NO_LEVEL else self.levels[i] for i in self.level.flatten().tolist()],
+            reason=self.reasons,
         )
 
     def counts(self) -> pd.Series:

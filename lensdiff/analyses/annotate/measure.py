@@ -26,6 +26,7 @@ from lensdiff.analyses.annotate.annotations import Annotation, Annotations, pars
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped, Answer, Chat
+from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -114,9 +115,7 @@ def annotate(
 def _selection(
     concepts: MLPConcepts, layers: Sequence[int] | None, components: int | None, seeds: Sequence[int], top_words: int
 ) -> tuple[tuple[int, ...], int]:
-    chosen = concepts.layers if layers is None else tuple(dict.fromkeys(layers))
-    if not chosen or not set(chosen) <= set(concepts.layers):
-        raise InputError(f"layers={list(chosen)} given, the concepts have {list(concepts.layers)}")
+    chosen = chosen_indices(layers, concepts.layers, "layers")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds={list(seeds)} given, expected at least one and each once")
     for name, value in (("components", components), ("top_words", top_words)):

@@ -40,6 +40,7 @@ from lensdiff.analyses.annotate.shares import (
 )
 from lensdiff.analyses.mlp.components import Side
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 STATISTICS = (
     *("base_mean", "base_std", "tuned_mean", "tuned_std", "difference", "low", "high"),
@@ -77,28 +78,21 @@ class AnnotationShift(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per side and label: side, label, kind, `STATISTICS`, verdict."""
-        frame = self._frame({"label": self.labels})
-        frame["kind"] = list(self.kinds) * len(self.sides)
-        values = self.statistics.flatten(0, 1).numpy()
-        frame = frame.assign(**dict(zip(STATISTICS, values.T, strict=True)))
+        statistics = dict(zip(STATISTICS, self.statistics.unbind(-1), strict=True))
+        frame = tidy({"side": self.sides, "label": self.labels}, {"kind": self.kinds} | statistics)
         rows = zip(frame.p_adjusted, frame.equivalence_p_adjusted, strict=True)
         return frame.assign(verdict=[self._verdict(p, alike) for p, alike in rows])
 
     def groups_df(self) -> pd.DataFrame:
         """Return one row per side, group of layers and label: side, group, label, kind, `GROUP_STATISTICS`."""
-        frame = self._frame({"group": self.groups, "label": self.labels})
-        frame["kind"] = list(self.kinds) * (len(self.sides) * len(self.groups))
-        values = self.by_group.flatten(0, 2).numpy()
-        return frame.assign(**dict(zip(GROUP_STATISTICS, values.T, strict=True)))
+        statistics = dict(zip(GROUP_STATISTICS, self.by_group.unbind(-1), strict=True))
+        axes = {"side": self.sides, "group": self.groups, "label": self.labels}
+        return tidy(axes, {"kind": self.kinds} | statistics)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k labels whose share changed most."""
         frame = self.to_df()
         return frame.loc[frame.difference.abs().nlargest(k).index].reset_index(drop=True)
-
-    def _frame(self, axes: dict[str, tuple[str, ...]]) -> pd.DataFrame:
-        keys = pd.MultiIndex.from_product([self.sides, *axes.values()], names=["side", *axes])
-        return keys.to_frame(index=False)
 
     def _verdict(self, p: float, equivalence_p: float) -> str:
         # a comparison with NaN is false: what cannot be tested is undecided
@@ -230,20 +224,16 @@ def _test(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base
 def _equivalence(
     tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"], bound: float
 ) -> stats.Test | None:
-    if min(len(tuned), len(base)) < stats.FEWEST_FOR_EQUIVALENCE:
-        return None
     try:
         return stats.equivalence(tuned, base, bound)
-    except stats.NoVariation:  # all components of a model agree
+    except stats.NotTestable:  # too few components, or all of a model agree
         return None
 
 
 def _over_seeds(tuned: Float[np.ndarray, " n_tuned"], base: Float[np.ndarray, " n_base"]) -> float:
-    if min(len(tuned), len(base)) < 2:
-        return np.nan
     try:
         p = stats.welch(tuned, base).p
-    except stats.NoVariation:  # seeds that agree in each model, and differ between the two
+    except stats.NotTestable:  # one seed, or seeds that agree in each model, and differ between the two
         return np.nan
     return np.nan if p is None else p
 

@@ -21,7 +21,7 @@ Reference: ours; Wu et al., NAACL 2024, doi 10.18653/v1/2024.naacl-long.130, rea
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import pandas as pd
 import torch
@@ -29,10 +29,15 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lensdiff.analyses.attention.defaults import SINK
 from lensdiff.inputs import Prompt
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.text import Encoded, Response, as_prompt, encode, token_strings
-from lensdiff.results import InputError, Result
+from lensdiff.models.asked import Asked
+from lensdiff.models.layers import chosen_indices
+from lensdiff.models.response import Response
+from lensdiff.models.text import Encoded, encode, token_strings
+from lensdiff.results import InputError, Result, Results
+from lensdiff.results.tidy import tidy
 
 Sink = Literal["apart", "counted"]
 MEASURES = ("sink_share", "entropy", "instruction_share", "context_share", "rest_share")
@@ -90,15 +95,10 @@ class AttentionPatterns(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: prompt_id, layer, head_index and the shares sink, entropy, instruction, context."""
-        n_heads = self.sink_share.shape[1]
-        return pd.DataFrame(
-            {
-                "prompt_id": self.prompt_id,
-                "layer": [layer for layer in self.layers for _ in range(n_heads)],
-                "head_index": list(range(n_heads)) * len(self.layers),
-                **{name: getattr(self, name).flatten().numpy() for name in MEASURES[:4]},
-            }
-        )
+        axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
+        frame = tidy(axes, {name: getattr(self, name) for name in MEASURES[:4]})
+        frame.insert(0, "prompt_id", self.prompt_id)
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads with which the response looks most at the instruction.
@@ -117,79 +117,62 @@ def attention(
     prompt: Prompt | str,
     response: str | Response | None = None,
     *,
-    layers: Sequence[int] | None = None,
-    sink: Sink = "apart",
-    keep_patterns: bool = True,
-    prepend_bos: bool | None = None,
+    layers: Sequence[int] | None = ...,
+    sink: Sink = ...,
+    keep_patterns: bool = ...,
+    prepend_bos: bool | None = ...,
+    progress: bool | None = ...,
 ) -> AttentionPatterns: ...
-
-
 @overload
 def attention(
     model: Model,
     prompt: Sequence[Prompt | str],
     response: Sequence[str | Response | None] | None = None,
     *,
-    layers: Sequence[int] | None = None,
-    sink: Sink = "apart",
-    keep_patterns: bool = True,
-    prepend_bos: bool | None = None,
-) -> list[AttentionPatterns]: ...
-
-
+    layers: Sequence[int] | None = ...,
+    sink: Sink = ...,
+    keep_patterns: bool = ...,
+    prepend_bos: bool | None = ...,
+    progress: bool | None = ...,
+) -> Results[AttentionPatterns]: ...
 def attention(
-    model,
-    prompt,
-    response=None,
+    model: Model,
+    prompt: Any,  # here and below: what the overloads do not name is refused in words
+    response: Any = None,
     *,
     layers: Sequence[int] | None = None,
-    sink: str = "apart",  # the choices are in the overloads: any other is refused in words
+    sink: str = SINK,
     keep_patterns: bool = True,
     prepend_bos: bool | None = None,
-) -> AttentionPatterns | list[AttentionPatterns]:
-    """Return how every head attends over a prompt and its response; a list of prompts gives a list.
+    progress: bool | None = None,
+) -> AttentionPatterns | Results[AttentionPatterns]:
+    """Return how every head attends over a prompt and its response; a list of prompts gives `Results`.
 
     Args:
+        prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: what follows the prompt, as a text (prompt + " " + response, both stripped) or with the token ids it
             was generated with; None for the prompt alone. With a list of prompts, a list of as many.
         layers: which layers to read, counted from 0; None for all.
         sink: "apart" takes the first key out of instruction, context and rest; "counted" leaves it where it lies.
         keep_patterns: keep the attention itself, which views and `attention_shift` need.
         prepend_bos: None for the checkpoint's own habit; True or False to force it.
+        progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: the prompt is a single token, a layer does not exist, `sink` is no such option, the numbers of
-            prompts and responses differ, or prompt and response cannot be tokenised (see `encode`).
+        InputError: a layer does not exist or comes twice, `sink` is no such option, lists that are empty or of
+            different lengths, an id that comes twice; of one prompt (or of all in a list): it is a single token, or
+            prompt and response cannot be tokenised (see `encode`).
     """
     view = view_of(model)
-    if sink not in ("apart", "counted"):
-        raise InputError(f"sink={sink!r} is none of apart, counted")
-    chosen = _layers_of(view, layers)
-    if isinstance(prompt, Prompt | str):
-        if not isinstance(response, str | Response | None):
-            raise InputError(f"one prompt takes one response, given a {type(response).__name__}")
-        return _attend(view, as_prompt(prompt), response, chosen, sink, keep_patterns, prepend_bos)
-    if not isinstance(prompt, Sequence):
-        raise InputError(f"expected a Prompt, a text or a list of them, got {type(prompt).__name__}")
-    prompts = [as_prompt(p) for p in prompt]
-    if isinstance(response, str | Response):
-        raise InputError(
-            f"{len(prompts)} prompts were given as a list with a single response, expected as many responses"
-        )
-    responses = [None] * len(prompts) if response is None else list(response)
-    if len(responses) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts were given with {len(responses)} responses, expected as many")
-    return [
-        _attend(view, p, r, chosen, sink, keep_patterns, prepend_bos) for p, r in zip(prompts, responses, strict=True)
-    ]
+    if sink not in get_args(Sink):
+        raise InputError(f"sink={sink!r} is none of {', '.join(get_args(Sink))}")
+    chosen = chosen_indices(layers, range(view.n_layers), "layers")
+    asked = Asked.of(prompt, response)
 
+    def one(item: Prompt, given: str | Response | None) -> AttentionPatterns:
+        return _attend(view, item, given, chosen, sink, keep_patterns, prepend_bos)
 
-def _layers_of(view: ModelView, layers: Sequence[int] | None) -> tuple[int, ...]:
-    chosen = tuple(range(view.n_layers)) if layers is None else tuple(layers)
-    outside = [layer for layer in chosen if not 0 <= layer < view.n_layers]
-    if outside or not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"layers={list(chosen)} does not name different layers of 0 to {view.n_layers - 1}")
-    return chosen
+    return asked.results(asked.each(one, "reading attention", progress))
 
 
 def _attend(

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from lensdiff.analyses.attention import AttentionOptions
+from lensdiff.analyses.attention.control import ControlAttention, control_attention
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
-from lensdiff.analyses.attention.shift import AttentionShift, ControlAttention, attention_shift, control_attention
+from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
 from lensdiff.steps import responses
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
@@ -65,7 +66,7 @@ def read_control(inputs: Inputs, unit: Unit, options: AttentionOptions) -> Contr
         NotPossible: there is no prompt whose attention both models could be read on.
     """
     prompts = _prompts(inputs)
-    base = [inputs.found.one("attention", AttentionPatterns, Unit("base", prompt)) for prompt in prompts]
+    base = inputs.found.some("attention", AttentionPatterns, [Unit("base", prompt) for prompt in prompts])
     return control_attention(base, (_attended(inputs, prompt, options) for prompt in prompts))
 
 
@@ -99,7 +100,8 @@ def shift(inputs: Inputs, unit: Unit, options: AttentionOptions) -> AttentionShi
         NotPossible: there is no such prompt.
     """
     prompts, found = _prompts(inputs), inputs.found
-    runs = [[found.one("attention", AttentionPatterns, Unit(side, prompt)) for prompt in prompts] for side in SIDES]
+    units = [[Unit(side, prompt) for prompt in prompts] for side in SIDES]
+    runs = [found.some("attention", AttentionPatterns, own) for own in units]  # patterns are large: one at a time
     controls = found.each("control_attention", ControlAttention)
     return attention_shift(runs[0], runs[1], controls, seed=inputs.seed)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from lensdiff.analyses.attribute import density as importance
 from lensdiff.analyses.attribute.deletion import DeletionCheck
 from lensdiff.results import Result
+from lensdiff.results.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +122,11 @@ class Attribution(Result):
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""
         n, m = self.scores.shape
-        index = pd.MultiIndex.from_product([range(n), range(m)], names=["in_pos", "out_pos"]).to_frame(index=False)
-        return pd.DataFrame(
-            {
-                "prompt_id": self.prompt_id,
-                "in_pos": index["in_pos"],
-                "in_token": [self.in_tokens[i] for i in index["in_pos"]],
-                "out_pos": index["out_pos"],
-                "out_token": [self.out_tokens[i] for i in index["out_pos"]],
-                "score": self.scores.flatten().numpy(),
-                "level": self.levels().flatten().numpy(),
-            }
-        )
+        frame = tidy({"in_pos": range(n), "out_pos": range(m)}, {"score": self.scores, "level": self.levels()})
+        frame.insert(0, "prompt_id", self.prompt_id)
+        frame.insert(2, "in_token", [self.in_tokens[i] for i in frame["in_pos"]])
+        frame.insert(4, "out_token", [self.out_tokens[i] for i in frame["out_pos"]])
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k prompt tokens with the highest density: in_pos, in_token, density, instruction."""
@@ -146,14 +140,6 @@ class Attribution(Result):
                 "instruction": self.instruction[order].numpy(),
             }
         )
-
-
-class Results(list[Attribution]):
-    """The results of many prompts, and by prompt id why the others failed."""
-
-    def __init__(self, results: Sequence[Attribution] = (), failures: dict[str, str] | None = None):
-        super().__init__(results)
-        self.failures = failures or {}
 
 
 def _word_groups(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

@@ -12,17 +12,14 @@ model reads 250 tokens of the base's text: 12 levels of 170,607 are off there, b
 Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal, cast, overload
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, overload
 
 import torch
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lensdiff.analyses.attribute.attribution import Attribution, Results
+from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.defaults import DELETION_DRAWS, METHOD, TARGET
 from lensdiff.analyses.attribute.deletion import deletion_check
 from lensdiff.analyses.attribute.gradients import (
     NoForwardMode,
@@ -31,11 +28,13 @@ from lensdiff.analyses.attribute.gradients import (
     reverse_scores,
     target_gradients,
 )
-from lensdiff.analyses.attribute.targets import Target, probability, target_of
+from lensdiff.analyses.attribute.targets import Target, TargetName, probability, target_of
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, encode, generate, token_strings
-from lensdiff.results import InputError
+from lensdiff.models.asked import Asked
+from lensdiff.models.response import Response
+from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate, token_strings
+from lensdiff.results import InputError, Results
 
 Method = Literal["auto", "forward", "reverse"]
 EXACT = (torch.float32, torch.float64)
@@ -47,36 +46,55 @@ PRECISION = {
 
 @overload
 def attribute(
-    model: Model, prompt: Prompt | str, response: str | Response | None = ..., **options: object
+    model: Model,
+    prompt: Prompt | str,
+    response: str | Response | None = None,
+    *,
+    target: TargetName | Target = ...,
+    method: Method = ...,
+    max_new_tokens: int = ...,
+    retokenise: bool = ...,
+    prepend_bos: bool | None = ...,
+    chunk: int | None = ...,
+    deletion_draws: int = ...,
+    progress: bool | None = ...,
 ) -> Attribution: ...
 @overload
 def attribute(
     model: Model,
     prompt: Sequence[Prompt | str],
-    response: Sequence[str | Response | None] | None = ...,
-    **options: object,
-) -> Results: ...
-def attribute(  # type: ignore[no-redef]
-    model: Model,
-    prompt: Prompt | str | Sequence[Prompt | str],
-    response: str | Response | Sequence[str | Response | None] | None = None,
+    response: Sequence[str | Response | None] | None = None,
     *,
-    target: str | Target = "probability",
-    method: Method | str = "auto",
+    target: TargetName | Target = ...,
+    method: Method = ...,
+    max_new_tokens: int = ...,
+    retokenise: bool = ...,
+    prepend_bos: bool | None = ...,
+    chunk: int | None = ...,
+    deletion_draws: int = ...,
+    progress: bool | None = ...,
+) -> Results[Attribution]: ...
+def attribute(
+    model: Model,
+    prompt: Any,  # here and below: what the overloads do not name is refused in words
+    response: Any = None,
+    *,
+    target: str | Target = TARGET,
+    method: str = METHOD,
     max_new_tokens: int = MAX_NEW_TOKENS,
     retokenise: bool = False,
     prepend_bos: bool | None = None,
     chunk: int | None = None,
-    deletion_draws: int = 8,
+    deletion_draws: int = DELETION_DRAWS,
     progress: bool | None = None,
-) -> Attribution | Results:
+) -> Attribution | Results[Attribution]:
     """Attribute a response to the prompt's tokens, exactly.
 
     Args:
         model: a model of `load_model`, or any HookedTransformer or TransformerBridge, in float32 or float64.
-        prompt: a prompt, or a list of them (then a list of results; a failing prompt is warned of and the rest go on).
+        prompt: a prompt, or a list of them (then `Results`; one that fails is warned of and the rest go on).
         response: None for the model's own greedy response; a text, joined to the prompt as prompt + " " + response;
-            or a `Response` of `generate`. For a list of prompts None or a list of the same length.
+            or a `Response` of `generate`. For a list of prompts None, or a list of as many (None is one's own again).
         target: "probability", "log_probability", "logit", or a function (logits [out_pos, d_vocab], ids [out_pos]) ->
             [out_pos].
             The contrast of two tokens a and b is `lambda logits, ids: logits[:, a] - logits[:, b]`.
@@ -90,15 +108,16 @@ def attribute(  # type: ignore[no-redef]
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: an unknown target or method, a negative number, a model in half precision, an empty response given
+        InputError: an unknown target or method, a negative number, a model in half precision, lists that are empty or
+            of different lengths, an id that comes twice; of one prompt (or of all in a list): an empty response given
             as text, a prompt that does not fit the context, `method="forward"` where a model cannot be run in it.
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
     view = view_of(model)
     function = target_of(target)
-    if method not in ("auto", "forward", "reverse"):
-        raise InputError(f"method {method!r} is none of auto, forward, reverse")
+    if method not in get_args(Method):
+        raise InputError(f"method {method!r} is none of {', '.join(get_args(Method))}")
     _check_precision(view)
     if deletion_draws < 0 or (chunk is not None and chunk < 1):
         raise InputError(f"deletion_draws={deletion_draws} and chunk={chunk} given, expected at least 0 and at least 1")
@@ -112,49 +131,16 @@ def attribute(  # type: ignore[no-redef]
         "precision": PRECISION[view.dtype],
     }
 
-    def one(item: Prompt | str, given: str | Response | None) -> Attribution:
+    asked = Asked.of(prompt, response)
+
+    def one(item: Prompt, given: str | Response | None) -> Attribution:
         if given is None:
             given = generate(model, item, max_new_tokens=max_new_tokens, prepend_bos=prepend_bos)
             if retokenise and given.text.strip():
                 given = given.text
-        return _attribute_one(view, as_prompt(item), given, function, options, chunk=chunk)
+        return _attribute_one(view, item, given, function, options, chunk=chunk)
 
-    if isinstance(prompt, Prompt | str):
-        return one(prompt, cast(str | Response | None, response))
-    return _attribute_many(one, list(prompt), response, progress=progress)
-
-
-def _attribute_many(
-    one: Callable[..., Attribution],
-    prompts: list[Prompt | str],
-    responses: object,
-    *,
-    progress: bool | None,
-) -> Results:
-    given = [None] * len(prompts) if responses is None else list(cast(Sequence, responses))
-    if isinstance(responses, str | Response) or len(given) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts need as many responses, or None for the model's own")
-    results = Results()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = get_console().is_terminal if progress is None else progress
-    with Progress(*columns, disable=not shown, transient=True) as bar:
-        task = bar.add_task("attributing", total=len(prompts))
-        for number, (item, response) in enumerate(zip(prompts, given, strict=True)):
-            name = (item.id if isinstance(item, Prompt) else "") or str(number)
-            try:
-                found = one(item, response)
-                results.append(found if found.prompt_id else replace(found, prompt_id=name))
-            except (InputError, RuntimeError) as error:
-                results.failures[name] = str(error)
-                warnings.warn(f"prompt {name!r} failed: {error}", stacklevel=4)
-            bar.advance(task)
-    return results
+    return asked.results(asked.each(one, "attributing", progress))
 
 
 def _attribute_one(

@@ -33,7 +33,6 @@ from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import InputError
 
 MIN_TOKENS = 5
-FEWEST_PROMPTS = 2
 OWN = "own responses"
 ONE_LENGTH = "own responses, one length"
 LOG = ", log-probability"
@@ -195,7 +194,7 @@ class _Shared:
             rows.append([_score(one, n_out, log=log) for one in pair])
         scores = np.array(rows, dtype=np.float64).reshape(-1, 2)
         means = scores.mean(axis=0) if len(scores) else np.full(2, np.nan)
-        test = _paired(scores, level) if len(scores) >= FEWEST_PROMPTS else None
+        test = stats.paired_difference(scores[:, 1], scores[:, 0], level=level)
         counts = len(scores), self.n_left_out, self.n_empty
         return ScoreWay(name + LOG * log, *counts, float(means[0]), float(means[1]), test)
 
@@ -226,11 +225,3 @@ def log_probability_scores(
 ) -> Float[Tensor, "in_pos out_pos"]:
     """Return scores of the target log p from those of p: divided by p, and 0 where p is too small for a float."""
     return torch.where(probabilities > 0, scores / probabilities, torch.zeros_like(scores))
-
-
-def _paired(scores: Float[np.ndarray, "prompt model"], level: float) -> stats.Test:
-    base, tuned = scores.T
-    try:
-        return stats.paired(tuned, base, level=level)
-    except stats.NoVariation:  # every prompt differs by the same amount: no t statistic
-        return stats.sign_flip(tuned - base)

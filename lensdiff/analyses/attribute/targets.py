@@ -10,6 +10,7 @@ never a difference here: with z the logits and r = log of the sum of exp(z_v) ov
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -39,7 +40,8 @@ def logit(logits: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]
     return logits.gather(-1, ids[:, None])[:, 0]
 
 
-TARGETS: dict[str, Target] = {"probability": probability, "log_probability": log_probability, "logit": logit}
+TargetName = Literal["probability", "log_probability", "logit"]
+TARGETS: dict[TargetName, Target] = {"probability": probability, "log_probability": log_probability, "logit": logit}
 
 
 def target_of(target: str | Target) -> Target:

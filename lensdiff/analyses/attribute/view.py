@@ -1,87 +1,137 @@
 """The attribution explorer: prompt words coloured by importance for a chosen response token, base beside tuned."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Diff
-from lensdiff.views.show import register_diff, register_view
-from lensdiff.views.widget import Widget, packed
+from lensdiff.views.numbers import rounded, rounded_all
+from lensdiff.views.prompts import how_read, prompt_label, shared_prompts
+from lensdiff.views.show import register_diff, register_many, register_view
+from lensdiff.views.widget import Role, Widget, packed
 
-LABEL_LENGTH = 90
 SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True)
+class SideData:
+    """One model's map of a prompt.
+
+    Attributes:
+        role: its colour.
+        name: the side's heading.
+        facts: the line below the heading.
+        in_tokens: of the prompt.
+        out_tokens: of the response.
+        parts: of each prompt token: "instruction", "context" or "".
+        scores: [prompt token][response token], each column divided by its largest |score|, as `packed` packs them.
+        tops: the largest |score| of each response token.
+        density: importance density of each prompt token.
+        probabilities: of each response token.
+    """
+
+    role: Role
+    name: str
+    facts: str
+    in_tokens: tuple[str, ...]
+    out_tokens: tuple[str, ...]
+    parts: list[str]
+    scores: str
+    tops: list[float]
+    density: list[float]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """One prompt that can be chosen: its id, which other views of the page ask for, its label, and each model's map."""
+
+    id: str
+    label: str
+    sides: list[SideData]
+
+
+@dataclass(frozen=True)
+class AttributionData:
+    """What the script of the explorer is given: prompts, one of which is chosen."""
+
+    prompts: list[PromptData]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One prompt's instruction score in both models."""
+
+    id: str
+    base: float
+    tuned: float
+
+
+@dataclass(frozen=True)
+class ScoresData:
+    """What the script of the scores is given: a point for each prompt."""
+
+    points: list[Point]
 
 
 @register_view
 def show_attribution(result: Attribution) -> Widget:
     """Return the explorer of one map."""
-    return _widget([_prompt([("model", result.provenance.model, result)])], f"Attribution: {result.provenance.model}")
+    return show_prompts([result])
+
+
+@register_many(Attribution)
+def show_prompts(results: Sequence[Attribution]) -> Widget:
+    """Return the explorer of one model's maps, a prompt chosen at a time."""
+    prompts = [_prompt([("model", result.provenance.model, result)]) for result in results]
+    return _widget(prompts, f"Attribution: {results[0].provenance.model}")
 
 
 @register_diff(Attribution)
 def show_attributions(result: Diff) -> Widget:
     """Return the explorer of both models' maps, of one prompt or of those prompts that both lists have."""
-    base, tuned = (_by_prompt(side) for side in (result.base, result.tuned))
-    names = [name for name in base if name in tuned]
     prompts = [
-        _prompt([("base", "base", base[name]), ("tuned", "tuned", tuned[name])], with_model=True) for name in names
+        _prompt([("base", _named("base", base), base), ("tuned", _named("tuned", tuned), tuned)])
+        for base, tuned in shared_prompts(result)
     ]
     return _widget(prompts, "Attribution: base and tuned")
 
 
-def _by_prompt(side: Attribution | Sequence[Attribution]) -> dict[str, Attribution]:
-    results = [side] if isinstance(side, Attribution) else side
-    return {result.prompt_id or str(number): result for number, result in enumerate(results)}
+def _named(side: str, result: Attribution) -> str:
+    model = result.provenance.model
+    return side if model == side else f"{side}: {model}"
 
 
-def _widget(prompts: list[dict[str, Any]], title: str) -> Widget:
-    return Widget("attribution", {"prompts": prompts}, title, circuitsvis=True, height=620)
+def _widget(prompts: list[PromptData], title: str) -> Widget:
+    return Widget("attribution", AttributionData(prompts), title, circuitsvis=True, height=620)
 
 
-def _prompt(sides: list[tuple[str, str, Attribution]], *, with_model: bool = False) -> dict[str, Any]:
+def _prompt(sides: list[tuple[Role, str, Attribution]]) -> PromptData:
     first = sides[0][2]
-    text = " ".join(first.prompt.split())
-    label = f"{first.prompt_id}: {text}" if first.prompt_id else text
-    return {
-        "id": first.prompt_id,
-        "label": label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…",
-        "sides": [
-            _side(
-                role,
-                name if not with_model or result.provenance.model == name else f"{name}: {result.provenance.model}",
-                result,
-            )
-            for role, name, result in sides
-        ],
-    }
+    return PromptData(first.prompt_id, prompt_label(first.prompt_id, first.prompt), [_side(*side) for side in sides])
 
 
-def _side(role: str, name: str, result: Attribution) -> dict[str, Any]:
+def _side(role: Role, name: str, result: Attribution) -> SideData:
     parts = [
         "instruction" if i else "context" if c else ""
         for i, c in zip(result.instruction.tolist(), result.context.tolist(), strict=True)
     ]
     tops = result.scores.abs().amax(dim=0) if len(result.scores) else torch.zeros(0)
-    return {
-        "role": role,
-        "name": name,
-        "facts": facts(result),
-        "in_tokens": list(result.in_tokens),
-        "out_tokens": list(result.out_tokens),
-        "parts": parts,
-        "scores": packed(result.scores / tops.clamp(min=torch.finfo(tops.dtype).tiny)),
-        "tops": _short(tops),
-        "density": _short(result.density()),
-        "probabilities": _short(result.probabilities),
-    }
-
-
-def _short(values: Tensor) -> list[float]:
-    return [float(f"{v:.4g}") for v in values.tolist()]
+    return SideData(
+        role,
+        name,
+        facts(result),
+        result.in_tokens,
+        result.out_tokens,
+        parts,
+        scores=packed(result.scores / tops.clamp(min=torch.finfo(tops.dtype).tiny)),
+        tops=rounded_all(tops),
+        density=rounded_all(result.density()),
+        probabilities=rounded_all(result.probabilities),
+    )
 
 
 def facts(result: Attribution) -> str:
@@ -96,16 +146,12 @@ def facts(result: Attribution) -> str:
             f"deleting the {check.k} highest-scored tokens {change}; its effect is above that of {check.beaten:.0%} of "
             f"{len(check.random)} random deletions"
         )
-    if result.merged:
-        parts.append("the tokenizer merged prompt and response at their boundary")
-    parts.append(f"response {'as generated' if result.response_kind == 'generated' else 'given as text'}")
-    parts.append("raw prompt, no chat template")
-    return "; ".join(parts)
+    return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged)])
 
 
 def scores_widget(scores: pd.DataFrame) -> Widget:
     """Return the instruction score of every prompt in both models, a point each (table `instruction_scores`)."""
-    sides = {side: scores[scores["model"] == side].set_index("prompt_id")["instruction_score"] for side in SIDES}
-    shared = sides["base"].index.intersection(sides["tuned"].index)
-    points = [{"id": str(name)} | {side: float(f"{sides[side][name]:.4g}") for side in SIDES} for name in shared]
-    return Widget("scores", {"points": points}, "Instruction score, prompt by prompt")
+    own = (scores.loc[scores["model"] == side] for side in SIDES)
+    base, tuned = (dict(zip(side["prompt_id"], side["instruction_score"], strict=True)) for side in own)
+    points = [Point(str(name), rounded(base[name]), rounded(tuned[name])) for name in base if name in tuned]
+    return Widget("scores", ScoresData(points), "Instruction score, prompt by prompt")

@@ -18,13 +18,14 @@ from dataclasses import replace
 import pandas as pd
 
 from lensdiff import stats
-from lensdiff.analyses.claims.measure import Evidence, Way
+from lensdiff.analyses.claims.measure import Evidence
+from lensdiff.analyses.claims.result import Way
 from lensdiff.analyses.claims.words import Made, Words
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.value_rotation.measure import ValueRotation
+from lensdiff.results import Result
 
-FEWEST_PROMPTS = 2
 PERMUTED = "permuted labels of verbs with about the same count and frequency"
 INSTRUCTION = Words(
     "instruction use, tuned less base,",
@@ -61,14 +62,13 @@ def instruction_evidence(
         validity: a row per control that was run on text: control (its name), kind, valid.
     """
     n = len(swap.prompts())
-    if n < FEWEST_PROMPTS:
-        return f"{n} prompt(s) have responses that can be read in both models, at least {FEWEST_PROMPTS} are needed"
-    names, kinds = swap.models[2:], swap.control_kinds[2:]
+    if n < stats.FEWEST_PAIRS:
+        return f"{n} prompt(s) have responses that can be read in both models, at least {stats.FEWEST_PAIRS} are needed"
     effect, beside = swap.effects()
     test = swap.difference()
-    controls, made = _valid(names, kinds, beside, validity)
+    controls, made = _valid(swap, beside, validity)
     ways = [_way(f"on the {text} text", swap, text, "the text", validity) for text in swap.texts if len(swap.texts) > 1]
-    if deletion is not None and len(deletion.prompts()) >= FEWEST_PROMPTS:
+    if deletion is not None and len(deletion.prompts()) >= stats.FEWEST_PAIRS:
         ways.append(_way("with the instruction deleted", deletion, None, "how the instruction is taken away", validity))
     interval = None if test.low is None or test.high is None else (test.low, test.high)
     base, tuned = swap.means()
@@ -94,8 +94,8 @@ def _way(name: str, use: InstructionUse, text: str | None, of: str, validity: pd
     if not len(use.prompts(text)):
         return None
     effect, beside = use.effects() if text is None else use.effects(text)
-    controls, _ = _valid(use.models[2:], use.control_kinds[2:], beside, validity)
-    return Way(name, effect, of, stats.envelope(effect, controls) if controls else None)
+    controls, _ = _valid(use, beside, validity)
+    return Way(name, effect, of, stats.against_controls(effect, controls).envelope)
 
 
 def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Evidence | str:
@@ -107,12 +107,12 @@ def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Ev
     whole, (effect, beside) = shift.whole, shift.effects()
     if effect is None or whole.label_test is None:
         return (whole.label_note or "too few verbs stand in the heads' word pairs").removeprefix("not testable: ")
-    controls, made = _valid(shift.control_names, shift.control_kinds, beside, validity)
+    controls, made = _valid(shift, beside, validity)
     log, log_beside = shift.effects("log")
     ways = []
     if log is not None:
-        log_controls, _ = _valid(shift.control_names, shift.control_kinds, log_beside, validity)
-        log_envelope = stats.envelope(log, log_controls) if log_controls else None
+        log_controls, _ = _valid(shift, log_beside, validity)
+        log_envelope = stats.against_controls(log, log_controls).envelope
         ways.append(Way("mean change of log(1 + count)", log, "how a verb's rise is measured", log_envelope, ""))
     also = {
         "labels permuted, mean change of log(1 + count)": whole.log_label_test,
@@ -145,7 +145,7 @@ def rotation_evidence(found: ValueRotation, validity: pd.DataFrame | None = None
     if not bool((found.change > 0).any()):
         return "the values of the feed-forward layers did not change"
     beside = found.control_shares.mean(dim=1).tolist()
-    controls, made = _valid(found.control_names, found.control_kinds, beside, validity)
+    controls, made = _valid(found, beside, validity)
     facts = [
         f"{len(found.layers)} layers; the values changed by {float(found.change.mean()):.2%} of their norm, mean",
         f"share of each layer from {float(found.shares.min()):.3f} to {float(found.shares.max()):.3f}",
@@ -155,21 +155,19 @@ def rotation_evidence(found: ValueRotation, validity: pd.DataFrame | None = None
     return Evidence(found.share, ROTATION, controls, made, signed=False, facts=tuple(facts))
 
 
-def _valid(
-    names: Sequence[str], kinds: Sequence[str], effects: Sequence[float], validity: pd.DataFrame | None
-) -> tuple[Controls, tuple[Made, ...]]:
-    """Return the effects of the controls that are not known to be ruined models, and how many there are of each kind.
+def _valid(found: Result, effects: Sequence[float], validity: pd.DataFrame | None) -> tuple[Controls, tuple[Made, ...]]:
+    """Return the effects of a result's controls that are no ruined models, and how many there are of each kind.
 
     Whether a kind ruins the model is told by all of its controls that were run on text, also where others are compared.
     """
     known = {} if validity is None else dict(zip(validity["control"], validity["valid"].astype(bool), strict=True))
     kept = [
-        i
-        for i, (name, effect) in enumerate(zip(names, effects, strict=True))
-        if known.get(name, True) and effect == effect
+        (effect, control.kind)
+        for control, effect in zip(found.provenance.controls, effects, strict=True)
+        if known.get(control.name, True)
     ]
     made = []
-    for kind in dict.fromkeys(kinds):
+    for kind, n in found.provenance.control_counts.items():
         checked = [] if validity is None else validity.loc[validity["kind"] == kind, "valid"].astype(bool).tolist()
-        made.append(Made(kind, kinds.count(kind), len(checked), checked.count(False)))
-    return stats.by_kind([effects[i] for i in kept], [kinds[i] for i in kept]), tuple(made)
+        made.append(Made(kind, n, len(checked), checked.count(False)))
+    return stats.by_kind([effect for effect, _ in kept], [kind for _, kind in kept]), tuple(made)

@@ -8,7 +8,7 @@
 Each claim has one effect, fixed beforehand, and beside it the same effect of every kind of control made (meaningless
 changes of the same size, `lensdiff.models`). Positive, or for a share above the controls', supports the claim.
 
-    p           the largest of the kinds' two-sided rank p (`stats.envelope`) and, of heads, the permuted labels' p
+    p           the largest of the kinds' two-sided rank p (`stats.Envelope`) and, of heads, the permuted labels' p
     adjusted    Holm over the claims that have a p
     shown       adjusted p of at most .05, beyond every kind of control, in the claim's direction; beside random
                 directions alone (`REFERENCES`) nothing is
@@ -26,57 +26,15 @@ Reference: Wu et al., NAACL 2024, sections 4 to 6; doi 10.18653/v1/2024.naacl-lo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from lensdiff import stats
-from lensdiff.analyses.claims.words import Case, Made, Name, Words, sentence
-from lensdiff.results import Provenance, Result
+from lensdiff.analyses.claims.result import NAMES, PAPER, Claim, Claims, Verdict, Way, unit_of
+from lensdiff.analyses.claims.words import SIGNIFICANT, Case, Made, Name, Words, sentence
+from lensdiff.results import Provenance
 
-Verdict = Literal[
-    "shown",
-    "opposite",
-    "beyond, too few",
-    "within controls",
-    "not shown",
-    "depends",
-    "too few controls",
-    "not testable",
-]
-NAMES: tuple[Name, ...] = ("instruction", "heads", "rotation")
-PAPER: dict[Name, str] = {
-    "instruction": "Tuning makes the model recognise the instruction and condition its response on it.",
-    "heads": "Self-attention heads encode more word relations with instruction verbs.",
-    "rotation": "Feed-forward layers rotate pre-trained knowledge toward user-oriented tasks.",
-}
-FAMILY = "the paper's claims"
-SIGNIFICANT = 0.05
 REFERENCES = ("spectrum", "norm", "self")  # training on nothing lies beyond them: docs/controls.md
-MOST_INVALID = 0.5  # of a kind's controls: with more, a change of this size ruins the model whatever it means
-
-
-@dataclass(frozen=True)
-class Way:
-    """The same question asked in another way: where its answer lies elsewhere, the claim depends on `of`.
-
-    Attributes:
-        name: of the way; effect: its number, in `unit`, by default the claim's.
-        of: what the answer depends on if this way disagrees.
-        beside: the effect beside the controls', or None: then its sign counts.
-    """
-
-    name: str
-    effect: float
-    of: str
-    beside: stats.Envelope | None = None
-    unit: str | None = None
-
-    def agrees(self, direction: stats.Direction | None) -> bool:
-        """Return whether this way points where the headline does."""
-        own = self.beside.direction if self.beside else ("above" if self.effect > 0 else "below")
-        return own == direction
 
 
 @dataclass(frozen=True)
@@ -113,12 +71,12 @@ class Evidence:
     @property
     def envelope(self) -> stats.Envelope | None:
         """The effect beside every kind of control; None without any."""
-        return stats.envelope(self.effect, self.controls, needed=self.needed) if self.controls else None
+        return stats.against_controls(self.effect, self.controls, needed=self.needed).envelope
 
     @property
     def ruined(self) -> Made | None:
         """The first kind of which most controls are ruined models."""
-        return next((kind for kind in self.made if kind.checked and kind.invalid > MOST_INVALID * kind.checked), None)
+        return next((kind for kind in self.made if kind.ruined), None)
 
     @property
     def lacking(self) -> Made | None:
@@ -141,94 +99,6 @@ class Evidence:
         if not self.signed and found.direction == "below":
             return 1.0
         return max(found.p, *self.beside.values()) if self.beside else found.p
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim and its answer.
-
-    Attributes:
-        paper: what the paper says.
-        verdict: the answer in a word; statement: in a sentence.
-        effect: the number, None where there is none; unit: as it follows a number.
-        p, p_adjusted: None where there are too few controls.
-        beside: the effect beside each kind of control; controls: their effects; made: how many.
-        interval, ways, facts, also: as in `Evidence`.
-        replication: what the paper's own statistic shows, without a verdict.
-    """
-
-    name: Name
-    paper: str
-    verdict: Verdict
-    statement: str
-    effect: float | None = None
-    unit: str = ""
-    p: float | None = None
-    p_adjusted: float | None = None
-    beside: stats.Envelope | None = None
-    controls: dict[str, list[float]] = field(default_factory=dict)
-    made: tuple[Made, ...] = ()
-    interval: tuple[float, float] | None = None
-    ways: tuple[Way, ...] = ()
-    facts: tuple[str, ...] = ()
-    also: tuple[tuple[str, stats.Test], ...] = ()
-    replication: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Claims(Result):
-    """The answers, in the order of the paper."""
-
-    claims: tuple[Claim, ...]
-
-    def to_df(self) -> pd.DataFrame:
-        """Return a row per claim.
-
-        Columns: claim, verdict, statement, effect, unit, p, p_adjusted, control_low, control_high (of all kinds
-        together; missing with fewer than 19 of one), n_controls (of the smallest kind).
-        """
-        return pd.DataFrame([_row(claim) for claim in self.claims])
-
-    def controls(self) -> pd.DataFrame:
-        """Return a row per claim and kind of control.
-
-        Columns: claim, kind, n (valid ones), made, checked, invalid, median, low, high, p.
-        """
-        columns = ["claim", "kind", "n", "made", "checked", "invalid", "median", "low", "high", "p"]
-        rows = [row for claim in self.claims for row in _control_rows(claim)]
-        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[6:], float))
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the first k claims, in the order of the paper."""
-        return self.to_df().head(k)
-
-
-def _row(claim: Claim) -> dict[str, object]:
-    beside = claim.beside
-    low, high = (beside.band if beside else None) or (np.nan, np.nan)
-    return {
-        "claim": claim.name,
-        "verdict": claim.verdict,
-        "statement": claim.statement,
-        "effect": claim.effect,
-        "unit": claim.unit.strip(),
-        "p": claim.p,
-        "p_adjusted": claim.p_adjusted,
-        "control_low": low,
-        "control_high": high,
-        "n_controls": beside.n if beside else 0,
-    }
-
-
-def _control_rows(claim: Claim) -> list[tuple[object, ...]]:
-    beside = {kind.kind: kind for kind in claim.beside.kinds} if claim.beside else {}
-    rows = []
-    for made in claim.made:
-        kind = beside.get(made.kind)
-        numbers = (kind.median, kind.low, kind.high, kind.p) if kind else (None,) * 4
-        n = kind.n if kind else 0
-        rows.append((claim.name, made.kind, n, made.made, made.checked, made.invalid, *numbers))
-    return rows
 
 
 def claims(
@@ -288,11 +158,6 @@ def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n
         evidence.facts,
         evidence.also,
     )
-
-
-def unit_of(way: Way, unit: str) -> str:
-    """Return the unit of a way of asking, the claim's own where it has none."""
-    return unit if way.unit is None else way.unit
 
 
 def _direction(evidence: Evidence) -> stats.Direction | None:

@@ -1,12 +1,14 @@
 """The three claims as cards: the answer in a word and a sentence, and the effect drawn beside each kind of control."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jinja2 import Template
 
 from lensdiff import stats
-from lensdiff.analyses.claims.measure import Claim, Claims, Verdict, unit_of
+from lensdiff.analyses.claims.result import Claim, Claims, Verdict, unit_of
 from lensdiff.analyses.claims.words import MEANINGLESS
+from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
 
@@ -24,6 +26,76 @@ SAID = ("Not shown: ", "Not testable: ", f"No more than {MEANINGLESS}: ")  # how
 TITLES = {"instruction": "Instructions", "heads": "Attention heads", "rotation": "Feed-forward layers"}
 
 
+@dataclass(frozen=True)
+class KindData:
+    """One kind of control on a claim's axis.
+
+    Attributes:
+        name: of the kind.
+        values: of the controls, in the claim's unit.
+        median: of the controls.
+        band: in which one more control of this kind would lie; None where they are too few.
+    """
+
+    name: str
+    values: list[float]
+    median: float
+    band: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class PictureData:
+    """What is drawn of a claim on one axis.
+
+    Attributes:
+        effect: tuned - base, or a share.
+        interval: of the effect over prompts, None where it has none.
+        unit: that follows the effect's number, with its space.
+        kinds: of control, a row each.
+    """
+
+    effect: float
+    interval: tuple[float, float] | None
+    unit: str
+    kinds: list[KindData]
+
+
+@dataclass(frozen=True)
+class CardData:
+    """One claim.
+
+    Attributes:
+        title: its subject.
+        paper: the claim in the paper's words.
+        verdict: the class of the card in the page's style.
+        sign: of the verdict.
+        answer: the verdict in words.
+        statement: what was found, without what the answer says already.
+        facts: how this was tested.
+        also: other tests of the same question, without a verdict.
+        replication: the paper's own score on this pair.
+        picture: None where there is no effect.
+    """
+
+    title: str
+    paper: str
+    verdict: str
+    sign: str
+    answer: str
+    statement: str
+    facts: list[str]
+    also: list[str]
+    replication: Sequence[str]
+    picture: PictureData | None
+
+
+@dataclass(frozen=True)
+class ClaimsData:
+    """What the script of the claims is given: a card each."""
+
+    claims: list[CardData]
+
+
 @register_view
 def show_claims(result: Claims) -> Widget:
     """Return the claims as cards."""
@@ -31,23 +103,23 @@ def show_claims(result: Claims) -> Widget:
     fallback: Template = templates.from_string(
         "{% for c in cards %}<p>{{ c.answer }}: {{ c.statement }}</p>{% endfor %}"
     )
-    return Widget("claims", {"claims": cards}, "The paper's claims", fallback=fallback.render(cards=cards))
+    return Widget("claims", ClaimsData(cards), "The paper's claims", fallback=fallback.render(cards=cards))
 
 
-def _card(claim: Claim) -> dict[str, Any]:
+def _card(claim: Claim) -> CardData:
     sign, answer = VERDICTS[claim.verdict]
-    return {
-        "title": TITLES[claim.name],
-        "paper": claim.paper,
-        "verdict": claim.verdict.replace(",", "").replace(" ", "-"),
-        "sign": sign,
-        "answer": answer,
-        "statement": _without(claim.statement, f"{answer}: ", *SAID),
-        "facts": [*claim.facts, *_ways(claim), *_made(claim)],
-        "also": [f"{name}: {test}" for name, test in claim.also],
-        "replication": list(claim.replication),
-        "picture": _picture(claim),
-    }
+    return CardData(
+        title=TITLES[claim.name],
+        paper=claim.paper,
+        verdict=claim.verdict.replace(",", "").replace(" ", "-"),
+        sign=sign,
+        answer=answer,
+        statement=_without(claim.statement, f"{answer}: ", *SAID),
+        facts=[*claim.facts, *_ways(claim), *_made(claim)],
+        also=[f"{name}: {test}" for name, test in claim.also],
+        replication=claim.replication,
+        picture=_picture(claim),
+    )
 
 
 def _without(statement: str, *beginnings: str) -> str:
@@ -71,22 +143,13 @@ def _made(claim: Claim) -> list[str]:
     ]
 
 
-def _picture(claim: Claim) -> dict[str, Any] | None:
-    """Return what is drawn on one axis: the effect with its interval over prompts, each kind's controls and band."""
+def _picture(claim: Claim) -> PictureData | None:
     if claim.effect is None:
         return None
-    return {
-        "effect": claim.effect,
-        "interval": claim.interval,
-        "unit": claim.unit,
-        "kinds": [_kind(claim, kind) for kind in claim.beside.kinds] if claim.beside else [],
-    }
+    kinds = [_kind(claim, kind) for kind in claim.beside.kinds] if claim.beside else []
+    return PictureData(claim.effect, claim.interval, claim.unit, kinds)
 
 
-def _kind(claim: Claim, kind: stats.ControlKind) -> dict[str, Any]:
-    return {
-        "name": kind.kind,
-        "values": [float(f"{value:.4g}") for value in claim.controls[kind.kind]],
-        "median": kind.median,
-        "band": None if kind.low is None or kind.high is None else [kind.low, kind.high],
-    }
+def _kind(claim: Claim, kind: stats.ControlKind) -> KindData:
+    band = None if kind.low is None or kind.high is None else (kind.low, kind.high)
+    return KindData(kind.kind, rounded_all(claim.controls[kind.kind]), kind.median, band)

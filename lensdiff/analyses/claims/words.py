@@ -26,6 +26,8 @@ Case = Literal[
     "lacking",
     "references",
 ]
+SIGNIFICANT = 0.05
+MOST_INVALID = 0.5  # of a kind's controls
 MEANINGLESS = "meaningless changes of the same size"
 
 
@@ -60,6 +62,11 @@ class Made:
     checked: int = 0
     invalid: int = 0
 
+    @property
+    def ruined(self) -> bool:
+        """Whether most of those that were run are: a change of this size then ruins the model, whatever it means."""
+        return self.checked > 0 and self.invalid > MOST_INVALID * self.checked
+
 
 def sentence(
     case: Case,
@@ -84,7 +91,7 @@ def sentence(
     if case == "nothing":
         return f"Nothing changed: {words.what} is exactly 0."
     if case == "ruined":
-        kind = next(kind for kind in made if kind.invalid * 2 > kind.checked)
+        kind = next(kind for kind in made if kind.ruined)
         return (
             f"Not testable: a change of this size ruins the base, whatever it means ({kind.invalid} of "
             f"{kind.checked} {kind.kind} controls predict the base's own text worse than the tuned model and than a "
@@ -137,16 +144,14 @@ def counted(beside: stats.Envelope) -> str:
 
 
 def _held_back(permuted: Mapping[str, float], p: float | None, n_tested: int) -> str:
-    reasons = [f"{name} do as much ({stats.format_p(value)})" for name, value in permuted.items() if value > LEVEL]
+    large = {name: value for name, value in permuted.items() if value > SIGNIFICANT}
+    reasons = [f"{name} do as much ({stats.format_p(value)})" for name, value in large.items()]
     return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {_claims(n_tested)}")
 
 
 def _depends(depends: Sequence[tuple[str, str]]) -> str:
     of = dict.fromkeys(what for what, _ in depends)
     return f"It depends on {' and '.join(of)} ({', '.join(way for _, way in depends)})"
-
-
-LEVEL = 0.05
 
 
 def _claims(n: int) -> str:

@@ -24,8 +24,9 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -35,7 +36,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices, scaled
+from lensdiff.analyses.heads.defaults import TABLE_TOP, THRESHOLD_STD, THRESHOLD_WORDS, TOP_K
+from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import (
     Candidates,
     Pairs,
@@ -46,12 +48,10 @@ from lensdiff.analyses.heads.word_pairs import (
 )
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 
-TOP_K = 100
-THRESHOLD_WORDS = 3000
-THRESHOLD_STD = 1.96
 SAME_ARGUMENTS = "word pairs made with the same arguments"
 COMPARED_OPTIONS = ("top_k", "threshold_words", "threshold_std", "word_vectors", "words_without_vector")
 
@@ -67,6 +67,9 @@ class HeadWordPairs(Result):
         starts: where the pairs of each (layer, head, rank of the dimension) begin; one entry more than those.
         key, query, cosine: the pairs, indices into `words`, best first within their dimension.
     """
+
+    layer_by_layer: ClassVar[bool] = True
+    ragged: ClassVar[Mapping[str, str]] = {"pair": "starts"}
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
@@ -99,10 +102,13 @@ class HeadWordPairs(Result):
         """Return all pairs of the layers and heads asked for, one row each.
 
         Columns: layer, head_index, dim, dim_rank, energy, rank, key_word, query_word, cosine.
+
+        Raises:
+            InputError: no layer or head is asked for, one twice, or one that was not read.
         """
         return self._rows(None, layers, heads)
 
-    def table(self, table_top: int = 20) -> pd.DataFrame:
+    def table(self, table_top: int = TABLE_TOP) -> pd.DataFrame:
         """Return the `table_top` best pairs of every dimension, with the columns of `to_df` and `pairs_in_dim`.
 
         pairs_in_dim counts all pairs of the dimension, so those left out are pairs_in_dim - table_top where it is
@@ -124,9 +130,9 @@ class HeadWordPairs(Result):
 
     def _rows(self, table_top: int | None, layers: Sequence[int] | None, heads: Sequence[int] | None) -> pd.DataFrame:
         chosen = torch.zeros(self.dims.shape[:2], dtype=torch.bool)
-        rows = range(len(self.layers)) if layers is None else [_place(self.layers, x, "layer") for x in layers]
-        columns = range(len(self.heads)) if heads is None else [_place(self.heads, x, "head") for x in heads]
-        chosen[torch.tensor(list(rows))[:, None], torch.tensor(list(columns))[None, :]] = True
+        rows = [self.layers.index(x) for x in chosen_indices(layers, self.layers, "layers")]
+        columns = [self.heads.index(x) for x in chosen_indices(heads, self.heads, "heads")]
+        chosen[torch.tensor(rows)[:, None], torch.tensor(columns)[None, :]] = True
         dims = repeat(chosen, "layer head -> (layer head dim)", dim=self.dims.shape[-1]).nonzero().squeeze(1)
         counts = self.counts.flatten()[dims]
         shown = counts if table_top is None else counts.clamp_max(table_top)
@@ -245,7 +251,10 @@ def head_word_pairs(
             raise InputError(f"{name} is {value}, expected at least 1")
     if not math.isfinite(threshold_std):
         raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, vocabulary)
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])

@@ -21,7 +21,7 @@ singular value decompositions of transformer weight matrices are highly interpre
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,11 +31,13 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices, scaled
+from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import unit_vectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 SIDES = ("read", "write")
 COMPONENTS = 3  # per head
@@ -73,6 +75,8 @@ class OVReading(Result):
             `POLES`.
     """
 
+    layer_by_layer: ClassVar[bool] = True
+
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     words: tuple[str, ...]
@@ -87,22 +91,18 @@ class OVReading(Result):
         Columns: layer, head_index, component, singular_value, share, side (read, write), pole (1, -1), rank, word,
         score.
         """
-        index = np.indices(self.word_index.shape).reshape(6, -1)
-        layer, head, component, side, pole, rank = index
-        return pd.DataFrame(
-            {
-                "layer": np.array(self.layers)[layer],
-                "head_index": np.array(self.heads)[head],
-                "component": component,
-                "singular_value": self.singular_values.numpy()[layer, head, component],
-                "share": self.share.numpy()[layer, head, component],
-                "side": np.array(SIDES)[side],
-                "pole": np.array(POLES)[pole],
-                "rank": rank + 1,
-                "word": np.array(self.words, dtype=object)[self.word_index.flatten().numpy()],
-                "score": self.score.flatten().numpy(),
-            }
-        )
+        n_components, n_words = self.word_index.shape[2], self.word_index.shape[-1]
+        axes = {"layer": self.layers, "head_index": self.heads, "component": range(n_components), "side": SIDES}
+        columns = {
+            "singular_value": self.singular_values[..., None, None, None],
+            "share": self.share[..., None, None, None],
+            "word": np.array(self.words, dtype=object)[self.word_index.numpy()],
+            "score": self.score,
+        }
+        frame = tidy(axes | {"pole": POLES, "rank": range(1, n_words + 1)}, columns)
+        for place, name in ((3, "singular_value"), (4, "share")):
+            frame.insert(place, name, frame.pop(name))
+        return frame
 
     def words_of(self, layer: int, head_index: int, component: int, side: str, pole: int) -> tuple[str, ...]:
         """Return the words of one pole of one side of a component, best first.
@@ -161,7 +161,10 @@ def ov_reading(
     for name, value in (("components", components), ("top_words", top_words)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, vocabulary)
     components, top_words = min(components, view.d_head), min(top_words, len(tokens.words))
     gain = view.weights.gain("final")

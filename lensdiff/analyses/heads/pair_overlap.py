@@ -16,7 +16,7 @@ Memory: the results of base, tuned and one control at a time, and 8 bytes per di
 Reference: ours; the pairs are those of Wu et al., NAACL 2024, section 5; doi 10.18653/v1/2024.naacl-long.130.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,8 +27,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
+from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
-from lensdiff.results import InputError, Result
+from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.tidy import tidy
 
 SIDES = ("gained", "lost")
 
@@ -86,21 +88,10 @@ class PairOverlap(Result):
 
         Columns: layer, head_index, jaccard, jaccard_control_low, jaccard_control_high, n_base, n_tuned, gained, lost.
         """
-        n_base, n_tuned, gained, lost = (x.flatten().numpy() for x in self.counts)
-        low, high = (x.flatten().numpy() for x in self.band)
-        return pd.DataFrame(
-            {
-                "layer": [layer for layer in self.layers for _ in self.heads],
-                "head_index": list(self.heads) * len(self.layers),
-                "jaccard": self.jaccard.flatten().numpy(),
-                "jaccard_control_low": low,
-                "jaccard_control_high": high,
-                "n_base": n_base,
-                "n_tuned": n_tuned,
-                "gained": gained,
-                "lost": lost,
-            }
-        )
+        low, high = self.band
+        columns = {"jaccard": self.jaccard, "jaccard_control_low": low, "jaccard_control_high": high}
+        columns |= dict(zip(("n_base", "n_tuned", "gained", "lost"), self.counts, strict=True))
+        return tidy({"layer": self.layers, "head_index": self.heads}, columns)
 
     def changes(self, layer: int, head_index: int) -> pd.DataFrame:
         """Return one head's listed pairs, first gained then lost: change, rank, key_word, query_word, dims.
@@ -136,7 +127,7 @@ def pair_overlap(
     tuned: HeadWordPairs,
     *,
     controls: Iterable[HeadWordPairs] = (),
-    table_top: int = 20,
+    table_top: int = TABLE_TOP,
     level: float = 0.95,
 ) -> PairOverlap:
     """Return how much of every head's word pairs base and tuned model share.
@@ -161,29 +152,31 @@ def pair_overlap(
         before.append(mine.codes)
         overlap.append(jaccard(mine.codes, theirs.codes))
         changes.append(_changes(mine, theirs, len(base.words), table_top))
-    names, kinds, beside = _control_overlaps(base, before, controls, places)
+    origins, others = _control_overlaps(base, before, controls, places)
     listed = np.stack([change.listed for change in changes]).reshape(*shape, 2, 3, table_top)
     key, query, dims = (torch.from_numpy(listed[:, :, :, i].transpose(2, 0, 1, 3).copy()) for i in range(3))
     options = {
         "base": base.provenance.model,
-        "controls": names,
-        "control_kinds": kinds,
         "heads": base.provenance.options,
         "table_top": table_top,
         "level": level,
     }
+    provenance = replace(tuned.provenance, analysis="pair_overlap", options=options).beside(origins)
+    of_kinds = stats.by_kind(others, provenance.control_kinds)
+    of_heads = stats.against_controls(np.array(overlap), of_kinds, level=level, limits=(0.0, 1.0))
+    means = {kind: [own.mean() for own in some] for kind, some in of_kinds.items()}
     return PairOverlap(
-        replace(tuned.provenance, analysis="pair_overlap", options=options),
+        provenance,
         base.layers,
         base.heads,
         base.words,
         torch.from_numpy(np.array(overlap).reshape(shape)),
-        torch.from_numpy(_band(beside.reshape(len(names), *shape), kinds, level)),
+        torch.from_numpy(np.stack(of_heads.band).reshape(2, *shape)),
         torch.from_numpy(np.array([change.counts for change in changes]).T.reshape(4, *shape).copy()),
         key,
         query,
         dims,
-        _whole(np.array(overlap), beside, kinds, level),
+        stats.against_controls(np.array(overlap).mean(), means, level=level).envelope,
     )
 
 
@@ -192,16 +185,15 @@ def _control_overlaps(
     before: list[Int[np.ndarray, " _"]],
     controls: Iterable[HeadWordPairs],
     places: list[tuple[int, int]],
-) -> tuple[list[str], list[str], Float[np.ndarray, "control head"]]:
-    """Return the control models' names and kinds, and the Jaccard of each one's heads with the base's."""
-    names, kinds, beside = [], [], []
+) -> tuple[list[Provenance], list[Float[np.ndarray, " head"]]]:
+    """Return where the controls' pairs come from, and the Jaccard of each one's heads with the base's."""
+    origins, overlaps = [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         own = (pair_set(control, *place).codes for place in places)
-        beside.append([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)])
-        names.append(control.provenance.model)
-        kinds.append(control.provenance.control_kind)
-    return names, kinds, np.array(beside, dtype=np.float64).reshape(len(names), len(places))
+        overlaps.append(np.array([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)]))
+        origins.append(control.provenance)
+    return origins, overlaps
 
 
 class _Changes(NamedTuple):
@@ -217,20 +209,3 @@ def _changes(base: PairSet, tuned: PairSet, n_words: int, table_top: int) -> _Ch
         best = only[np.lexsort((-mine.cosine[only], -mine.dims[only]))][:table_top]
         listed[side, :, : len(best)] = mine.codes[best] // n_words, mine.codes[best] % n_words, mine.dims[best]
     return _Changes((len(base.codes), len(tuned.codes), sizes[0], sizes[1]), listed)
-
-
-def _band(
-    controls: Float[np.ndarray, "control layer head_index"], kinds: Sequence[str], level: float
-) -> Float[np.ndarray, "limit layer head_index"]:
-    return np.clip(np.stack(stats.kinds_band(controls, kinds, level=level)), 0.0, 1.0)  # no overlap lies outside
-
-
-def _whole(
-    overlap: Float[np.ndarray, " head"],
-    controls: Float[np.ndarray, "control head"],
-    kinds: Sequence[str],
-    level: float,
-) -> stats.Envelope | None:
-    if not len(controls):
-        return None
-    return stats.envelope(float(overlap.mean()), stats.by_kind(controls.mean(axis=1).tolist(), kinds), level=level)

@@ -28,10 +28,11 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_weights import chosen_indices
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +61,13 @@ class QKReading(Result):
 
         Columns: layer, head_index, key_word, query_word, distance, score, sink_share.
         """
-        layer, head, pair, distance = np.indices(self.score.shape).reshape(4, -1)
-        return pd.DataFrame(
-            {
-                "layer": np.array(self.layers)[layer],
-                "head_index": np.array(self.heads)[head],
-                "key_word": np.array(self.key_words, dtype=object)[pair],
-                "query_word": np.array(self.query_words, dtype=object)[pair],
-                "distance": np.array(self.distances)[distance],
-                "score": self.score.flatten().numpy(),
-                "sink_share": self.sink_share.flatten().numpy(),
-            }
-        )
+        axes = {"layer": self.layers, "head_index": self.heads, "pair": range(len(self.key_words))}
+        columns = {"score": self.score, "sink_share": self.sink_share}
+        frame = tidy(axes | {"distance": self.distances}, columns)
+        pair = frame.pop("pair").to_numpy()
+        for place, name in ((2, "key"), (3, "query")):
+            frame.insert(place, f"{name}_word", np.array(getattr(self, f"{name}_words"), dtype=object)[pair])
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that take most from the first token: the smallest `sink_share` of those with a score."""
@@ -111,7 +107,10 @@ def qk_reading(
     if chunk < 1:
         raise InputError(f"chunk is {chunk}, expected at least 1")
     steps, at = _positions(view, distances, query_pos)
-    chosen = chosen_indices(layers, view.n_layers, "layers"), chosen_indices(heads, view.n_heads, "heads")
+    chosen = (
+        chosen_indices(layers, range(view.n_layers), "layers"),
+        chosen_indices(heads, range(view.n_heads), "heads"),
+    )
     tokens = word_tokens(view, list(dict.fromkeys(word for pair in pairs for word in pair)))
     if tokens.excluded:
         raise InputError(f"the word {tokens.excluded[0]!r} maps to no token of {view.info.id}")

@@ -57,7 +57,7 @@ def verbs_summary(found: Found) -> pd.DataFrame:
 def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the heads."""
     verbs = found.maybe("verb_shift", VerbShift)
-    return {} if verbs is None else {"heads": list(verbs.control_kinds)}
+    return {} if verbs is None else {"heads": list(verbs.provenance.control_kinds)}
 
 
 SUMMARIES = {"Heads whose word pairs changed most": overlap_summary, "Instruction verbs": verbs_summary}

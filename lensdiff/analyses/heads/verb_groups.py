@@ -14,7 +14,6 @@ from lensdiff import stats
 from lensdiff.analyses.heads.verb_counts import matched_controls, shares
 
 Counts = Int[np.ndarray, "head_index verb"]
-FEWEST_FOR_TEST = 2
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,8 @@ def group_shift(name: str, base: Counts, tuned: Counts, options: Options) -> Gro
         matched_mean=float(matched.shares.mean()),
         matched_control_mean=float(matched.control_shares.mean()),
         difference=difference(matched, options),
-        test=_paired(matched, options.seed),
-        head_test=stats.sign_flip(heads, seed=options.seed) if len(heads) >= FEWEST_FOR_TEST else None,
+        test=stats.paired_difference(matched.shares, matched.control_shares, seed=options.seed),
+        head_test=_sign_flip(heads, options.seed),
     )
 
 
@@ -144,7 +143,7 @@ def with_band(
     """Return the group with the band of the control models in which it is testable, if they are enough."""
     testable = ~np.isnan(differences)
     of = [kind for kind, known in zip(kinds, testable, strict=True) if known]
-    low, high = stats.kinds_band(differences[testable], of, level=level)
+    low, high = stats.against_controls(None, stats.by_kind(differences[testable], of), level=level).band
     return group if np.isnan(low) else replace(group, band_low=float(low), band_high=float(high))
 
 
@@ -153,16 +152,14 @@ def _mean_and_std(values: Float[np.ndarray, " verb"]) -> tuple[float | None, flo
 
 
 def _welch(instruction: Float[np.ndarray, " verb"], control: Float[np.ndarray, " control"]) -> stats.Test | None:
-    if min(len(instruction), len(control)) < FEWEST_FOR_TEST:
-        return None
     try:
         return stats.welch(instruction, control)
-    except stats.NoVariation:  # neither list varies, and they differ: there is no t statistic
+    except stats.NotTestable:  # one verb alone, or neither list varies, and they differ
         return None
 
 
-def _paired(matched: Matched, seed: int) -> stats.Test:
+def _sign_flip(heads: Float[np.ndarray, " head_index"], seed: int) -> stats.Test | None:
     try:
-        return stats.paired(matched.shares, matched.control_shares)
-    except stats.NoVariation:  # every verb differs by the same amount: no t statistic
-        return stats.sign_flip(matched.shares - matched.control_shares, seed=seed)
+        return stats.sign_flip(heads, seed=seed)
+    except stats.TooFew:  # one head alone
+        return None

@@ -42,6 +42,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
+from lensdiff.analyses.heads.defaults import LAYERS_PER_GROUP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
 from lensdiff.analyses.heads.verb_groups import (
@@ -61,9 +62,11 @@ from lensdiff.analyses.heads.verb_labels import (
     with_family,
     with_label_tests,
 )
-from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
+from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
+from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
-from lensdiff.results import InputError, Result
+from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.tidy import tidy
 
 STATISTICS = ("sign", "log")
 
@@ -81,7 +84,8 @@ class VerbShift(Result):
         sign_mean, log_mean: each verb's, per group and (last) for the whole.
         control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
         control_sign, control_log: T of every control model, of sign_mean and of log_mean.
-        control_names, control_kinds: of every control.
+
+    Controls are in the order of `provenance.controls`.
     """
 
     verbs: tuple[str, ...]
@@ -97,30 +101,28 @@ class VerbShift(Result):
     control_differences: Float[Tensor, "control group_and_whole"]
     control_sign: Float[Tensor, "control group_and_whole"]
     control_log: Float[Tensor, "control group_and_whole"]
-    control_names: tuple[str, ...]
-    control_kinds: tuple[str, ...]
+
+    @property
+    def control_kinds(self) -> tuple[str, ...]:
+        """The kind of every control."""
+        return self.provenance.control_kinds
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per verb and group of layers; share is NaN where no head differs.
 
         Columns: group, verb, kind, heads_up, heads_down, share, base_count, tuned_count, sign_mean, log_mean.
         """
-        n_groups, n_verbs = self.heads_up.shape
-        up, down = self.heads_up.flatten().numpy(), self.heads_down.flatten().numpy()
-        return pd.DataFrame(
-            {
-                "group": [group.group for group in self.groups for _ in range(n_verbs)],
-                "verb": list(self.verbs) * n_groups,
-                "kind": self._kinds() * n_groups,
-                "heads_up": up,
-                "heads_down": down,
-                "share": shares(up, down),
-                "base_count": self.base_count.flatten().numpy(),
-                "tuned_count": self.tuned_count.flatten().numpy(),
-                "sign_mean": self.sign_mean[:-1].flatten().numpy(),
-                "log_mean": self.log_mean[:-1].flatten().numpy(),
-            }
-        )
+        columns = {
+            "kind": self._kinds(),
+            "heads_up": self.heads_up,
+            "heads_down": self.heads_down,
+            "share": shares(self.heads_up.numpy(), self.heads_down.numpy()),
+            "base_count": self.base_count,
+            "tuned_count": self.tuned_count,
+            "sign_mean": self.sign_mean[:-1],
+            "log_mean": self.log_mean[:-1],
+        }
+        return tidy({"group": [group.group for group in self.groups], "verb": self.verbs}, columns)
 
     def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
         """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.
@@ -141,10 +143,10 @@ class VerbShift(Result):
             InputError: there is no such statistic.
         """
         effect, controls = self.effects(statistic)
-        if effect is None or not controls:
+        if effect is None:
             return None
         level = self.provenance.options["level"]
-        return stats.envelope(effect, stats.by_kind(controls, self.control_kinds), level=level)
+        return stats.against_controls(effect, stats.by_kind(controls, self.control_kinds), level=level).envelope
 
     def summary(self) -> pd.DataFrame:
         """Return a row per group and one for the whole model: the fields of `GroupShift`, tests as p and sentence.
@@ -181,7 +183,7 @@ def verb_shift(
     *,
     verbs: Sequence[str] = INSTRUCTION_VERBS,
     control_verbs: Sequence[str] | None = None,
-    layers_per_group: int = 8,
+    layers_per_group: int = LAYERS_PER_GROUP,
     frequencies: Vocabulary | None = None,
     controls: Iterable[HeadWordPairs] = (),
     min_seen: int = 2,
@@ -207,7 +209,7 @@ def verb_shift(
     Raises:
         InputError: the results are not comparable, a verb is listed twice, or an option is out of range.
     """
-    listed = _listed(verbs, control_verbs)
+    listed = listed_verbs(verbs, control_verbs)
     numbers = {
         "layers_per_group": layers_per_group,
         "min_seen": min_seen,
@@ -223,7 +225,11 @@ def verb_shift(
     frequencies = Vocabulary.default() if frequencies is None else frequencies
     labels = labels_of(listed, len(verbs), base.words, frequencies)
     sides = {name: (flat_heads(before[rows]), flat_heads(after[rows])) for name, rows in groups.items()}
-    names, kinds, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
+    origins, beside = _control_effects(base, before, controls, listed, groups, min_seen, options, labels)
+    recorded = {"base": base.provenance.model, "heads": base.provenance.options, "level": level}
+    recorded |= numbers | missing_verbs(listed, len(verbs), base.words) | {"frequencies": frequencies.source}
+    provenance = replace(tuned.provenance, analysis="verb_shift", options=recorded, seed=seed).beside(origins)
+    kinds = provenance.control_kinds
     found = [
         with_family(
             with_label_tests(with_band(group_shift(name, *x, options), own, kinds, level), *x, labels, seed=seed)
@@ -231,15 +237,13 @@ def verb_shift(
         for (name, x), own in zip(sides.items(), beside[..., 0].T, strict=True)
     ]
     moved = np.stack([np.stack(movement(*both)) for both in sides.values()], axis=1)
-    recorded = _recorded(base, names, kinds, listed, len(verbs)) | numbers
-    recorded |= {"level": level, "frequencies": frequencies.source}
     of_groups = list(groups.values())[:-1]
     up, down, base_count, tuned_count = (
         torch.from_numpy(np.stack([x[rows].sum(axis=(0, 1)) for rows in of_groups]).astype(np.int64))
         for x in (after > before, after < before, before, after)
     )
     return VerbShift(
-        replace(tuned.provenance, analysis="verb_shift", options=recorded, seed=seed),
+        provenance,
         listed,
         len(verbs),
         tuple(found[:-1]),
@@ -249,8 +253,6 @@ def verb_shift(
         base_count,
         tuned_count,
         *(torch.from_numpy(values) for values in (*moved, *np.moveaxis(beside, 2, 0).copy())),
-        control_names=names,
-        control_kinds=kinds,
     )
 
 
@@ -263,47 +265,20 @@ def _control_effects(
     min_seen: int,
     options: Options,
     labels: Labels,
-) -> tuple[tuple[str, ...], tuple[str, ...], Float[np.ndarray, "control group 3"]]:
-    """Return the controls' names and kinds, and each one's difference and T of both statistics, in every group."""
-    names, kinds, effects = [], [], []
+) -> tuple[list[Provenance], Float[np.ndarray, "control group 3"]]:
+    """Return where the controls' pairs come from, and each one's difference and T of both statistics, by group."""
+    origins, effects = [], []
     for i, control in enumerate(controls):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
         sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]
         effects.append([(difference(matched_verbs(*x, options), options), *label_effects(*x, labels)) for x in sides])
-        names.append(control.provenance.model)
-        kinds.append(control.provenance.control_kind)
-    return tuple(names), tuple(kinds), np.array(effects, dtype=np.float64).reshape(len(names), len(groups), 3)
-
-
-def _listed(verbs: Sequence[str], control_verbs: Sequence[str] | None) -> tuple[str, ...]:
-    own = tuple(verb.lower() for verb in verbs)
-    given = [verb for verb in general_verbs() if verb not in own] if control_verbs is None else control_verbs
-    listed = (*own, *(verb.lower() for verb in given))
-    if not (own and given):
-        raise InputError(f"{len(own)} verbs and {len(given)} control verbs were given, expected some of both")
-    if len(set(listed)) < len(listed):
-        twice = next(verb for i, verb in enumerate(listed) if verb in listed[:i])
-        raise InputError(f"the verb {twice!r} is listed twice, expected distinct verbs and control verbs")
-    return listed
+        origins.append(control.provenance)
+    return origins, np.array(effects, dtype=np.float64).reshape(len(origins), len(groups), 3)
 
 
 def _check(numbers: dict[str, int]) -> None:
     for name, value in numbers.items():
-        least = 2 if name == "min_verbs" else 1  # a test needs two observations
+        least = stats.FEWEST_PAIRS if name == "min_verbs" else 1  # a test needs as many
         if value < least:
             raise InputError(f"{name} is {value}, expected at least {least}")
-
-
-def _recorded(
-    base: HeadWordPairs, names: tuple[str, ...], kinds: tuple[str, ...], listed: tuple[str, ...], n_verbs: int
-) -> dict[str, object]:
-    known = {word.lower() for word in base.words}
-    return {
-        "base": base.provenance.model,
-        "controls": list(names),
-        "control_kinds": list(kinds),
-        "heads": base.provenance.options,
-        "verbs_not_in_word_list": [verb for verb in listed[:n_verbs] if verb not in known],
-        "control_verbs_not_in_word_list": sum(verb not in known for verb in listed[n_verbs:]),
-    }

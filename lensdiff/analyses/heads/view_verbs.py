@@ -1,6 +1,7 @@
 """The verbs of heads: what each group of layers shows, and in how many heads every verb rose and fell."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from jinja2 import Template
 
@@ -9,6 +10,39 @@ from lensdiff.analyses.heads.verb_groups import GroupShift
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
+
+
+class VerbRow(NamedTuple):
+    """An instruction verb: in how many heads its count rose and fell, up / (up + down), and its count in the base."""
+
+    verb: str
+    up: int
+    down: int
+    share: float
+    base: int
+
+
+@dataclass(frozen=True)
+class GroupData:
+    """One group of layers.
+
+    Attributes:
+        name: as "0-3", or "all".
+        verbs: those that differ in any head, the one that rose most first.
+        facts: what the group shows, as (name, text).
+    """
+
+    name: str
+    verbs: list[VerbRow]
+    facts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class VerbsData:
+    """What the script of the verbs is given: groups of layers, one of which is chosen, and paragraphs below."""
+
+    groups: list[GroupData]
+    notes: list[str]
 
 
 @register_view
@@ -33,23 +67,22 @@ def show_verbs(result: VerbShift) -> Widget:
         "{% for g in groups %}<h3>{{ g.name }}</h3><dl>{% for name, text in g.facts %}<dt>{{ name }}</dt>"
         "<dd>{{ text }}</dd>{% endfor %}</dl>{% endfor %}"
     )
-    data = {"groups": groups, "notes": notes}
     title = f"Verbs of heads: {result.provenance.model}"
-    return Widget("verbs", data, title, height=820, fallback=facts.render(groups=groups))
+    return Widget("verbs", VerbsData(groups, notes), title, height=820, fallback=facts.render(groups=groups))
 
 
-def _group(result: VerbShift, group: GroupShift, counts: list[list[int]], name: str) -> dict[str, Any]:
+def _group(result: VerbShift, group: GroupShift, counts: list[list[int]], name: str) -> GroupData:
     up, down, base = counts
     rows = [
-        [verb, u, d, u / (u + d), b]
+        VerbRow(verb, u, d, u / (u + d), b)
         for verb, u, d, b in zip(result.verbs[: result.n_instruction], up, down, base, strict=True)
         if u + d
     ]
-    rows.sort(key=lambda row: (row[2] - row[1], row[0]))
-    return {"name": name, "verbs": rows, "facts": facts(group, controls=result.provenance.options.get("controls", []))}
+    rows.sort(key=lambda row: (row.down - row.up, row.verb))
+    return GroupData(name, rows, facts(group, n_controls=len(result.provenance.controls)))
 
 
-def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
+def facts(group: GroupShift, *, n_controls: int) -> list[tuple[str, str]]:
     """Return what one group of layers shows, as (name, text)."""
     found = [
         ("Instruction verbs", _share(group.mean, group.std, group.n)),
@@ -69,7 +102,7 @@ def facts(group: GroupShift, *, controls: list[str]) -> list[tuple[str, str]]:
     ]
     if group.difference is None:
         return [*found, ("Verdict", group.note)]
-    band = "no control models" if not controls else f"too few of {len(controls)} control models are testable"
+    band = f"too few of {n_controls} control models are testable" if n_controls else "no control models"
     if group.band_low is not None and group.band_high is not None:
         inside = group.band_low <= group.difference <= group.band_high
         verdict = "within it: no more than a meaningless change does" if inside else "outside it"

@@ -24,20 +24,22 @@ Memory: logits of 256 MB at a time (of one response at least); one control at a 
 Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `Attribution.instruction_score`.
 """
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 
 import torch
 
+from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
 from lensdiff.analyses.instruction_use.result import MEAN, SIDES, InstructionUse
 from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, view_of
+from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import MAX_NEW_TOKENS, Response, as_prompt
+from lensdiff.models.response import Response
+from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 
 BY = ("swap", "deletion")
@@ -52,7 +54,7 @@ def instruction_use(
     response: Given | None = None,
     *,
     by: str = "swap",
-    draws: int = 8,
+    draws: int = DRAWS,
     controls: Iterable[Model] = (),
     kinds: Sequence[str] | None = None,
     seed: int = 0,
@@ -60,6 +62,7 @@ def instruction_use(
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
     level: float = 0.95,
+    progress: bool | None = None,
 ) -> InstructionUse:
     """Return how far responses depend on the instructions, in one model, or in both of a pair beside controls.
 
@@ -80,59 +83,64 @@ def instruction_use(
         max_new_tokens: of the own responses.
         prepend_bos: None for each checkpoint's own habit.
         level: of the intervals over prompts.
+        progress: show for a list how many of the models have read the responses; None shows it on a terminal.
 
     Raises:
-        InputError: an option that does not exist, unequal numbers of prompts, responses or kinds, an id that comes
-            twice, controls of a single model; of one prompt (or of all in a list): no instruction is marked, there is
-            no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
+        InputError: an option that does not exist, no prompt, unequal numbers of prompts, responses or kinds, an id that
+            comes twice, controls of a single model; of one prompt (or of all in a list): no instruction is marked,
+            there is no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
     """
-    single = isinstance(prompts, Prompt | str)
-    items = _numbered([prompts] if single else prompts)
+    asked = Asked.of(prompts)
     _check(by, {"draws": draws, "min_tokens": min_tokens, "max_new_tokens": max_new_tokens})
-    kinds = _kinds(items, kinds)
-    given = None if response is None else _texts(items, [response] if single else response)
-    run = Run(items, single, min_tokens, max_new_tokens, prepend_bos)
-    for place, prompt in enumerate(items):
-        with run.guard(prompt):
-            others = swapped(items, place, kinds=kinds, draws=draws, seed=seed) if by == "swap" else [deleted(prompt)]
-            run.others[prompt.id] = others
+    kinds = _kinds(asked.prompts, kinds)
+    given = None if response is None else _texts(asked, response)
+    if not isinstance(model, ModelPair) and not (isinstance(controls, Sequence) and not controls):
+        raise InputError("controls stand beside a pair, and one model was given: a control is a model of its own")
     options = {"by": by, "draws": draws, "kinds": None if kinds is None else list(kinds), "min_tokens": min_tokens}
     options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
-    if isinstance(model, ModelPair):
-        texts, made = read_pair(run, model, given, controls)
-        provenance = model.provenance("instruction_use", options | {"controls": [name for name, _ in made]}, seed)
-        models = [*((side, "") for side in SIDES), *made]
-    elif isinstance(controls, Sequence) and not controls:
-        texts = read_model(run, view_of(model), given)
-        provenance = view_of(model).provenance("instruction_use", options, seed)
-        control = view_of(model).control
-        models = [(view_of(model).info.id, "" if control is None else control.kind)]
-    else:
-        raise InputError("controls stand beside a pair, and one model was given: a control is a model of its own")
-    for name, reason in run.failures.items():
-        warnings.warn(f"prompt {name!r} failed: {reason}", stacklevel=2)
+    others = _others(asked, by, kinds, draws=draws, seed=seed)
+    n_models = (
+        (len(SIDES) if isinstance(model, ModelPair) else 1) + len(controls) if isinstance(controls, Sized) else None
+    )
+    with asked.bar("reading responses", progress, n_models) as advance:
+        run = Run(asked, min_tokens, max_new_tokens, prepend_bos, others, advance)
+        if isinstance(model, ModelPair):
+            texts, beside = read_pair(run, model, given, controls)
+            provenance = replace(model.provenance("instruction_use", options, seed), controls=beside)
+            models = (*SIDES, *(control.name for control in beside))
+        else:
+            texts = read_model(run, view_of(model), given)
+            provenance = view_of(model).provenance("instruction_use", options, seed)
+            models = (view_of(model).info.id,)
+    asked.settle()
     return _result(run, provenance, by, models, texts, level)
 
 
-def _result(
-    run: Run, provenance: Provenance, by: str, models: list[tuple[str, str]], texts: tuple[str, ...], level: float
-) -> InstructionUse:
-    """Return the rows in order: prompts as given, then texts, then models.
+def _others(
+    asked: Asked, by: str, kinds: Sequence[str] | None, *, draws: int, seed: int
+) -> dict[str, Sequence[Prompt | None]]:
+    """Return by id the prompts that each is compared with."""
+    found: dict[str, Sequence[Prompt | None]] = {}
+    for place, prompt in enumerate(asked.prompts):
+        with asked.guard(prompt):
+            swap = by == "swap"
+            found[prompt.id] = (
+                swapped(asked.prompts, place, kinds=kinds, draws=draws, seed=seed) if swap else [deleted(prompt)]
+            )
+    return found
 
-    Raises:
-        InputError: every prompt failed.
-    """
-    if len(run.failures) == len(run.prompts):
-        name, reason = next(iter(run.failures.items()))
-        raise InputError(f"none of {len(run.prompts)} prompts could be read; {name!r}: {reason}")
-    places = {prompt.id: i for i, prompt in enumerate(run.prompts)}
-    rows = [row for row in run.rows if row.prompt_id not in run.failures]
+
+def _result(
+    run: Run, provenance: Provenance, by: str, models: tuple[str, ...], texts: tuple[str, ...], level: float
+) -> InstructionUse:
+    """Return the rows in order: prompts as given, then texts, then models."""
+    places = {prompt.id: i for i, prompt in enumerate(run.asked.prompts)}
+    rows = [row for row in run.rows if row.prompt_id not in run.asked.errors]
     rows.sort(key=lambda row: (places[row.prompt_id], texts.index(row.text), row.model))
     return InstructionUse(
         provenance,
         by,
-        tuple(name for name, _ in models),
-        tuple(kind for _, kind in models),
+        models,
         texts,
         prompt_id=tuple(row.prompt_id for row in rows),
         text=tuple(row.text for row in rows),
@@ -142,23 +150,9 @@ def _result(
         log_prob=torch.tensor([row.log_prob for row in rows], dtype=torch.float64),
         log_prob_without=torch.tensor([row.log_prob_without for row in rows], dtype=torch.float64),
         n_left_out=run.left_out,
-        failures=run.failures,
+        failures=run.asked.failures,
         level=level,
     )
-
-
-def _numbered(prompts: Sequence[Prompt | str]) -> list[Prompt]:
-    """Return the prompts, those without an id under their number."""
-    if not isinstance(prompts, Sequence) or not prompts:
-        raise InputError(f"expected a Prompt, a text or a list of them, got {shorten(prompts)}")
-    items = [as_prompt(prompt) for prompt in prompts]
-    items = [prompt if prompt.id else replace(prompt, id=str(i)) for i, prompt in enumerate(items)]
-    seen: set[str] = set()
-    for prompt in items:
-        if prompt.id in seen:
-            raise InputError(f"the id {prompt.id!r} comes twice among the prompts, expected each once")
-        seen.add(prompt.id)
-    return items
 
 
 def _kinds(prompts: Sequence[Prompt], given: Sequence[str] | None) -> Sequence[str] | None:
@@ -170,23 +164,20 @@ def _kinds(prompts: Sequence[Prompt], given: Sequence[str] | None) -> Sequence[s
     return given
 
 
-def _texts(prompts: Sequence[Prompt], responses: object) -> dict[str, dict[str, str | Response]]:
+def _texts(asked: Asked, responses: object) -> dict[str, dict[str, str | Response]]:
     """Return the responses that are given by the text's name and the prompt's id."""
-    if not isinstance(responses, Mapping):
-        return {GIVEN: _given(prompts, responses)}
+    if asked.single or not isinstance(responses, Mapping):
+        found = _given(asked, responses)
+        if any(prompt.id not in found for prompt in asked.going()):
+            raise InputError("a response is None, expected a text or a Response for every prompt")
+        return {GIVEN: found}
     if not responses or not all(isinstance(name, str) and name not in ("", MEAN) for name in responses):
         raise InputError(f"texts are named {shorten(list(responses))}, expected names other than {MEAN!r}")
-    return {name: _given(prompts, texts, optional=True) for name, texts in responses.items()}
+    return {name: _given(asked, texts) for name, texts in responses.items()}
 
 
-def _given(prompts: Sequence[Prompt], responses: object, *, optional: bool = False) -> dict[str, str | Response]:
-    if isinstance(responses, str | Response) or not isinstance(responses, Sequence) or len(responses) != len(prompts):
-        number = f"{len(responses)} responses" if isinstance(responses, list | tuple) else "a single response"
-        raise InputError(f"{len(prompts)} prompts were given with {number}, expected as many")
-    for response in responses:
-        if not isinstance(response, str | Response) and not (optional and response is None):
-            raise InputError(f"a response is {shorten(response)}, expected a text or a Response for every prompt")
-    both = zip(prompts, responses, strict=True)
+def _given(asked: Asked, responses: object) -> dict[str, str | Response]:
+    both = zip(asked.prompts, asked.given(responses), strict=True)
     return {prompt.id: response for prompt, response in both if response is not None}
 
 

@@ -15,7 +15,6 @@ from lensdiff import stats
 from lensdiff.results import InputError, Result
 
 SIDES = ("base", "tuned")
-FEWEST_PROMPTS = 2  # that an interval can be had from
 MEAN = "mean"  # of all texts of a prompt
 REFERENCE = "reference"  # the text that a prompt may bring as its answer
 
@@ -29,7 +28,6 @@ class InstructionUse(Result):
     Attributes:
         by: "swap" or "deletion".
         models: what `model` counts: "base", "tuned" and the controls' names, or the one model's name.
-        control_kinds: of each model ("spectrum", ...); "" for those that are no controls.
         texts: the responses that were forced: "base" and "tuned" (the models' own), "own" (the one model's),
             "reference" (the prompt's), "given", or the names of those that were given.
         prompt_id, text, model: what a row is about.
@@ -43,7 +41,6 @@ class InstructionUse(Result):
 
     by: str
     models: tuple[str, ...]
-    control_kinds: tuple[str, ...]
     texts: tuple[str, ...]
     prompt_id: tuple[str, ...]
     text: tuple[str, ...]
@@ -71,6 +68,14 @@ class InstructionUse(Result):
     def is_pair(self) -> bool:
         return self.models[:2] == SIDES
 
+    @property
+    def control_kinds(self) -> tuple[str, ...]:
+        """The kind of control that each of `models` is ("spectrum", ...); "" for those that are none."""
+        if self.is_pair:
+            return ("",) * len(SIDES) + self.provenance.control_kinds
+        made = self.provenance.control
+        return ("" if made is None else made.kind,)
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per response and model.
 
@@ -91,18 +96,20 @@ class InstructionUse(Result):
             model: a place in `models`; 1 is the tuned model.
 
         Raises:
-            InputError: there is no base, no such text or model, or fewer than two prompts.
+            InputError: there is no base, or no such text or model.
+            TooFew: fewer than two prompts have it.
         """
         uses = self._matrix(text)
         if not 1 <= model < len(self.models):
             raise InputError(f"model={model} given, expected 1 to {len(self.models) - 1}: places in models")
-        if len(uses) < FEWEST_PROMPTS:
-            raise InputError(f"{len(uses)} prompt(s) have a use on text {text!r}, a difference needs {FEWEST_PROMPTS}")
-        tuned, base = uses[:, model], uses[:, 0]
-        try:
-            return stats.paired(tuned, base, level=self.level)
-        except InputError:  # every prompt differs by the same amount: no t statistic
-            return stats.sign_flip(tuned - base)
+        test = self._test(uses, model)
+        if test is None:
+            n, needed = len(uses), stats.FEWEST_PAIRS
+            raise stats.TooFew(f"{n} prompt(s) have a use on text {text!r}, a difference needs {needed}")
+        return test
+
+    def _test(self, uses: Float[np.ndarray, "prompt model"], model: int) -> stats.Test | None:
+        return stats.paired_difference(uses[:, model], uses[:, 0], level=self.level)
 
     def differences(self) -> pd.DataFrame:
         """Return a row per text (and their mean) and model but the base.
@@ -115,7 +122,7 @@ class InstructionUse(Result):
             uses = self._matrix(text)
             means = uses.mean(axis=0) if len(uses) else np.full(len(self.models), np.nan)
             for i in range(1, len(self.models)):
-                test = self.difference(text, i) if len(uses) >= FEWEST_PROMPTS else None
+                test = self._test(uses, i)
                 found = (np.nan, np.nan, np.nan) if test is None else (test.low, test.high, test.p)
                 names = text, self.models[i], self.control_kinds[i]
                 rows.append((*names, len(uses), means[0], means[i], means[i] - means[0], *found))
@@ -151,8 +158,8 @@ class InstructionUse(Result):
             InputError: as `effects`.
         """
         effect, controls = self.effects(text)
-        kinds = self.control_kinds[len(SIDES) :]
-        return stats.envelope(effect, stats.by_kind(controls, kinds), level=self.level) if controls else None
+        of_kinds = stats.by_kind(controls, self.provenance.control_kinds)
+        return stats.against_controls(effect, of_kinds, level=self.level).envelope
 
     def with_controls(self, controls: "Sequence[InstructionUse]") -> "InstructionUse":
         """Return the same with controls that were read apart, each on the same texts.
@@ -184,12 +191,11 @@ class InstructionUse(Result):
             name: torch.stack([getattr(part, name)[row] for part, row, _ in kept]) if kept else getattr(self, name)[:0]
             for name in ("n_out", "n_draws", "log_prob", "log_prob_without")
         }
-        recorded = {"controls": [control.models[0] for control in controls]}
+        beside = (*self.provenance.controls, *(control.provenance.as_control for control in controls))
         return replace(
             self,
-            provenance=replace(self.provenance, options=self.provenance.options | recorded),
+            provenance=replace(self.provenance, controls=beside),
             models=(*self.models, *(control.models[0] for control in controls)),
-            control_kinds=(*self.control_kinds, *(control.provenance.control_kind for control in controls)),
             prompt_id=tuple(part.prompt_id[row] for part, row, _ in kept),
             text=tuple(part.text[row] for part, row, _ in kept),
             model=torch.tensor([int(part.model[row]) + first for part, row, first in kept], dtype=torch.int64),
@@ -233,10 +239,11 @@ class InstructionUse(Result):
 
     def _line(self, text: str) -> str:
         uses = self._matrix(text)
-        if len(uses) < FEWEST_PROMPTS:
+        test = self._test(uses, 1)
+        if test is None:
             return f"  {text} text: {len(uses)} prompt(s)"
         base, tuned = uses[:, :2].mean(axis=0)
-        return f"  {text} text: base {base:.3f}, tuned {tuned:.3f}, difference {self.difference(text).numbers()}"
+        return f"  {text} text: base {base:.3f}, tuned {tuned:.3f}, difference {test.numbers()}"
 
     @cached_property
     def _of_texts(self) -> dict[tuple[str, str], np.ndarray]:

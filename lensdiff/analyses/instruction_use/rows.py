@@ -5,13 +5,13 @@ or twice. A prompt that fails in one place fails everywhere: all its rows go.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lensdiff.analyses.instruction_use.result import REFERENCE
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.asked import Advance, Asked
 from lensdiff.models.forced_reading import (
     Reading,
     base_readings,
@@ -21,8 +21,9 @@ from lensdiff.models.forced_reading import (
     tuned_readings,
 )
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Response, encode, generate
-from lensdiff.results import InputError
+from lensdiff.models.response import Response
+from lensdiff.models.text import encode, own_responses
+from lensdiff.results import ControlModel, InputError
 
 GIVEN = "given"  # the name of a text that was given
 OWN = "own"  # the name of a single model's own response
@@ -54,47 +55,28 @@ class Run:
     """The prompts that are read, and what has been found so far.
 
     Attributes:
-        prompts: with distinct ids.
-        raising: let an error pass; else it is listed and the other prompts go on.
+        asked: the prompts, and which have failed.
         others: the prompts that each is compared with; None for one of which nothing is left.
+        advance: called when a model has read all responses.
         left_out: responses that are too short.
     """
 
-    prompts: Sequence[Prompt]
-    raising: bool
+    asked: Asked
     min_tokens: int
     max_new_tokens: int
     prepend_bos: bool | None
-    others: dict[str, Sequence[Prompt | None]] = field(default_factory=dict)
+    others: Mapping[str, Sequence[Prompt | None]]
+    advance: Advance
     rows: list[Row] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
-
-    @contextmanager
-    def guard(self, prompt: Prompt) -> Iterator[None]:
-        """List an error of this prompt as its failure."""
-        try:
-            yield
-        except (InputError, RuntimeError) as error:
-            if self.raising:
-                raise
-            self.failures[prompt.id] = str(error)
-
-    def going(self) -> list[Prompt]:
-        """Return the prompts that have not failed."""
-        return [prompt for prompt in self.prompts if prompt.id not in self.failures]
 
     def own(self, view: ModelView) -> dict[str, Response]:
         """Return the model's own greedy response to each prompt, cut to what fits after the longest of the others."""
-        options = {"max_new_tokens": self.max_new_tokens, "prepend_bos": self.prepend_bos}
-        prompts, responses = self.going(), {}
-        try:
-            found = generate(view, prompts, **options)
-        except (InputError, RuntimeError):  # of one of them: which one?
-            found = [None] * len(prompts)
-        for prompt, response in zip(prompts, found, strict=True):
-            with self.guard(prompt):
-                responses[prompt.id] = self._fitting(view, prompt, response or generate(view, prompt, **options))
+        found = own_responses(view, self.asked, max_new_tokens=self.max_new_tokens, prepend_bos=self.prepend_bos)
+        responses = {}
+        for prompt in self.asked.going():
+            with self.asked.guard(prompt):
+                responses[prompt.id] = self._fitting(view, prompt, found[prompt.id])
         return responses
 
     def _fitting(self, view: ModelView, prompt: Prompt, response: Response) -> Response:
@@ -107,9 +89,9 @@ class Run:
 
     def each(self, texts: Texts) -> Iterator[tuple[str, Prompt, str | Response]]:
         """Yield the text's name, the prompt and the response of all that may be read; an empty text is left out."""
-        for prompt in self.going():
+        for prompt in self.asked.going():
             for name, responses in texts.items():
-                if prompt.id in self.failures:
+                if prompt.id in self.asked.errors:
                     break
                 response = responses.get(prompt.id)
                 if response is None:
@@ -126,7 +108,7 @@ class Run:
 
     def add(self, view: ModelView, model: int, items: Sequence[Forced]) -> None:
         """Read responses after their prompts and after the others in one model, of all prompts that have not failed."""
-        items = [item for item in items if item.prompt.id not in self.failures]
+        items = [item for item in items if item.prompt.id not in self.asked.errors]
         means = iter(mean_log_probs(view, [reading for item in items for reading in item.readings]).tolist())
         for item in items:
             with_it, *without = [next(means) for _ in item.readings]
@@ -134,6 +116,7 @@ class Run:
             assert first is not None
             mean = sum(without) / len(without)
             self.rows.append(Row(item.prompt.id, item.text, model, first.n_response, len(without), with_it, mean))
+        self.advance(1)
 
 
 def references(prompts: Sequence[Prompt]) -> dict[str, dict[str, str]]:
@@ -144,10 +127,10 @@ def references(prompts: Sequence[Prompt]) -> dict[str, dict[str, str]]:
 
 def read_model(run: Run, view: ModelView, given: Texts | None) -> tuple[str, ...]:
     """Read every response in one model, and return the texts' names."""
-    texts = given or {OWN: run.own(view), **references(run.prompts)}
+    texts = given or {OWN: run.own(view), **references(run.asked.prompts)}
     forced = []
     for name, prompt, response in run.each(texts):
-        with run.guard(prompt):
+        with run.asked.guard(prompt):
             readings = readings_of(view, prompt, response, run.others[prompt.id], prepend_bos=run.prepend_bos)
             if readings[0] is not None and run.long_enough(readings[0].n_response):
                 forced.append(Forced(name, prompt, readings))
@@ -157,15 +140,15 @@ def read_model(run: Run, view: ModelView, given: Texts | None) -> tuple[str, ...
 
 def read_pair(
     run: Run, pair: ModelPair, given: Texts | None, controls: Iterable[Model]
-) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Read every response in both models and in the controls; return the texts' names, and each control's and kind."""
+) -> tuple[tuple[str, ...], tuple[ControlModel, ...]]:
+    """Read every response in both models and in the controls; return the texts' names, and the controls."""
     texts: dict[str, Mapping[str, str | Response]] = dict(given or {"base": run.own(view_of(pair.base))})
     view = view_of(pair.tuned)
     if not given:
-        texts |= {"tuned": run.own(view), **references(run.prompts)}
+        texts |= {"tuned": run.own(view), **references(run.asked.prompts)}
     both, in_tuned, in_base = [], [], []
     for name, prompt, response in run.each(texts):
-        with run.guard(prompt):
+        with run.asked.guard(prompt):
             others = run.others[prompt.id]
             found = force_on_tuned(pair, view, prompt, response, others, prepend_bos=run.prepend_bos)
             if run.long_enough(found.first.tuned.n_response):
@@ -174,13 +157,14 @@ def read_pair(
     run.add(view, 1, in_tuned)
     view = view_of(pair.base)
     for name, prompt, found in both:
-        with run.guard(prompt):
+        with run.asked.guard(prompt):
             in_base.append(Forced(name, prompt, base_readings(pair, view, found, prepend_bos=run.prepend_bos)))
     run.add(view, 0, in_base)
-    return tuple(texts), [_read_control(run, view, control, 2 + i, in_base) for i, control in enumerate(controls)]
+    read = (_read_control(run, view, control, 2 + i, in_base) for i, control in enumerate(controls))
+    return tuple(texts), tuple(read)
 
 
-def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: Sequence[Forced]) -> tuple[str, str]:
+def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: Sequence[Forced]) -> ControlModel:
     """Read what the base read; a control that was made for it is let go of."""
     view = view_of(model)
     if view.d_vocab != base.d_vocab:
@@ -189,4 +173,4 @@ def _read_control(run: Run, base: ModelView, model: Model, place: int, forced: S
     run.add(view, place, forced)
     if not was_made:
         view.free()
-    return view.info.id, view.provenance("instruction_use", {}).control_kind
+    return ControlModel(view.info.id, view.control)

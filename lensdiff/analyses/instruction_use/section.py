@@ -43,7 +43,7 @@ def summary(found: Found) -> pd.DataFrame:
 def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the pair's use."""
     use = found.maybe("instruction_use", InstructionUse)
-    return {} if use is None else {"instruction use": list(use.control_kinds[2:])}
+    return {} if use is None else {"instruction use": list(use.provenance.control_kinds)}
 
 
 SUMMARIES = {"Instruction use, nats per token": summary}

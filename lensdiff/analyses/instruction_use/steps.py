@@ -15,7 +15,7 @@ from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Response
+from lensdiff.models.response import Response
 from lensdiff.results import InputError
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
@@ -65,7 +65,7 @@ def read_use(inputs: Inputs, options: InstructionUseOptions, model: Model | Mode
     prompts, texts = forced_texts(inputs, options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told once, for all models
-        return instruction_use(model, prompts, texts, by=by, draws=options.draws, seed=inputs.seed)
+        return instruction_use(model, prompts, texts, by=by, draws=options.draws, seed=inputs.seed, progress=False)
 
 
 def response_reads(plan: Plan, unit: Unit, options: InstructionUseOptions) -> Iterable[Read]:

@@ -40,7 +40,7 @@ from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, view_of
 from lensdiff.models.words import word_tokens
 from lensdiff.results import InputError, Result
-from lensdiff.stats.controls import FEWEST_FOR_RANK
+from lensdiff.results.tidy import tidy
 
 WORDS = 15  # as many as an annotator is shown
 DIRECTIONS = 999
@@ -92,10 +92,9 @@ class Coherence(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio, coherence, p, p_adjusted."""
-        names = ["layer", "side", "component"]
-        keys = pd.MultiIndex.from_product([self.layers, self.sides, range(self.p.shape[2])], names=names)
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.p.shape[2])}
         columns = ("explained_variance_ratio", "coherence", "p", "p_adjusted")
-        return keys.to_frame(index=False).assign(**{name: getattr(self, name).flatten().numpy() for name in columns})
+        return tidy(axes, {name: getattr(self, name) for name in columns})
 
     def by_layer(self) -> pd.DataFrame:
         """Return one row per layer and side: mean_coherence, null_mean, share_above, share_adjusted.
@@ -146,8 +145,8 @@ def coherence(
         raise InputError(f"reading={reading!r} is none of {', '.join(READINGS)}")
     if top_words < 2:
         raise InputError(f"top_words={top_words} given, expected at least 2: coherence is about pairs")
-    if n_directions < FEWEST_FOR_RANK:
-        raise InputError(f"n_directions={n_directions} given, expected at least {FEWEST_FOR_RANK}")
+    if n_directions < stats.FEWEST_FOR_RANK:
+        raise InputError(f"n_directions={n_directions} given, expected at least {stats.FEWEST_FOR_RANK}")
     view = view_of(model)
     if view.d_model != concepts.components.shape[-1]:
         raise InputError(
@@ -208,8 +207,11 @@ def _ranks(
 ) -> tuple[Float[np.ndarray, "layer side component"], Float[np.ndarray, "layer side component"]]:
     """Return each component's p among the random directions of its side, and the adjusted one."""
     null_of: Sequence[np.ndarray] = [row[~np.isnan(row)] for row in null]
-    if min(map(len, null_of)) < FEWEST_FOR_RANK:
-        raise InputError(f"only {min(map(len, null_of))} random directions have two words with a vector, 19 are needed")
+    fewest = min(map(len, null_of))
+    if fewest < stats.FEWEST_FOR_RANK:
+        raise InputError(
+            f"only {fewest} random directions have two words with a vector, {stats.FEWEST_FOR_RANK} are needed"
+        )
     p, adjusted = np.full(own.shape, np.nan), np.full(own.shape, np.nan)
     places = [place for place in np.ndindex(own.shape) if not np.isnan(own[place])]
     tests = [stats.control_rank(own[place], null_of[place[1]], alternative="greater") for place in places]

@@ -19,7 +19,7 @@ lensdiff's own.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -29,13 +29,16 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from lensdiff.analyses.mlp.defaults import COMPONENTS
+from lensdiff.analyses.mlp.defaults import SIDES as READ
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
+from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.tidy import tidy
 
 Side = Literal["value", "key", "gate"]
 SIDES: tuple[Side, ...] = get_args(Side)
-COMPONENTS = 300
 MATRIX: dict[Side, Literal["W_out", "W_in", "W_gate"]] = {"value": "W_out", "key": "W_in", "gate": "W_gate"}
 
 
@@ -111,11 +114,10 @@ class Selection:
         """Return the selection, components clipped to d_model and d_mlp - 1.
 
         Raises:
-            InputError: a layer or side does not exist, none is given, or the number of components is below 1.
+            InputError: a layer or side does not exist, none is given, a layer comes twice, or the number of
+                components is below 1.
         """
-        chosen = tuple(range(view.n_layers)) if layers is None else tuple(dict.fromkeys(layers))
-        if not chosen or not all(0 <= layer < view.n_layers for layer in chosen):
-            raise InputError(f"layers={list(chosen)} given, expected some of 0 to {view.n_layers - 1}")
+        chosen = chosen_indices(layers, range(view.n_layers), "layers")
         if isinstance(sides, str) or not sides or not set(sides) <= set(SIDES):
             raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(SIDES)}")
         if n_components < 1:
@@ -163,6 +165,8 @@ class Directions(Protocol):
 class ConceptDirections(Result):
     """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`."""
 
+    layer_by_layer: ClassVar[bool] = True
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     components: Float[Tensor, "layer side component d_model"]
@@ -170,12 +174,8 @@ class ConceptDirections(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio."""
-        keys = pd.MultiIndex.from_product(
-            [self.layers, self.sides, range(self.components.shape[2])], names=["layer", "side", "component"]
-        )
-        return keys.to_frame(index=False).assign(
-            explained_variance_ratio=self.explained_variance_ratio.flatten().numpy()
-        )
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.components.shape[2])}
+        return tidy(axes, {"explained_variance_ratio": self.explained_variance_ratio})
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k components that explain most of their layer's variance."""
@@ -186,7 +186,7 @@ def concept_directions(
     model: Model,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = ("value",),
+    sides: Sequence[str] = READ,
     n_components: int = COMPONENTS,
     fold_gain: bool = True,
 ) -> ConceptDirections:

@@ -16,7 +16,7 @@ own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, SupportsInt
+from typing import ClassVar, Literal, NamedTuple, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -26,11 +26,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
+from lensdiff.analyses.mlp.defaults import SIDES as READ
+from lensdiff.analyses.mlp.defaults import TOP_WORDS
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
-TOP_WORDS = 50
 Embedding = Literal["W_U", "W_E"]
 READ_AGAINST: dict[Side, Embedding] = {"value": "W_U", "key": "W_E", "gate": "W_E"}
 
@@ -72,6 +74,8 @@ class MLPConcepts(Result):
     `excluded` holds the words of the list that map to no token. Components are kept in float32, of length 1.
     """
 
+    layer_by_layer: ClassVar[bool] = True
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     words: tuple[str, ...]
@@ -88,30 +92,25 @@ class MLPConcepts(Result):
 
         Words of largest |score| first; the score is signed.
         """
-        size = self.index.shape[3]
-        frame = self._frame({"component": range(self.index.shape[2]), "rank": range(1, size + 1)})
-        ratio = self.explained_variance_ratio.flatten().repeat_interleave(size)
-        frame.insert(3, "explained_variance_ratio", ratio.numpy())
-        return frame.assign(word=self._words(self.index), score=self.score.flatten().numpy())
+        columns = {
+            "explained_variance_ratio": self.explained_variance_ratio[..., None],
+            "word": self._words(self.index),
+            "score": self.score,
+        }
+        frame = tidy(self._components | {"rank": range(1, self.index.shape[3] + 1)}, columns)
+        frame.insert(3, "explained_variance_ratio", frame.pop("explained_variance_ratio"))
+        return frame
 
     def poles(self) -> pd.DataFrame:
         """Return the words at both ends: layer, side, component, pole (positive, negative), rank, word, score."""
-        size = self.pole_index.shape[4]
-        axes = {
-            "component": range(self.index.shape[2]),
-            "pole": ("positive", "negative"),
-            "rank": range(1, size + 1),
-        }
-        frame = self._frame(axes)
-        return frame.assign(word=self._words(self.pole_index), score=self.pole_score.flatten().numpy())
+        axes = self._components | {"pole": ("positive", "negative"), "rank": range(1, self.pole_index.shape[4] + 1)}
+        return tidy(axes, {"word": self._words(self.pole_index), "score": self.pole_score})
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k components that explain most of their layer's variance, each with its words in one text."""
         shown = min(15, self.index.shape[3])
-        frame = self._frame({"component": range(self.index.shape[2])})
-        names = np.asarray(self._words(self.index[..., :shown]), dtype=object).reshape(-1, shown)
-        frame["explained_variance_ratio"] = self.explained_variance_ratio.flatten().numpy()
-        frame["words"] = [", ".join(row) for row in names]
+        frame = tidy(self._components, {"explained_variance_ratio": self.explained_variance_ratio})
+        frame["words"] = [", ".join(row) for row in self._words(self.index[..., :shown]).reshape(-1, shown)]
         return frame.nlargest(k, "explained_variance_ratio").reset_index(drop=True)
 
     def words_of(self, layer: SupportsInt, side: str, component: SupportsInt, k: int = 15) -> list[str]:
@@ -129,12 +128,12 @@ class MLPConcepts(Result):
         row = self.index[self.layers.index(layer), [*self.sides].index(side), component]
         return [self.words[i] for i in row[:k].tolist()]
 
-    def _frame(self, axes: dict[str, Sequence]) -> pd.DataFrame:
-        keys = pd.MultiIndex.from_product([self.layers, self.sides, *axes.values()], names=["layer", "side", *axes])
-        return keys.to_frame(index=False)
+    @property
+    def _components(self) -> dict[str, Sequence]:
+        return {"layer": self.layers, "side": self.sides, "component": range(self.index.shape[2])}
 
     def _words(self, index: Int[Tensor, "..."]) -> np.ndarray:
-        return np.asarray(self.words, dtype=object)[index.flatten().numpy()]
+        return np.asarray(self.words, dtype=object)[index.numpy()]
 
 
 def mlp_concepts(
@@ -142,7 +141,7 @@ def mlp_concepts(
     vocabulary: WordList,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = ("value",),
+    sides: Sequence[str] = READ,
     n_components: int = COMPONENTS,
     top_words: int = TOP_WORDS,
     fold_gain: bool = True,

@@ -32,12 +32,13 @@ from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.analyses.mlp.components import Directions, Side, concept_directions
+from lensdiff.analyses.mlp.defaults import RANKS
 from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
-RANKS = (1, 5, 10, 20, 50)
 HEADLINE, BESIDE = "gradient-noise", "spectrum"  # kinds that every table has columns for
 
 
@@ -80,7 +81,6 @@ class Rotation(Result):
 
     Attributes:
         layers, sides, ranks: what the axes count.
-        kinds, n_controls: the kinds of controls ("spectrum", "norm", ...) and how many of each.
         angles: principal angles at each rank, smallest first, NaN beyond the rank.
         band: limits (low, high) within which one more control's mean angle lies, per kind; NaN with fewer than 19.
         match: the tuned component that each of the base's is matched with.
@@ -92,8 +92,6 @@ class Rotation(Result):
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     ranks: tuple[int, ...]
-    kinds: tuple[str, ...]
-    n_controls: tuple[int, ...]
     angles: Float[Tensor, "layer side rank angle"]
     band: Float[Tensor, "kind limit layer side rank"]
     match: Int[Tensor, "layer side component"]
@@ -105,16 +103,28 @@ class Rotation(Result):
     lost: Int[Tensor, "layer side component lost"]
     gained: Int[Tensor, "layer side component gained"]
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of controls ("spectrum", "norm", ...), each once."""
+        return tuple(self.provenance.control_counts)
+
+    @property
+    def n_controls(self) -> tuple[int, ...]:
+        """How many controls there are of each kind."""
+        return tuple(self.provenance.control_counts.values())
+
     def to_df(self) -> pd.DataFrame:
         """Return one row per layer, side and rank: layer, side, rank, mean_angle, largest_angle and the bands.
 
         Bands: gradient-noise_low, gradient-noise_high, spectrum_low, spectrum_high of mean_angle (NaN where there were
         fewer than 19 such controls), and those of other kinds.
         """
-        frame = self._frame(rank=self.ranks)
-        frame["mean_angle"] = self.angles.nanmean(dim=-1).flatten().numpy()
-        frame["largest_angle"] = self.angles.nan_to_num(-1.0).amax(dim=-1).flatten().numpy()
-        return frame.assign(**self._limits(self.band))
+        angles = {
+            "mean_angle": self.angles.nanmean(dim=-1),
+            "largest_angle": self.angles.nan_to_num(-1.0).amax(dim=-1),
+        }
+        axes = {"layer": self.layers, "side": self.sides, "rank": self.ranks}
+        return tidy(axes, angles | self._limits(self.band))
 
     def matched(self, *, words: int = 15) -> pd.DataFrame:
         """Return one row per component: layer, side, component, tuned_component, angle, bands, variance and words.
@@ -122,14 +132,15 @@ class Rotation(Result):
         Variance: base_variance, tuned_variance, variance_change (tuned - base). Words: lost and gained, the first
         `words` of each in one text. Bands as in `to_df`, of `angle`.
         """
-        frame = self._frame(component=range(self.match.shape[2]))
-        frame["tuned_component"] = self.match.flatten().numpy()
-        frame["angle"] = self.matched_angle.flatten().numpy()
-        frame = frame.assign(**self._limits(self.matched_band))
-        frame["base_variance"] = self.base_variance.flatten().numpy()
         tuned = torch.gather(self.tuned_variance, 2, self.match)
-        frame["tuned_variance"] = tuned.flatten().numpy()
-        frame["variance_change"] = frame.tuned_variance - frame.base_variance
+        variances = {
+            "base_variance": self.base_variance,
+            "tuned_variance": tuned,
+            "variance_change": tuned - self.base_variance,
+        }
+        angles = {"tuned_component": self.match, "angle": self.matched_angle}
+        axes = {"layer": self.layers, "side": self.sides, "component": range(self.match.shape[2])}
+        frame = tidy(axes, angles | self._limits(self.matched_band) | variances)
         for name in ("lost", "gained"):
             rows = getattr(self, name).flatten(0, 2)[:, :words].tolist()
             frame[name] = [", ".join(self.words[i] for i in row if i >= 0) for row in rows]
@@ -141,18 +152,12 @@ class Rotation(Result):
         beyond = frame.angle - highest(frame)
         return frame.loc[beyond.nlargest(k).index].reset_index(drop=True)
 
-    def _frame(self, **axis: Sequence[int]) -> pd.DataFrame:
-        keys = pd.MultiIndex.from_product([self.layers, self.sides, *axis.values()], names=["layer", "side", *axis])
-        return keys.to_frame(index=False)
-
     def _limits(self, band: Float[Tensor, "kind limit ..."]) -> dict[str, Any]:
-        columns = {}
-        for kind in dict.fromkeys((HEADLINE, BESIDE, *self.kinds)):
-            for i, limit in enumerate(("low", "high")):
-                known = kind in self.kinds
-                values = band[self.kinds.index(kind), i].flatten().numpy() if known else np.nan
-                columns[f"{kind}_{limit}"] = values
-        return columns
+        return {
+            f"{kind}_{limit}": band[self.kinds.index(kind), i] if kind in self.kinds else np.nan
+            for kind in dict.fromkeys((HEADLINE, BESIDE, *self.kinds))
+            for i, limit in enumerate(("low", "high"))
+        }
 
 
 def rotation(
@@ -178,31 +183,32 @@ def rotation(
     _check(base, tuned, "tuned")
     used = _ranks(ranks, base)
     change = turn(base.components, tuned.components, used)
-    by_kind: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for kind, directions in _stream(controls, base):
-        other = turn(base.components, directions.components, used)
-        by_kind.setdefault(kind, []).append((other.means(), other.matched_angle.numpy()))
+    origins, means, matched_angles = [], [], []
+    for control in _stream(controls, base):
+        other = turn(base.components, control.components, used)
+        origins.append(control.provenance)
+        means.append(other.means())
+        matched_angles.append(other.matched_angle.numpy())
     changes = word_changes(base, tuned, change.match)
     options = {
         "base": base.provenance.model,
         "concepts": tuned.provenance.options,
         "ranks": list(used),
         "ranks_left_out": [rank for rank in ranks if rank not in used],
-        "controls": {kind: len(found) for kind, found in by_kind.items()},
         "level": level,
     }
+    provenance = replace(tuned.provenance, analysis="rotation", options=options).beside(origins)
+    kinds = provenance.control_kinds
     return Rotation(
-        replace(tuned.provenance, analysis="rotation", options=options),
+        provenance,
         base.layers,
         base.sides,
         used,
-        tuple(by_kind),
-        tuple(len(found) for found in by_kind.values()),
         change.angles,
-        _bands([[means for means, _ in found] for found in by_kind.values()], change.means().shape, level),
+        _bands(change.means(), stats.by_kind(means, kinds), level),
         change.match,
         change.matched_angle,
-        _bands([[angle for _, angle in found] for found in by_kind.values()], change.match.shape, level),
+        _bands(change.matched_angle.numpy(), stats.by_kind(matched_angles, kinds), level),
         base.explained_variance_ratio.clone(),  # a file holds no tensor twice, and tuned may be the base itself
         tuned.explained_variance_ratio.clone(),
         *_named(changes),
@@ -224,8 +230,8 @@ def _ranks(ranks: Sequence[int], base: Directions) -> tuple[int, ...]:
     return used
 
 
-def _stream(controls: Iterable[Any], base: Directions) -> Iterator[tuple[str, Directions]]:
-    """Yield kind and components of one control after the other; a model's are computed here and let go of."""
+def _stream(controls: Iterable[Any], base: Directions) -> Iterator[Directions]:
+    """Yield the components of one control after the other; a model's are computed here and let go of."""
     options = base.provenance.options
     for i, control in enumerate(controls):
         found = control
@@ -238,7 +244,7 @@ def _stream(controls: Iterable[Any], base: Directions) -> Iterator[tuple[str, Di
                 fold_gain=options["fold_gain"],
             )
         _check(base, found, f"control {i}")
-        yield found.provenance.control_kind, found
+        yield found
 
 
 def _check(base: Directions, other: Directions, name: str) -> None:
@@ -255,7 +261,8 @@ def _check(base: Directions, other: Directions, name: str) -> None:
         raise InputError(f"{name} has fold_gain={folded[0]}, the base has fold_gain={folded[1]}: expected the same")
 
 
-def _bands(kinds: list[list[np.ndarray]], shape: tuple[int, ...], level: float) -> Float[Tensor, "kind limit ..."]:
-    bands = [np.stack(stats.kind_band(np.stack(controls), level=level)) for controls in kinds]
-    found = np.stack(bands) if bands else np.zeros((0, 2, *shape))
-    return torch.from_numpy(found.clip(0.0, np.pi / 2))
+def _bands(
+    angles: Float[np.ndarray, "*shape"], controls: dict[str, list[np.ndarray]], level: float
+) -> Float[Tensor, "kind limit *shape"]:
+    bands = stats.against_controls(angles, controls, level=level, limits=(0.0, np.pi / 2)).bands
+    return torch.from_numpy(np.stack(bands, axis=1))

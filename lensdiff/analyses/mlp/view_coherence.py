@@ -1,17 +1,73 @@
 """How coherent the components' words are, layer by layer, beside random directions: base and tuned model."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from lensdiff.analyses.mlp.coherence import SIGNIFICANT, Coherence, adjusted_together
 from lensdiff.results import Diff
 from lensdiff.views.fallback import table_html
+from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.show import register_diff, register_view
-from lensdiff.views.widget import Widget
+from lensdiff.views.small_table import SmallTable
+from lensdiff.views.widget import Role, Widget
 
 TOP = 8
 NULLS = ("expected without meaning", "random directions")
+
+
+Run = tuple[Role, str, Coherence]  # the colour, the name, and the result
+
+
+@dataclass(frozen=True)
+class MeasureData:
+    """What the curve can show: its name, and the unit of its axis."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class ModelData:
+    """One model's curves; of the measures the first is in %, the second a cosine.
+
+    Attributes:
+        role: its colour.
+        name: its name.
+        null_name: of the line of its random directions.
+        values: [measure][side][layer], None where no component has enough words.
+        nulls: [measure][side], without any meaning.
+        top: the most coherent components.
+    """
+
+    role: Role
+    name: str
+    null_name: str
+    values: list[list[list[float | None]]]
+    nulls: list[list[float]]
+    top: SmallTable
+
+
+@dataclass(frozen=True)
+class CoherenceData:
+    """What the script of the curve is given.
+
+    Attributes:
+        layers: their numbers.
+        sides: kinds of vectors, one of which is chosen.
+        measures: one of which is chosen.
+        facts: paragraphs above.
+        expected: name of the line that chance gives for the first measure, which all models share.
+        models: base and tuned, or one.
+    """
+
+    layers: Sequence[int]
+    sides: Sequence[str]
+    measures: list[MeasureData]
+    facts: list[str]
+    expected: str
+    models: list[ModelData]
 
 
 @register_view
@@ -27,25 +83,25 @@ def show_coherence_of_both(result: Diff) -> Widget:
     return _widget([("base", "base", base), ("tuned", "tuned", tuned)])
 
 
-def _widget(runs: list[tuple[str, str, Coherence]]) -> Widget:
+def _widget(runs: list[Run]) -> Widget:
     first = runs[0][2]
-    data = {
-        "layers": list(first.layers),
-        "sides": list(first.sides),
-        "measures": [
-            {"name": "share above random", "unit": "components above random, %"},
-            {"name": "mean coherence", "unit": "mean cosine of two top words"},
+    data = CoherenceData(
+        layers=first.layers,
+        sides=first.sides,
+        measures=[
+            MeasureData("share above random", "components above random, %"),
+            MeasureData("mean coherence", "mean cosine of two top words"),
         ],
-        "facts": _facts(runs),
-        "expected": NULLS[0],
-        "models": [_model(role, name, result, several=len(runs) > 1) for role, name, result in runs],
-    }
+        facts=_facts(runs),
+        expected=NULLS[0],
+        models=[_model(run, several=len(runs) > 1) for run in runs],
+    )
     frames = [result.by_layer().assign(model=name) for _, name, result in runs]
     title = f"Coherence of concepts: {' and '.join(run.provenance.model for *_, run in runs)}"
     return Widget("coherence", data, title, height=760, fallback=table_html(pd.concat(frames), "By layer"))
 
 
-def _facts(runs: list[tuple[str, str, Coherence]]) -> list[str]:
+def _facts(runs: list[Run]) -> list[str]:
     options = runs[0][2].provenance.options
     shares = ", ".join(f"{name} {_share(result):.1%}" for _, name, result in runs)
     return [
@@ -62,32 +118,26 @@ def _share(result: Coherence) -> float:
     return float((known <= SIGNIFICANT).double().mean())
 
 
-def _model(role: str, name: str, result: Coherence, *, several: bool) -> dict[str, Any]:
+def _model(run: Run, *, several: bool) -> ModelData:
+    role, name, result = run
     frame = result.by_layer().set_index(["layer", "side"])
     percent = 100 * frame.share_above
     of_null = f"{NULLS[1]} of {name}" if several else NULLS[1]
-    top = result.top(TOP)[["layer", "side", "component", "coherence", "p", "p_adjusted"]]
-    return {
-        "role": role,
-        "name": name,
-        "null_name": of_null,
-        "values": [_by_side(result, values) for values in (percent, frame.mean_coherence)],
-        "nulls": [
-            [100 * SIGNIFICANT] * len(result.sides),
-            [float(f"{value:.4g}") for value in result.null.nanmean(dim=1).tolist()],
-        ],
-        "top": {
-            "caption": f"The most coherent components: {name}",
-            "columns": list(top.columns),
-            "rows": [list(row) for row in top.astype(object).itertuples(index=False)],
-        },
-    }
+    top = result.top(TOP).loc[:, ["layer", "side", "component", "coherence", "p", "p_adjusted"]]
+    return ModelData(
+        role,
+        name,
+        of_null,
+        values=[_by_side(result, values) for values in (percent, frame.mean_coherence)],
+        nulls=[[100 * SIGNIFICANT] * len(result.sides), rounded_all(result.null.nanmean(dim=1))],
+        top=SmallTable.of(top, f"The most coherent components: {name}"),
+    )
 
 
 def _by_side(result: Coherence, values: pd.Series) -> list[list[float | None]]:
     """Return [side][layer], None where no component of a layer has enough words."""
-    known = values.to_dict()
+    found = values.to_dict()
     return [
-        [float(f"{known[layer, side]:.4g}") if (layer, side) in known else None for layer in result.layers]
+        [rounded(found[layer, side]) if (layer, side) in found else None for layer in result.layers]
         for side in result.sides
     ]

@@ -1,7 +1,8 @@
 """The concept browser: components of a layer with their words at both poles, base beside tuned."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,8 +10,10 @@ from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.subspaces import Matching, matched
 from lensdiff.results import Diff
 from lensdiff.views.fallback import table_html
+from lensdiff.views.numbers import rounded
 from lensdiff.views.show import register_diff, register_view
-from lensdiff.views.widget import Widget
+from lensdiff.views.widget import Role, Widget
+from lensdiff.views.words import WordIndex
 
 WORDS = 10  # at each pole
 MOST, BUDGET = 100, 6000  # components of a layer, and of the whole widget
@@ -25,14 +28,62 @@ BOTH = (
 )
 
 
-@dataclass
-class _Words:
-    """The words that a widget mentions, each once."""
+class PoleWord(NamedTuple):
+    """A word at a pole: its number among the widget's words, and its score (a cosine) in hundredths."""
 
-    index: dict[str, int] = field(default_factory=dict)
+    word: int
+    score: int
 
-    def __call__(self, word: str) -> int:
-        return self.index.setdefault(word, len(self.index))
+
+@dataclass(frozen=True)
+class ModelComponent:
+    """A component in one model.
+
+    Attributes:
+        number: of the component within its layer and side.
+        variance: the share of the variance that it explains, from 0 to 1.
+        poles: the words at the positive and at the negative pole, the largest |score| first.
+    """
+
+    number: int
+    variance: float
+    poles: list[list[PoleWord]]
+
+
+@dataclass(frozen=True)
+class ComponentData:
+    """A component of the first model, and the one that it is matched with in the second.
+
+    Attributes:
+        angle: between the two, in degrees; None where there is one model.
+        models: the component in each model.
+    """
+
+    angle: float | None
+    models: list[ModelComponent]
+
+
+@dataclass(frozen=True)
+class ConceptsData:
+    """What the script of the browser is given.
+
+    Attributes:
+        layers: their numbers, one of which is chosen.
+        sides: kinds of vectors, one of which is chosen.
+        roles: of the models, their colours.
+        names: of the models.
+        facts: paragraphs above.
+        components: [layer][side], those with most variance first.
+        words: that components mention.
+    """
+
+    layers: Sequence[int]
+    sides: Sequence[str]
+    roles: list[Role]
+    names: list[str]
+    facts: list[str]
+    components: list[list[list[ComponentData]]]
+    words: list[str]
 
 
 @register_view
@@ -49,8 +100,8 @@ def show_concepts_of_both(result: Diff) -> Widget:
     return _widget(sides, ["base", "tuned"], names, [SCORES, BOTH])
 
 
-def _widget(results: list[MLPConcepts], roles: list[str], names: list[str], facts: list[str]) -> Widget:
-    first, words = results[0], _Words()
+def _widget(results: list[MLPConcepts], roles: list[Role], names: list[str], facts: list[str]) -> Widget:
+    first, words = results[0], WordIndex()
     n = first.index.shape[2]
     shown = min(n, MOST, max(1, BUDGET // (len(first.layers) * len(first.sides))))
     if shown < n:
@@ -59,35 +110,26 @@ def _widget(results: list[MLPConcepts], roles: list[str], names: list[str], fact
         [_components(results, words, layer, side, shown) for side in range(len(first.sides))]
         for layer in range(len(first.layers))
     ]
-    data = {
-        "layers": list(first.layers),
-        "sides": list(first.sides),
-        "roles": roles,
-        "names": names,
-        "facts": facts,
-        "components": components,
-        "words": list(words.index),
-    }
+    data = ConceptsData(first.layers, first.sides, roles, names, facts, components, words.words())
     top = results[-1].top(10)
     title = f"Concepts of feed-forward layers: {' and '.join(r.provenance.model for r in results)}"
     return Widget("concepts", data, title, height=760, fallback=table_html(top, "Components with most variance"))
 
 
-def _components(results: list[MLPConcepts], words: _Words, layer: int, side: int, shown: int) -> list[dict[str, Any]]:
-    match = matched(*(r.components[layer, side] for r in results)) if len(results) > 1 else None
-    return [
-        {
-            "angle": None if match is None else float(f"{np.degrees(float(match.angle[i])):.3g}"),
-            "models": [_model(results[0], words, (layer, side, i), 1)]
-            + ([] if match is None else [_matched_model(results, words, (layer, side, i), match)]),
-        }
-        for i in range(shown)
-    ]
+def _components(results: list[MLPConcepts], words: WordIndex, layer: int, side: int, shown: int) -> list[ComponentData]:
+    if len(results) == 1:
+        return [ComponentData(None, [_model(results[0], words, (layer, side, i), 1)]) for i in range(shown)]
+    match, found = matched(*(r.components[layer, side] for r in results)), []
+    for i in range(shown):
+        place = layer, side, i
+        models = [_model(results[0], words, place, 1), _matched_model(results, words, place, match)]
+        found.append(ComponentData(rounded(np.degrees(float(match.angle[i])), 3), models))
+    return found
 
 
 def _matched_model(
-    results: list[MLPConcepts], words: _Words, place: tuple[int, int, int], match: Matching
-) -> dict[str, Any]:
+    results: list[MLPConcepts], words: WordIndex, place: tuple[int, int, int], match: Matching
+) -> ModelComponent:
     base, tuned = results
     layer, side, i = place
     found = layer, side, int(match.index[i])
@@ -95,16 +137,13 @@ def _matched_model(
     return _model(tuned, words, found, -1 if turned < 0 else 1)
 
 
-def _model(result: MLPConcepts, words: _Words, place: tuple[int, int, int], sign: int) -> dict[str, Any]:
+def _model(result: MLPConcepts, words: WordIndex, place: tuple[int, int, int], sign: int) -> ModelComponent:
     poles = [
         [
-            [words(result.words[word]), round(100 * sign * score)]
+            PoleWord(words(result.words[word]), round(100 * sign * score))
             for word, score in zip(index[:WORDS], scores[:WORDS], strict=True)
         ]
         for index, scores in zip(result.pole_index[place].tolist(), result.pole_score[place].tolist(), strict=True)
     ]
-    return {
-        "number": place[2],
-        "variance": float(f"{float(result.explained_variance_ratio[place]):.3g}"),
-        "poles": poles if sign > 0 else poles[::-1],
-    }
+    variance = rounded(float(result.explained_variance_ratio[place]), 3)
+    return ModelComponent(place[2], variance, poles if sign > 0 else poles[::-1])

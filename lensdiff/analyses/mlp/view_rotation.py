@@ -1,16 +1,21 @@
 """How far tuning turned the concepts: the layer curve with the bands of the controls, and the components behind it."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from lensdiff.analyses.mlp.rotation import Rotation, highest
 from lensdiff.stats import FEWEST_FOR_RANK
 from lensdiff.views.fallback import table_html
+from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view
+from lensdiff.views.small_table import SmallTable
 from lensdiff.views.widget import Widget
 
 TOP = 12
@@ -24,42 +29,78 @@ LIMITS = (
 )
 
 
+Angles = list[list[list[float]]]  # degrees of [side][rank][layer]
+
+
+@dataclass(frozen=True)
+class BandData:
+    """A kind with enough controls: in each layer one more of them would have a mean angle from low to high.
+
+    Attributes:
+        name: of the kind.
+        outline: drawn as its edge alone, so that those behind it are seen.
+        low: lower limit.
+        high: upper limit.
+    """
+
+    name: str
+    outline: bool
+    low: Angles
+    high: Angles
+
+
+@dataclass(frozen=True)
+class RotationData:
+    """What the script of the curve is given.
+
+    Attributes:
+        layers: their numbers.
+        sides: kinds of vectors, one of which is chosen.
+        ranks: sizes of the subspace, one of which is chosen.
+        mean: of the principal angles.
+        largest: of the principal angles.
+        bands: of the controls, for the mean.
+        facts: paragraphs above.
+        limits: what the view does not say.
+        top: matched components beyond their band.
+    """
+
+    layers: Sequence[int]
+    sides: Sequence[str]
+    ranks: list[str]
+    mean: Angles
+    largest: Angles
+    bands: list[BandData]
+    facts: list[str]
+    limits: Sequence[str]
+    top: SmallTable
+
+
 @register_view
 def show_rotation(result: Rotation) -> Widget:
     """Return the layer curve of one pair."""
-    table = _top(result)
-    data = {
-        "layers": list(result.layers),
-        "sides": list(result.sides),
-        "ranks": [str(rank) for rank in result.ranks],
-        "mean": _degrees(result.angles.nanmean(dim=-1)),
-        "largest": _degrees(result.angles.nan_to_num(-1.0).amax(dim=-1)),
-        "bands": [
-            {
-                "name": f"{kind} controls ({n})",
-                "outline": i > 0,
-                "low": _degrees(result.band[i, 0]),
-                "high": _degrees(result.band[i, 1]),
-            }
+    data = RotationData(
+        layers=result.layers,
+        sides=result.sides,
+        ranks=[str(rank) for rank in result.ranks],
+        mean=_degrees(result.angles.nanmean(dim=-1)),
+        largest=_degrees(result.angles.nan_to_num(-1.0).amax(dim=-1)),
+        bands=[
+            BandData(f"{kind} controls ({n})", i > 0, *(_degrees(limit) for limit in result.band[i]))
             for i, (kind, n) in enumerate(zip(result.kinds, result.n_controls, strict=True))
             if not bool(result.band[i].isnan().any())
         ],
-        "facts": _facts(result),
-        "limits": LIMITS,
-        "top": {
-            "caption": "Matched components that turned furthest beyond their band",
-            "columns": list(table.columns),
-            "rows": [list(row) for row in table.astype(object).where(table.notna(), None).itertuples(index=False)],
-        },
-    }
+        facts=_facts(result),
+        limits=LIMITS,
+        top=SmallTable.of(_top(result), "Matched components that turned furthest beyond their band"),
+    )
     title = f"Rotation of concepts: {result.provenance.options['base']} to {result.provenance.model}"
     return Widget("rotation", data, title, height=900, fallback=table_html(result.to_df(), "Angles in radians"))
 
 
-def _degrees(values: Tensor) -> list[Any]:
-    """Return [side][rank][layer] of [layer side rank]."""
-    degrees = np.degrees(values.double().permute(1, 2, 0).numpy())
-    return [[[float(f"{v:.4g}") for v in row] for row in side] for side in degrees]
+def _degrees(values: Float[Tensor, "layer side rank"]) -> Angles:
+    degrees = np.degrees(rearrange(values.double(), "layer side rank -> side rank layer").numpy())
+    return [[rounded_all(rank) for rank in side] for side in degrees]
 
 
 def _facts(result: Rotation) -> list[str]:

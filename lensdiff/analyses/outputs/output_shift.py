@@ -33,10 +33,12 @@ from transformers import PreTrainedTokenizerBase
 from lensdiff.analyses.outputs.distributions import js_distance, kl_divergence, ranks, top_k_agreement
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelView, view_of
+from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, Response, as_prompt, generate, strings_of
-from lensdiff.results import InputError, Result
+from lensdiff.models.response import Response
+from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, generate, strings_of
+from lensdiff.results import InputError, Result, Results
 
 MARGINAL = 3  # the last rank under the base that is only a marginal shift
 KINDS = ("unshifted", "marginal", "shifted")
@@ -135,67 +137,66 @@ def output_shift(
     prompt: Prompt | str,
     response: str | Response | None = None,
     *,
-    top_k: int = TOP_K,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    prepend_bos: bool | None = None,
-    max_bytes: int = 2**30,
+    top_k: int = ...,
+    max_new_tokens: int = ...,
+    prepend_bos: bool | None = ...,
+    max_bytes: int = ...,
+    progress: bool | None = ...,
 ) -> OutputShift: ...
-
-
 @overload
 def output_shift(
     pair: ModelPair,
     prompt: Sequence[Prompt | str],
     response: Sequence[str | Response | None] | None = None,
     *,
-    top_k: int = TOP_K,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    prepend_bos: bool | None = None,
-    max_bytes: int = 2**30,
-) -> list[OutputShift]: ...
-
-
+    top_k: int = ...,
+    max_new_tokens: int = ...,
+    prepend_bos: bool | None = ...,
+    max_bytes: int = ...,
+    progress: bool | None = ...,
+) -> Results[OutputShift]: ...
 def output_shift(
     pair: ModelPair,
-    prompt,
-    response=None,
+    prompt: Any,  # what the overloads do not name is refused in words
+    response: Any = None,
     *,
     top_k: int = TOP_K,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
     max_bytes: int = 2**30,
-) -> OutputShift | list[OutputShift]:
-    """Return how far tuning moved the next-token distributions over one forced text; a list of prompts gives a list.
+    progress: bool | None = None,
+) -> OutputShift | Results[OutputShift]:
+    """Return how far tuning moved the next-token distributions over one forced text; a list of prompts gives `Results`.
 
     Args:
+        prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: the text that is forced on both models: a text (prompt + " " + response, both stripped), a `Response`
             with its token ids, or None for the tuned model's own greedy response. With a list of prompts, a list.
         top_k: how many most probable tokens are kept and compared.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit; True or False to force it on both.
         max_bytes: of the logits that a pair with keep="one" holds before it changes the model.
+        progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: the models do not read a text as the same tokens, the numbers of prompts and responses differ,
-            `top_k` is not between 1 and the number of shared tokens, or a text cannot be tokenised (see `encode`).
+        InputError: `top_k` is not between 1 and the number of shared tokens, lists that are empty or of different
+            lengths, an id that comes twice; of one prompt (or of all in a list): the models do not read a text as the
+            same tokens, or it cannot be tokenised (see `encode`).
     """
-    single = isinstance(prompt, Prompt | str)
-    if not (single or isinstance(prompt, Sequence)):
-        raise InputError(f"expected a Prompt, a text or a list of them, got {type(prompt).__name__}")
-    prompts = [as_prompt(p) for p in ([prompt] if single else prompt)]
-    responses = [response] if single else [None] * len(prompts) if response is None else response
-    if not isinstance(responses, Sequence) or isinstance(responses, str | Response) or len(responses) != len(prompts):
-        given = f"{len(responses)} responses" if isinstance(responses, list | tuple) else "a single response"
-        raise InputError(f"{len(prompts)} prompts were given with {given}, expected as many")
+    asked = Asked.of(prompt, response)
     n_shared = len(pair.shared_tokens[0])
     if not 1 <= top_k <= n_shared:
         raise InputError(f"top_k={top_k} is not between 1 and the {n_shared} tokens that both models have")
     options = {"top_k": top_k, "max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}
-    results: list[OutputShift] = []
-    while len(results) < len(prompts):
-        rest = slice(len(results), None if pair.keep == "one" else len(results) + 1)
-        results += _block(pair, prompts[rest], responses[rest], options, max_bytes)
-    return results[0] if single else results
+    found: dict[str, OutputShift] = {}
+    waiting = [(p, r) for p, r in zip(asked.prompts, asked.responses, strict=True) if p.id not in asked.errors]
+    with asked.bar("comparing outputs", progress, len(waiting)) as advance:
+        while waiting:
+            n, texts = _tuned(pair, asked, waiting if pair.keep == "one" else waiting[:1], options, max_bytes)
+            found |= _beside_base(pair, asked, texts, options)
+            del waiting[:n]
+            advance(n)
+    return asked.results(found)
 
 
 class _Outputs(NamedTuple):
@@ -203,29 +204,39 @@ class _Outputs(NamedTuple):
     outside: Float[Tensor, " out_pos"]
 
 
-def _block(
-    pair: ModelPair, prompts: list[Prompt], responses: Sequence[Any], options: dict[str, Any], max_bytes: int
-) -> list[OutputShift]:
-    """Return the results of the first prompts, as many as fit; both models are asked for once."""
-    texts, tuned = [], []
+def _tuned(
+    pair: ModelPair, asked: Asked, waiting: Sequence[tuple[Prompt, Given]], options: dict[str, Any], max_bytes: int
+) -> tuple[int, list[tuple[Forced, _Outputs]]]:
+    """Return how many of the prompts' outputs fit, one at least, and those of the tuned model."""
     view = view_of(pair.tuned)
-    for prompt, response in zip(prompts, responses, strict=True):
-        if response is None:
-            habits = {name: options[name] for name in ("max_new_tokens", "prepend_bos")}
-            response = generate(view, prompt, **habits)
-        texts.append(force_tuned(pair, view, prompt, response, prepend_bos=options["prepend_bos"]))
-        tuned.append(_read(view, texts[-1].tuned, pair.shared_tokens[1]))
-        if 2 * sum(4 * outputs.log_probs.numel() for outputs in tuned) > max_bytes:
-            break
-    tokenizer = view.tokenizer
-    view = view_of(pair.base)
-    results = []
-    for text, outputs in zip(texts, tuned, strict=True):
-        encoded = force_base(pair, view, text, prepend_bos=options["prepend_bos"])
-        base = _read(view, encoded, pair.shared_tokens[0])
-        bos = {"base": encoded.bos, "tuned": text.tuned.bos}
-        results.append(_compare(pair, text, base, outputs, tokenizer, options | {"bos": bos}))
-    return results
+    habits = {name: options[name] for name in ("max_new_tokens", "prepend_bos")}
+    found: list[tuple[Forced, _Outputs]] = []
+    n, size = 0, 0
+    while n < len(waiting) and (not n or 2 * size <= max_bytes):
+        prompt, response = waiting[n]
+        with asked.guard(prompt):
+            said = generate(view, prompt, **habits) if response is None else response
+            text = force_tuned(pair, view, prompt, said, prepend_bos=options["prepend_bos"])
+            outputs = _read(view, text.tuned, pair.shared_tokens[1])
+            size += 4 * outputs.log_probs.numel()
+            found.append((text, outputs))
+        n += 1
+    return n, found
+
+
+def _beside_base(
+    pair: ModelPair, asked: Asked, texts: Sequence[tuple[Forced, _Outputs]], options: dict[str, Any]
+) -> dict[str, OutputShift]:
+    """Return by the prompt's id how the tuned model's outputs differ from the base's."""
+    tokenizer = view_of(pair.tuned).tokenizer
+    view, found = view_of(pair.base), {}
+    for text, outputs in texts:
+        with asked.guard(text.prompt):
+            encoded = force_base(pair, view, text, prepend_bos=options["prepend_bos"])
+            base = _read(view, encoded, pair.shared_tokens[0])
+            bos = {"base": encoded.bos, "tuned": text.tuned.bos}
+            found[text.prompt.id] = _compare(pair, text, base, outputs, tokenizer, options | {"bos": bos})
+    return found
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The step that compares both models' next-token distributions over a response: a unit per prompt."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lensdiff.analyses.outputs import OutputOptions
@@ -34,14 +35,32 @@ def block(
 ) -> Sequence[OutputShift | InputError]:
     """Compare both models on many prompts at once: where one is held at a time, the models change twice and not twice
     for each prompt."""
-    try:
-        texts = [_text(own, own.prompt.id) for own in inputs]
-        return list(output_shift(inputs[0].pair, [own.prompt for own in inputs], texts))
-    except InputError as error:
-        if len(units) == 1:
-            return [error]
-        apart = zip(inputs, units, strict=True)
-        return [found for own, unit in apart for found in block([own], [unit], options)]
+    errors: dict[str, InputError] = {}
+    texts: dict[str, Any] = {}
+    for own in inputs:
+        try:
+            texts[own.prompt.id] = _text(own, own.prompt.id)
+        except InputError as error:
+            errors[own.prompt.id] = error
+    ready = [own for own in inputs if own.prompt.id in texts]
+    found = _compared(ready, texts) if ready else {}
+    return [found.get(own.prompt.id) or errors[own.prompt.id] for own in inputs]
+
+
+def _compared(inputs: Sequence[Inputs], texts: Mapping[str, Any]) -> dict[str, OutputShift | InputError]:
+    """Return what was found of each prompt, or why nothing was."""
+    ids = [own.prompt.id for own in inputs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # each is recorded as a failure of its own
+        try:
+            found = output_shift(
+                inputs[0].pair, [own.prompt for own in inputs], [texts[name] for name in ids], progress=False
+            )
+        except InputError as error:  # all of them failed: each says why
+            if len(inputs) == 1:
+                return {ids[0]: error}
+            return {name: found for own in inputs for name, found in _compared([own], texts).items()}
+    return {name: found.by_id.get(name) or InputError(found.failures[name]) for name in ids}
 
 
 def _text(inputs: Inputs, prompt: str) -> Any:

@@ -44,7 +44,6 @@ from lensdiff.results import InputError, Provenance, Result
 Map = Attribution | ReleasedAttribution
 BINS = 10
 ENDS = 0.2
-FEWEST_PROMPTS = 2
 SHAPES = ("U", "first - middle", "last - middle")
 
 
@@ -167,10 +166,10 @@ def position_profile(
         before, after = (_density(one, length, b=b, p=p) for one in maps)
         if all(len(a) and float(a.max()) > 0 for a in (before, after)):
             found[name] = before, after
-    if len(found) < FEWEST_PROMPTS:
+    if len(found) < stats.FEWEST_PAIRS:
         raise InputError(
             f"{len(found)} of {len(shared)} shared prompts have importance in both models, "
-            f"expected at least {FEWEST_PROMPTS}"
+            f"expected at least {stats.FEWEST_PAIRS}"
         )
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     profiles = [np.stack([position_means(pair[i], edges) for pair in found.values()]) for i in (0, 1)]
@@ -211,7 +210,8 @@ def _provenance(base: Map, tuned: Map, options: dict[str, object]) -> Provenance
 def _part_tests(
     base: Float[np.ndarray, "prompt part"], tuned: Float[np.ndarray, "prompt part"], *, level: float
 ) -> tuple[stats.Test, ...]:
-    tests = [_paired(after, before, level) for before, after in zip(base.T, tuned.T, strict=True)]
+    both = zip(base.T, tuned.T, strict=True)
+    tests = [_had(stats.paired_difference(after, before, level=level)) for before, after in both]
     return tuple(stats.adjust(tests, family="parts of the prompt"))
 
 
@@ -220,20 +220,12 @@ def _shape_tests(
 ) -> dict[str, Shapes]:
     tests = []
     for before, after in zip(base.T, tuned.T, strict=True):
-        tests += [_above_zero(before, level), _above_zero(after, level), _paired(after, before, level)]
+        own = [stats.mean_difference(values, alternative="greater", level=level) for values in (before, after)]
+        tests += [_had(test) for test in (*own, stats.paired_difference(after, before, level=level))]
     adjusted = stats.adjust(tests, family="shapes of the profile")
     return {name: Shapes(*adjusted[3 * i : 3 * i + 3]) for i, name in enumerate(SHAPES)}
 
 
-def _paired(after: Float[np.ndarray, " prompt"], before: Float[np.ndarray, " prompt"], level: float) -> stats.Test:
-    try:
-        return stats.paired(after, before, level=level)
-    except stats.NoVariation:  # every prompt differs by the same amount: no t statistic
-        return stats.sign_flip(after - before)
-
-
-def _above_zero(values: Float[np.ndarray, " prompt"], level: float) -> stats.Test:
-    try:
-        return stats.one_sample(values, alternative="greater", level=level)
-    except stats.NoVariation:  # the same in every prompt
-        return stats.sign_flip(values, alternative="greater")
+def _had(test: stats.Test | None) -> stats.Test:
+    assert test is not None  # too few prompts were refused
+    return test

@@ -28,7 +28,7 @@ from torch import Tensor
 from lensdiff.analyses.attribute.density import NORM, SPARSITY, importance_density, instruction_score
 from lensdiff.inputs.published import FOLDERS, Model, Published, set_of
 from lensdiff.results import InputError, Provenance, Result
-from lensdiff.stats import Test, covariate, paired, welch
+from lensdiff.stats import NotTestable, Test, covariate, paired, welch
 
 EPS = 1e-9  # e of the released files' own reading; scores computed here use 1e-7
 FEWEST_TOKENS = 5
@@ -150,7 +150,7 @@ def _sample(scores: Iterable[float]) -> Sample:
 def _attempt(test: Callable[..., Test], *data: Any, **options: Any) -> Test | None:
     try:
         return test(*data, **options)
-    except InputError:  # too few observations, or none that vary: the row stands without this test
+    except NotTestable:  # too few observations, or none that vary: the row stands without this test
         return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from lensdiff.analyses.heads.defaults import LAYERS_PER_GROUP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
 from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
 from lensdiff.inputs.published import FOLDERS, Published
@@ -24,7 +25,7 @@ Dims = dict[Place, tuple[tuple[str, str], ...]]
 
 
 def published_verb_shift(
-    published: Published, *, verbs: Sequence[str] = INSTRUCTION_VERBS, layers_per_group: int = 8
+    published: Published, *, verbs: Sequence[str] = INSTRUCTION_VERBS, layers_per_group: int = LAYERS_PER_GROUP
 ) -> VerbShift:
     """Return in how many heads each verb's count rose from LLaMA-7B to Vicuna-7B, by the released word pairs.
 

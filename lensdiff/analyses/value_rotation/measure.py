@@ -40,11 +40,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
-from lensdiff.analyses.heads.head_weights import chosen_indices
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
+from lensdiff.results.tidy import tidy
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,7 @@ class ValueRotation(Result):
         change: ||V' - V|| / ||V||, of what the share is a share of; 0 for no change, where the share is 0 too.
         neurons_moved: how many neurons are matched with another than themselves.
         basis_changed: whether a change of the stream's basis was taken away.
-        control_kinds, control_names: of each control ("spectrum", ...).
-        control_shares: of each control and layer.
+        control_shares: of each control (in the order of `provenance.controls`) and layer.
         level: of the bands.
     """
 
@@ -67,8 +67,6 @@ class ValueRotation(Result):
     change: Float[Tensor, " layer"]
     neurons_moved: Int[Tensor, " layer"]
     basis_changed: bool
-    control_kinds: tuple[str, ...]
-    control_names: tuple[str, ...]
     control_shares: Float[Tensor, "control layer"]
     level: float
 
@@ -78,9 +76,14 @@ class ValueRotation(Result):
         return float(self.shares.mean())
 
     @property
+    def control_kinds(self) -> tuple[str, ...]:
+        """The kind of every control ("spectrum", ...)."""
+        return self.provenance.control_kinds
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of controls, each once."""
-        return tuple(dict.fromkeys(self.control_kinds))
+        return tuple(self.provenance.control_counts)
 
     def of_kind(self, kind: str) -> Float[Tensor, "control layer"]:
         """Return the shares of the controls of one kind."""
@@ -88,14 +91,13 @@ class ValueRotation(Result):
 
     def band(self, kind: str) -> stats.Band:
         """Return where one more control's share of each layer lies; NaN with fewer than 19 controls of the kind."""
-        return _band(self.of_kind(kind), self.level)
+        controls = {kind: self.of_kind(kind).numpy()}
+        return stats.against_controls(self.shares.numpy(), controls, level=self.level, limits=(0.0, 1.0)).band
 
     def beside(self) -> stats.Envelope | None:
         """Return the model's share beside that of each kind of control; None without controls."""
-        if not self.control_kinds:
-            return None
         means = self.control_shares.mean(dim=1).tolist()
-        return stats.envelope(self.share, stats.by_kind(means, self.control_kinds), level=self.level)
+        return stats.against_controls(self.share, stats.by_kind(means, self.control_kinds), level=self.level).envelope
 
     def with_controls(self, controls: "Iterable[ControlRotation]") -> "ValueRotation":
         """Return the same beside controls that were read apart.
@@ -107,14 +109,10 @@ class ValueRotation(Result):
         for control in given:
             if control.layers != self.layers:
                 raise InputError(f"a control was read in layers {list(control.layers)}, expected {list(self.layers)}")
-        kinds = tuple(control.provenance.control_kind for control in given)
-        counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
         nothing = self.control_shares[:0]
         return replace(
             self,
-            provenance=replace(self.provenance, options=self.provenance.options | {"controls": counts}),
-            control_kinds=kinds,
-            control_names=tuple(control.provenance.model for control in given),
+            provenance=self.provenance.beside(control.provenance for control in given),
             control_shares=torch.stack([control.shares for control in given]) if given else nothing,
         )
 
@@ -134,14 +132,13 @@ class ValueRotation(Result):
 
     def controls(self) -> pd.DataFrame:
         """Return a row per control and layer: kind, control, layer, share."""
-        n = len(self.layers)
-        columns = {name: np.repeat(values, n) for name, values in self._controls.items()}
-        layers = np.tile(self.layers, len(self.control_kinds))
-        return pd.DataFrame(columns | {"layer": layers, "share": self.control_shares.flatten().numpy()})
-
-    @property
-    def _controls(self) -> dict[str, np.ndarray]:
-        return {"kind": np.array(self.control_kinds, object), "control": np.array(self.control_names, object)}
+        controls = self.provenance.controls
+        axes = {"place": range(len(controls)), "layer": self.layers}
+        frame = tidy(axes, {"share": self.control_shares})
+        place = frame.pop("place").to_numpy()
+        frame.insert(0, "kind", np.array([control.kind for control in controls], dtype=object)[place])
+        frame.insert(1, "control", np.array([control.name for control in controls], dtype=object)[place])
+        return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k layers whose share lies furthest above every band (or above 0 without one)."""
@@ -188,7 +185,7 @@ def control_rotation(base: Model, control: Model, *, layers: Sequence[int] | Non
         InputError: as `value_rotation`.
     """
     view, other = view_of(base), view_of(control)
-    chosen = chosen_indices(layers, view.n_layers, "layers")
+    chosen = chosen_indices(layers, range(view.n_layers), "layers")
     return _control(Reference(view, chosen, {}), other, 0)
 
 
@@ -223,10 +220,10 @@ def value_rotation(
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()
     base, tuned = view_of(pair.base), view_of(pair.tuned)
-    chosen = chosen_indices(layers, base.n_layers, "layers")
+    chosen = chosen_indices(layers, range(base.n_layers), "layers")
     reference = Reference(base, chosen, {})
     found = reference.compare(tuned, pair.shared_tokens)
-    options = {"layers": list(chosen), "controls": {}, "level": level}
+    options = {"layers": list(chosen), "level": level}
     alone = ValueRotation(
         pair.provenance("value_rotation", options),
         chosen,
@@ -234,8 +231,6 @@ def value_rotation(
         found.change,
         found.moved,
         found.basis_changed,
-        (),
-        (),
         torch.zeros(0, len(chosen), dtype=torch.float64),
         level,
     )
@@ -243,11 +238,6 @@ def value_rotation(
         control if isinstance(control, ControlRotation) else _control(reference, view_of(control), i)
         for i, control in enumerate(controls)
     )
-
-
-def _band(shares: Float[Tensor, "control layer"], level: float) -> stats.Band:
-    low, high = stats.kind_band(shares.numpy(), level=level)
-    return stats.Band(low.clip(0.0, 1.0), high.clip(0.0, 1.0))
 
 
 def _check_shape(base: ModelView, view: ModelView, i: int) -> None:

@@ -30,7 +30,7 @@ def summary(found: Found) -> pd.DataFrame:
 def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the share."""
     share = found.maybe("value_rotation", ValueRotation)
-    return {} if share is None else {"rotation": list(share.control_kinds)}
+    return {} if share is None else {"rotation": list(share.provenance.control_kinds)}
 
 
 SUMMARIES = {"Share of the values' change that is a rotation": summary}

@@ -1,13 +1,12 @@
 """How much of the change of the feed-forward values is a rotation: the share by layer, beside each kind of control."""
 
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.stats import FEWEST_FOR_RANK
 from lensdiff.views.fallback import table_html
+from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
@@ -18,34 +17,76 @@ LIMITS = (
 )
 
 
+@dataclass(frozen=True)
+class BandData:
+    """A kind with enough controls: in each layer one more of them would have a share from low to high."""
+
+    name: str
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class DotsData:
+    """A kind with few controls: [layer][control], their shares."""
+
+    name: str
+    values: list[list[float]]
+
+
+@dataclass(frozen=True)
+class ValueRotationData:
+    """What the script of the curve is given.
+
+    Attributes:
+        layers: their numbers.
+        shares: of each layer's change that one rotation explains, from 0 to 1.
+        change: of each layer's values, over their norm.
+        moved: neurons of each layer that stand in another place.
+        bands: kinds with enough controls.
+        dots: kinds with few.
+        facts: paragraphs above.
+        limits: what the view does not say.
+    """
+
+    layers: Sequence[int]
+    shares: list[float]
+    change: list[float]
+    moved: list[int]
+    bands: list[BandData]
+    dots: list[DotsData]
+    facts: list[str]
+    limits: Sequence[str]
+
+
 @register_view
 def show_value_rotation(result: ValueRotation) -> Widget:
     """Return the layer curve of one pair."""
     many = [kind for kind in result.kinds if len(result.of_kind(kind)) >= FEWEST_FOR_RANK]
-    data = {
-        "layers": list(result.layers),
-        "shares": _short(result.shares.numpy()),
-        "change": _short(result.change.numpy()),
-        "moved": result.neurons_moved.tolist(),
-        "bands": [_band(result, kind) for kind in many],
-        "dots": [
-            {
-                "name": f"{kind} controls ({len(result.of_kind(kind))})",
-                "values": [_short(column) for column in result.of_kind(kind).numpy().T],
-            }
+    data = ValueRotationData(
+        layers=result.layers,
+        shares=rounded_all(result.shares),
+        change=rounded_all(result.change),
+        moved=result.neurons_moved.tolist(),
+        bands=[_band(result, kind) for kind in many],
+        dots=[
+            DotsData(_name(result, kind), [rounded_all(layer) for layer in result.of_kind(kind).T])
             for kind in result.kinds
             if kind not in many
         ],
-        "facts": _facts(result),
-        "limits": LIMITS,
-    }
+        facts=_facts(result),
+        limits=LIMITS,
+    )
     title = f"Rotation of the feed-forward values: {result.provenance.model}"
     return Widget("value_rotation", data, title, height=560, fallback=table_html(result.to_df(), "Share by layer"))
 
 
-def _band(result: ValueRotation, kind: str) -> dict[str, Any]:
-    low, high = result.band(kind)
-    return {"name": f"{kind} controls ({len(result.of_kind(kind))})", "low": _short(low), "high": _short(high)}
+def _name(result: ValueRotation, kind: str) -> str:
+    return f"{kind} controls ({len(result.of_kind(kind))})"
+
+
+def _band(result: ValueRotation, kind: str) -> BandData:
+    return BandData(_name(result, kind), *(rounded_all(limit) for limit in result.band(kind)))
 
 
 def _facts(result: ValueRotation) -> list[str]:
@@ -62,7 +103,3 @@ def _facts(result: ValueRotation) -> list[str]:
     if result.basis_changed:
         facts.append("The stream's basis was changed, which was taken away first.")
     return facts
-
-
-def _short(values: Float[np.ndarray, " n"]) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]

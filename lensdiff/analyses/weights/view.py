@@ -1,14 +1,17 @@
 """How far every weight moved: a map of layer and matrix, or of layer and head of one matrix."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from lensdiff.analyses.weights.weight_shift import HEADED, MEASURES, NONE, WeightShift
 from lensdiff.models.inside.parts import MATRICES
 from lensdiff.views.fallback import table_html
+from lensdiff.views.numbers import known_all
 from lensdiff.views.show import register_view
+from lensdiff.views.small_table import Cell
 from lensdiff.views.widget import Widget
 
 TOP = 12
@@ -18,6 +21,61 @@ LABELS = {
     "effective_rank": ("effective rank", "of the change: how many directions it takes, weighted by their size"),
     "top_share": ("share of the top", "largest directions in the change's energy"),
 }
+
+
+@dataclass(frozen=True)
+class GroupData:
+    """Matrices that one map shows."""
+
+    name: str
+    matrices: list[str]
+
+
+@dataclass(frozen=True)
+class MeasureData:
+    """A measure of a change: its name, its label, and how to read it."""
+
+    name: str
+    label: str
+    how: str
+
+
+class WeightRow(NamedTuple):
+    """One weight, or one head of it: measures of its change as it is, and with the norm's gain multiplied in.
+
+    A head of -1 is the whole matrix. None is infinite: what was zero and no longer is has such a relative norm.
+    """
+
+    layer: int
+    matrix: str
+    head: int
+    raw: list[float | None]
+    folded: list[float | None]
+
+
+@dataclass(frozen=True)
+class WeightsData:
+    """What the script of the map is given.
+
+    Attributes:
+        facts: the paragraph above.
+        layers: their numbers.
+        groups: of matrices, a map each.
+        headed: matrices whose heads have a map of their own.
+        heads: how many each of them has.
+        measures: in the order of the rows' numbers.
+        rows: every weight within layers, and those outside.
+        top: layer, matrix, head and measures of what moved most.
+    """
+
+    facts: str
+    layers: list[int]
+    groups: list[GroupData]
+    headed: list[str]
+    heads: dict[str, int]
+    measures: list[MeasureData]
+    rows: list[WeightRow]
+    top: list[list[Cell]]
 
 
 @register_view
@@ -33,7 +91,7 @@ def show_weight_shift(result: WeightShift) -> Widget:
     )
 
 
-def _data(result: WeightShift, top: pd.DataFrame) -> dict[str, Any]:
+def _data(result: WeightShift, top: pd.DataFrame) -> WeightsData:
     layers = sorted({layer for layer in result.layer.tolist() if layer != NONE})
     of_layers = dict.fromkeys(m for m, layer in zip(result.matrix, result.layer.tolist(), strict=True) if layer != NONE)
     groups = {
@@ -48,28 +106,25 @@ def _data(result: WeightShift, top: pd.DataFrame) -> dict[str, Any]:
         result.folded.tolist(),
         strict=True,
     )
-    heads = dict.fromkeys(HEADED, 0)
+    heads: dict[str, int] = dict.fromkeys(HEADED, 0)
     for matrix, head in zip(result.matrix, result.head_index.tolist(), strict=True):
         if matrix in heads:
             heads[matrix] = max(heads[matrix], head + 1)
     share = f"{LABELS['top_share'][0]} {result.directions}"
     labels = {name: (share if name == "top_share" else label, how) for name, (label, how) in LABELS.items()}
-    return {
-        "facts": _facts(result),
-        "layers": layers,
-        "groups": [{"name": name, "matrices": names} for name, names in groups.items() if names],
-        "headed": [name for name in HEADED if heads[name]],
-        "heads": heads,
-        "measures": [{"name": name, "label": labels[name][0], "how": labels[name][1]} for name in MEASURES],
-        "rows": [(layer, matrix, head, _short(raw), _short(folded)) for layer, matrix, head, raw, folded in rows],
-        "top": [
-            [
-                None if pd.isna(x) else int(x) if name in ("layer", "head_index") else _value(x)
-                for name, x in row.items()
-            ]
-            for row in pd.DataFrame(top, columns=["layer", "matrix", "head_index", *MEASURES]).to_dict("records")
+    return WeightsData(
+        facts=_facts(result),
+        layers=layers,
+        groups=[GroupData(name, names) for name, names in groups.items() if names],
+        headed=[name for name in HEADED if heads[name]],
+        heads=heads,
+        measures=[MeasureData(name, *labels[name]) for name in MEASURES],
+        rows=[
+            WeightRow(layer, matrix, head, known_all(raw), known_all(folded))
+            for layer, matrix, head, raw, folded in rows
         ],
-    }
+        top=_top(top),
+    )
 
 
 def _facts(result: WeightShift) -> str:
@@ -84,10 +139,12 @@ def _facts(result: WeightShift) -> str:
     )
 
 
-def _short(values: list[float]) -> list[float | None]:
-    # what was zero and no longer is has an infinite relative norm, which JSON does not know
-    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values]
+def _top(top: pd.DataFrame) -> list[list[Cell]]:
+    frame = pd.DataFrame(top, columns=["layer", "matrix", "head_index", *MEASURES])
+    return [[_cell(str(name), x) for name, x in row.items()] for row in frame.to_dict("records")]
 
 
-def _value(value: Any) -> Any:
-    return "∞" if value == math.inf else float(value) if isinstance(value, float) else value
+def _cell(name: str, value: Any) -> Cell:
+    if pd.isna(value):
+        return None
+    return int(value) if name in ("layer", "head_index") else "∞" if value == math.inf else value

@@ -15,8 +15,8 @@ from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped
 from lensdiff.results import InputError
+from tests.analyses.mlp.results import concepts
 from tests.chat_server import ChatServer, answer, chat_server, is_description, words_in
-from tests.views.concepts import concepts
 
 WORDS = tuple(f"w{i}" for i in range(96))  # eight words for each of the twelve components
 CONCEPTS = concepts("tiny", words=WORDS)
@@ -508,7 +508,7 @@ def test_a_word_that_looks_like_a_placeholder_stays_a_word() -> None:
 
 def test_errors(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases: list[tuple[dict, str]] = [
-        ({"layers": [1]}, r"layers=\[1\] given, the concepts have \[0, 3\]"),
+        ({"layers": [1]}, r"layers=\[1\] given, expected at least one of 0, 3, each once"),
         ({"layers": []}, r"layers=\[\] given"),
         ({"seeds": ()}, r"seeds=\[\] given"),
         ({"seeds": (1, 1)}, r"seeds=\[1, 1\] given, expected at least one and each once"),

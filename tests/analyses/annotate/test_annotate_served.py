@@ -23,7 +23,7 @@ import transformers
 from lensdiff.analyses.annotate.annotations import STATUSES
 from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.inputs.chat import AnnotationStopped
-from tests.views.concepts import concepts
+from tests.analyses.mlp.results import concepts
 
 STARTS_WITHIN = 60.0  # seconds
 NEEDED = ("openai", "fastapi", "uvicorn", "gguf")

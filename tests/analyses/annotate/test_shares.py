@@ -5,6 +5,7 @@ import pytest
 
 from lensdiff import stats
 from lensdiff.analyses.annotate.shares import share_interval, share_values
+from lensdiff.analyses.annotate.shift import _equivalence, _over_seeds, _test
 from lensdiff.results import InputError
 
 
@@ -78,6 +79,24 @@ def test_shares_stay_within_0_and_1_and_single_components_have_no_interval() -> 
     assert one[0] == 0.25
     assert np.isnan(one[1:]).all()
     assert np.isnan(share_interval(np.zeros((0, 2)), 0.95)).all()
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.5, 0.5, np.nan], [np.nan, 0.5]])
+def test_a_share_that_is_no_number_is_an_error(values: list[float]) -> None:
+    """Neither few seeds or components nor equal ones, which have no test, hide it."""
+    bad, good = np.array(values), np.array([0.5])
+    for call in (
+        lambda: _over_seeds(good, bad),
+        lambda: _over_seeds(bad, good),
+        lambda: _equivalence(good, bad, 0.1),
+        lambda: _test(bad, good, 0),
+        lambda: share_interval(np.stack([bad, np.ones(len(bad))], axis=1), 0.95),
+    ):
+        with pytest.raises(InputError, match=r"is nan, expected finite values"):
+            call()
+    assert np.isnan(_over_seeds(good, good))
+    assert np.isnan(_over_seeds(np.array([0.5, 0.5]), np.array([0.25, 0.25])))
+    assert _equivalence(np.full(12, 0.5), np.full(12, 0.5), 0.1) is _equivalence(good, good, 0.1) is None
 
 
 @pytest.mark.parametrize(

@@ -10,21 +10,14 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import false_discovery_control, ttest_rel
 
 from lensdiff import stats
+from lensdiff.analyses.attention.control import ControlAttention, control_attention
+from lensdiff.analyses.attention.distances import DISTANCES, head_distances, js_distances
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns, attention
-from lensdiff.analyses.attention.shift import (
-    DISTANCES,
-    STATISTICS,
-    AttentionShift,
-    ControlAttention,
-    attention_shift,
-    control_attention,
-    head_distances,
-    js_distances,
-)
+from lensdiff.analyses.attention.shift import STATISTICS, AttentionShift, attention_shift
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model
 from lensdiff.models.inside.wrappers import HookedTransformer
-from lensdiff.results import Control, InputError, Provenance
+from lensdiff.results import Control, ControlModel, InputError, Provenance
 from tests.checkpoints import TEXT, hf_model, tokenizer_of
 
 PROMPT = Prompt(TEXT[0], ("Write a short poem",), ("a child could understand",), "p0")
@@ -252,8 +245,11 @@ def test_controls_give_bands_of_the_widest_kind_and_one_number_of_the_whole_mode
     assert [(kind.kind, kind.n) for kind in shift.whole.kinds] == [("spectrum", 19), ("norm", 25)]
     assert [kind.p for kind in shift.whole.kinds] == pytest.approx(p)
     assert (shift.whole.p, shift.whole.direction) == (pytest.approx(max(p)), "above")
-    assert shift.provenance.options["control_kinds"] == ["spectrum", *["norm"] * 25, *["spectrum"] * 18]
-    assert shift.provenance.options["controls"][:2] == ["made spectrum 1", "made norm 20"]
+    assert shift.provenance.controls[:2] == (
+        ControlModel("made spectrum 1", Control("spectrum", 1)),
+        ControlModel("made norm 20", Control("norm", 20)),
+    )
+    assert shift.provenance.control_kinds == ("spectrum", *("norm",) * 25, *("spectrum",) * 18)
 
 
 def test_a_narrower_level_gives_a_narrower_band():
@@ -393,6 +389,16 @@ def test_measures_count_the_prompts_that_have_them():
     never = attention_shift([made(context_share=none)] * 2, [made(context_share=none)] * 2)
     assert never.n_prompts[3] == 0
     assert never.to_df()[[f"context_share_{s}" for s in STATISTICS]].isna().to_numpy().all()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_measure_that_is_no_number_is_an_error(n):
+    bad = made(shares=torch.tensor([[0.5, torch.inf]]))
+    good, one = [made()] * n, [*[made()] * (n - 1), bad]
+    with pytest.raises(InputError, match=r"effect\[0, 1\] is inf, expected finite values"):
+        attention_shift(good, one)
+    with pytest.raises(InputError, match=r"controls 'given'\[0, 0, 1\] is inf, expected finite values"):
+        attention_shift(good, good, [one])
 
 
 def test_generators_give_the_same_as_lists():

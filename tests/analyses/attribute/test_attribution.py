@@ -6,12 +6,12 @@ import pytest
 import rich.console
 import torch
 
-from lensdiff.analyses.attribute.attribution import Attribution, Results
+from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model, load_pair, view_of
 from lensdiff.models.text import Response, generate
-from lensdiff.results import InputError
+from lensdiff.results import InputError, Results
 from tests.checkpoints import hf_model, tokenizer_of
 
 TEXT = "Translate to French: Good morning, how are you?"
@@ -251,8 +251,8 @@ def test_options_are_in_the_provenance(model):
         ((TEXT, "yes"), {"method": "exact"}, "method 'exact' is none of auto, forward, reverse"),
         (("word " * 200, "yes"), {}, "tokens, the model's context holds 128"),
         (("word " * 200,), {}, "tokens, the model's context holds 128"),
-        (([TEXT], ["a", "b"]), {}, "1 prompts need as many responses"),
-        (([TEXT], "a"), {}, "1 prompts need as many responses"),
+        (([TEXT], ["a", "b"]), {}, "1 prompts were given with 2 responses, expected as many"),
+        (([TEXT], "a"), {}, "1 prompts were given with a single response, expected as many"),
         ((TEXT,), {"max_new_tokens": 0}, "max_new_tokens=0 is not positive"),
     ],
 )

@@ -21,8 +21,8 @@ from lensdiff.analyses.attribute.replication import (
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model
 from lensdiff.results import InputError
+from tests.analyses.attribute.results import attribution
 from tests.checkpoints import hf_model, tokenizer_of
-from tests.views.attributions import attribution
 
 N, INSTRUCTION = 6, 3
 
@@ -57,6 +57,14 @@ def varied(i: int, n_out: int, share: float) -> list[list[int]]:
 
 def way(found: Replication, name: str):
     return next(one for one in found.ways if one.way == name)
+
+
+def test_a_score_that_is_no_number_is_an_error(monkeypatch):
+    maps = [[planted(f"p{i}", varied(i, 8, share)) for i in range(3)] for share in (0.2, 0.8)]
+    for n in (1, 3):
+        monkeypatch.setattr("lensdiff.analyses.attribute.replication._score", lambda *_, **__: math.nan)
+        with pytest.raises(InputError, match=r"tuned\[0\] is nan, expected finite values"):
+            replication(*(side[:n] for side in maps))
 
 
 def test_half_of_the_responses_empty_is_the_number_of_the_others():

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from lensdiff.analyses.attribute.deletion import DeletionCheck
-from lensdiff.analyses.attribute.view import LABEL_LENGTH, facts
+from lensdiff.analyses.attribute.view import facts
 from lensdiff.results import Diff
-from tests.views.attributions import PROMPT, RESPONSE, attribution
+from lensdiff.views.prompts import LABEL_LENGTH
+from tests.analyses.attribute.results import PROMPT, RESPONSE, attribution
+from tests.views.pages import given
 
 
 def unpacked(side):
@@ -19,7 +21,7 @@ def unpacked(side):
 
 def test_the_widget_has_the_scores_the_tokens_and_the_parts():
     result = attribution()
-    (prompt,) = result.show().data["prompts"]
+    (prompt,) = given(result.show())["prompts"]
     (side,) = prompt["sides"]
     assert (side["role"], side["name"]) == ("model", "tiny")
     assert (tuple(side["in_tokens"]), tuple(side["out_tokens"])) == (PROMPT, RESPONSE)
@@ -32,37 +34,37 @@ def test_the_widget_has_the_scores_the_tokens_and_the_parts():
 
 
 def test_a_token_of_both_parts_counts_as_instruction():
-    (side,) = attribution(instruction=6, context=6).show().data["prompts"][0]["sides"]
+    (side,) = given(attribution(instruction=6, context=6).show())["prompts"][0]["sides"]
     assert set(side["parts"]) == {"instruction"}
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(6, 3), torch.full((6, 3), 1e-44)])
 def test_scores_of_zero_and_near_it_are_drawn(scores):
-    (side,) = attribution(scores=scores).show().data["prompts"][0]["sides"]
+    (side,) = given(attribution(scores=scores).show())["prompts"][0]["sides"]
     assert torch.isfinite(unpacked(side)).all()
 
 
 def test_an_empty_response_has_no_scores():
-    (side,) = attribution(response=()).show().data["prompts"][0]["sides"]
+    (side,) = given(attribution(response=()).show())["prompts"][0]["sides"]
     assert (side["scores"], side["tops"], side["out_tokens"]) == ("", [], [])
 
 
 def test_a_pair_shows_base_then_tuned_of_the_prompts_both_have():
     base = [attribution(prompt_id=name, model="A") for name in ("p1", "p2", "p3")]
     tuned = [attribution(prompt_id=name, model="B") for name in ("p3", "p1")]
-    data = Diff(base, tuned).show().data["prompts"]
+    data = given(Diff(base, tuned).show())["prompts"]
     assert [prompt["label"].split(":")[0] for prompt in data] == ["p1", "p3"]
     assert [(s["role"], s["name"]) for s in data[0]["sides"]] == [("base", "base: A"), ("tuned", "tuned: B")]
-    assert len(Diff(base[0], tuned[1]).show().data["prompts"]) == 1
+    assert len(given(Diff(base[0], tuned[1]).show())["prompts"]) == 1
 
 
 def test_prompts_without_a_name_are_matched_by_number():
     results = [attribution(prompt_id="") for _ in range(2)]
-    assert [p["label"] for p in Diff(results, results).show().data["prompts"]] == ["Write a poem about the sea"] * 2
+    assert [p["label"] for p in given(Diff(results, results).show())["prompts"]] == ["Write a poem about the sea"] * 2
 
 
 def test_a_long_prompt_has_a_short_label():
-    (prompt,) = attribution(("word\n",) * 50).show().data["prompts"]
+    (prompt,) = given(attribution(("word\n",) * 50).show())["prompts"]
     assert len(prompt["label"]) == LABEL_LENGTH
     assert prompt["label"].startswith("p1: word word")
     assert prompt["label"].endswith("…")

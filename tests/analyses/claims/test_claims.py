@@ -10,12 +10,13 @@ import torch
 
 from lensdiff import stats
 from lensdiff.analyses.claims.evidence import heads_evidence, instruction_evidence, rotation_evidence
-from lensdiff.analyses.claims.measure import NAMES, Claims, Evidence, Way, answer, claims
+from lensdiff.analyses.claims.measure import Evidence, answer, claims
+from lensdiff.analyses.claims.result import NAMES, Claims, Way
 from lensdiff.analyses.claims.words import Made, Words
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.value_rotation.measure import ValueRotation
-from lensdiff.results import Provenance
-from tests.analyses.heads.test_verb_shift import VERBS, drawn, run, with_counts
+from lensdiff.results import Control, ControlModel, InputError, Provenance
+from tests.analyses.heads.results import VERBS, drawn, run, with_counts
 
 ORIGIN = Provenance("claims", "a -> b")
 WORDS = Words(
@@ -45,6 +46,10 @@ def of(evidence: Evidence, other_p: float | None = None) -> Any:
         far = [5.0] * extreme + around(0, n - extreme)
         given["heads"] = planted(3.0, far)
     return claims(ORIGIN, given).claims[0]
+
+
+def envelope(effect: float, controls: dict[str, list[float]]) -> stats.Envelope | None:
+    return stats.against_controls(effect, controls).envelope
 
 
 BESIDE = "the 95 % bands of meaningless changes of the same size reach from"
@@ -164,15 +169,13 @@ CASES = {
             1.0,
             around(0),
             around(0.2),
-            ways=(Way("deleted", 0.5, "the means", stats.envelope(0.5, {"a": around(0.2), "b": around(0.9)})),),
+            ways=(Way("deleted", 0.5, "the means", envelope(0.5, {"a": around(0.2), "b": around(0.9)})),),
         ),
         "depends",
         f"It depends on the means (deleted +0.5 u): effect +1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}).",
     ),
     "ways that agree": (
-        planted(
-            -1.0, around(0), around(0.2), ways=(Way("x", -3.0, "x", stats.envelope(-3.0, {"a": around(-1.0, 19)})),)
-        ),
+        planted(-1.0, around(0), around(0.2), ways=(Way("x", -3.0, "x", envelope(-3.0, {"a": around(-1.0, 19)})),)),
         "opposite",
         f"Less than any control: effect -1 u; {BESIDE} -0.1 to 0.3 u ({COUNTS}); {ALONE}",
     ),
@@ -287,7 +290,6 @@ def use_of(
 ) -> InstructionUse:
     """A pair whose use rises by `tuned` on every prompt and text, beside controls whose use rises by what is given."""
     rng = np.random.default_rng(0)
-    kinds = [kind for kind, effects in controls.items() for _ in effects]
     effects = [0.0, tuned, *(effect for given in controls.values() for effect in given)]
     rows = [
         (f"p{p}", text, model, 1.0 + 0.1 * p + effect + noise * rng.normal() * (model == 1))
@@ -296,12 +298,11 @@ def use_of(
         for model, effect in enumerate(effects)
     ]
     prompt, text, model, use = zip(*rows, strict=True) if rows else ((), (), (), ())
-    ones = torch.ones(len(rows), dtype=torch.int64)
+    ones, beside = torch.ones(len(rows), dtype=torch.int64), named(controls)
     return InstructionUse(
-        Provenance("instruction_use", "a -> b"),
+        Provenance("instruction_use", "a -> b", controls=beside),
         "swap",
-        ("base", "tuned", *(f"c{i}" for i in range(len(kinds)))),
-        ("", "", *kinds),
+        ("base", "tuned", *(control.name for control in beside)),
         tuple(texts),
         prompt_id=prompt,
         text=text,
@@ -314,6 +315,12 @@ def use_of(
         failures={},
         level=0.95,
     )
+
+
+def named(controls: dict[str, list[float]]) -> tuple[ControlModel, ...]:
+    """A control c0, c1, ... for each of the effects."""
+    kinds = [kind for kind, effects in controls.items() for _ in effects]
+    return tuple(ControlModel(f"c{i}", Control(kind, i)) for i, kind in enumerate(kinds))
 
 
 def validity_of(n: int, invalid: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -390,17 +397,14 @@ def test_too_few_prompts_are_not_testable(n):
 
 
 def shares_of(share: float, controls: dict[str, list[float]], change: float = 0.05) -> ValueRotation:
-    kinds = tuple(kind for kind, found in controls.items() for _ in found)
     values = [value for found in controls.values() for value in found]
     return ValueRotation(
-        Provenance("value_rotation", "a -> b"),
+        Provenance("value_rotation", "a -> b", controls=named(controls)),
         (0, 1),
         torch.tensor([share - 0.01, share + 0.01], dtype=torch.float64),
         torch.full((2,), change, dtype=torch.float64),
         torch.zeros(2, dtype=torch.int64),
         False,
-        kinds,
-        tuple(f"c{i}" for i in range(len(kinds))),
         torch.tensor([[value, value] for value in values], dtype=torch.float64).reshape(-1, 2),
         0.95,
     )
@@ -421,6 +425,18 @@ def test_the_third_claim_is_the_share_beside_each_kind_of_control():
     assert below.p == 1.0
     assert answer("rotation", below, below.p).verdict == "not shown"  # a rescaling turns nothing
     assert rotation_evidence(shares_of(0.0, {}, change=0.0)) == ("the values of the feed-forward layers did not change")
+
+
+def test_an_effect_of_a_control_that_is_no_number_is_an_error():
+    shares = shares_of(0.9, {"spectrum": [*around(0.2), np.nan], "gradient-noise": around(0.4)})
+    found: Any = rotation_evidence(shares)
+    with pytest.raises(InputError, match=r"controls 'spectrum'\[59\] is nan, expected finite values"):
+        answer("rotation", found)
+    use = use_of(1.0, {"gradient-noise": [*around(0, 5), np.inf]})
+    with pytest.raises(InputError, match=r"controls 'gradient-noise'\[5\] is inf, expected finite values"):
+        instruction_evidence(use)
+    with pytest.raises(InputError, match=r"tuned\[0\] is -inf, expected finite values"):
+        instruction_evidence(use_of(-np.inf, {"gradient-noise": around(0)}))
 
 
 def test_the_second_claim_needs_its_permuted_labels_and_its_controls():

@@ -12,7 +12,7 @@ from lensdiff import stats
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, jaccard, pair_overlap, pair_set
 from lensdiff.models import load_pair
-from lensdiff.results import Control, InputError
+from lensdiff.results import Control, ControlModel, InputError
 from tests.analyses.heads.head_models import N_HEADS, known_words, made, random_vectors, wrapped
 from tests.checkpoints import hf_model
 
@@ -157,7 +157,7 @@ def test_a_real_change_stands_outside_the_band_of_smaller_controls() -> None:
     assert [(kind.kind, kind.n) for kind in whole.kinds] == [("norm", 19), ("spectrum", 19)]
     assert [kind.p for kind in whole.kinds] == [stats.control_rank(whole.effect, x).p for x in means.values()]
     assert whole.verdict() == "within"  # noise against noise of its size
-    assert inside.provenance.options["control_kinds"] == ["norm", "spectrum"] * 19
+    assert inside.provenance.control_kinds == ("norm", "spectrum") * 19
     narrow = pair_overlap(pairs_of(pair.base), pairs_of(pair.tuned), controls=given, level=0.5)
     assert (narrow.band[1] - narrow.band[0] < inside.band[1] - inside.band[0]).all()
     # a head edited by hand lies below the band, the others above it, since they did not change
@@ -173,8 +173,7 @@ def test_self_controls_are_exactly_the_same(base: HeadWordPairs) -> None:
     assert (found.band == 1.0).all()
     assert found.whole is not None
     assert (found.whole.p, found.whole.band) == (1.0, (1.0, 1.0))
-    assert len(found.provenance.options["controls"]) == 19
-    assert found.provenance.options["control_kinds"] == ["self"] * 19
+    assert found.provenance.controls == (ControlModel(same.provenance.model, Control("self")),) * 19
 
 
 def test_a_change_beyond_99_controls_has_their_smallest_p(base: HeadWordPairs) -> None:

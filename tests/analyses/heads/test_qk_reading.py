@@ -183,7 +183,7 @@ def test_models_are_unchanged_and_controls_are_models() -> None:
         (PAIRS, {"query_pos": 1}, "query_pos is 1, expected more than the largest distance, 1"),
         (PAIRS, {"distances": (200,)}, "less than the model's 128 positions"),
         (PAIRS, {"chunk": 0}, "chunk is 0"),
-        (PAIRS, {"layers": [2]}, r"layers \[2\] cannot be read"),
+        (PAIRS, {"layers": [2]}, r"layers=\[2\] given"),
         (PAIRS, {"first": "<none>"}, "has no token '<none>'"),
         ([("", "sea")], {}, "the word '' maps to no token"),
     ],

@@ -21,7 +21,7 @@ from lensdiff.analyses.heads.verb_labels import (
 )
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError
-from tests.analyses.heads.test_verb_shift import CONTROLS, VERBS, drawn, run, with_counts
+from tests.analyses.heads.results import CONTROLS, VERBS, drawn, run, with_counts
 
 # --- the kernels
 

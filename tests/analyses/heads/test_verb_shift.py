@@ -13,36 +13,25 @@ from scipy.stats import ttest_ind, ttest_rel
 from lensdiff import stats
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.verb_counts import counts_of_heads, matched_controls, shares
-from lensdiff.analyses.heads.verb_groups import Options, head_differences, matched_verbs
+from lensdiff.analyses.heads.verb_groups import (
+    Options,
+    _sign_flip,
+    _welch,
+    head_differences,
+    matched_verbs,
+    with_band,
+)
 from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS, general_verbs
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import load_pair
-from lensdiff.results import Control, InputError
+from lensdiff.results import Control, ControlModel, InputError
 from tests.analyses.heads.head_models import Named, known_words, made, paired_vectors, planted, random_vectors, wrapped
+from tests.analyses.heads.results import CONTROLS, VERBS, WORDS, drawn, run, with_counts
 from tests.checkpoints import hf_model
 
-VERBS = tuple(f"do{i}" for i in range(8))
-CONTROLS = tuple(f"be{i}" for i in range(24))
-WORDS = (*VERBS, *CONTROLS, *(f"thing{i}" for i in range(40)))
 COUNTED = ["group", "verb", "kind", "heads_up", "heads_down", "share", "base_count", "tuned_count"]
 COLUMNS = [*COUNTED, "sign_mean", "log_mean"]
-
-
-def with_counts(counts: np.ndarray) -> HeadWordPairs:
-    """Build a result in which head h of layer l has counts[l, h, v] for every verb, each with things of its own."""
-    things = WORDS[len(VERBS) + len(CONTROLS) :]
-    verbs = (*VERBS, *CONTROLS)
-    dims = [
-        [[[(verbs[v], things[i]) for v, n in enumerate(head) for i in range(n)]] * 2 for head in layer]
-        for layer in counts.tolist()
-    ]
-    return made(dims, WORDS)
-
-
-def drawn(seed: int, *, n_layers: int = 3, n_heads: int = 6, mean: float = 3.0) -> np.ndarray:
-    shape = n_layers, n_heads, len(VERBS) + len(CONTROLS)
-    return np.random.default_rng(seed).poisson(mean, shape)
 
 
 def controls_of(kind: str, n: int, *, first: int = 2, mean: float = 3.0) -> list[HeadWordPairs]:
@@ -52,10 +41,6 @@ def controls_of(kind: str, n: int, *, first: int = 2, mean: float = 3.0) -> list
         replace(one, provenance=replace(one.provenance, model=f"{kind} {i}", control=Control(kind, i)))
         for i, one in enumerate(found)
     ]
-
-
-def run(base: np.ndarray, tuned: np.ndarray, **options: Any) -> VerbShift:
-    return verb_shift(with_counts(base), with_counts(tuned), verbs=VERBS, control_verbs=CONTROLS, **options)
 
 
 # kernels
@@ -222,9 +207,9 @@ def test_a_planted_shift_is_found_and_the_controls_are_centred() -> None:
         assert [kind.p for kind in beside.kinds] == p
         assert beside.verdict() == "beyond all, too few"
     assert found.control_kinds == ("spectrum",) * 20 + ("norm",) * 19
-    assert found.control_names[:2] == ("spectrum 0", "spectrum 1")
-    assert found.provenance.options["control_kinds"] == list(found.control_kinds)
-    assert found.provenance.options["controls"] == list(found.control_names)
+    first, *_, last = found.provenance.controls
+    assert first == ControlModel("spectrum 0", Control("spectrum", 0))
+    assert last == ControlModel("norm 18", Control("norm", 18))
     with pytest.raises(InputError, match="statistic='mean' is none of sign, log"):
         found.beside("mean")
 
@@ -420,13 +405,24 @@ def test_results_that_cannot_be_compared_are_refused() -> None:
         verb_shift(base, made([[[[], []]] * 6] * 3, WORDS, top_k=8), **lists)
 
 
+@pytest.mark.parametrize("few", [[0.5], [0.5, 0.5, 0.5]])
+def test_a_share_that_is_no_number_is_an_error(few: list[float]) -> None:
+    """Neither one verb alone nor equal shares, which have no test, hide it."""
+    with pytest.raises(InputError, match=r"base\[0\] is nan, expected finite values"):
+        _welch(np.array(few), np.array([np.nan]))
+    with pytest.raises(InputError, match=r"differences\[0\] is inf, expected finite values"):
+        _sign_flip(np.array([np.inf]), 0)
+    group = run(drawn(0), drawn(1)).whole
+    with pytest.raises(InputError, match=rf"controls 'norm'\[{len(few)}\] is inf, expected finite values"):
+        with_band(group, np.array([*few, np.inf]), ["norm"] * (len(few) + 1), 0.95)
+
+
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
     base, tuned = drawn(0), drawn(1)
     found = run(base, tuned, controls=controls_of("norm", 19), layers_per_group=2)
     loaded = VerbShift.load(found.save(tmp_path / "verbs.safetensors"))
     assert loaded.groups == found.groups
     assert (loaded.whole, loaded.beside(), loaded.verbs) == (found.whole, found.beside(), found.verbs)
-    assert (loaded.control_names, loaded.control_kinds) == (found.control_names, found.control_kinds)
     assert loaded.to_df().equals(found.to_df())
     assert loaded.provenance == found.provenance
 

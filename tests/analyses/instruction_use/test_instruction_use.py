@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lensdiff import stats
-from lensdiff.analyses.instruction_use.measure import _given, _texts, instruction_use
+from lensdiff.analyses.instruction_use.measure import _texts, instruction_use
 from lensdiff.analyses.instruction_use.other_instructions import deleted, instruction_ranges, swapped
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, forced_reading, load_model, load_pair, view_of
+from lensdiff.models.asked import Asked
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
@@ -543,6 +544,37 @@ def test_a_control_may_read_a_prompt_that_failed_in_the_pair() -> None:
     assert own.with_controls([apart]).prompts() == own.prompts() == tuple(prompt.id for prompt in PROMPTS)
 
 
+def test_a_use_that_is_no_number_is_an_error_and_few_prompts_are_a_gap() -> None:
+    found = instruction_use(pair_of(), PROMPTS, [RESPONSE] * 5)
+    log_prob = found.log_prob.clone()
+    log_prob[-1] = -torch.inf  # of the last prompt in the tuned model
+    broken = replace(found, log_prob=log_prob)
+    for call in (broken.difference, broken.differences, broken.beside, broken.show, lambda: repr(broken)):
+        with pytest.raises(InputError, match="is -inf, expected finite values") as error:
+            call()
+        assert not isinstance(error.value, stats.NotTestable)
+    rows = slice(0, 2)  # of the first prompt
+    one = replace(
+        found,
+        prompt_id=found.prompt_id[rows],
+        text=found.text[rows],
+        **{name: getattr(found, name)[rows] for name in ("model", "n_out", "n_draws", "log_prob", "log_prob_without")},
+    )
+    with pytest.raises(stats.TooFew, match=r"1 prompt\(s\) have a use on text 'given', a difference needs 2"):
+        one.difference("given")
+    assert one.differences()[["low", "high", "p"]].isna().to_numpy().all()
+    assert one.show().data["texts"][0]["facts"] == ["1 prompt(s) have a use on text 'given', a difference needs 2."]
+
+
+def test_prompts_that_all_differ_alike_are_tested_by_sign_flips() -> None:
+    found = instruction_use(pair_of(), PROMPTS, [RESPONSE] * 5)
+    base = found.log_prob[found.model == 0]
+    log_prob = torch.stack([base, base + 0.25], dim=1).flatten()
+    without = found.log_prob_without[found.model == 0].repeat_interleave(2)
+    test = replace(found, log_prob=log_prob, log_prob_without=without).difference("given")
+    assert (test.name, test.p, test.low) == ("sign flip", 2 / 2**5, None)
+
+
 def test_controls_of_other_texts_or_means_are_refused() -> None:
     pair, model = pair_of(), model_of()
     alone, read = (instruction_use(m, PROMPTS, TEXTS) for m in (pair, model))
@@ -634,7 +666,7 @@ def test_table_text_and_file(tmp_path: Any) -> None:
         ((PROMPTS, {"a": RESPONSE}), {}, "5 prompts were given with a single response"),
         (([],), {}, r"expected a Prompt, a text or a list of them, got \[\]"),
         (([*PROMPTS, PROMPTS[0]],), {}, "the id 'poem' comes twice"),
-        (("Write a poem",), {"by": "deletion"}, "prompt '0' marks no instruction, expected a span of it"),
+        (("Write a poem",), {"by": "deletion"}, "prompt 'Write a poem' marks no instruction, expected a span of it"),
         ((PROMPTS[0], RESPONSE), {}, "prompt 'poem' has no donor: none of the 1 prompts given has another instruction"),
         (
             (PROMPTS[0], RESPONSE),
@@ -652,17 +684,14 @@ def test_unusable_arguments_are_refused(arguments: Any, options: Any, message: s
 
 def test_a_missing_response_is_refused() -> None:
     with pytest.raises(InputError, match="a response is None, expected a text or a Response for every prompt"):
-        _given(PROMPTS[:2], [RESPONSE, None])
-    assert _texts(PROMPTS[:2], {"a": [RESPONSE, None]}) == {"a": {"poem": RESPONSE}}
+        _texts(Asked.of(PROMPTS[:2]), [RESPONSE, None])
+    assert _texts(Asked.of(PROMPTS[:2]), {"a": [RESPONSE, None]}) == {"a": {"poem": RESPONSE}}
     with pytest.raises(InputError, match="a response is 3, expected a text or a Response for every prompt"):
-        _texts(PROMPTS[:2], {"a": [RESPONSE, 3]})
+        _texts(Asked.of(PROMPTS[:2]), {"a": [RESPONSE, 3]})
 
 
 def test_a_list_of_which_every_prompt_fails_is_refused() -> None:
-    with (
-        pytest.raises(InputError, match="none of 2 prompts could be read; '0': prompt '0' marks no instruction"),
-        pytest.warns(UserWarning, match="failed"),
-    ):
+    with pytest.raises(InputError, match="none of 2 prompts could be read; '0': prompt '0' marks no instruction"):
         instruction_use(model_of(), ["one", "two"])
 
 

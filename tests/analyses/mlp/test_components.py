@@ -84,7 +84,7 @@ def _load(hf: Any, wrapper: Any) -> Any:
 
 def test_directions_stream_over_layers_and_sides_and_say_what_was_clipped(tmp_path) -> None:
     model = model_with()
-    result = concept_directions(model, layers=[1, 0, 1], sides=["gate", "value"], n_components=300)
+    result = concept_directions(model, layers=[1, 0], sides=["gate", "value"], n_components=300)
     assert (result.layers, result.sides) == ((1, 0), ("gate", "value"))
     assert result.components.shape == (2, 2, D_MODEL, D_MODEL)
     options = result.provenance.options
@@ -111,8 +111,9 @@ def test_fewer_neurons_than_dimensions_have_one_component_less() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": [2]}, r"layers=\[2\] given, expected some of 0 to 1"),
+        ({"layers": [2]}, r"layers=\[2\] given, expected at least one of 0 to 1, each once"),
         ({"layers": []}, r"layers=\[\] given"),
+        ({"layers": [1, 0, 1]}, r"layers=\[1, 0, 1\] given"),
         ({"layers": [-1]}, r"layers=\[-1\] given"),
         ({"sides": "value"}, "sides='value' given, expected a list of some of value, key, gate"),
         ({"sides": ["keys"]}, r"sides=\['keys'\] given"),

@@ -138,7 +138,12 @@ def test_tables_file_and_bands(tmp_path) -> None:
     controls = [pair.control(kind, seed) for kind, n in numbers.items() for seed in range(n)]
     found = rotation(base, tuned, ranks=(1, 5, 20), controls=controls, level=0.9)
     assert found.provenance.options["ranks_left_out"] == [20]  # of 10 components
-    assert found.provenance.options["controls"] == numbers
+    assert found.provenance.control_counts == numbers
+    assert [control.made for control in found.provenance.controls[18:21]] == [
+        Control("spectrum", 18),
+        Control("spectrum", 19),
+        Control("norm", 0),
+    ]
     assert (found.kinds, found.n_controls) == (tuple(numbers), tuple(numbers.values()))
     frame = found.to_df()
     kinds = ["gradient-noise", "spectrum", "norm", "self"]

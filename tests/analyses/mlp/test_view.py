@@ -1,27 +1,25 @@
 """What the views of concepts, rotation and coherence are given."""
 
-import json
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses.annotate.shift import AnnotationShift, annotation_shift
 from lensdiff.analyses.mlp import view_concepts as view
 from lensdiff.analyses.mlp.section import concepts_section
 from lensdiff.results import Diff, ResultStore
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
-from tests.analyses.annotate.test_annotation_shift import random_annotations
-from tests.views.attributions import HOSTILE
-from tests.views.concepts import ANGLE, COMPONENTS, LIST, WORDS, coherence, concepts, rotation, without_words
+from tests.analyses.annotate.results import shift
+from tests.analyses.mlp.results import ANGLE, COMPONENTS, LIST, WORDS, coherence, concepts, rotation, without_words
+from tests.views.hostile import HOSTILE
+from tests.views.pages import embedded, given
 
 
 def test_one_model_shows_every_component_with_both_poles() -> None:
     result = concepts()
-    data = result.show().data
+    data = given(result.show())
     assert (data["layers"], data["sides"], data["roles"]) == ([0, 3], ["value", "key"], ["control"])
     component = data["components"][1][0][2]
     assert component["angle"] is None
@@ -34,7 +32,7 @@ def test_one_model_shows_every_component_with_both_poles() -> None:
 
 
 def test_two_models_are_matched_and_turned_to_the_same_side() -> None:
-    data = Diff(concepts(), concepts("b", angle=ANGLE, sign=-1.0)).show().data
+    data = given(Diff(concepts(), concepts("b", angle=ANGLE, sign=-1.0)).show())
     assert data["names"] == ["base: a", "tuned: b"]
     base, tuned = data["components"][0][1][0]["models"]
     assert data["components"][0][1][0]["angle"] == pytest.approx(np.degrees(ANGLE), abs=0.1)
@@ -47,7 +45,7 @@ def test_two_models_are_matched_and_turned_to_the_same_side() -> None:
 
 def test_too_many_components_are_cut_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "BUDGET", 8)
-    data = concepts().show().data
+    data = given(concepts().show())
     assert [len(side) for layer in data["components"] for side in layer] == [2] * 4
     assert f"The first 2 of {COMPONENTS} components of each layer are shown; the results hold all." in data["facts"]
     assert len(data["words"]) <= 2 * 4 * 2 * WORDS
@@ -55,7 +53,7 @@ def test_too_many_components_are_cut_and_said_to_be(monkeypatch: pytest.MonkeyPa
 
 def test_rotation_shows_degrees_and_the_bands_of_enough_controls() -> None:
     result = rotation()
-    data = result.show().data
+    data = given(result.show())
     assert data["mean"][1][1] == pytest.approx([np.degrees(0.2), np.degrees(0.8)], rel=1e-3)
     assert data["mean"][0][0] == pytest.approx([np.degrees(0.1), np.degrees(0.4)], rel=1e-3)
     assert [band["name"] for band in data["bands"]] == ["gradient-noise controls (99)", "spectrum controls (59)"]
@@ -73,15 +71,15 @@ def test_rotation_shows_degrees_and_the_bands_of_enough_controls() -> None:
 
 
 def test_rotation_without_controls_says_what_is_missing() -> None:
-    data = without_words(rotation(controls={})).show().data
+    data = given(without_words(rotation(controls={})).show())
     assert data["bands"] == []
     assert data["facts"][1] == "How far a meaningless change would turn it: no controls were made."
     assert "bands to °" not in data["top"]["columns"]
-    few = rotation(controls={"gradient-noise": 18, "spectrum": 2}).show().data
+    few = given(rotation(controls={"gradient-noise": 18, "spectrum": 2}).show())
     assert few["bands"] == []
     assert few["facts"][1].endswith("too few controls to tell (18 gradient-noise, 2 spectrum).")
     assert "bands to °" not in few["top"]["columns"]
-    assert len(rotation(controls={"spectrum": 19}).show().data["facts"]) == 1, "nothing is missing"
+    assert len(given(rotation(controls={"spectrum": 19}).show())["facts"]) == 1, "nothing is missing"
 
 
 def test_only_components_beyond_their_band_are_called_so() -> None:
@@ -89,20 +87,20 @@ def test_only_components_beyond_their_band_are_called_so() -> None:
     high = inside.matched()["gradient-noise_high"].min()
     assert inside.matched().spectrum_high.max() < high
     between = replace(inside, matched_angle=torch.full_like(inside.matched_angle, 0.95 * high))
-    assert between.show().data["top"]["rows"] == [], "one kind explains it"
+    assert given(between.show())["top"]["rows"] == [], "one kind explains it"
     still = replace(inside, matched_angle=torch.full_like(inside.matched_angle, high / 2))
-    assert still.show().data["top"]["rows"] == []
+    assert given(still.show())["top"]["rows"] == []
 
 
 def test_coherence_shows_shares_and_what_chance_gives() -> None:
-    data = Diff(coherence(), coherence("b", shift=0.1)).show().data
+    data = given(Diff(coherence(), coherence("b", shift=0.1)).show())
     base, tuned = data["models"]
     assert base["values"][0] == [[66.67, 0.0], [66.67, 0.0]]
     assert base["values"][1][0] == pytest.approx([0.4, 0.15])
     assert tuned["values"][1][0] == pytest.approx([0.5, 0.25])
     assert base["nulls"] == [[5.0, 5.0], [0.25, 0.25]]
     assert "base 40.0%, tuned 40.0% of all components; without any meaning it would be 5%" in data["facts"][0]
-    assert coherence().show().data["models"][0]["null_name"] == "random directions"
+    assert given(coherence().show())["models"][0]["null_name"] == "random directions"
 
 
 @pytest.mark.parametrize(
@@ -115,8 +113,7 @@ def test_pages_escape_every_word(result) -> None:
     for text in HOSTILE:
         if "<" in text:
             assert text not in html
-    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
-    assert json.loads(data) == json.loads(json.dumps(result.show().data))
+    assert embedded(html) == [given(result.show())]
 
 
 def test_the_section_shows_what_a_directory_holds(tmp_path) -> None:
@@ -138,45 +135,3 @@ def test_the_section_shows_what_a_directory_holds(tmp_path) -> None:
     assert [part.name for part in parts if isinstance(part, Table)] == ["rotation", "matched_components"]
     assert isinstance(parts[-1], str)
     assert "tables/concepts.parquet" in parts[-1]
-
-
-def shift() -> AnnotationShift:
-    base, tuned = (random_annotations(0.4, seed, layers=5, model=model) for seed, model in ((1, "a"), (2, "b")))
-    return annotation_shift(base, tuned, n_resamples=99)
-
-
-def test_annotation_shares_are_shown_in_percent() -> None:
-    result = shift()
-    data = result.show().data
-    frame = result.to_df().set_index("label")
-    row = dict(zip(data["columns"], data["rows"][0][3], strict=True))
-    assert row["label"] == "coding"
-    coding = frame.loc["coding"]
-    assert row["base"] == f"{100 * coding.base_mean:.2f} ± {100 * coding.base_std:.2f}"
-    assert row["difference"] == f"{100 * coding.difference:+.2f} [{100 * coding.low:.2f}, {100 * coding.high:.2f}]"
-    assert row["verdict"] == coding.verdict
-    assert data["labels"][data["first"]] == "semantics"
-    assert data["groups"] == ["0-3", "4-4"]
-    groups = result.groups_df().set_index(["group", "label"])
-    place = data["group_statistics"].index("tuned_share")
-    assert data["by_group"][0][1][3][place] == pytest.approx(groups.loc[("4-4", "coding"), "tuned_share"], rel=1e-3)
-    assert "Annotated by fake from 15 words" in data["facts"][0]
-
-
-def test_shares_that_cannot_be_had_are_dashes() -> None:
-    result = shift()
-    unknown = replace(result, statistics=result.statistics * np.nan, by_group=result.by_group * np.nan)
-    data = json.loads(json.dumps(unknown.show().data, allow_nan=False))
-    assert data["rows"][0][0][1:] == ["– ± –", "– ± –", "– [–, –]", "–", "undecided", "–"]
-    assert data["by_group"][0][0][0] == [None] * 9
-
-
-def test_annotations_are_listed_layer_by_layer() -> None:
-    result = random_annotations(0.4, 1, layers=2, components=3)
-    said = replace(result, descriptions=tuple(f"{HOSTILE[0]}{i}" for i in range(result.status.numel())))
-    data = said.show().data
-    assert [layer["name"] for layer in data["layers"]] == ["layer 0", "layer 1"]
-    assert data["facts"] == ["tiny: 30 explained annotations over 5 seeds."]
-    description = data["layers"][1]["rows"][2][data["columns"].index("description")]
-    assert description == f"{HOSTILE[0]}{(1 * 3 + 2) * 5}"
-    assert HOSTILE[0] not in said.show().html()

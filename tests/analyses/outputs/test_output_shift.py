@@ -181,7 +181,7 @@ def test_a_list_gives_a_list_and_one_model_at_a_time_the_same(tmp_path, monkeypa
     prompts, responses = [PROMPT, TEXT[1]], [RESPONSE, None]
     both, one = (load_pair(*folders, keep=keep, **OPTIONS) for keep in ("both", "one"))
     expected = output_shift(both, prompts, responses, max_new_tokens=4)
-    assert [s.prompt_id for s in expected] == ["p1", ""]
+    assert [s.prompt_id for s in expected] == ["p1", "1"]
     loads: list[str] = []
     load = ModelPair._release
     monkeypatch.setattr(ModelPair, "_release", lambda self: (loads.append("model"), load(self))[1])
@@ -297,7 +297,7 @@ def test_table_and_most_shifted_tokens(pair, tmp_path):
         (([PROMPT], [RESPONSE] * 2), {}, "1 prompts were given with 2 responses"),
         (([PROMPT], RESPONSE), {}, "1 prompts were given with a single response, expected as many"),
         ((PROMPT, " "), {}, "the response is an empty text"),
-        ((3,), {}, "expected a Prompt, a text or a list of them, got int"),
+        ((3,), {}, "expected a Prompt, a text or a list of them, got 3"),
     ],
 )
 def test_unusable_arguments_are_refused(pair, arguments, options, message):

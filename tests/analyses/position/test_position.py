@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses.position.measure import PositionProfile, position_means, position_profile, shape_of
+from lensdiff.analyses.position.measure import (
+    PositionProfile,
+    _part_tests,
+    _shape_tests,
+    position_means,
+    position_profile,
+    shape_of,
+)
 from lensdiff.inputs.published import ReleasedAttribution
 from lensdiff.results import InputError
 from lensdiff.stats import Test
-from tests.views.attributions import attribution
+from tests.analyses.attribute.results import attribution
 
 M = 81  # response tokens: a density is a count to the power of 3/4
 
@@ -45,6 +52,24 @@ def adjusted(test: Test) -> float:
 def test_means_of_parts_by_hand():
     found = position_means(torch.tensor([1.0, 2.0, 4.0]), np.array([0.0, 0.5, 1.0]))
     assert found == pytest.approx([(1 + 2 / 2) / 1.5, (2 / 2 + 4) / 1.5])
+
+
+def test_a_profile_that_is_no_number_is_an_error():
+    good, bad = np.full((3, 2), 0.5), np.array([[0.5, 0.5], [0.5, np.nan], [0.5, 0.5]])
+    for tests in (_part_tests, lambda *both, level: _shape_tests(*(x[:, [1, 1, 1]] for x in both), level=level)):
+        for both in ((good, bad), (bad, good)):
+            with pytest.raises(InputError, match=r"\[1\] is nan, expected finite values"):
+                tests(*both, level=0.95)
+
+
+def test_profiles_that_are_the_same_in_every_prompt_are_tested_by_sign_flips():
+    base, tuned = (np.tile(values, (5, 1)) for values in ([0.25, 0.5], [0.5, 0.5]))
+    first, second = _part_tests(base, tuned, level=0.95)
+    assert (first.name, first.p, second.name, second.p) == ("sign flip", 2 / 2**5, "paired t", 1.0)
+    shapes = _shape_tests(np.tile([0.25, 0.0, -0.25], (5, 1)), np.tile([0.25, 0.0, 0.25], (5, 1)), level=0.95)
+    assert [shape.base.p for shape in shapes.values()] == [1 / 2**5, 1.0, 1.0]
+    assert [shape.base.name for shape in shapes.values()] == ["sign flip", "one-sample t", "sign flip"]
+    assert [shape.difference.p for shape in shapes.values()] == [1.0, 1.0, 2 / 2**5]
 
 
 def test_parts_have_the_prompts_mean_also_where_there_are_fewer_tokens():

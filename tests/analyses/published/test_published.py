@@ -6,7 +6,14 @@ import pytest
 import torch
 from scipy import stats
 
-from lensdiff.analyses.published.tables import PublishedTables, level_score, published_tables, robustness
+from lensdiff.analyses.published.tables import (
+    PublishedTables,
+    following,
+    level_score,
+    published_tables,
+    recognition,
+    robustness,
+)
 from lensdiff.inputs import load_published
 from lensdiff.results import InputError
 from tests.inputs.released import REAL, levels, write_attribution, write_clone
@@ -55,6 +62,32 @@ def test_a_score_by_hand() -> None:
     assert level_score(explain, torch.tensor([True, True, False])) == pytest.approx(expected, abs=1e-8)
     assert level_score(explain, torch.zeros(3, dtype=torch.bool)) == 0
     assert level_score(explain[:, :0], torch.tensor([True, True, False])) == 0
+
+
+def test_a_row_without_a_test_is_a_gap_and_a_row_with_a_mistake_is_an_error() -> None:
+    for row in (recognition([1.0], [2.0]), recognition([1.0] * 4, [2.0] * 4)):
+        assert (row.welch, row.paired) == (None, None)
+    scores, followed = [1.0, 2.0, 3.0, 5.0, 4.0], [True, False, True, False, True]
+    for lengths in ([7] * 5, [8, 7, 8, 7, 8]):  # equal lengths, and lengths that tell the groups apart
+        row = following(scores, followed, lengths)
+        assert row is not None
+        assert row.welch is not None
+        assert row.equal_length is None
+    few = following(scores[:3], followed[:3], [5, 6, 7])
+    assert few is not None
+    assert (few.welch, few.equal_length) == (None, None)
+    for base, tuned, message in (
+        ([1.0, np.nan], [1.0, 2.0], r"base\[1\] is nan"),
+        ([np.nan], [1.0], r"base\[0\] is nan"),
+        ([1.0], [np.nan, 1.0], r"tuned\[0\] is nan"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "paired data need equal lengths, given 3 tuned and 2 base observations"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recognition(base, tuned)
+    with pytest.raises(InputError, match=r"base\[0\] is nan"):
+        following([1.0, np.nan], [True, False], [7, 7])
+    with pytest.raises(InputError, match="lengths differ: 5 outcomes, 5 group labels and 4 covariate values"):
+        following(scores, followed, [5, 6, 7, 8])
 
 
 OPTIONS = [{}, {"b": 0}, {"b": 5}, {"p": 2.0}, {"p": 8.0}, {"normalise": False}, {"eps": 0.1}, {"widen": False}]

@@ -22,7 +22,7 @@ from lensdiff.analyses.value_rotation.neuron_matching import gaps, match_neurons
 from lensdiff.analyses.value_rotation.procrustes import explained_share
 from lensdiff.analyses.value_rotation.shares import _vectors
 from lensdiff.models import ModelPair, load_model, load_pair, view_of
-from lensdiff.results import Control, InputError
+from lensdiff.results import Control, ControlModel, InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 
 D_MODEL, D_MLP, N_LAYERS = 32, 48, 2
@@ -323,8 +323,8 @@ def test_controls_have_bands_from_19_and_stand_alone_before() -> None:
     band = stats.rank_band(found.control_shares[:19].numpy())
     np.testing.assert_allclose(table.query("kind == 'spectrum'").control_low, np.clip(band.low, 0, 1))
     np.testing.assert_allclose(table.query("kind == 'spectrum'").control_high, np.clip(band.high, 0, 1))
-    assert found.provenance.options["controls"] == {"spectrum": 19, "norm": 19, "self": 1}
-    assert found.control_names[0] == view_of(controls[0]).info.id
+    assert found.provenance.control_counts == {"spectrum": 19, "norm": 19, "self": 1}
+    assert found.provenance.controls[0] == ControlModel(view_of(controls[0]).info.id, Control("spectrum", 0))
 
 
 def test_a_rotation_is_beyond_every_kind_of_control() -> None:
@@ -395,7 +395,7 @@ def test_a_control_read_apart_knows_its_shares(tmp_path: Any) -> None:
     pair = pair_of(tuned)
     found = control_rotation(pair.base, pair.tuned)  # a model that no pair made
     np.testing.assert_allclose(found.shares, [0.0, 1.0], atol=1e-9)
-    assert found.provenance.control_kind == "given"
+    assert (found.provenance.as_control.made, found.provenance.as_control.kind) == (None, "given")
     assert found.to_df().columns.tolist() == ["layer", "share"]
     assert found.to_df().layer.tolist() == [0, 1]
     assert found.top(1).layer.tolist() == [1]
@@ -409,7 +409,7 @@ def test_a_control_read_apart_knows_its_shares(tmp_path: Any) -> None:
         value_rotation(pair).with_controls([found, made])
     with pytest.raises(InputError, match=r"a control was read in layers \[0, 1\], expected \[1\]"):
         value_rotation(pair, layers=[1], controls=[found])
-    with pytest.raises(InputError, match=r"layers \[2\] cannot be read, expected distinct ones from 0 to 1"):
+    with pytest.raises(InputError, match=r"layers=\[2\] given, expected at least one of 0 to 1, each once"):
         control_rotation(pair.base, pair.tuned, layers=[2])
     wide = load_model(hf_model("llama", intermediate_size=40), tokenizer=tokenizer_of(), **OPTIONS)
     with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):
@@ -465,7 +465,7 @@ def test_vocabularies_are_compared_on_shared_tokens() -> None:
 
 def test_unusable_input_is_refused(tmp_path: Any) -> None:
     pair = pair_of(model_of())
-    with pytest.raises(InputError, match=r"layers \[2\] cannot be read, expected distinct ones from 0 to 1"):
+    with pytest.raises(InputError, match=r"layers=\[2\] given, expected at least one of 0 to 1, each once"):
         value_rotation(pair, layers=[2])
     wide = load_model(hf_model("llama", intermediate_size=40), tokenizer=tokenizer_of(), **OPTIONS)
     with pytest.raises(InputError, match=r"control 0 .* has d_mlp 40, expected the base's 48"):

@@ -8,9 +8,9 @@ from lensdiff.analyses.mlp.coherence import Coherence
 from lensdiff.analyses.mlp.components import Side
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.rotation import Rotation
-from lensdiff.results import Provenance
+from lensdiff.results import Control, ControlModel, Provenance
 from lensdiff.stats import FEWEST_FOR_RANK
-from tests.views.attributions import HOSTILE
+from tests.views.hostile import HOSTILE
 
 LAYERS, COMPONENTS, WORDS = (0, 3), 3, 4
 SIDES: tuple[Side, ...] = ("value", "key")
@@ -64,13 +64,12 @@ def rotation(*, controls: dict[str, int] | None = None) -> Rotation:
     none = torch.tensor([-1, -1], dtype=torch.int32).expand(*shape, 3, 2).clone()
     changed = none.clone()
     changed[0, 0, 0] = torch.tensor([0, 1])
+    made = tuple(ControlModel(f"{kind} {i}", Control(kind, i)) for kind, n in kinds.items() for i in range(n))
     return Rotation(
-        Provenance("rotation", "b", options={"base": "a"}),
+        Provenance("rotation", "b", options={"base": "a"}, controls=made),
         LAYERS,
         SIDES,
         (1, 2),
-        tuple(kinds),
-        tuple(kinds.values()),
         angles,
         band,
         torch.arange(3).expand(*shape, 3).clone(),

@@ -1,5 +1,7 @@
 """Results about heads made by hand, without a model."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,11 +9,13 @@ from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
 from lensdiff.analyses.heads.ov_reading import OVReading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
 from lensdiff.analyses.heads.qk_reading import QKReading
-from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
 from lensdiff.results import Provenance
 from tests.analyses.heads.head_models import Named, made
-from tests.analyses.heads.test_verb_shift import drawn, run, with_counts
 
+VERBS = tuple(f"do{i}" for i in range(8))
+CONTROLS = tuple(f"be{i}" for i in range(24))
+WORDS = (*VERBS, *CONTROLS, *(f"thing{i}" for i in range(40)))
 PLAIN = ("sea", "moon", "write", "poem", "tell", "story")
 
 
@@ -29,6 +33,26 @@ def overlap(words: tuple[str, ...] = PLAIN, *, controls: bool = True) -> PairOve
     found = pair_overlap(head_pairs(words), head_pairs(words, swap=True), controls=near)
     band = torch.stack([torch.full_like(found.jaccard, 0.8), torch.ones_like(found.jaccard)])
     return PairOverlap(**{**vars(found), "band": band}) if controls else found
+
+
+def with_counts(counts: np.ndarray) -> HeadWordPairs:
+    """Build a result in which head h of layer l has counts[l, h, v] for every verb, each with things of its own."""
+    things = WORDS[len(VERBS) + len(CONTROLS) :]
+    verbs = (*VERBS, *CONTROLS)
+    dims = [
+        [[[(verbs[v], things[i]) for v, n in enumerate(head) for i in range(n)]] * 2 for head in layer]
+        for layer in counts.tolist()
+    ]
+    return made(dims, WORDS)
+
+
+def drawn(seed: int, *, n_layers: int = 3, n_heads: int = 6, mean: float = 3.0) -> np.ndarray:
+    shape = n_layers, n_heads, len(VERBS) + len(CONTROLS)
+    return np.random.default_rng(seed).poisson(mean, shape)
+
+
+def run(base: np.ndarray, tuned: np.ndarray, **options: Any) -> VerbShift:
+    return verb_shift(with_counts(base), with_counts(tuned), verbs=VERBS, control_verbs=CONTROLS, **options)
 
 
 def verbs(*, controls: int = 19) -> VerbShift:

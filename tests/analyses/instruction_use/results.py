@@ -1,4 +1,4 @@
-"""Instruction use and value rotation made by hand, without a model."""
+"""Instruction use made by hand, without a model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lensdiff.analyses.instruction_use.result import SIDES, InstructionUse
-from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Provenance
+from tests.analyses.controls import controls_of
 
 PROMPTS = ("poem", "list", "french", "repeat")
 RISE = 2.0  # of the use from base to tuned, a tenth more with each prompt
@@ -22,8 +22,8 @@ def instruction_use(
     by: str = "swap",
 ) -> InstructionUse:
     """A pair whose tuned model uses every instruction RISE + 0.1 i more; controls are the base, give or take."""
-    kinds = [kind for kind, n in (controls or {}).items() for _ in range(n)]
-    names = [*SIDES, *(f"a + {kind} change (seed {i})" for i, kind in enumerate(kinds))]
+    made = controls_of(controls or {})
+    names = [*SIDES, *(control.name for control in made)]
     rng = np.random.default_rng(0)
     rows = []
     for i, prompt in enumerate(prompts):
@@ -33,10 +33,9 @@ def instruction_use(
                 rows.append((prompt, text, m, -1.0, -1.0 - use))
     prompt_id, text, number, log_prob, without = zip(*rows, strict=True)
     return InstructionUse(
-        Provenance("instruction_use", model, options={"base": model.split(" -> ")[0]}),
+        Provenance("instruction_use", model, options={"base": model.split(" -> ")[0]}, controls=made),
         by,
         tuple(names),
-        ("", "", *kinds),
         tuple(texts),
         prompt_id=prompt_id,
         text=text,
@@ -47,25 +46,5 @@ def instruction_use(
         log_prob_without=torch.tensor(without, dtype=torch.float64),
         n_left_out=3,
         failures={},
-        level=0.95,
-    )
-
-
-def value_rotation(
-    n_layers: int = 6, *, controls: Mapping[str, int] | None = None, model: str = "a -> b", changed: bool = False
-) -> ValueRotation:
-    """Shares that fall from 0.6 to 0.3 with the layer; those of controls are near 0.2."""
-    kinds = [kind for kind, n in (controls or {}).items() for _ in range(n)]
-    shares = 0.2 + 0.02 * torch.randn(len(kinds), n_layers, generator=torch.Generator().manual_seed(0)).double()
-    return ValueRotation(
-        Provenance("value_rotation", model, options={"base": model.split(" -> ")[0]}),
-        layers=tuple(range(n_layers)),
-        shares=torch.linspace(0.6, 0.3, n_layers, dtype=torch.float64),
-        change=torch.full((n_layers,), 0.1, dtype=torch.float64),
-        neurons_moved=torch.tensor([3 if changed else 0] * n_layers),
-        basis_changed=changed,
-        control_kinds=tuple(kinds),
-        control_names=tuple(f"a + {kind} change (seed {i})" for i, kind in enumerate(kinds)),
-        control_shares=shares,
         level=0.95,
     )

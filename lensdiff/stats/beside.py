@@ -1,4 +1,4 @@
-"""An effect beside several kinds of controls: it counts only beyond every kind, all on one side.
+"""Effects beside several kinds of controls: an effect counts only beyond every kind, all on one side.
 
 No single kind of meaningless change is the null: a statistic may lie far above what random rotations of the change do
 and far below what random gradients do, and still mean nothing. So
@@ -8,21 +8,22 @@ and far below what random gradients do, and still mean nothing. So
     p           the largest of the kinds' two-sided rank p-values; 1 between the kinds
 
 An effect beyond every band has p of at most 1 - level, and the reverse. p is valid if one of the kinds is the right
-null: it is at least that kind's own.
+null: it is at least that kind's own. Of many effects (one per layer, head or prompt) there are bands alone: a p is of
+one number that was fixed beforehand, which has an `Envelope`. With fewer than 19 controls of a kind there is neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, SupportsFloat
+from typing import Literal, SupportsFloat, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from lensdiff.results.errors import InputError
-from lensdiff.stats.controls import FEWEST_FOR_RANK, control_rank, one_effect, rank_band
+from lensdiff.stats.controls import FEWEST_FOR_RANK, control_rank, rank_band
 from lensdiff.stats.result import Band, format_p
-from lensdiff.stats.samples import check_level, observations
+from lensdiff.stats.samples import check_level, enough, numbers
 
 FEWEST_FOR_VERDICT = 59  # p can reach 1/60, what Holm over three claims asks of the smallest
 
@@ -121,86 +122,97 @@ class Envelope:
         return "beyond" if tested <= 1 - self.level + 1e-12 else "within"
 
 
-def envelope(
-    effect: SupportsFloat,
-    control_effects: Mapping[str, ArrayLike],
+@dataclass(frozen=True)
+class Beside:
+    """What `against_controls` finds.
+
+    Attributes:
+        kinds: of controls, in the order they came.
+        bands: of each kind (axis 0, then those of the effect); NaN with fewer than 19 controls of it.
+        envelope: of an effect that is one number; None of others, and without controls.
+    """
+
+    kinds: tuple[str, ...]
+    bands: Band
+    envelope: Envelope | None
+
+    @property
+    def band(self) -> Band:
+        """The largest of the kinds' bands; NaN without controls, or where one kind has none."""
+        low, high = self.bands
+        if not self.kinds:
+            return Band(*np.full((2, *low.shape[1:]), np.nan))
+        return Band(low.min(axis=0), high.max(axis=0))  # NaN is the smallest and the largest
+
+
+def against_controls(
+    effect: ArrayLike | SupportsFloat | None,
+    controls: Mapping[str, ArrayLike],
     *,
     level: float = 0.95,
+    limits: tuple[float, float] = (-np.inf, np.inf),
     needed: int = FEWEST_FOR_VERDICT,
-) -> Envelope:
-    """Return an effect beside the same effect of every kind of control, one sample per kind.
+) -> Beside:
+    """Return effects beside the same effects of every kind of control that was made.
+
+    Args:
+        effect: one number, or many of any shape; None where there is none and the band is all that is asked for.
+        controls: by kind, their effects on axis 0 (see `by_kind`); none for an effect that nothing stands beside.
+        level: of the bands.
+        limits: between which an effect lies by its definition; bands end there.
+        needed: controls of every kind that a verdict needs.
 
     Raises:
-        InputError: no kind is given, one has no controls, or a value is not finite.
+        InputError: a kind has no controls, shapes differ, a value is not finite, or there are 19 controls and too few
+            for this level.
     """
     check_level(level)
     if needed < FEWEST_FOR_RANK:
         raise InputError(f"needed={needed} given, expected at least {FEWEST_FOR_RANK} controls")
-    if not control_effects:
-        raise InputError("no kind of control was given, expected at least one")
-    value = one_effect(effect)
-    kinds = [_kind(value, kind, given, level) for kind, given in control_effects.items()]
-    return Envelope(value, tuple(kinds), level, needed)
+    value = None if effect is None else numbers(effect, "effect")
+    samples = {kind: _sample(kind, given) for kind, given in controls.items()}
+    shapes = [sample.shape[1:] for sample in samples.values()]
+    shape = value.shape if value is not None else shapes[0] if shapes else ()
+    for kind, own in zip(samples, shapes, strict=True):
+        if own != shape:
+            raise InputError(f"an effect of controls {kind!r} has shape {own}, expected {shape} as the others have")
+    bands = {kind: _band(sample, level) for kind, sample in samples.items()}
+    low, high = (np.reshape([band[i] for band in bands.values()], (len(bands), *shape)) for i in (0, 1))
+    found = None
+    if value is not None and value.ndim == 0 and samples:
+        kinds = tuple(_kind(float(value), kind, sample, bands[kind], level) for kind, sample in samples.items())
+        found = Envelope(float(value), kinds, level, needed)
+    return Beside(tuple(samples), Band(low.clip(*limits), high.clip(*limits)), found)
 
 
-def _kind(effect: float, kind: str, given: ArrayLike, level: float) -> ControlKind:
-    controls = observations(given, f"controls {kind!r}", least=1)
+def _sample(kind: str, given: ArrayLike) -> Float[np.ndarray, "control ..."]:
+    sample = numbers(given, f"controls {kind!r}")
+    if sample.ndim == 0:
+        raise InputError(f"controls {kind!r} is one number, expected one per control on axis 0")
+    return enough(sample, f"controls {kind!r}", least=1)
+
+
+def _band(controls: Float[np.ndarray, "control ..."], level: float) -> Band:
+    """Return the band of one kind, NaN with too few: what one more control gives cannot be told."""
+    if len(controls) < FEWEST_FOR_RANK:
+        return Band(*np.full((2, *controls.shape[1:]), np.nan))
+    return rank_band(controls, level=level)
+
+
+def _kind(effect: float, kind: str, controls: Float[np.ndarray, " control"], band: Band, level: float) -> ControlKind:
     low = high = p = None
     if len(controls) >= FEWEST_FOR_RANK:
-        test, band = control_rank(effect, controls, level=level), rank_band(controls, level=level)
-        low, high, p = float(band.low), float(band.high), test.p
+        low, high, p = float(band.low), float(band.high), control_rank(effect, controls, level=level).p
     side: Direction | None = "above" if effect > controls.max() else "below" if effect < controls.min() else None
     return ControlKind(kind, len(controls), float(np.median(controls)), low, high, p, side)
 
 
-def envelope_band(control_effects: Mapping[str, ArrayLike], *, level: float = 0.95) -> Band:
-    """Return the largest of the kinds' bands, per entry of the axes after the first (layer, head), which have no p.
-
-    Raises:
-        InputError: no kind is given, one has fewer than 19 controls, the kinds differ in shape, or a value is not
-            finite.
-    """
-    if not control_effects:
-        raise InputError("no kind of control was given, expected at least one")
-    bands = {kind: rank_band(given, level=level) for kind, given in control_effects.items()}
-    shapes = {kind: band.low.shape for kind, band in bands.items()}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"the kinds' effects have shapes {shapes}, expected one shape after the axis of controls")
-    return Band(
-        np.min([band.low for band in bands.values()], axis=0), np.max([band.high for band in bands.values()], axis=0)
-    )
+E = TypeVar("E")
 
 
-def by_kind(effects: Sequence[float], kinds: Sequence[str]) -> dict[str, list[float]]:
+def by_kind(effects: Iterable[E], kinds: Sequence[str]) -> dict[str, list[E]]:
     """Return the effects of controls whose kinds are named one by one, as a sample per kind."""
-    return {
-        kind: [effect for effect, name in zip(effects, kinds, strict=True) if name == kind]
-        for kind in dict.fromkeys(kinds)
-    }
-
-
-def kinds_band(
-    control_effects: Float[np.ndarray, " control *shape"], kinds: Sequence[str], *, level: float = 0.95
-) -> Band:
-    """Return `envelope_band` of controls whose kinds are named one by one; NaN where a kind has fewer than 19.
-
-    With fewer there is no band: what one more control gives cannot be told.
-
-    Raises:
-        InputError: too few for this level, or a value is not finite.
-    """
-    rows = {kind: [i for i, name in enumerate(kinds) if name == kind] for kind in dict.fromkeys(kinds)}
-    bands = [kind_band(control_effects[own], level=level) for own in rows.values()] or [kind_band(control_effects)]
-    # a kind without a band leaves none to all: NaN is the smallest and the largest
-    return Band(np.min([band.low for band in bands], axis=0), np.max([band.high for band in bands], axis=0))
-
-
-def kind_band(control_effects: Float[np.ndarray, " control *shape"], *, level: float = 0.95) -> Band:
-    """Return `rank_band` of the controls of one kind; NaN with fewer than 19.
-
-    Raises:
-        InputError: as `rank_band`, for a level that so many controls cannot have.
-    """
-    if len(control_effects) < FEWEST_FOR_RANK:
-        return Band(*np.full((2, *control_effects.shape[1:]), np.nan))
-    return rank_band(control_effects, level=level)
+    found: dict[str, list[E]] = {kind: [] for kind in kinds}
+    for effect, kind in zip(effects, kinds, strict=True):
+        found[kind].append(effect)
+    return found

@@ -1,4 +1,4 @@
-"""An effect beside several kinds of controls: bands, p and the key of a verdict, case by case."""
+"""Effects beside several kinds of controls: bands, p and the key of a verdict, case by case."""
 
 import json
 from dataclasses import asdict
@@ -12,13 +12,10 @@ from lensdiff.results import InputError
 from lensdiff.stats import (
     FEWEST_FOR_RANK,
     Envelope,
+    against_controls,
     by_kind,
     control_rank,
-    envelope,
-    envelope_band,
     format_p,
-    kind_band,
-    kinds_band,
     rank_band,
 )
 
@@ -26,6 +23,12 @@ from lensdiff.stats import (
 def around(centre: float, n: int, *, half: float = 1.0) -> np.ndarray:
     """n controls, evenly spread over centre -+ half."""
     return centre + np.linspace(-half, half, n)
+
+
+def envelope(effect: float, controls: dict[str, Any], **options: Any) -> Envelope:
+    found = against_controls(effect, controls, **options).envelope
+    assert found is not None
+    return found
 
 
 LOW, MIDDLE, HIGH = around(0.0, 59), around(3.0, 59), around(6.0, 59)
@@ -108,13 +111,19 @@ def test_the_level_of_the_whole_is_at_most_that_of_the_true_kind() -> None:
     assert beyond <= 0.05 * runs + 3.1 * np.sqrt(0.05 * 0.95 * runs)
 
 
-def test_bands_of_layers_and_heads() -> None:
+def test_bands_of_layers_and_heads_are_those_of_each_alone() -> None:
     rng = np.random.default_rng(1)
     kinds = {"a": rng.normal(size=(19, 3, 2)), "b": rng.normal(1.0, 1.0, (40, 3, 2))}
-    band = envelope_band(kinds)
+    effects = rng.normal(size=(3, 2))
+    found = against_controls(effects, kinds)
+    assert (found.kinds, found.envelope) == (("a", "b"), None)
     for place in np.ndindex(3, 2):
-        own = envelope(0.0, {kind: values[:, *place] for kind, values in kinds.items()})
-        assert own.band == (band.low[place], band.high[place])
+        alone = against_controls(effects[place], {kind: values[:, *place] for kind, values in kinds.items()})
+        assert alone.envelope is not None
+        assert alone.envelope.effect == effects[place]
+        assert alone.envelope.band == (found.band.low[place], found.band.high[place]) == tuple(map(float, alone.band))
+        for i, kind in enumerate(alone.envelope.kinds):
+            assert (kind.low, kind.high) == (found.bands.low[i, *place], found.bands.high[i, *place])
 
 
 def test_controls_are_sorted_by_kind_in_the_order_they_came() -> None:
@@ -131,31 +140,53 @@ def test_controls_are_sorted_by_kind_in_the_order_they_came() -> None:
 
 def test_the_band_of_kinds_ends_where_the_rank_of_the_widest_begins_to_reject() -> None:
     rng = np.random.default_rng(5)
-    narrow, wide = rng.normal(0.0, 0.1, 19), rng.normal(0.0, 3.0, 40)
-    mixed = [("n", v) for v in narrow] + [("w", v) for v in wide]
-    order = rng.permutation(len(mixed))
-    values, kinds = np.array([mixed[i][1] for i in order]), [mixed[i][0] for i in order]
-    low, high = kinds_band(values, kinds)
+    kinds = {"narrow": rng.normal(0.0, 0.1, 19), "wide": rng.normal(0.0, 3.0, 40)}
+    low, high = against_controls(None, kinds).band
     for limit, inwards in ((float(low), 1e-9), (float(high), -1e-9)):
-        outside, inside = (control_rank(limit + step, wide).p for step in (-inwards, inwards))
+        outside, inside = (control_rank(limit + step, kinds["wide"]).p for step in (-inwards, inwards))
         assert (outside or 0) <= 0.05 < (inside or 0)
-    assert float(low) < narrow.min() < narrow.max() < float(high)
-    tighter = kinds_band(values, kinds, level=0.8)
+    assert float(low) < kinds["narrow"].min() < kinds["narrow"].max() < float(high)
+    tighter = against_controls(None, kinds, level=0.8).band
     assert float(low) < float(tighter.low) < float(tighter.high) < float(high)
 
 
-def test_a_band_of_kinds_needs_19_of_each() -> None:
-    values = np.random.default_rng(2).normal(size=(2 * FEWEST_FOR_RANK, 3, 2))
-    kinds = ["a"] * 19 + ["b"] * 19
-    band = kinds_band(values, kinds)
-    expected = envelope_band({"a": values[:19], "b": values[19:]})
-    np.testing.assert_array_equal(band, expected)
-    for fewer in (values[:37], values[:19][:0], values[:1]):
-        found = kinds_band(fewer, kinds[: len(fewer)])
-        assert found.low.shape == found.high.shape == (3, 2)
-        assert np.isnan(found).all()
-    assert not np.isnan(kinds_band(values[:19], kinds[:19])).any()
-    assert np.isnan(kinds_band(values[:18], ["a"] * 18)).all()
+@pytest.mark.parametrize("numbers", [{}, {"a": 1}, {"a": 18}, {"a": 19, "b": 18}, {"a": 19, "b": 19}, {"a": 40}])
+def test_a_band_needs_19_controls_of_each_kind(numbers: dict[str, int]) -> None:
+    rng, effects = np.random.default_rng(2), np.zeros((3, 2))
+    kinds = {kind: rng.normal(size=(n, 3, 2)) for kind, n in numbers.items()}
+    found = against_controls(effects, kinds, level=0.9)
+    assert found.bands.low.shape == found.bands.high.shape == (len(kinds), 3, 2)
+    assert found.band.low.shape == found.band.high.shape == (3, 2)
+    for i, (kind, own) in enumerate(kinds.items()):
+        if numbers[kind] < FEWEST_FOR_RANK:
+            assert np.isnan(found.bands.low[i]).all()
+            assert np.isnan(found.bands.high[i]).all()
+        else:
+            np.testing.assert_array_equal([found.bands.low[i], found.bands.high[i]], rank_band(own, level=0.9))
+    enough = bool(numbers) and min(numbers.values()) >= FEWEST_FOR_RANK
+    assert np.isnan(found.band.low).any() == np.isnan(found.band.high).any() == (not enough)
+    assert np.isnan(found.band.low).all() == (not enough)
+
+
+def test_bands_end_where_an_effect_has_to() -> None:
+    shares = {"a": around(0.1, 19, half=0.5)[:, None], "b": around(0.8, 19, half=0.4)[:, None]}
+    free, cut = (against_controls([0.5], shares, **options) for options in ({}, {"limits": (0.0, 1.0)}))
+    assert free.band.low[0] < 0 < 1 < free.band.high[0]
+    assert (cut.band.low[0], cut.band.high[0]) == (0.0, 1.0)
+    np.testing.assert_array_equal(cut.bands.low, np.maximum(free.bands.low, 0.0))
+    np.testing.assert_array_equal(cut.bands.high, np.minimum(free.bands.high, 1.0))
+    below = against_controls([0.5], shares, limits=(0.0, np.inf)).band
+    assert (below.low[0], below.high[0]) == (0.0, free.band.high[0])
+
+
+def test_without_controls_or_without_an_effect_there_is_no_envelope() -> None:
+    alone = against_controls(0.3, {})
+    assert (alone.kinds, alone.envelope, alone.bands.low.shape) == ((), None, (0,))
+    assert np.isnan([float(alone.band.low), float(alone.band.high)]).all()
+    band = against_controls(None, {"a": LOW})
+    assert band.envelope is None
+    assert tuple(map(float, band.band)) == tuple(map(float, rank_band(LOW)))
+    assert np.isnan(float(against_controls(None, {}).band.low))
 
 
 def test_an_envelope_is_a_sentence() -> None:
@@ -180,37 +211,29 @@ def test_an_envelope_survives_json() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: envelope(1.0, {}), "no kind of control was given, expected at least one"),
-        (lambda: envelope(1.0, {"a": []}), "controls 'a' has 0 observation"),
-        (lambda: envelope(1.0, {"a": [1.0, np.nan]}), r"controls 'a'\[1\] is nan"),
-        (lambda: envelope(np.inf, {"a": LOW}), "effect is inf"),
-        (lambda: envelope(np.ones(2), {"a": LOW}), r"effect has shape \(2,\), expected one number"),
-        (lambda: envelope(1.0, {"a": LOW}, level=2.0), "level is 2.0"),
-        (lambda: envelope(1.0, {"a": LOW}, level=0.99), "level 0.99 needs at least 99 controls, given 59"),
-        (lambda: envelope(1.0, {"a": LOW}, needed=18), "needed=18 given, expected at least 19 controls"),
-        (lambda: kinds_band(np.zeros(19), ["a"] * 19, level=0.99), "level 0.99 needs at least 99 controls, given 19"),
-        (lambda: kinds_band(np.full(19, np.nan), ["a"] * 19), "is nan"),
-        (lambda: envelope_band({}), "no kind of control was given"),
-        (lambda: envelope_band({"a": np.ones((18, 2))}), "a rank band needs at least 19 controls"),
+        (lambda: against_controls(1.0, {"a": []}), "controls 'a' has 0 observation"),
         (
-            lambda: envelope_band({"a": np.ones((19, 2)), "b": np.ones((19, 3))}),
-            r"shapes \{'a': \(2,\), 'b': \(3,\)\}, expected one shape",
+            lambda: against_controls(1.0, {"a": np.array(3.0)}),
+            "controls 'a' is one number, expected one per control on axis 0",
         ),
+        (lambda: against_controls(1.0, {"a": [1.0, np.nan]}), r"controls 'a'\[1\] is nan"),
+        (lambda: against_controls(np.ones(2), {"a": [[1.0, np.inf]]}), r"controls 'a'\[0, 1\] is inf"),
+        (lambda: against_controls(None, {"a": np.full(19, np.nan)}), "is nan"),
+        (lambda: against_controls(np.inf, {"a": LOW}), "effect is inf"),
+        (lambda: against_controls([1.0, np.nan], {}), r"effect\[1\] is nan"),
+        (
+            lambda: against_controls(np.ones(2), {"a": LOW}),
+            r"an effect of controls 'a' has shape \(\), expected \(2,\) as the others have",
+        ),
+        (
+            lambda: against_controls(None, {"a": np.ones((19, 2)), "b": np.ones((19, 3))}),
+            r"an effect of controls 'b' has shape \(3,\), expected \(2,\) as the others have",
+        ),
+        (lambda: against_controls(1.0, {"a": LOW}, level=2.0), "level is 2.0"),
+        (lambda: against_controls(1.0, {"a": LOW}, level=0.99), "level 0.99 needs at least 99 controls, given 59"),
+        (lambda: against_controls(1.0, {"a": LOW}, needed=18), "needed=18 given, expected at least 19 controls"),
     ],
 )
 def test_errors_name_what_was_given(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
-
-
-def test_one_kind_has_the_band_of_its_ranks_or_none() -> None:
-    controls = np.random.default_rng(0).normal(size=(40, 2, 3))
-    expected = rank_band(controls, level=0.9)
-    found = kind_band(controls, level=0.9)
-    assert (found.low == expected.low).all()
-    assert (found.high == expected.high).all()
-    few = kind_band(controls[:18])
-    assert few.low.shape == few.high.shape == (2, 3)
-    assert np.isnan(few.low).all()
-    assert np.isnan(few.high).all()
-    assert not np.isnan(kind_band(controls[:19]).low).any()

@@ -1,0 +1,34 @@
+"""A small table within a view, drawn by the page's script (`LensDiff.table`) under a caption."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+Cell = str | int | float | None  # what is None is shown as a dash
+
+
+@dataclass(frozen=True)
+class SmallTable:
+    """A table that a script draws.
+
+    Attributes:
+        caption: what a row is.
+        columns: names.
+        rows: a cell for each column; the script shortens numbers.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, caption: str) -> "SmallTable":
+        """Return a frame as such a table, None where a cell is missing."""
+        return cls(caption, [str(name) for name in frame.columns], cells(frame))
+
+
+def cells(frame: pd.DataFrame) -> list[list[Any]]:
+    """Return a frame's rows, None where a cell is missing."""
+    return [list(row) for row in frame.astype(object).where(frame.notna(), None).itertuples(index=False)]

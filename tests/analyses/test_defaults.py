@@ -1,0 +1,59 @@
+"""A default stands in one place: an option's is that of the function which it is handed to."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lensdiff.analyses.attention import AttentionOptions
+from lensdiff.analyses.attention.patterns import attention
+from lensdiff.analyses.attribute import AttributeOptions
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.heads import HeadOptions
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
+from lensdiff.analyses.heads.ov_reading import ov_reading
+from lensdiff.analyses.heads.pair_overlap import pair_overlap
+from lensdiff.analyses.heads.verb_shift import verb_shift
+from lensdiff.analyses.instruction_use import InstructionUseOptions
+from lensdiff.analyses.instruction_use.measure import instruction_use
+from lensdiff.analyses.mlp import MLPOptions
+from lensdiff.analyses.mlp.components import concept_directions
+from lensdiff.analyses.mlp.concepts import mlp_concepts
+from lensdiff.analyses.mlp.rotation import rotation
+from lensdiff.analyses.value_rotation import ValueRotationOptions
+from lensdiff.analyses.value_rotation.measure import value_rotation
+from lensdiff.models.text import generate
+from lensdiff.steps.options import Options
+from lensdiff.steps.responses import ResponseOptions
+
+PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
+    (AttentionOptions, attention),
+    (AttributeOptions, attribute),
+    (HeadOptions, head_word_pairs),
+    (HeadOptions, HeadWordPairs.table),
+    (HeadOptions, verb_shift),
+    (HeadOptions, pair_overlap),
+    (HeadOptions, ov_reading),
+    (InstructionUseOptions, instruction_use),
+    (MLPOptions, mlp_concepts),
+    (MLPOptions, concept_directions),
+    (MLPOptions, rotation),
+    (ValueRotationOptions, value_rotation),
+    (ResponseOptions, generate),
+]
+OTHERWISE_MEANT = {
+    ("AttentionOptions", "keep_patterns")
+}  # of the option a number of prompts, of the function yes or no
+
+
+@pytest.mark.parametrize(("options", "function"), PAIRS, ids=lambda value: value.__name__)
+def test_an_option_has_the_default_of_its_function(options, function):
+    parameters = inspect.signature(function).parameters
+    shared = [name for name in options.model_fields if name in parameters]
+    assert shared
+    for name in shared:
+        if (options.__name__, name) in OTHERWISE_MEANT:
+            continue
+        own, theirs = getattr(options(), name), parameters[name].default
+        assert own == (list(theirs) if isinstance(theirs, tuple) else theirs), name
