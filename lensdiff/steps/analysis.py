@@ -32,6 +32,7 @@ class Analysis(Generic[O]):
         name: key in the config, verb of the command, anchor in the report, folder.
         question: what it answers, a clause without a full stop: help of the command, row of the README's table.
         more: a second paragraph of the command's help.
+        beside: what its numbers stand beside.
         options: the class of its options.
         asks: what it reads beside the models: prompts (and responses), words (a word list and word vectors).
         controls: how many controls of each kind stand beside it by default; None where there are none.
@@ -46,6 +47,7 @@ class Analysis(Generic[O]):
     question: str
     options: type[O]
     more: str = ""
+    beside: str = ""
     asks: frozenset[Ask] = field(default_factory=frozenset)
     controls: int | None = None
     first_kind: bool = False

@@ -7,8 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from lensdiff.results import Diff, InputError, Results
-from lensdiff.views.widget import Widget
+from lensdiff.results import Diff, InputError, Result, Results
+from lensdiff.views.widget import Widget, with_scripts_of
 
 DiffView = Callable[[Diff], Widget]
 ManyView = Callable[[Sequence[Any]], Widget]
@@ -28,10 +28,21 @@ def show(result: Any) -> Widget:
 
 
 def _import_view(result: Any) -> None:
-    """Import the module `view` of the folder that a result's class lies in: it registers what draws it."""
-    folder = type(result).__module__.rpartition(".")[0]
-    if folder.startswith("lensdiff.") and find_spec(f"{folder}.view") is not None:
-        import_module(f"{folder}.view")
+    """Import the module `view` of the package that a result's class lies in: it registers what draws it.
+
+    Scripts and styles lie beside it.
+    """
+    package = type(result).__module__.rpartition(".")[0]
+    if isinstance(result, Result) and _has_view(package):
+        import_module(f"{package}.view")
+        with_scripts_of(package)
+
+
+def _has_view(package: str) -> bool:
+    try:
+        return bool(package) and find_spec(f"{package}.view") is not None
+    except ModuleNotFoundError:  # a class that was made by hand
+        return False
 
 
 def _one(result: Any) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor
 Role = Literal["base", "tuned", "control", "model"]  # whose colour a part of a view takes
 
 _ids = itertools.count(1)
+_packages: dict[str, None] = {}  # beside lensdiff's own, in order
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 templates = Environment(
@@ -124,9 +125,10 @@ def notice_html(notice: str) -> str:
 
 def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
     """Return a whole page around escaped HTML, with every script and style in it once and no request allowed."""
-    scripts = [bundle()] if circuitsvis else []
-    scripts.append(_static(".js"))
-    return templates.get_template("page.html.j2").render(title=title, body=body, style=_static(".css"), scripts=scripts)
+    packages = tuple(_packages)
+    scripts = [*([bundle()] if circuitsvis else []), _static(".js", packages)]
+    style = _static(".css", packages)
+    return templates.get_template("page.html.j2").render(title=title, body=body, style=style, scripts=scripts)
 
 
 @cache
@@ -136,10 +138,17 @@ def bundle() -> str:
     return source.replace("</script>", "<\\/script>").replace("//# sourceMappingURL=iife.js.map", "")
 
 
+def with_scripts_of(package: str) -> None:
+    """Let every page from now on hold the scripts and styles of a package; those of lensdiff's own are always there."""
+    if not package.startswith("lensdiff."):
+        _packages[package] = None
+
+
 @cache
-def _static(suffix: str) -> str:
+def _static(suffix: str, packages: tuple[str, ...]) -> str:
     """Return all scripts, or all styles, as one text: those that views share, then those beside each view."""
     folders = [files("lensdiff.views").joinpath("static"), *_folders(files("lensdiff").joinpath("analyses"))]
+    folders += [files(package) for package in packages]
     found = [item for folder in folders for item in _named(folder) if item.name.endswith(suffix)]
     # lensdiff.js defines what the views' own scripts add to, and starts them once the page is there
     found.sort(key=lambda item: item.name != f"lensdiff{suffix}")

@@ -11,6 +11,7 @@ class AnnotateOptions(Options):
 ANALYSIS = Analysis(
     name="annotate",
     question="What concepts mean, asked of a chat model",
+    beside="other annotations of the same component",
     options=AnnotateOptions,
     done="apart",
 )

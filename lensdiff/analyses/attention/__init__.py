@@ -21,6 +21,7 @@ ANALYSIS = Analysis(
     name="attention",
     question="Where each head looks, and how tuning moved that",
     more="All models read the tuned model's response; meaningless changes of the same size stand beside the real one.",
+    beside="the band of control models",
     options=AttentionOptions,
     asks=frozenset({"prompts"}),
     controls=19,

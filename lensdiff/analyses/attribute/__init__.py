@@ -21,6 +21,7 @@ class AttributeOptions(Options):
 ANALYSIS = Analysis(
     name="attribute",
     question="Which prompt words drive the response, in both models",
+    beside="deletion of random tokens; control models",
     options=AttributeOptions,
     asks=frozenset({"prompts"}),
     controls=5,

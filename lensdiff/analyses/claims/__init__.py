@@ -11,6 +11,7 @@ class ClaimOptions(Options):
 ANALYSIS = Analysis(
     name="claims",
     question="Three claims of the paper, for this pair",
+    beside="every kind of control models, with Holm's correction over the claims",
     options=ClaimOptions,
     done="always",
 )

@@ -19,6 +19,7 @@ class HeadOptions(Options):
 ANALYSIS = Analysis(
     name="heads",
     question="Which words each head relates, and what changed",
+    beside="labels permuted among verbs of one count and frequency; control models",
     options=HeadOptions,
     asks=frozenset({"words"}),
     controls=19,

@@ -28,6 +28,7 @@ ANALYSIS = Analysis(
     question="How far responses depend on their instruction",
     more="The same texts are forced in both models, after the prompt and after it with another prompt's instruction, "
     "or with none; for one prompt alone, with none.",
+    beside="instructions of other prompts; control models",
     options=InstructionUseOptions,
     asks=frozenset({"prompts"}),
     controls=19,

@@ -41,6 +41,7 @@ class MLPOptions(Options):
 ANALYSIS = Analysis(
     name="mlp",
     question="Which concepts layers hold, and how far they turned",
+    beside="random directions; for angles the band of control models",
     options=MLPOptions,
     asks=frozenset({"words"}),
     controls=99,

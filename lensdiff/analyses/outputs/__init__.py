@@ -12,6 +12,7 @@ ANALYSIS = Analysis(
     name="outputs",
     question="Which response tokens tuning changed",
     more="Both models read the tuned model's response.",
+    beside="base against base is exactly 0",
     options=OutputOptions,
     asks=frozenset({"prompts"}),
 )

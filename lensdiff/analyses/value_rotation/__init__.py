@@ -13,6 +13,7 @@ class ValueRotationOptions(Options):
 ANALYSIS = Analysis(
     name="value_rotation",
     question="How much of the MLP values' change is a rotation",
+    beside="control models",
     options=ValueRotationOptions,
     controls=99,
 )

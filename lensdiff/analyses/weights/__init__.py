@@ -11,5 +11,6 @@ class WeightOptions(Options):
 ANALYSIS = Analysis(
     name="weights",
     question="How far each weight matrix and head moved",
+    beside="base against base is exactly 0",
     options=WeightOptions,
 )
