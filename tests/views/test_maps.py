@@ -14,8 +14,11 @@ from lensdiff.analyses.outputs.section import outputs_section
 from lensdiff.analyses.outputs.view import facts, outputs_widget
 from lensdiff.analyses.weights.section import weights_section
 from lensdiff.results import Diff, InputError, ResultStore
-from lensdiff.views.section import Table, sections
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE, Unit
+from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget, script_json
+from tests.directories import put
 from tests.views.maps import HEADS, LAYERS, TOKENS, attention, attention_shift, output_shift, weight_shift
 
 # weights
@@ -193,24 +196,21 @@ def test_with_few_controls_there_is_no_band_and_the_claim_says_so():
 
 def test_sections_hold_what_a_results_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert [build(store) for build in (weights_section, outputs_section, attention_section)] == [[], [], []]
-    store.save_result("weights", weight_shift())
+    found = Found(store)
+    assert [build(found) for build in (weights_section, outputs_section, attention_section)] == [[], [], []]
+    put(store, "weights", WHOLE, weight_shift())
     store.save_table("weights", weight_shift().to_df())
-    store.save_result("outputs/p1", output_shift())
-    store.save_result("attention_shift", attention_shift())
+    put(store, "outputs", Unit(prompt="p1"), output_shift())
+    put(store, "attention_shift", WHOLE, attention_shift())
     for side, model in (("base", "a"), ("tuned", "b")):
-        store.save_result(f"attention/{side}/p1", attention(model=model))
+        put(store, "attention", Unit(side, "p1"), attention(model=model))
         bare = replace(attention(prompt_id="p0"), patterns=torch.empty(LAYERS, HEADS, 0, 0))
-        store.save_result(f"attention/{side}/p0", bare)
-    weights = weights_section(store)
+        put(store, "attention", Unit(side, "p0"), bare)
+    weights = weights_section(found)
     assert [type(part) for part in weights] == [Widget, Table]
-    assert [part.view for part in outputs_section(store) if isinstance(part, Widget)] == ["outputs"]
-    shift, patterns = (part for part in attention_section(store) if isinstance(part, Widget))
+    assert [part.view for part in outputs_section(found) if isinstance(part, Widget)] == ["outputs"]
+    shift, patterns = (part for part in attention_section(found) if isinstance(part, Widget))
     assert (shift.view, patterns.view) == ("attention_shift", "attention")
     assert [p["label"].split(":")[0] for p in patterns.data["prompts"]] == ["p1"], (
         "prompts without patterns are left out"
     )
-
-
-def test_sections_are_registered():
-    assert {"weights", "outputs", "attention"} <= {section.name for section in sections()}

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from lensdiff import stats
+from lensdiff.analyses import ANALYSES
 from lensdiff.analyses.instruction_use.section import instruction_use_section
 from lensdiff.analyses.value_rotation.section import value_rotation_section
+from lensdiff.pipeline.report import in_order
 from lensdiff.results import ResultStore
-from lensdiff.views.section import Table, sections
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE
+from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
+from tests.directories import put
 from tests.views.attributions import HOSTILE
 from tests.views.claim_results import PROMPTS, RISE, instruction_use, value_rotation
 
@@ -163,25 +168,26 @@ def test_names_cannot_break_out():
 
 def test_sections_hold_what_a_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert instruction_use_section(store) == value_rotation_section(store) == []
+    found = Found(store)
+    assert instruction_use_section(found) == value_rotation_section(found) == []
     use, rotation = instruction_use(controls={"spectrum": 2}), value_rotation(controls={"spectrum": 2})
-    store.save_result("instruction_use", use)
-    (only,) = instruction_use_section(store)
+    put(store, "instruction_use", WHOLE, use)
+    (only,) = instruction_use_section(found)
     assert isinstance(only, Widget)
-    store.save_result("instruction_use_deletion", instruction_use(by="deletion"))
+    put(store, "instruction_use_deletion", WHOLE, instruction_use(by="deletion"))
     store.save_table("instruction_use", use.to_df())
     store.save_table("instruction_use_differences", use.differences())
-    swap, deletion, *tables = instruction_use_section(store)
+    swap, deletion, *tables = instruction_use_section(found)
     assert "by swap" in swap.title
     assert "by deletion" in deletion.title
     assert [table.name for table in tables] == ["instruction_use", "instruction_use_differences"]
-    store.save_result("value_rotation", rotation)
+    put(store, "value_rotation", WHOLE, rotation)
     store.save_table("value_rotation", rotation.to_df())
     store.save_table("value_rotation_controls", rotation.controls())
-    widget, *tables = value_rotation_section(store)
+    widget, *tables = value_rotation_section(found)
     assert isinstance(widget, Widget)
     assert all(isinstance(table, Table) and len(table.frame) for table in tables)
     assert [table.name for table in tables] == ["value_rotation", "value_rotation_controls"]
-    names = [section.name for section in sections()]
-    assert names.index("instruction_use") < names.index("attribution")
-    assert names.index("concepts") < names.index("value_rotation")
+    names = [analysis.name for analysis, _ in in_order(ANALYSES)]
+    assert names.index("instruction_use") < names.index("attribute")
+    assert names.index("mlp") < names.index("value_rotation")

@@ -9,11 +9,13 @@ import pytest
 from lensdiff.analyses.heads.section import head_section
 from lensdiff.analyses.heads.view_verbs import facts
 from lensdiff.results import Diff, ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE, Unit
 from lensdiff.views import show
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
+from tests.directories import put
 from tests.views.attributions import HOSTILE
-from tests.views.directories import CONFIG
 from tests.views.head_results import PLAIN, head_pairs, overlap, reading, scores, verbs
 
 CHANGED = 5  # layer 1, head 2
@@ -160,17 +162,18 @@ def test_hostile_words_stay_text(make):
 
 def test_the_section_shows_what_is_there(tmp_path):
     store = ResultStore(tmp_path)
-    with store.writing(CONFIG):
-        assert head_section(store) == []
-        store.save_result("pair_overlap", overlap())
+    found = Found(store)
+    with store.writing():
+        assert head_section(found) == []
+        put(store, "pair_overlap", WHOLE, overlap())
         store.save_table("pair_overlap", overlap().to_df())
-        store.save_result("ov_reading/base", reading())
-        parts = head_section(store)
+        put(store, "ov_reading", Unit("base"), reading())
+        parts = head_section(found)
         assert [type(part) for part in parts] == [Widget, Table]
-        store.save_result("verb_shift", verbs())
-        store.save_result("ov_reading/tuned", reading(shift=1))
+        put(store, "verb_shift", WHOLE, verbs())
+        put(store, "ov_reading", Unit("tuned"), reading(shift=1))
         store.save_table("heads", head_pairs().table(3).astype({"key_word": str, "query_word": str}))
-        parts = head_section(store)
+        parts = head_section(found)
     assert [part.view for part in parts if isinstance(part, Widget)] == ["heads", "verbs", "heads"]
     assert "tables/heads.parquet" in str(parts[-1])
     assert isinstance(parts[0], Widget)
