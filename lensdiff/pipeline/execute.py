@@ -108,8 +108,8 @@ def _describe_pair(
     unit = graph.units[PAIR.name][0]
     if not graph.is_current(PAIR.name, unit):
         supplies.pair.check()
-    Runner(graph, supplies, listener).run()
     _want(store, PAIR.name, graph)
+    Runner(graph, supplies, listener).run()
     return Found(store).one(PAIR.name, PairFacts)
 
 

@@ -17,13 +17,17 @@ from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
-from lensdiff.steps.responses import RESPONSES, SaidResponse
+from lensdiff.steps.responses import CONTROL_RESPONSES, RESPONSES, SaidResponse
 from lensdiff.steps.unit import SIDES
 from lensdiff.steps.validity import VALIDITY
 from lensdiff.views.section import Section, Table, cell
 from lensdiff.views.widget import Widget, notice_html, page, templates
 
-SHARED = (RESPONSES.name, VALIDITY.name)  # steps that several analyses share: of no section alone
+SHARED = (
+    RESPONSES.name,
+    CONTROL_RESPONSES.name,
+    VALIDITY.name,
+)  # steps that several analyses share: of no section alone
 FACTS = {
     "architecture": "",
     "n_layers": "layers",

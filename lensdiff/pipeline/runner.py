@@ -177,7 +177,7 @@ class Runner:
                 reason = "it was not done" if state is None else state.reason
                 if read.unit.path:
                     reason = f"{self.graph.steps[read.step].title} of {read.unit}: {reason}"
-                return NotPossible(reason) if state and state.outcome == "impossible" else InputError(reason)
+                return NotPossible(reason)  # once that can be had, this unit has another digest
         return None
 
     def _record(self, step: Step[Any, Any], unit: Unit, found: Result | InputError, seconds: float) -> None:

@@ -66,7 +66,7 @@ class StepState(BaseModel):
     @property
     def seconds(self) -> float:
         """That the wanted units took, over all runs."""
-        return sum(self.units[name].seconds for name in self.wanted if name in self.units)
+        return sum((self.units[name].seconds for name in self.wanted if name in self.units), 0.0)
 
     @property
     def state(self) -> State:

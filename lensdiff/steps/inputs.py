@@ -1,6 +1,7 @@
 """What the work of one unit may use: what its step said that it needs and reads, and nothing else."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from lensdiff.inputs.prompts import Prompt
@@ -102,20 +103,19 @@ class Inputs:
         assert self._step.needs & set(needs), f"step {self._step.name} asks for {needs[0]}, which it does not need"
 
 
-class _Chosen:
-    """The options of a step, of which it may read those alone that its results are known by."""
-
-    def __init__(self, step: Step[Any, Any], options: Options):
-        self._step, self._options = step, options
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        step = self._step
-        assert name in step.keys, f"step {step.name} reads the option {name}, which is none of its keys {step.keys}"
-        return getattr(self._options, name)
-
-
 def chosen(step: Step[Any, Any], options: Options) -> Any:
     """Return the options that a step's work is given: reading one that is not among its keys is an error."""
-    return _Chosen(step, options)
+    return _guarded(step, type(options)).model_construct(**dict(options))
+
+
+@cache
+def _guarded(step: Step[Any, Any], kind: type[Options]) -> type[Options]:
+    """Return a class of options of which a step may read those alone that its results are known by."""
+    hidden = kind.model_fields.keys() - set(step.keys)
+
+    class Guarded(kind):
+        def __getattribute__(self, name: str) -> Any:
+            assert name not in hidden, f"step {step.name} reads the option {name}, none of its keys {step.keys}"
+            return super().__getattribute__(name)
+
+    return Guarded

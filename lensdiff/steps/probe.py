@@ -104,7 +104,7 @@ class Probe:
         """Return how many controls stand beside an analysis."""
         return self.controls.get(analysis, 0)
 
-    def making(self, columns: int) -> float:
+    def making(self, columns: int) -> int:
         """Return the operations that draw a control's matrix: two orthonormal factors and their product."""
         return 8 * self.view.d_model**2 * columns
 

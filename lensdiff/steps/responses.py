@@ -11,17 +11,18 @@ from lensdiff.models import view_of
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import MAX_NEW_TOKENS, Response, generate
-from lensdiff.results import Control, InputError, Result
+from lensdiff.results import InputError, Result
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.options import Count, Options, option
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Read, Step
-from lensdiff.steps.tables import TableDoc
+from lensdiff.steps.step import Read, Step, no_units
+from lensdiff.steps.tables import TableDoc, model_columns
 from lensdiff.steps.unit import SIDES, Unit
+from lensdiff.steps.validity import of_unit as validity_of
 
-RESPONSES_STEP = "responses"
+RESPONSES_STEP, CONTROL_STEP = "responses", "control_responses"
 
 
 class ResponseOptions(Options):
@@ -71,13 +72,6 @@ class SaidResponse(Result):
         return self.to_df()
 
 
-def model_columns(side: str, control: Control | None) -> dict[str, object]:
-    """Return the columns of a table that say which model a row is of: base or tuned, or a control."""
-    if control is None:
-        return {"model": side, "kind": "", "seed": pd.NA}
-    return {"model": "control", "kind": control.kind, "seed": control.seed}
-
-
 def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidResponse:
     """Generate a model's own response to a prompt, or take the one that is given.
 
@@ -114,10 +108,32 @@ RESPONSES = Step(
 )
 
 
+def _control_reads(plan: Plan, unit: Unit, options: ResponseOptions) -> Iterable[Read]:
+    assert unit.prompt is not None  # what a model could not answer, no control is asked
+    return [*validity_of(plan, unit), *of_prompt(unit.prompt)]
+
+
+CONTROL_RESPONSES = Step(
+    name=CONTROL_STEP,
+    title="responses of controls",
+    options=ResponseOptions,
+    result=SaidResponse,
+    units=no_units,
+    work=respond,
+    cost=_cost,
+    reads=_control_reads,
+    needs=frozenset({"model", "prompt"}),
+    keys=("max_new_tokens",),
+)
+
+
 def _table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-    for unit in found.units(RESPONSES_STEP):
-        frame = found.one(RESPONSES_STEP, SaidResponse, unit).to_df()
-        yield frame if unit.control else frame.assign(model=unit.model)
+    own = [
+        found.one(RESPONSES_STEP, SaidResponse, unit).to_df().assign(model=unit.model)
+        for unit in found.units(RESPONSES_STEP)
+    ]
+    parts = [*own, *(result.to_df() for result in found.each(CONTROL_STEP, SaidResponse))]
+    return [pd.concat(parts, ignore_index=True)] if parts else []
 
 
 RESPONSES_TABLE = TableDoc(
@@ -131,7 +147,7 @@ RESPONSES_TABLE = TableDoc(
         "model_id": "the model's name",
         "tokenizer": "digest of the tokenizer whose ids token_ids are; empty for a given text",
     },
-    of=(RESPONSES_STEP,),
+    of=(RESPONSES_STEP, CONTROL_STEP),
     build=_table,
 )
 
@@ -149,7 +165,8 @@ def of_all(plan: Plan) -> list[Read]:
 
 def said(found: Found, model: str, prompt: str) -> Response | str:
     """Return a model's response to a prompt, as it was generated or given."""
-    return found.one(RESPONSES_STEP, SaidResponse, Unit(model, prompt)).said()
+    unit = Unit(model, prompt)
+    return found.one(CONTROL_STEP if unit.control else RESPONSES_STEP, SaidResponse, unit).said()
 
 
 def shared_text(inputs: Inputs, prompt: str) -> Response | str | None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
-from lensdiff.results import Result
+from lensdiff.results import Control, Result
 from lensdiff.steps.found import Found
 from lensdiff.steps.options import Options
 from lensdiff.steps.unit import SIDES
@@ -38,6 +38,13 @@ class TableDoc(Generic[O]):
     build: Callable[[Found, O], Iterable[pd.DataFrame]] | None = None
     options: type[O] | None = None
     keys: tuple[str, ...] = ()
+
+
+def model_columns(side: str, control: Control | None) -> dict[str, object]:
+    """Return the columns of a table that say which model a row is of: base or tuned, or a control."""
+    if control is None:
+        return {"model": side, "kind": "", "seed": pd.NA}
+    return {"model": "control", "kind": control.kind, "seed": control.seed}
 
 
 def of_both(

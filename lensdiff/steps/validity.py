@@ -14,9 +14,8 @@ from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.responses import model_columns
 from lensdiff.steps.step import Read, Step
-from lensdiff.steps.tables import TableDoc
+from lensdiff.steps.tables import TableDoc, model_columns
 from lensdiff.steps.unit import Unit
 
 VALIDITY_STEP = "control_validity"
@@ -67,6 +66,11 @@ def _cost(probe: Probe, unit: Unit, options: Options) -> float:
 def of_all(plan: Plan) -> list[Read]:
     """Return the reads of every control's validity, as far as it was looked at."""
     return [Read(VALIDITY_STEP, Unit(control), required=False) for control in plan.checked]
+
+
+def of_unit(plan: Plan, unit: Unit) -> list[Read]:
+    """Return the read of the validity of a unit's control: what cannot be run on plain text is not asked anything."""
+    return [Read(VALIDITY_STEP, Unit(unit.control))] if unit.control in plan.checked else []
 
 
 def validity_table(found: Found) -> pd.DataFrame | None:

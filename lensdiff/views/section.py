@@ -58,7 +58,7 @@ class Section:
 
     Attributes:
         title: its heading.
-        how: two sentences: how to read it.
+        how: two sentences: how to read it; empty where its content says so itself.
         order: sections come by rising order.
         build: its content, from what a run found; a text is a paragraph. Empty where there is nothing.
     """

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lensdiff.analyses import ANALYSES
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
 from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
 from lensdiff.analyses.attribute.attribution import Attribution
@@ -34,15 +35,17 @@ from lensdiff.models import load_pair, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
-from lensdiff.pipeline import workspace
-from lensdiff.pipeline.attribution_steps import attribute_unit
-from lensdiff.pipeline.execute import STEPS, execute, fingerprint
-from lensdiff.pipeline.tables import TABLES, meaning
+from lensdiff.pipeline import plans
+from lensdiff.pipeline.execute import execute
+from lensdiff.pipeline.graph import steps_of, tables_of
 from lensdiff.results import InputError, Result
+from lensdiff.steps.columns import meaning
 from tests import toy_v1
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
 IDS = [prompt["id"] for prompt in PROMPTS]
+COUNTS = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
+CONTROLS = [f"{kind}-{i}" for kind in ("spectrum", "norm") for i in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +74,40 @@ def same(found: Result, expected: Result) -> None:
 
 def test_every_step_is_done_and_told(finished):
     store, recorder = finished
-    assert {name: state.state for name, state in store.manifest.steps.items()} == {step.name: "done" for step in STEPS}
-    assert all(state.units == len(state.done) and not state.failures for state in store.manifest.steps.values())
-    assert len(recorder.units()) == sum(state.units for state in store.manifest.steps.values())
+    names = [step.name for step in steps_of(ANALYSES)]
+    assert {name: state.state for name, state in store.manifest.steps.items()} == dict.fromkeys(names, "done")
+    assert all(len(state.wanted) == len(state.done) and not state.failures for state in store.manifest.steps.values())
+    controls = {unit.model for unit in store.step("control_validity").units.values()}
+    assert [event for event in recorder.units() if event.startswith("controls: ")] == [
+        f"controls: {c}" for c in CONTROLS
+    ]
+    of_controls = [u for s in store.manifest.steps.values() for u in s.units.values() if u.model in controls]
+    done = sum(len(state.done) for state in store.manifest.steps.values())
+    assert len(recorder.units()) == done - len(of_controls) + len(controls)
     assert recorder.said[0].startswith("memory: about 1 MiB of ")
     assert recorder.said[1].startswith("time: about ")
     assert store.manifest.pair["base"]["n_layers"] == 2
     assert store.manifest.pair["comparable"] is True
     assert store.has_table("differences")
-    assert not store.names("parts/")
-    assert not [name for name in store.names() if "-0" in name and not name.startswith("attribution/")]
+    assert store.manifest.ended
+
+
+def test_what_only_readers_needed_is_gone(finished):
+    store, _ = finished
+    names = [name for name in store.names() if any(control in name.split("/") for control in CONTROLS)]
+    assert {name.split("/")[0] for name in names} == {"control_responses", "attribution", "control_validity"}
+    assert not [name for name in store.names() if name.endswith("_pair")]
 
 
 def test_every_column_of_every_table_is_described(finished):
     store, _ = finished
-    names = [name for name in store.table_names() if "/" not in name]
-    assert set(names) == {name for name in TABLES if not name.startswith("annotation")}
-    for name in names:
+    tables = {table.name: table for table in tables_of(ANALYSES) if table.build is not None}
+    assert set(store.table_names()) == set(tables)
+    for name, table in tables.items():
         columns = list(store.load_table(name).columns)
         assert store.columns(name) == columns
-        assert [column for column in columns if not meaning(name, column)] == []
-        assert set(TABLES[name].own) <= set(columns)
+        assert [column for column in columns if not meaning(table, column)] == []
+        assert set(table.columns) <= set(columns)
     text = (store.root / "tables" / "README.md").read_text()
     assert "- `kl`: KL(tuned || base)" in text
     assert "- `entropy_p`: entropy: of the difference over prompts" in text
@@ -203,7 +219,7 @@ def test_forced_texts_are_cut_and_references_are_read(models, tmp_path, pair):
         {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "a", "kind": "x", "reference": "moon"},
         {"text": "List three fruits.", "instruction": ["List"], "id": "b", "kind": "y"},
     ]
-    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"instruction_use": 0}}
     changes |= {"instruction_use": {"draws": 1, "max_tokens": 2}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     found = store.load_result("instruction_use", InstructionUse)
@@ -228,7 +244,7 @@ def test_only_the_texts_that_are_asked_for_are_forced(models, tmp_path):
         {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "a", "reference": "moon"},
         {"text": "List three fruits.", "instruction": ["List"], "id": "b"},
     ]
-    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"instruction_use": 0}}
     one = execute(config_for(models, tmp_path / "one", **changes, instruction_use={"texts": ["reference", "tuned"]}))
     assert one.load_result("instruction_use", InstructionUse).texts == ("tuned", "reference")
     alone = changes | {"prompt": [entries[1]], "instruction_use": {"texts": ["reference"]}}
@@ -239,9 +255,9 @@ def test_only_the_texts_that_are_asked_for_are_forced(models, tmp_path):
 
 
 def test_a_change_that_ruins_the_base_is_not_testable(tmp_path):
-    controls = {"kinds": ["spectrum", "gradient-noise"], "rotation": 3, "heads": 0, "prompts": 0}
+    controls = {"kinds": ["spectrum", "gradient-noise"], "value_rotation": 3}
     config = {"base": str(toy_v1.BASE), "tuned": str(toy_v1.TUNED), "out": str(tmp_path / "out"), "device": "cpu"}
-    config |= {"analyses": ["mlp"], "controls": controls, "mlp": {"n_components": 8, "ranks": [1]}}
+    config |= {"analyses": ["value_rotation"], "controls": controls}
     store = execute(config)
     assert not store.load_table("control_validity")["valid"].any()
     claim = store.load_result("claims", Claims).claims[2]
@@ -257,10 +273,10 @@ def test_a_kind_of_which_no_control_can_be_made_is_told(models, tmp_path, monkey
             raise InputError("it cannot be run")
         return replace(validity(pair, model, **options), uniform=100.0)  # so that the other kind is valid
 
-    monkeypatch.setattr("lensdiff.pipeline.control_steps.validity", fail)
-    controls = {"kinds": ["spectrum", "norm"], "prompts": 2, "attention": 0, "attribution": 0}
+    monkeypatch.setattr("lensdiff.steps.validity.validity", fail)
+    controls = {"kinds": ["spectrum", "norm"], "instruction_use": 2}
     store = execute(config_for(models, tmp_path / "out", analyses=["instruction_use"], controls=controls))
-    assert set(store.step("controls").failures) == {"norm-0", "norm-1"}
+    assert set(store.step("control_validity").failures) == {"norm-0", "norm-1"}
     claim = store.load_result("claims", Claims).claims[0]
     assert claim.verdict == "too few controls"
     assert claim.statement.endswith("; of the kind norm none could be made and read.")
@@ -269,9 +285,9 @@ def test_a_kind_of_which_no_control_can_be_made_is_told(models, tmp_path, monkey
 def test_a_run_goes_on_with_as_many_models_as_it_began_with(models, tmp_path, monkeypatch):
     monkeypatch.setattr("lensdiff.pipeline.execute.choose_keep", lambda *_: "one")
     out = tmp_path / "out"
-    execute(config_for(models, out, analyses=["mlp"]))
+    execute(config_for(models, out, analyses=["value_rotation"]))
     monkeypatch.setattr("lensdiff.pipeline.execute.choose_keep", lambda *_: pytest.fail("chosen again"))
-    again = execute(config_for(models, out, analyses=["mlp", "weights"]))
+    again = execute(config_for(models, out, analyses=["value_rotation", "weights"]))
     assert again.manifest.pair["keep"] == "one"
     assert again.step("value_rotation").state == again.step("weights").state == "skipped"
 
@@ -283,7 +299,7 @@ def test_prompts_without_an_instruction_are_told_where_others_have_one(models, t
         {"text": "The sea is calm.", "id": "none"},
     ]
     recorder = Recorder()
-    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"instruction_use": 0}}
     store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
     told = [message for message in recorder.said if message.startswith("instruction use by ")]
     assert told == [
@@ -294,22 +310,23 @@ def test_prompts_without_an_instruction_are_told_where_others_have_one(models, t
 
 
 def test_a_prompt_that_fails_in_a_control_is_recorded(models, tmp_path, monkeypatch):
-    def fail(workspace, unit):
-        if unit == "spectrum-1/two-words":
+    def fail(model, prompt, *given, **options):
+        control = view_of(model).control
+        if control is not None and control.seed == 1 and prompt.id == "two-words":
             raise InputError("it cannot be attributed")
-        attribute_unit(workspace, unit)
+        return attribute(model, prompt, *given, **options)
 
-    monkeypatch.setattr("lensdiff.pipeline.control_steps.attribute_unit", fail)
+    monkeypatch.setattr("lensdiff.analyses.attribute.steps.attribute", fail)
     entries = [
         {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "two-words"},
         {"text": "List three fruits.", "instruction": ["List"], "id": "other"},
     ]
     recorder = Recorder()
-    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "instruction_use"]}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribute", "instruction_use"]}
     store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
-    assert store.step("controls").failures == {"spectrum-1/two-words": "it cannot be attributed"}
-    assert "controls: spectrum-1/two-words failed: it cannot be attributed" in recorder.said
-    assert store.step("controls").state == "done"
+    assert store.step("attribution").failures == {"spectrum-1/two-words": "it cannot be attributed"}
+    assert "controls: spectrum-1, prompt 'two-words' failed: it cannot be attributed" in recorder.said
+    assert store.step("attribution").state == "done"
     scores = store.load_table("instruction_scores")
     assert set(scores[scores["seed"] == 1]["prompt_id"]) == {"other"}
     # the control itself was made and read
@@ -319,7 +336,7 @@ def test_a_prompt_that_fails_in_a_control_is_recorded(models, tmp_path, monkeypa
 
 def test_one_prompt_has_no_donor(models, tmp_path):
     entries = [{"text": "Repeat the word: moon", "instruction": ["Repeat"]}]
-    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"prompts": 0}}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["instruction_use"], "controls": {"instruction_use": 0}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert store.step("instruction_use").state == "skipped"
     assert "has no donor" in store.step("instruction_use").note
@@ -342,9 +359,9 @@ def test_every_control_that_is_made_whole_is_run_on_the_bases_own_text(finished,
 
 
 def test_a_few_controls_of_a_kind_are_checked_where_weights_alone_are_read(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("lensdiff.pipeline.control_steps.CHECKED", 2)
-    controls = {"kinds": ["norm", "spectrum"], "rotation": 4, "heads": 0, "prompts": 0, "attribution": 0}
-    store = execute(config_for(models, tmp_path / "out", analyses=["mlp"], controls=controls))
+    monkeypatch.setattr("lensdiff.pipeline.plans.CHECKED", 2)
+    controls = {"kinds": ["norm", "spectrum"], "value_rotation": 4}
+    store = execute(config_for(models, tmp_path / "out", analyses=["value_rotation"], controls=controls))
     assert store.load_table("control_validity")["kind"].tolist() == ["norm"] * 2 + ["spectrum"] * 2
     assert store.load_result("value_rotation", ValueRotation).control_kinds == ("norm",) * 4 + ("spectrum",) * 4
 
@@ -353,9 +370,8 @@ def test_shuffled_controls_are_made_of_the_tuning_data(models, tmp_path, pair):
     rows = [(f"Say {word}.", f"{word} {word}") for word in ("moon", "sea", "tree", "fish")]
     lines = [json.dumps({"prompt": prompt, "response": response}) for prompt, response in rows]
     (tmp_path / "tuning.jsonl").write_text("\n".join(lines) + "\n\n")
-    controls = {"kinds": ["shuffled"], "data": str(tmp_path / "tuning.jsonl"), "rotation": 2}
-    controls |= {"heads": 0, "prompts": 0, "attention": 0, "attribution": 0}
-    store = execute(config_for(models, tmp_path / "out", analyses=["mlp"], controls=controls))
+    controls = {"kinds": ["shuffled"], "data": str(tmp_path / "tuning.jsonl"), "value_rotation": 2}
+    store = execute(config_for(models, tmp_path / "out", analyses=["value_rotation"], controls=controls))
     found = store.load_result("value_rotation", ValueRotation)
     expected = value_rotation(pair, controls=[pair.control("shuffled", i, data=rows, cache=None) for i in range(2)])
     torch.testing.assert_close(found.control_shares, expected.control_shares, atol=1e-4, rtol=1e-3)
@@ -382,7 +398,7 @@ def test_coherence(finished, pair, models):
 
 def test_layers_in_groups_are_layers_at_once(finished, models, tmp_path, monkeypatch):
     store, _ = finished
-    monkeypatch.setattr("lensdiff.pipeline.layers.LAYERS_AT_ONCE", 1)
+    monkeypatch.setattr("lensdiff.steps.plan.LAYERS_AT_ONCE", 1)
     again = execute(config_for(models, tmp_path / "out", analyses=["heads", "mlp"]))
     assert again.step("heads").done[:2] == ["base/0", "base/1"]
     for name, kind in (("heads/base", HeadWordPairs), ("concepts/tuned", MLPConcepts)):
@@ -394,7 +410,7 @@ def test_layers_in_groups_are_layers_at_once(finished, models, tmp_path, monkeyp
 def test_a_finished_run_loads_no_model_and_does_nothing(finished, models, monkeypatch):
     store, _ = finished
     before = store.manifest.steps
-    monkeypatch.setattr(workspace, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(plans, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
     recorder = Recorder()
     again = execute(config_for(models, store.root), listener=recorder)
     assert recorder.events == []
@@ -403,12 +419,12 @@ def test_a_finished_run_loads_no_model_and_does_nothing(finished, models, monkey
 
 def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, tmp_path):
     store, _ = finished
-    none = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
+    none = dict.fromkeys(COUNTS, 0)
     one = execute(config_for(models, tmp_path / "out", keep="one", controls=none))
     assert one.manifest.pair["keep"] == "one"
     assert one.step("weights").state == "skipped"
     assert "one at a time is held" in one.step("weights").note
-    assert one.step("outputs").done == ["block 0"]
+    assert one.step("outputs").done == IDS
     for name, kind in (
         ("attribution/tuned/sea", Attribution),
         ("outputs/fruit", OutputShift),
@@ -417,15 +433,16 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
         same(one.load_result(name, kind), store.load_result(name, kind))
     assert one.load_result("attention_shift", AttentionShift).whole is None
     states = {name: state.state for name, state in one.manifest.steps.items()}
-    assert "controls" not in states
-    assert {state for name, state in states.items() if name not in ("weights", "value_rotation")} == {"done"}
-    assert one.step("value_rotation").state == "skipped"
+    impossible = {"weights", "value_rotation_pair", "value_rotation"}
+    assert {name for name, state in states.items() if state == "skipped"} == impossible
+    assert {state for name, state in states.items() if name not in impossible} == {"done"}
+    assert not any(unit.model in CONTROLS for state in one.manifest.steps.values() for unit in state.units.values())
 
 
 def test_memory_decides_how_many_models_are_held(models, tmp_path, monkeypatch):
     monkeypatch.setattr("lensdiff.pipeline.estimate.available_memory", lambda device: 200_000)
     recorder = Recorder()
-    store = execute(config_for(models, tmp_path / "out", analyses=["attribution"]), listener=recorder)
+    store = execute(config_for(models, tmp_path / "out", analyses=["attribute"]), listener=recorder)
     assert "one is held at a time and no controls are made" in recorder.said[0]
     assert store.manifest.pair["keep"] == "one"
     assert set(store.load_table("instruction_scores").model) == {"base", "tuned"}
@@ -445,7 +462,7 @@ def test_prompts_of_the_config_and_a_given_response(models, tmp_path, pair):
         {"text": "Repeat the word: moon", "instruction": ["Repeat"], "response": "moon moon"},
         {"text": "Repeat the word: moon", "id": "own"},
     ]
-    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "attention", "outputs"]}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribute", "attention", "outputs"]}
     store = execute(config_for(models, tmp_path / "out", **changes))
     prompt = Prompt("Repeat the word: moon", ["Repeat"])
     same(
@@ -463,9 +480,9 @@ def test_prompts_of_the_config_and_a_given_response(models, tmp_path, pair):
 
 def test_retokenise_reads_the_own_response_as_text(models, tmp_path, pair, prompts):
     changes = {
-        "analyses": ["attribution"],
-        "attribution": {"retokenise": True, "deletion_draws": 0},
-        "controls": {"prompts": 0},
+        "analyses": ["attribute"],
+        "attribute": {"retokenise": True, "deletion_draws": 0},
+        "controls": {"attribute": 0},
     }
     store = execute(config_for(models, tmp_path / "out", **changes))
     expected = attribute(pair.base, prompts["sea"], retokenise=True, max_new_tokens=4, deletion_draws=0)
@@ -480,38 +497,39 @@ def test_a_failing_prompt_is_told_and_the_rest_goes_on(models, tmp_path):
         {"text": "Repeat the word: moon", "instruction": ["Repeat"], "id": "ok"},
     ]
     recorder = Recorder()
-    changes = {"prompts": None, "prompt": entries, "analyses": ["attribution", "outputs", "attention"]}
+    changes = {"prompts": None, "prompt": entries, "analyses": ["attribute", "outputs", "attention"]}
     store = execute(config_for(models, tmp_path / "out", **changes), listener=recorder)
     assert set(store.step("responses").failures) == {"base/long", "tuned/long"}
-    assert "the model's context holds 128" in store.step("outputs").failures["long"]
-    assert [store.step(name).state for name in ("responses", "attribution", "attention", "controls")] == ["done"] * 4
+    assert "the model's context holds 128" in store.step("outputs").units["long"].reason
+    assert [store.step(name).state for name in ("responses", "attribution", "attention", "control_attention")] == (
+        ["done"] * 4
+    )
     assert store.names("outputs/") == ["outputs/ok"]
-    assert any("base/long failed" in message for message in recorder.said)
+    assert any(message.startswith("responses: base, prompt 'long' failed: ") for message in recorder.said)
 
 
 @pytest.mark.parametrize("keep", ["both", "one"])
 def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"id": "half", "text": "Say \\ud83d"}\n{"id": "ok", "text": "Repeat the word: moon"}\n')
-    changes = {"prompts": str(path), "analyses": ["attribution", "outputs", "attention"], "keep": keep}
-    changes |= {"controls": {"prompts": 0, "attention": 0, "heads": 0, "rotation": 0, "attribution": 0}}
+    changes = {"prompts": str(path), "analyses": ["attribute", "outputs", "attention"], "keep": keep}
+    changes |= {"controls": dict.fromkeys(COUNTS, 0)}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert set(store.step("responses").failures) == {"base/half", "tuned/half"}
     reason = store.step("responses").failures["base/half"]
     assert reason == r"prompt 'half' holds half a character ('\ud83d' at 4), expected whole ones"
-    assert all(reason in failure for failure in store.step("outputs").failures.values())
+    assert reason in store.step("outputs").units["half"].reason
     assert store.names("outputs/") == ["outputs/ok"]
     assert store.names("attribution/base/") == ["attribution/base/ok"]
     assert store.names("attention/tuned/") == ["attention/tuned/ok"]
 
 
 def test_nothing_to_score_is_no_failure(models, tmp_path):
-    changes = {"prompts": None, "prompt": [{"text": "Repeat the word: moon"}], "analyses": ["attribution"]}
+    changes = {"prompts": None, "prompt": [{"text": "Repeat the word: moon"}], "analyses": ["attribute"]}
     store = execute(config_for(models, tmp_path / "out", **changes))
-    assert (store.step("instruction_scores").state, store.step("instruction_scores").note) == (
-        "skipped",
-        "no prompt marks an instruction",
-    )
+    assert store.manifest.tables["instruction_scores"].note == "no prompt marks an instruction"
+    assert not store.has_table("instruction_scores")
+    assert store.step("attribution").state == "done"
 
 
 def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tmp_path):
@@ -527,7 +545,7 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
 
 
 def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(workspace, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(plans, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
 
     def assert_refused(message: str, **changes: object) -> None:
         with pytest.raises(InputError, match=message):
@@ -543,17 +561,3 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     for entry in halves:  # where a manifest would have to hold it
         key = list(entry)[-1]
         assert_refused(rf"the {key} of prompt '1' holds half a character", prompts=None, prompt=[entry])
-
-
-def test_a_model_is_known_again_by_its_content(models, tmp_path):
-    found = fingerprint(models / "base")
-    assert found == fingerprint(models / "base")
-    assert found != fingerprint(models / "tuned")
-    large = tmp_path / "large.bin"
-    large.write_bytes(bytes(2**22))
-    before = fingerprint(large)
-    with large.open("r+b") as file:
-        file.seek(2**21 + 5)
-        file.write(b"x")
-    assert fingerprint(large) != before
-    assert fingerprint(tmp_path / "none") is None

@@ -17,6 +17,7 @@ from lensdiff.steps.step import NotPossible, Read, Step, no_units, one_unit
 from lensdiff.steps.tables import TableDoc, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
+from lensdiff.steps.validity import of_unit as validity_of
 
 READ_KEYS = ("layers", "sink")
 
@@ -53,7 +54,7 @@ def kept(plan: Plan, unit: Unit, result: AttentionPatterns, options: AttentionOp
 def control_reads(plan: Plan, unit: Unit, options: AttentionOptions) -> Iterable[Read]:
     base = [Read("attention", Unit("base", prompt), required=False) for prompt in plan.prompts]
     tuned = [Read("attention", Unit("tuned", prompt), required=False) for prompt in plan.prompts]
-    return [*responses.of_all(plan), *base, *tuned]
+    return [*validity_of(plan, unit), *responses.of_all(plan), *base, *tuned]
 
 
 def read_control(inputs: Inputs, unit: Unit, options: AttentionOptions) -> ControlAttention:

@@ -18,7 +18,7 @@ from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import PROBED_TOKENS, Probe
 from lensdiff.steps.step import NotPossible, Read, Step
-from lensdiff.steps.tables import TableDoc, of_prompts
+from lensdiff.steps.tables import TableDoc, model_columns, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 
@@ -30,7 +30,7 @@ def units(plan: Plan, options: AttributeOptions) -> list[Unit]:
 
 
 def reads(plan: Plan, unit: Unit, options: AttributeOptions) -> Iterable[Read]:
-    return [Read(responses.RESPONSES_STEP, unit)]
+    return [Read(responses.CONTROL_STEP if unit.control else responses.RESPONSES_STEP, unit)]
 
 
 def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
@@ -65,7 +65,7 @@ def _per_token(probe: Probe) -> float:
     return 0.0
 
 
-def score_table(found: Found, options: AttributeOptions) -> Iterable[pd.DataFrame]:
+def score_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     """Score every response's instruction, for both models and every control: one table."""
     rows = []
     for unit in found.units("attribution"):
@@ -73,14 +73,14 @@ def score_table(found: Found, options: AttributeOptions) -> Iterable[pd.DataFram
         if bool(result.instruction.any()):
             n_in, n_out = result.scores.shape
             row = {"prompt_id": result.prompt_id}
-            row |= responses.model_columns(unit.model or "", result.provenance.control)
+            row |= model_columns(unit.model or "", result.provenance.control)
             rows.append(row | {"instruction_score": result.instruction_score(), "n_in": n_in, "n_out": n_out})
     if not rows:
         raise NotPossible("no prompt marks an instruction")
     return [pd.DataFrame(rows).astype({"seed": "Int64"})]
 
 
-def replication_table(found: Found, options: AttributeOptions) -> Iterable[pd.DataFrame]:
+def replication_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     """Compare both models' scores as the paper does, where its target was attributed."""
     replicated = of_own(*(found.each("attribution", Attribution, side) for side in SIDES))
     return [] if replicated is None else [replicated.to_df()]
@@ -89,6 +89,7 @@ def replication_table(found: Found, options: AttributeOptions) -> Iterable[pd.Da
 STEPS: tuple[Step[Any, Any], ...] = (
     responses.RESPONSES,
     VALIDITY,
+    responses.CONTROL_RESPONSES,
     Step(
         name="attribution",
         title="attribution",

@@ -1,5 +1,7 @@
 """The section of the report."""
 
+from dataclasses import replace
+
 from lensdiff.analyses.claims.measure import Claims
 from lensdiff.steps.found import Found
 from lensdiff.views.section import Section, Table
@@ -10,7 +12,8 @@ CLAIMS_CAPTION = "A row per claim: its effect, p, p after Holm's correction, and
 KINDS_CAPTION = (
     "A row per claim and kind of control: how many, how many are ruined models, their median, band and rank p."
 )
-HOW = (
+UNFINISHED = "The run has not ended: these answers are of what was done before."
+NOTE = (
     "p-values are adjusted over the claims that could be tested (Holm). A band needs 19 controls of every kind, a "
     "verdict 59. The paper: Wu et al., NAACL 2024, doi 10.18653/v1/2024.naacl-long.130."
 )
@@ -24,11 +27,11 @@ def claims_section(found: Found) -> list[Widget | Table | str]:
     unfinished = [] if found.store.manifest.ended else [UNFINISHED]
     return [
         *unfinished,
-        show(answers),
+        replace(show(answers), title=""),  # the section's own will do
         Table("claims", answers.to_df(), CLAIMS_CAPTION),
         Table("claim_controls", answers.controls(), KINDS_CAPTION),
+        NOTE,
     ]
 
 
-UNFINISHED = "The run has not ended: these answers are of what was done before."
-SECTION = Section("Three claims of the paper, for this pair", HOW, 0, claims_section)
+SECTION = Section("Three claims of the paper, for this pair", "", 0, claims_section)

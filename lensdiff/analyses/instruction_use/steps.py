@@ -26,6 +26,7 @@ from lensdiff.steps.step import NotPossible, Read, Step, no_units, one_unit
 from lensdiff.steps.tables import TableDoc
 from lensdiff.steps.unit import SIDES, WHOLE, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
+from lensdiff.steps.validity import of_unit as validity_of
 
 TOLD = 3  # prompts that failed, told one by one
 NAMES = {"swap": "instruction_use", "deletion": "instruction_use_deletion"}
@@ -110,7 +111,11 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
         return read_use(inputs, options, inputs.model, by)
 
     def control_reads(plan: Plan, unit: Unit, options: InstructionUseOptions) -> Iterable[Read]:
-        return [*responses.of_all(plan), Read(of_pair)]  # what the pair cannot be asked, no control is
+        return [
+            *validity_of(plan, unit),
+            *responses.of_all(plan),
+            Read(of_pair),
+        ]  # what the pair cannot be asked, no control is
 
     def both_reads(plan: Plan, unit: Unit, options: InstructionUseOptions) -> Iterable[Read]:
         controls = plan.controls.get("instruction_use", ())
@@ -136,12 +141,12 @@ def _both(found: Found) -> list[tuple[str, InstructionUse]]:
     return [(by, found.one(name, InstructionUse)) for by, name in NAMES.items() if found.has(name, WHOLE)]
 
 
-def table(found: Found, options: InstructionUseOptions) -> Iterable[pd.DataFrame]:
+def table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     frames = [result.to_df() for _, result in _both(found)]
     return [pd.concat(frames, ignore_index=True)] if frames else []
 
 
-def differences(found: Found, options: InstructionUseOptions) -> Iterable[pd.DataFrame]:
+def differences(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     frames = [result.differences().assign(by=by) for by, result in _both(found)]
     return [pd.concat(frames, ignore_index=True)] if frames else []
 

@@ -82,7 +82,7 @@ def coherence_cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     return COHERENCE_SECONDS * (components + DIRECTIONS)
 
 
-def coherence_table(found: Found, options: MLPOptions) -> Iterable[pd.DataFrame]:
+def coherence_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     """Return both models' coherence, adjusted as one family."""
     if not all(found.has("coherence", Unit(side)) for side in SIDES):
         return

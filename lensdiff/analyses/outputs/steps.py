@@ -55,7 +55,7 @@ def cost(probe: Probe, unit: Unit, options: OutputOptions) -> float:
     return 2 * probe.n_text * probe.forward
 
 
-def table(found: Any, options: OutputOptions) -> Iterable[Any]:
+def table(found: Any, options: Any) -> Iterable[Any]:
     return (result.to_df() for result in found.each("outputs", OutputShift))
 
 
