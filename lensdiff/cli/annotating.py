@@ -49,7 +49,7 @@ def annotate(
         "api_key": os.environ.get(api_key_variable),
         "cache": store.root / "annotation-answers",
         "seeds": range(seeds),
-        "layers": o.layer_list(layers),
+        "layers": o.layer_list("--layers", layers),
         "components": components,
         "top_words": top_words,
         "response_format": response_format,

@@ -5,35 +5,25 @@ from typing import Annotated
 
 import typer
 
-from lensdiff import defaults
-
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
     str, typer.Argument(metavar="TUNED", help="Of its tuned version, or a folder with a LoRA adapter on the base.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Results go here; made if missing, continued if stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest present.")]
-DType = Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option(help="Of controls and resampling.")]
 Prompt = Annotated[str | None, typer.Option(help="One prompt.")]
 Instruction = Annotated[list[str] | None, typer.Option(help="A part of --prompt that instructs; may be given again.")]
 Context = Annotated[list[str] | None, typer.Option(help="A part of --prompt that gives context; may be given again.")]
 Response = Annotated[str | None, typer.Option(help="Response to --prompt; by default each model's own.")]
 Prompts = Annotated[Path | None, typer.Option(help="Many prompts: a .jsonl file, or the paper's FinalDataset.tsv.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an own response.")]
-Vocabulary = Annotated[str, typer.Option(help="Word list: a file of lines word<TAB>frequency, or default.")]
-Vectors = Annotated[
-    str, typer.Option(help="Word vectors: GloVe or word2vec text (.gz), glove, or base (the model's embeddings).")
-]
 Controls = Annotated[
     int, typer.Option(min=0, help="Meaningless changes of the same size, of each kind; a band needs 19, a verdict 59.")
 ]
+FirstControls = Annotated[int, typer.Option(min=0, help="Meaningless changes of the same size, of the first kind.")]
 Kinds = Annotated[
     str, typer.Option(help="Kinds of controls, joined by commas: distilled, gradient-noise, spectrum, norm.")
 ]
-KINDS = ",".join(defaults.KINDS)
-Layers = Annotated[str | None, typer.Option(help="Layers to read, for example 0,1,5-8; by default all.")]
+Layers = Annotated[str | None, typer.Option(help="Layers that are read; by default all; like 0,1,5-8.")]
 
 
 def controls(kinds: str, **counts: int) -> dict[str, object]:
@@ -41,7 +31,7 @@ def controls(kinds: str, **counts: int) -> dict[str, object]:
     return {"kinds": [kind.strip() for kind in kinds.split(",")], **counts}
 
 
-def layer_list(given: str | None) -> list[int] | None:
+def layer_list(name: str, given: str | None) -> list[int] | None:
     """Return the layers that a text like `0,1,5-8` names.
 
     Raises:
@@ -53,7 +43,7 @@ def layer_list(given: str | None) -> list[int] | None:
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
-            raise typer.BadParameter(f"--layers {given!r} is no list of layers like 0,1,5-8")
+            raise typer.BadParameter(f"{name} {given!r} is no list of layers like 0,1,5-8")
         found.extend(range(int(first), int(last if dash else first) + 1))
     return found
 

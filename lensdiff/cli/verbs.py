@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 
 from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
-from lensdiff.defaults import MAX_NEW_TOKENS
+from lensdiff.pipeline.config import ControlOptions, RunConfig
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import flag_of
+from lensdiff.steps.options import are_layers, flag_of
 
 PROMPTS = {"prompt": o.Prompt, "instruction": o.Instruction, "context": o.Context, "response": o.Response}
 
@@ -34,31 +34,36 @@ def command_of(analysis: Analysis[Any]) -> Callable[..., None]:
 
 
 def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
-    yield _parameter("base", o.Base)
-    yield _parameter("tuned", o.Tuned)
+    yield _parameter("base", o.Base, inspect.Parameter.empty)
+    yield _parameter("tuned", o.Tuned, inspect.Parameter.empty)
     yield _parameter("out", o.Out, Path(f"lensdiff-{analysis.name.replace('_', '-')}"))
     if "prompts" in analysis.asks:
         for name, kind in PROMPTS.items():
             yield _parameter(name, kind, None)
         yield _parameter("prompts", o.Prompts, None)
     if "words" in analysis.asks:
-        yield _parameter("vocabulary", o.Vocabulary, "default")
-        yield _parameter("vectors", o.Vectors, "base")
+        yield from _of_config("vocabulary", "vectors")
     for name, field in analysis.options.model_fields.items():
         yield _option(name, field)
     if "prompts" in analysis.asks:
-        yield _parameter("max_new_tokens", o.MaxNewTokens, MAX_NEW_TOKENS)
+        yield from _of_config("max_new_tokens")
     if analysis.controls is not None:
-        yield _parameter("controls", o.Controls, analysis.controls)
-        yield _parameter("kinds", o.Kinds, o.KINDS)
+        kinds = ControlOptions.model_fields["kinds"].get_default(call_default_factory=True)
+        yield _parameter("controls", o.FirstControls if analysis.first_kind else o.Controls, analysis.controls)
+        yield _parameter("kinds", o.Kinds, ",".join(kinds))
     if analysis.controls is not None or "prompts" in analysis.asks:
-        yield _parameter("seed", o.Seed, 0)
-    yield _parameter("device", o.Device, "auto")
-    yield _parameter("dtype", o.DType, "float32")
+        yield from _of_config("seed")
+    yield from _of_config("device", "dtype")
     yield _parameter("quiet", o.Quiet, False)
 
 
-def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def _of_config(*names: str) -> Iterator[inspect.Parameter]:
+    """Yield keys of every config as options."""
+    for name in names:
+        yield _option(name, RunConfig.model_fields[name])
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
@@ -71,9 +76,9 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     elif kind is not bool and default is not None:
         kind = type(default)
     lowest = next((item.ge for item in field.metadata if getattr(item, "ge", None) is not None), None)
-    help = (field.description or "") + (" Joined by commas." if is_list and name != "layers" else "")
-    if name == "layers":
-        help = "Layers to read, for example 0,1,5-8; by default all."
+    help = (field.description or "") + (" Joined by commas." if is_list else "")
+    if are_layers(field):
+        help = f"{(field.description or '').rstrip('.')}; like 0,1,5-8."
     bounds: dict[str, Any] = {} if lowest is None or is_list else {"min": lowest}
     flag = flag_of(name, field)
     flags = [f"{flag}/--no-{flag.removeprefix('--')}"] if kind is bool else [flag]
@@ -117,8 +122,8 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _value(name: str, field: FieldInfo, given: Any) -> Any:
     kind, is_list = _kind(field.annotation)
-    if name == "layers":
-        return o.layer_list(given)
+    if are_layers(field):
+        return o.layer_list(flag_of(name, field), given)
     if not is_list:
         return given
     if (isinstance(kind, type) and issubclass(kind, int)) or get_origin(kind) is Annotated:

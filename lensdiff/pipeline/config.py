@@ -18,6 +18,7 @@ from lensdiff.steps.options import Count, Number, Options, checked_once, contrad
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 Words = Annotated[str, Field(min_length=1)]
 ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.done == "asked"}
+EXACT = [analysis.name for analysis in ASKED.values() if analysis.exact]
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 
@@ -45,11 +46,13 @@ class ControlOptions(Options):
 
     kinds: Annotated[list[ControlKind], Field(min_length=1)] = option(
         lambda: list(KINDS),
-        'Also "distilled" (trains each control), "norm", and "shuffled" (needs data).',
+        "Kinds that are made: gradient-noise, spectrum, norm, distilled (trains each) or shuffled (needs data).",
         factory=True,
     )
     data: Words | None = option(
-        None, 'Of shuffled controls: a JSONL file that the tuned model was tuned on, "prompt" and "response" a line.'
+        None,
+        'For shuffled controls: JSONL of tuning data, "prompt" and "response" a line; by default none.',
+        example="tuning.jsonl",
     )
 
     def count(self, name: str) -> int:
@@ -58,28 +61,30 @@ class ControlOptions(Options):
 
 
 def _counted() -> dict[str, Any]:
-    return {
-        a.name: (Number, option(a.controls, f"{a.question}{'; of the first kind' if a.first_kind else ''}."))
-        for a in COUNTED
-    }
+    return {analysis.name: (Number, option(analysis.controls, _made_for(analysis))) for analysis in COUNTED}
+
+
+def _made_for(analysis: Analysis[Any]) -> str:
+    made = "Whole models, each run on every prompt" if "prompts" in analysis.asks else "Of weights alone"
+    return f"{made}; of the first kind." if analysis.first_kind else f"{made}."
 
 
 class RunConfig(Options):
     """Everything that a run needs to know, but for the tables of the analyses: those are in what `parse` returns."""
 
-    base: Words = option(..., "A hub name, a folder with a checkpoint, or a .gguf file.")
-    tuned: Words = option(..., "Likewise, or a folder with a LoRA adapter on the base.")
+    base: Words = option(..., "The base model: a hub name, a folder with a checkpoint, or a .gguf file.")
+    tuned: Words = option(..., "Its tuned version: likewise, or a folder with a LoRA adapter on the base.")
     out: Words = option("results", "Where the results go; a run that was stopped goes on from there.")
     prompts: str | None = option(
-        None, "A JSONL file of prompts, or the paper's FinalDataset.tsv; or prompts of the config's own, [[prompt]]."
+        None, "A file of prompts; by default the config's own, [[prompt]].", example="prompts.jsonl"
     )
     prompt: list[PromptEntry] = option(list, "Prompts of the config's own.", factory=True)
-    max_prompts: Count | None = option(None, "The first prompts alone.")
-    analyses: list[str] = option(lambda: list(ASKED), "What is to be done.", factory=True)
+    max_prompts: Count | None = option(None, "Only the first prompts; by default all.", example=12)
+    analyses: list[str] = option(lambda: list(ASKED), "What is done; by default everything.", factory=True)
     max_new_tokens: Count = option(MAX_NEW_TOKENS, "Most tokens of a model's own response.")
-    device: str = option("auto", "cuda or mps where present, else cpu.")
+    device: str = option("auto", "cpu, cuda, mps, or auto: the fastest that is present.")
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = option(
-        "float32", "float32, float64, bfloat16 or float16; attribution needs one of the first two."
+        "float32", "float32, float64, bfloat16 or float16."
     )
     weights: Literal["raw", "folded"] = option(
         "raw", "raw, or folded: norms folded and weights centred by TransformerLens."
@@ -87,15 +92,17 @@ class RunConfig(Options):
     wrapper: Literal["auto", "hooked", "bridge"] = option(
         "auto", "auto, hooked (HookedTransformer) or bridge (TransformerBridge)."
     )
-    base_revision: str | None = option(None, "Of a hub name; by default its newest.")
-    tuned_revision: str | None = option(None, "Likewise.")
-    keep: Literal["auto", "both", "one"] = option(
-        "auto", "both models in memory, or one at a time (then without controls)."
+    base_revision: str | None = option(
+        None, "Branch, tag or commit of a hub name; by default its newest.", example="main"
     )
-    seed: int = option(0, "Of controls and resampling.")
-    vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default.")
+    tuned_revision: str | None = option(None, "Likewise, of the tuned model; by default its newest.", example="main")
+    keep: Literal["auto", "both", "one"] = option(
+        "auto", "both models in memory, one at a time (then no controls), or auto: both if they fit."
+    )
+    seed: int = option(0, "Of the controls and of resampling.")
+    vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one.")
     vectors: Words = option(
-        "base", "Word vectors: GloVe or word2vec text (.gz), glove, or base (the model's embeddings)."
+        "base", "Word vectors: GloVe or word2vec text (.gz), glove, or base: the base's embeddings."
     )
     controls: ControlOptions = option(ControlOptions, "", factory=True)
 
@@ -180,8 +187,9 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "prompt", "prompts come from a file (prompts) or from the config ([[prompt]]), not from both"
     if len(set(config.analyses)) < len(config.analyses):
         yield "analyses", "an analysis comes twice"
-    if "attribute" in config.analyses and config.dtype not in ("float32", "float64"):
-        yield "dtype", f"attribution needs float32 or float64, dtype is {config.dtype}"
+    exact = [name for name in config.analyses if name in EXACT]
+    if exact and config.dtype not in ("float32", "float64"):
+        yield "dtype", f"{exact[0]} needs float32 or float64, dtype is {config.dtype}"
     yield from _of_controls(config)
     ids = [entry.id for entry in config.prompt if entry.id]
     if len(set(ids)) < len(ids):
@@ -201,17 +209,17 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
-    for analysis in COUNTED:
+    counted = [analysis for analysis in config.chosen if analysis.controls is not None]
+    for analysis in counted:
         name = analysis.name
         if not options.count(name):
             continue
         if config.keep == "one":
-            yield f"controls.{name}" if name in options.model_fields_set else "keep", _one()
-        runs = "prompts" in analysis.asks and name in config.analyses
-        if runs and config.dtype in ("bfloat16", "float16"):
+            yield f"controls.{name}" if name in options.model_fields_set else "keep", _one(counted)
+        if "prompts" in analysis.asks and config.dtype in ("bfloat16", "float16"):
             yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 
-def _one() -> str:
-    names = ", ".join(analysis.name for analysis in COUNTED)
+def _one(counted: list[Analysis[Any]]) -> str:
+    names = ", ".join(analysis.name for analysis in counted)
     return f'keep = "one" holds one model at a time, a control is made from both: set {names} of [controls] to 0'

@@ -26,7 +26,8 @@ from lensdiff.steps.probe import Probe
 from lensdiff.steps.unit import SIDES, split_control
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
-UNIT_SECONDS = 0.05  # to read and write what a unit needs and finds
+UNIT_SECONDS = 0.01  # to write what a unit found, and what became of it
+READ_SECONDS = 0.002  # to read a result of another unit
 TRAINED_TOKEN = 12  # operations per parameter, with what small matrices lose
 
 
@@ -123,7 +124,8 @@ def seconds_of(units: Iterable[Key], runner: Runner, probe: Probe) -> dict[str, 
     controls: dict[str, None] = {}
     for name, unit in units:
         step = runner.graph.steps[name]
-        seconds = step.cost(probe, unit, runner.plan.options_of(step.options)) + UNIT_SECONDS
+        seconds = step.cost(probe, unit, runner.plan.options_of(step.options))
+        seconds += UNIT_SECONDS + READ_SECONDS * len(runner.graph.reads(name, unit))
         if unit.control is not None:
             controls[unit.control] = None
         under = CONTROLS if unit.control is not None else name

@@ -36,6 +36,7 @@ class Analysis(Generic[O]):
         asks: what it reads beside the models: prompts (and responses), words (a word list and word vectors).
         controls: how many controls of each kind stand beside it by default; None where there are none.
         first_kind: whether controls are of the first kind alone.
+        exact: whether it needs float32 or float64.
         done: when it is asked for, by a key of the config or by its command; always, with whatever it reads; or apart,
             by a command of its own on a results directory.
         package: the folder.
@@ -48,6 +49,7 @@ class Analysis(Generic[O]):
     asks: frozenset[Ask] = field(default_factory=frozenset)
     controls: int | None = None
     first_kind: bool = False
+    exact: bool = False
     done: Literal["asked", "always", "apart"] = "asked"
     package: str = ""
 

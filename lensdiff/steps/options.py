@@ -1,7 +1,7 @@
 """Options of an analysis: keys of its table in the config and options of its command, each with its help."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -14,15 +14,18 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def option(default: Any, help: str, *, flag: str = "", factory: bool = False) -> Any:
-    """Return a field with its default and its help; `flag` is its name on the command line where that is another.
+def option(default: Any, help: str, *, flag: str = "", factory: bool = False, example: Any = None) -> Any:
+    """Return a field with its default and its help, which names all choices that there are.
 
-    With `factory` the default is a function that makes it (of a list).
+    Args:
+        flag: its name on the command line where that is another.
+        factory: the default is a function that makes it (of a list).
+        example: what an example config shows where the default is None; the help says what None means.
     """
+    assert default is not None or example is not None, f"an option without a default needs an example: {help}"
     extra: Any = {"flag": flag} if flag else {}
-    if factory:
-        return Field(default_factory=default, description=help, json_schema_extra=extra)
-    return Field(default=default, description=help, json_schema_extra=extra)
+    given: Any = {"default_factory" if factory else "default": default}
+    return Field(description=help, json_schema_extra=extra, examples=[] if example is None else [example], **given)
 
 
 def contradiction(key: str, message: str) -> PydanticCustomError:
@@ -35,6 +38,18 @@ def flag_of(name: str, field: FieldInfo) -> str:
     extra = field.json_schema_extra
     given = extra.get("flag") if isinstance(extra, dict) else None
     return str(given) if given else f"--{name.replace('_', '-')}"
+
+
+def are_layers(field: FieldInfo) -> bool:
+    """Return whether a field's values are layers, which the command line takes as `0,1,5-8`."""
+    of_type = Layers in (field.annotation, *get_args(field.annotation))
+    return of_type or any(getattr(item, "func", None) is _distinct for item in field.metadata)
+
+
+def example_of(field: FieldInfo) -> Any:
+    """Return what an example config shows of a field: its default, or an example where that is None."""
+    default = field.get_default(call_default_factory=True)
+    return default if default is not None else next(iter(field.examples or ()), None)
 
 
 def _distinct(layers: list[int]) -> list[int]:

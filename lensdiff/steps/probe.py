@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -18,6 +18,16 @@ from lensdiff.steps.unit import Unit
 
 T = TypeVar("T")
 PROBED_TOKENS = 8
+LONG = 32  # tokens of the longer text that is timed, if prompts are shorter
+DECOMPOSED = 256  # largest matrix that is decomposed for a measurement
+LEAST = 0.1  # seconds that a measurement takes: shorter work is repeated, so that a busy moment counts for little
+
+
+class Passing(NamedTuple):
+    """Seconds of a forward pass: of each, and of each of its tokens beside that."""
+
+    each: float
+    per_token: float
 
 
 @dataclass
@@ -63,29 +73,50 @@ class Probe:
         """Tokens of a prompt and its response."""
         return self.n_prompt + self.n_response
 
+    def read(self, tokens: int | float, passes: int = 1) -> float:
+        """Return the seconds of forward passes over so many tokens altogether."""
+        return passes * self.passing.each + tokens * self.passing.per_token
+
     @cached_property
-    def forward(self) -> float:
-        """Seconds of a forward pass, per token of it."""
-        tokens = self._tokens
+    def passing(self) -> Passing:
+        """What a forward pass takes, by its length: measured on a short and on a longer text."""
+        long = self._fitting(max(LONG, self.n_prompt))
+        short = max(1, long // 8)
         with torch.no_grad():
-            return seconds(lambda: self.view.forward.logits(tokens[None])) / len(tokens)
+            times = [seconds(lambda n=n: self.view.forward.logits(self._tokens(n)[None])) for n in (short, long)]
+        per_token = max(0.0, times[1] - times[0]) / max(1, long - short)
+        return Passing(max(0.0, times[1] - long * per_token), per_token)
 
     @cached_property
     def step(self) -> float:
         """Seconds of a generated token."""
-        tokens = self._tokens.cpu()
-        with torch.no_grad():
-            work = seconds(lambda: greedy(self.view, [tokens], max_new_tokens=PROBED_TOKENS, stops=()))
-        return work / PROBED_TOKENS
+        tokens = self._tokens(self._fitting(self.n_prompt)).cpu()
+
+        def generated(n: int) -> float:
+            with torch.no_grad():
+                return seconds(lambda: greedy(self.view, [tokens], max_new_tokens=n, stops=()))
+
+        return max(0.0, generated(1 + PROBED_TOKENS) - generated(1)) / PROBED_TOKENS
 
     @property
     def respond(self) -> float:
-        """Seconds to answer a prompt."""
-        return self.step * self.n_response + self.forward * self.n_prompt
+        """Seconds to answer a prompt with the longest response."""
+        return self.step * self.n_response + self.read(self.n_prompt)
 
-    @property
-    def _tokens(self) -> torch.Tensor:
-        n = min(max(2, int(self.n_prompt)), self.view.n_ctx - PROBED_TOKENS - 1)
+    def decompose(self, n: int, dtype: torch.dtype = torch.float32) -> float:
+        """Return the seconds of a singular value decomposition of n x n: a smaller one's, which grow with the cube."""
+        size = min(n, DECOMPOSED)
+
+        def measure(probe: "Probe") -> float:
+            square = torch.randn(size, size, dtype=dtype)
+            return seconds(lambda: torch.linalg.svd(square))
+
+        return self.once(f"decompose {size} {dtype}", measure) * (n / size) ** 3
+
+    def _fitting(self, n: int | float) -> int:
+        return min(max(2, int(n)), self.view.n_ctx - PROBED_TOKENS - 2)
+
+    def _tokens(self, n: int) -> torch.Tensor:
         return torch.arange(n, device=self.view.device) % self.view.d_vocab
 
     def once(self, name: str, measure: Callable[["Probe"], T]) -> T:
@@ -110,13 +141,18 @@ class Probe:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes the second time; the first time allocates."""
-    work()
-    start = time.perf_counter()
-    result = work()
+    """Return how long something takes, the first time apart: that allocates."""
+    _done(work())
+    start, times = time.perf_counter(), 0
+    while not times or time.perf_counter() - start < LEAST:
+        _done(work())
+        times += 1
+    return (time.perf_counter() - start) / times
+
+
+def _done(result: object) -> None:
     if isinstance(result, torch.Tensor) and result.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _length(view: ModelView, prompt: Prompt) -> int:

@@ -60,7 +60,7 @@ def _units(plan: Plan, options: Options) -> list[Unit]:
 
 
 def _cost(probe: Probe, unit: Unit, options: Options) -> float:
-    return CHECK_TOKENS * probe.forward
+    return probe.read(CHECK_TOKENS)
 
 
 def of_all(plan: Plan) -> list[Read]:

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from lensdiff.analyses.annotate.annotations import Annotations
-from lensdiff.pipeline.tables import TABLES, meaning
+from lensdiff.analyses.annotate.steps import TABLES
 from lensdiff.results import ResultStore
+from lensdiff.steps.columns import meaning
 from tests.chat_server import chat_server
 from tests.cli.conftest import Command, assert_refused
 
@@ -53,11 +54,11 @@ def test_both_models_are_annotated_and_nothing_is_asked_twice(lensdiff: Command,
     found = ResultStore(directory).load_result("annotations/tuned", Annotations)
     assert found.provenance.options["seeds"] == [0, 1]
     described = (directory / "tables" / "README.md").read_text()
-    for name in (name for name in TABLES if name.startswith("annotation")):
-        columns = ResultStore(directory).columns(name)
-        assert [column for column in columns if not meaning(name, column)] == []
-        assert set(TABLES[name].own) <= set(columns)
-        assert f"## {name}.parquet" in described
+    for table in TABLES:
+        columns = ResultStore(directory).columns(table.name)
+        assert [column for column in columns if not meaning(table, column)] == []
+        assert set(table.columns) <= set(columns)
+        assert f"## {table.name}.parquet" in described
     asked = len(running.requests)
     assert asked > 0
     assert lensdiff(*arguments).code == 0
@@ -69,10 +70,11 @@ def test_what_cannot_be_annotated_is_refused(lensdiff: Command, server, director
     assert_refused(
         lensdiff("annotate", tmp_path / "none", "--model", "m", "--base-url", url), "is no results directory"
     )
-    with ResultStore(tmp_path / "other").writing({}):
+    with ResultStore(tmp_path / "other").writing():
         pass
     assert_refused(
-        lensdiff("annotate", tmp_path / "other", "--model", "m", "--base-url", url), "has no result 'concepts/base'"
+        lensdiff("annotate", tmp_path / "other", "--model", "m", "--base-url", url),
+        "there is no result 'concepts' of base",
     )
     ran = lensdiff("annotate", directory, "--model", "m", "--base-url", url, "--layers", "1")
     assert_refused(ran, "layers=[1] given, the concepts have [0]")

@@ -9,14 +9,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lensdiff.analyses.attribute.measure import attribute
-from lensdiff.cli.products import attribution_summary
+from lensdiff.analyses.attribute.section import summary
 from lensdiff.models import load_model
 from lensdiff.pipeline.report import Report
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
 from tests.cli.conftest import Command, Ran, assert_refused
 
 PROMPT = "Write a short poem about the sea."
-FAST = ("--max-new-tokens", 4, "--deletion-draws", 2, "--device", "cpu", "--quiet")
+NO_CONTROLS = ("--max-new-tokens", 4, "--deletion-draws", 2, "--controls", 0, "--device", "cpu")
+FAST = (*NO_CONTROLS, "--quiet")
 
 
 def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: Path, tmp_path: Path):
@@ -31,18 +33,18 @@ def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: 
     tuned = frame[frame.model == "tuned"]
     assert list(frame.columns) == ["model", *expected.to_df().columns]
     pd.testing.assert_series_equal(tuned.score.reset_index(drop=True), expected.to_df().score)
-    page = (out / "attribution.html").read_text()
-    assert "<title>lensdiff attribution</title>" in page
+    page = (out / "attribute.html").read_text()
+    assert "<title>lensdiff attribute</title>" in page
     assert "poem" in page
 
 
 def test_controls_stand_beside_the_models_and_words_without_importance_do_not(
     lensdiff: Command, models: Path, tmp_path: Path
 ):
-    given = ("--prompt", PROMPT, "--instruction", "Write a short poem", "--controls", 2, "--out", tmp_path, *FAST)
+    given = ("--prompt", PROMPT, "--instruction", "Write a short poem", "--out", tmp_path, *FAST, "--controls", 2)
     ran = lensdiff("attribute", models / "base", models / "tuned", *given)
     assert (ran.err, ran.code) == ("", 0)
-    summary = attribution_summary(ResultStore(tmp_path)).set_index("model")
+    shown = summary(Found(ResultStore(tmp_path))).set_index("model")
     scores = pd.read_parquet(tmp_path / "tables" / "instruction_scores.parquet")
     controls = scores[scores.model == "control"].instruction_score
     assert set(zip(scores.model, scores.kind, scores.seed.fillna(-1), strict=True)) == {
@@ -50,12 +52,10 @@ def test_controls_stand_beside_the_models_and_words_without_importance_do_not(
         ("tuned", "", -1),
         *(("control", "gradient-noise", seed) for seed in (0, 1)),
     }
-    assert summary.loc["2 controls, mean", "instruction score"] == pytest.approx(controls.mean())
-    assert (
-        f"from {controls.min():.3f} to {controls.max():.3f}" in summary.loc["2 controls, mean", "words that drive it"]
-    )
+    assert shown.loc["2 controls, mean", "instruction score"] == pytest.approx(controls.mean())
+    assert f"from {controls.min():.3f} to {controls.max():.3f}" in shown.loc["2 controls, mean", "words that drive it"]
     found = attribute(load_model(models / "tuned", device="cpu"), PROMPT, max_new_tokens=4, deletion_draws=0).words()
-    driving = [word for word in summary.loc["tuned", "words that drive it"].split(", ") if word != "(none)"]
+    driving = [word for word in shown.loc["tuned", "words that drive it"].split(", ") if word != "(none)"]
     density = dict(zip(found.in_tokens, found.density().tolist(), strict=True))
     assert len(driving) == min(5, sum(value > 0 for value in density.values()))
     assert all(density[word] > 0 for word in driving)
@@ -65,9 +65,9 @@ def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_pa
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text((models / "prompts.jsonl").read_text() + json.dumps({"id": "long", "text": "moon " * 500}))
     out = tmp_path / "out"
-    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST[:-1])
+    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *NO_CONTROLS)
     assert ran.code == 0
-    assert "responses: base/long failed: prompt 'long'" in ran.err
+    assert "responses: base, prompt 'long' failed: prompt 'long'" in ran.err
     assert "the model's context holds 128" in ran.err
     assert list(pd.read_parquet(out / "attribution.parquet").prompt_id.unique()) == ["sea", "fruit", "a/b .."]
     again = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST)
@@ -94,18 +94,26 @@ def test_the_same_again_repeats_nothing_and_other_options_replace(lensdiff: Comm
     arguments = ("attribute", models / "base", models / "tuned", "--out", tmp_path / "out", *FAST)
     assert lensdiff(*arguments, "--prompt", PROMPT).code == 0
     first = ResultStore(tmp_path / "out").manifest.steps["attribution"]
+    assert first.done == ["base/1", "tuned/1"]
     assert lensdiff(*arguments, "--prompt", PROMPT).code == 0
     assert ResultStore(tmp_path / "out").manifest.steps["attribution"] == first
     assert lensdiff(*arguments, "--prompt", "Repeat: moon").code == 0
     assert "moon" in "".join(pd.read_parquet(tmp_path / "out" / "attribution.parquet").in_token.unique())
 
 
-def test_the_models_own_names_are_kept_out_of_the_way_of_a_run(lensdiff: Command, models: Path, tmp_path: Path):
-    config = {"base": "a", "command": "run"}
-    with ResultStore(tmp_path / "out").writing(config) as store:
-        store.update_step("attribution", state="running", done=["base/1"])
-    ran = lensdiff("attribute", models / "base", models / "tuned", "--prompt", PROMPT, "--out", tmp_path / "out", *FAST)
-    assert_refused(ran, "holds the results of another config (base is 'a' there")
+def test_what_another_command_found_stays_as_long_as_it_holds(lensdiff: Command, models: Path, tmp_path: Path):
+    out = ("--out", tmp_path / "out")
+    pair = (models / "base", models / "tuned")
+    assert lensdiff("weights", *pair, *out, "--device", "cpu", "--quiet").code == 0
+    weights = ResultStore(tmp_path / "out").manifest.steps["weights"]
+    assert lensdiff("attribute", *pair, "--prompt", PROMPT, *out, *FAST).code == 0
+    store = ResultStore(tmp_path / "out")
+    assert store.manifest.command == "attribute"
+    assert store.step("weights") == weights
+    assert store.has_table("weights")
+    # of another pair it does not hold
+    assert lensdiff("attribute", *reversed(pair), "--prompt", PROMPT, *out, *FAST).code == 0
+    assert not ResultStore(tmp_path / "out").has_table("weights")
 
 
 BAD = {
@@ -113,9 +121,9 @@ BAD = {
     "an empty response": (("--prompt", PROMPT, "--response", " "), "the response of prompt '1' is an empty text"),
     "a prompt beyond the context": (("--prompt", "moon " * 500), "the model's context holds 128"),
     "a span that is not there": (("--prompt", PROMPT, "--instruction", "limerick"), "'limerick'"),
-    "an unknown target": (("--prompt", PROMPT, "--target", "odds"), "attribution.target is 'odds', expected one of"),
-    "an unknown method": (("--prompt", PROMPT, "--method", "both"), "attribution.method is 'both', expected one of"),
-    "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribution needs float32 or float64"),
+    "an unknown target": (("--prompt", PROMPT, "--target", "odds"), "attribute.target is 'odds', expected one of"),
+    "an unknown method": (("--prompt", PROMPT, "--method", "both"), "attribute.method is 'both', expected one of"),
+    "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribute needs float32 or float64"),
     "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
     "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' is not there"),
     "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),

@@ -10,7 +10,12 @@ from tests.cli.conftest import Command
 LESS = {
     "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 4,
-    "controls": {"kinds": ["spectrum"], "prompts": 1, "attention": 0, "heads": 0, "rotation": 2, "attribution": 0},
+    "controls": {
+        "kinds": ["spectrum"],
+        **dict.fromkeys(("instruction_use", "value_rotation"), 1),
+        "mlp": 2,
+        **dict.fromkeys(("attention", "heads", "attribute"), 0),
+    },
     "instruction_use": {"draws": 1},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
 }
@@ -36,5 +41,6 @@ def test_the_demos_own_config_is_valid():
     models = {side: str(whole.TOY_PAIR / side) for side in ("base", "tuned")}
     config = check_config(models | {"prompts": str(whole.TOY_PAIR / "prompts.jsonl")} | whole.DEMO)
     counts = config.controls
-    assert min(counts.prompts, counts.heads, counts.rotation) == FEWEST_FOR_VERDICT
+    claimed = ("instruction_use", "heads", "value_rotation")
+    assert min(counts.count(name) for name in claimed) == FEWEST_FOR_VERDICT
     assert Path(config.source("base"), "config.json").is_file()

@@ -33,14 +33,13 @@ def test_every_command_says_it_first(lensdiff: Command, models: Path, twins, tmp
     assert ran.code == 0, ran.err
     assert ran.out.split("\n")[0] == ZERO
     assert ResultStore(tmp_path / "out").manifest.pair["notice"] == ZERO
-    name = "attribution" if command == "attribute" else command.replace("-", "_")
-    page = (tmp_path / "out" / f"{name}.html").read_text()
+    page = (tmp_path / "out" / f"{command}.html").read_text()
     assert page.index(ZERO) < page.index("<h2>")
 
 
 def test_a_run_and_its_report_say_it_first(lensdiff: Command, models: Path, twins, tmp_path):
     config = config_for(models, tmp_path / "out", analyses=["weights", "outputs"], tuned=str(twins[1]))
-    config["controls"] = {"prompts": 0, "heads": 0, "rotation": 0}
+    config["controls"] = {"instruction_use": 0, "heads": 0, "mlp": 0}
     lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
     tables = [f"[{key}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
               for key, value in config.items() if isinstance(value, dict)]  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,15 +21,17 @@ from tests.conftest import PAPER
 COMMANDS = [command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands if command.callback]
 
 
-def test_help_imports_nothing_large():
+@pytest.mark.parametrize("arguments", [["--help"], ["heads", "--help"], ["init", "new.toml"]], ids=" ".join)
+def test_help_and_init_import_nothing_large(tmp_path: Path, arguments):
     code = (
-        "import sys; from lensdiff.cli import main; main(['--help'])\n"
+        f"import sys; from lensdiff.cli import main; main({arguments})\n"
         "large = {'torch', 'transformers', 'transformer_lens', 'pandas', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {large}' if large else 0)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    ran = run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert ran.returncode == 0, ran.stderr
-    assert all(name in ran.stdout for name in COMMANDS)
+    assert all(name in ran.stdout for name in COMMANDS) or arguments != ["--help"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

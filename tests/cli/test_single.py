@@ -13,12 +13,14 @@ from lensdiff.analyses.claims.measure import Claims
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.measure import instruction_use as analyse
+from lensdiff.analyses.instruction_use.section import summary
 from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair
 from lensdiff.models.text import generate
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
 from tests.cli.conftest import Command, assert_refused
 
 FAST = ("--quiet", "--device", "cpu")
@@ -29,20 +31,29 @@ COMMANDS = {
     "instruction-use": (
         ("--max-new-tokens", 4, "--draws", 1, *FEW),
         "Instruction use, nats per token",
-        ["instruction_use", "instruction_use_differences", "control_validity"],
+        ["responses", "control_validity", "instruction_use", "instruction_use_differences"],
     ),
-    "outputs": (PROMPT, "tokens at which the models differ most", ["outputs"]),
-    "attention": ((*PROMPT, *FEW), "heads that moved most", ["attention", "attention_shift"]),
+    "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
+    "attention": (
+        (*PROMPT, *FEW),
+        "heads that moved most",
+        ["responses", "control_validity", "attention", "attention_shift"],
+    ),
     "weights": ((), "Weights that moved most", ["weights"]),
     "heads": (
         (*FEW, "--top-k", 5, "--layers", "0-1", "--layers-per-group", 1),
         "Heads whose word pairs changed most",
-        ["heads", "verb_shift", "pair_overlap", "ov_reading"],
+        ["control_validity", "heads", "verb_shift", "pair_overlap", "ov_reading"],
     ),
     "mlp": (
         (*FEW, "--components", 6, "--sides", "value, key", "--layers", "1"),
         "Rotation of concepts",
-        ["concepts", "value_rotation", "rotation", "matched_components", "coherence"],
+        ["control_validity", "concepts", "coherence", "rotation", "matched_components"],
+    ),
+    "value-rotation": (
+        (*FEW, "--layers", "1"),
+        "Share of the values' change that is a rotation",
+        ["control_validity", "value_rotation", "value_rotation_controls"],
     ),
 }
 
@@ -56,20 +67,20 @@ def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_shows_a_table_and_writes_parquet_and_a_page(lensdiff: Command, models: Path, tmp_path, command):
     options, title, tables = COMMANDS[command]
-    out, name = tmp_path / "out", command.replace("-", "_")
+    out = tmp_path / "out"
     ran = lensdiff(
         command, models / "base", models / "tuned", "--out", out, *with_files(command, options, models), *FAST
     )
     assert (ran.err, ran.code) == ("", 0)
     assert title in ran.out
-    paths = [str(out / f"{table}.parquet") for table in tables] + [str(out / f"{name}.html")]
+    paths = [str(out / f"{table}.parquet") for table in tables] + [str(out / f"{command}.html")]
     assert ran.out.rstrip().split("\n")[-len(paths) :] == paths
     store = ResultStore(out)
     assert {state.state for state in store.manifest.steps.values()} == {"done"}
     for table in tables:
         pd.testing.assert_frame_equal(pd.read_parquet(out / f"{table}.parquet"), store.load_table(table))
-    page = (out / f"{name}.html").read_text()
-    assert f"<title>lensdiff {name}</title>" in page
+    page = (out / f"{command}.html").read_text()
+    assert f"<title>lensdiff {command}</title>" in page
     assert "ld-widget" in page
     assert "data-view" in page
 
@@ -84,7 +95,7 @@ def test_instruction_use_prints_what_the_analysis_finds(lensdiff: Command, model
     prompts = load_prompts(models / "prompts.jsonl")
     own = {side: [generate(getattr(pair, side), p, max_new_tokens=4) for p in prompts] for side in ("base", "tuned")}
     texts = {side: [replace(r, token_ids=r.token_ids[:2]) for r in found] for side, found in own.items()}
-    summary = instruction_use_summary(store).set_index(["by", "text"])
+    shown = summary(Found(store)).set_index(["by", "text"])
     for by in ("swap", "deletion"):
         controls = [pair.control("norm", seed) for seed in (3, 4)]
         found = analyse(pair, prompts, texts, by=by, draws=1, seed=3, controls=controls)
@@ -92,7 +103,7 @@ def test_instruction_use_prints_what_the_analysis_finds(lensdiff: Command, model
         assert set(found.n_draws.tolist()) == {1}
         for text in ("base", "tuned", "mean"):
             effect, beside = found.effects(text)
-            row = summary.loc[(by, text)]
+            row = shown.loc[(by, text)]
             assert (row.base, row.tuned) == pytest.approx(found.means(text), abs=1e-5)
             assert row.difference == pytest.approx(effect, abs=1e-5)
             assert row.controls == f"{min(beside):.3g} to {max(beside):.3g} (2)"
@@ -103,7 +114,7 @@ def test_instruction_use_prints_what_the_analysis_finds(lensdiff: Command, model
     (claim, *others) = store.load_result("claims", Claims).claims
     assert "instruction use, tuned less base," in claim.statement
     assert {other.verdict for other in others} == {"not testable"}
-    page = (tmp_path / "instruction_use.html").read_text()
+    page = (tmp_path / "instruction-use.html").read_text()
     assert "How much a response needs its instruction" in page
 
 
@@ -112,17 +123,26 @@ def test_without_controls_the_use_stands_alone(lensdiff: Command, models: Path, 
     files = ("--prompts", models / "prompts.jsonl", "--out", tmp_path)
     ran = lensdiff("instruction-use", models / "base", models / "tuned", *files, *options, *FAST)
     assert (ran.err, ran.code) == ("", 0)
-    assert instruction_use_summary(ResultStore(tmp_path)).controls.tolist() == ["none"] * 6
+    assert summary(Found(ResultStore(tmp_path))).controls.tolist() == ["none"] * 6
     assert not (tmp_path / "control_validity.parquet").exists()
     assert ResultStore(tmp_path).load_result("claims", Claims).claims[0].verdict == "too few controls"
 
 
-@pytest.mark.parametrize("command", ["attention", "heads", "mlp"])
+def test_one_prompt_alone_is_read_without_its_instruction(lensdiff: Command, models: Path, tmp_path):
+    given = (*PROMPT, "--controls", 0, "--out", tmp_path, "--device", "cpu")
+    ran = lensdiff("instruction-use", models / "base", models / "tuned", *given)
+    assert ran.code == 0, ran.err
+    assert "instruction use by swap: not possible" in ran.err
+    assert set(summary(Found(ResultStore(tmp_path))).by) == {"deletion"}
+
+
+@pytest.mark.parametrize("command", ["attention", "heads", "mlp", "value-rotation"])
 def test_kinds_and_numbers_of_controls_reach_the_analysis(lensdiff: Command, models: Path, tmp_path, command):
     options = {
         "attention": (*PROMPT, "--layers", "0"),
         "heads": ("--layers", "0", "--top-k", 5),
         "mlp": ("--layers", "0", "--components", 4, "--ranks", "1"),
+        "value-rotation": ("--layers", "0"),
     }[command]
     given = with_files(command, (*options, "--kinds", " norm , spectrum", "--controls", 1), models)
     assert lensdiff(command, models / "base", models / "tuned", "--out", tmp_path, *given, *FAST).code == 0
@@ -131,8 +151,9 @@ def test_kinds_and_numbers_of_controls_reach_the_analysis(lensdiff: Command, mod
         made = store.load_result("attention_shift", AttentionShift).provenance.control_kinds
     elif command == "heads":
         made = store.load_result("verb_shift", VerbShift).control_kinds
+    elif command == "mlp":
+        made = store.load_result("rotation", Rotation).kinds
     else:
-        assert store.load_result("rotation", Rotation).kinds == ("norm", "spectrum")
         made = store.load_result("value_rotation", ValueRotation).control_kinds
     assert tuple(made) == ("norm", "spectrum")
     assert store.load_table("control_validity")[["kind", "seed"]].values.tolist() == [["norm", 0], ["spectrum", 0]]
@@ -144,43 +165,65 @@ def test_options_reach_the_analysis(lensdiff: Command, models: Path, tmp_path):
     assert lensdiff("heads", *pair, "--out", tmp_path / "h", "--layers", "1", "--top-k", 7, *words, *FAST).code == 0
     options = ResultStore(tmp_path / "h").load_result("heads/base", HeadWordPairs).provenance.options
     assert (options["layers"], options["top_k"], options["vocabulary"]) == ([1], 7, "words.tsv")
-    mlp = ("--sides", "key", "--components", 6, "--ranks", "2,4,50", "--layers", "0")
+    mlp = ("--sides", "key", "--components", 6, "--ranks", "2,4", "--layers", "0")
     assert lensdiff("mlp", *pair, "--out", tmp_path / "m", *mlp, *words, *FAST).code == 0
     found = ResultStore(tmp_path / "m").load_result("rotation", Rotation)
     assert (found.layers, found.sides, found.ranks, found.n_controls) == ((0,), ("key",), (2, 4), ())
 
 
-BAD = {
-    "layers": ("heads", ("--layers", "first"), "'first' is no list of layers"),
-    "layers that go back": ("heads", ("--layers", "2-1"), "'2-1' is no list of layers"),
-    "no rank that fits": ("mlp", ("--ranks", "500", "--components", "20"), "names no rank up to --components 20"),
+WRONG_USAGE = {
+    "layers": ("heads", ("--layers", "first"), "--layers 'first' is no list of layers like 0,1,5-8"),
+    "layers that go back": ("heads", ("--layers", "2-1"), "--layers '2-1' is no list of layers like 0,1,5-8"),
+    "ranks": ("mlp", ("--ranks", "one"), "--ranks 'one' is no list of numbers like 1,5,10"),
+    "no prompt": ("outputs", (), "give either --prompt TEXT or --prompts FILE"),
+    "no prompts": ("instruction-use", (), "give either --prompt TEXT or --prompts FILE"),
+    "fewer than no controls": ("heads", ("--controls", -1), "Invalid value for '--controls'"),
+    "no draws": ("instruction-use", ("--prompts", "p.jsonl", "--draws", 0), "Invalid value for '--draws'"),
+    "no tokens": ("instruction-use", ("--prompts", "p.jsonl", "--max-tokens", 0), "Invalid value for '--max-tokens'"),
+    "no response": ("outputs", (*PROMPT[:2], "--max-new-tokens", 0), "Invalid value for '--max-new-tokens'"),
+    "no number": ("heads", ("--top-k", "many"), "Invalid value for '--top-k'"),
+    "another's option": ("weights", ("--layers", "0"), "No such option: --layers"),
+}
+
+
+@pytest.mark.parametrize(("command", "options", "message"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage_is_said_with_the_usage(lensdiff: Command, tmp_path, command, options, message):
+    ran = lensdiff(command, "base", "tuned", "--out", tmp_path / "out", *options, *FAST)
+    assert ran.code == 2
+    assert ran.err.startswith(f"Usage: lensdiff {command} ")
+    assert message in ran.err.split("Error: ")[1]
+    assert ran.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+UNUSABLE = {
+    "a rank that does not fit": ("mlp", ("--ranks", "500", "--components", 20), "rank 500 is above n_components = 20"),
     "a layer that is not there": ("heads", ("--layers", "9"), "layers [9]"),
-    "ranks": ("mlp", ("--ranks", "one"), "'one' is no list of numbers"),
+    "a layer twice": ("mlp", ("--layers", "0,0"), "mlp.layers is [0, 0], expected distinct layers"),
     "sides": ("mlp", ("--sides", "left"), "mlp.sides[0] is 'left', expected one of"),
     "words": ("heads", ("--vocabulary", "none.tsv"), "no file at none.tsv"),
     "vectors": ("heads", ("--vectors", "none.txt"), "no file of word vectors at none.txt"),
     "sink": ("attention", (*PROMPT, "--sink", "kitchen"), "attention.sink is 'kitchen', expected one of"),
-    "no prompt": ("outputs", (), "give either --prompt TEXT or --prompts FILE"),
-    "a kind twice": ("heads", ("--kinds", "norm,norm"), "a kind comes twice (norm, norm), expected each once"),
+    "a kind twice": ("heads", ("--kinds", "norm,norm"), "kinds ['norm', 'norm']: one comes twice, expected each once"),
     "an unknown kind": ("mlp", ("--kinds", "norm,noise"), "controls.kinds[1] is 'noise', expected one of 'distilled'"),
     "no kind": ("attention", (*PROMPT, "--kinds", ""), "controls.kinds[0] is '', expected one of 'distilled'"),
     "a kind without data": ("heads", ("--kinds", "shuffled"), "shuffled controls need the tuning data: name a file"),
-    "fewer than no controls": ("heads", ("--controls", -1), "Invalid value for '--controls'"),
-    "no prompts": ("instruction-use", (), "Missing option '--prompts'"),
-    "no draws": ("instruction-use", ("--prompts", "p.jsonl", "--draws", 0), "Invalid value for '--draws'"),
-    "no tokens": ("instruction-use", ("--prompts", "p.jsonl", "--max-tokens", 0), "Invalid value for '--max-tokens'"),
+    "no such text": (
+        "instruction-use",
+        ("--prompts", "p.jsonl", "--texts", "mine"),
+        "instruction_use.texts[0] is 'mine', expected one of 'base'",
+    ),
     "no such prompts": ("instruction-use", ("--prompts", "none.jsonl"), "no file at none.jsonl"),
 }
 
 
-@pytest.mark.parametrize(("command", "options", "message"), BAD.values(), ids=BAD)
-def test_unusable_options_are_refused(lensdiff: Command, models: Path, tmp_path, command, options, message):
+@pytest.mark.parametrize(("command", "options", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_options_are_refused_in_one_sentence(
+    lensdiff: Command, models: Path, tmp_path, command, options, message
+):
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    ran = lensdiff(command, models / "base", models / "tuned", "--out", tmp_path / "out", *words, *options, *FAST)
-    assert ran.code == 2
-    assert message in ran.err.replace("\n", " ")
-    if "BadParameter" not in ran.err and ran.err.startswith("lensdiff"):
-        assert_refused(ran, message)
+    pair = (models / "base", models / "tuned")
+    assert_refused(lensdiff(command, *pair, "--out", tmp_path / "out", *words, *options, *FAST), message)
 
 
 def test_the_report_again(lensdiff: Command, models: Path, tmp_path):

@@ -2,28 +2,28 @@
 
 from pathlib import Path
 
-import pytest
-from pydantic import BaseModel
+import json
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
 
-from lensdiff.pipeline.config import RunConfig
+import pytest
+from pydantic.fields import FieldInfo
+
+from lensdiff.analyses import ANALYSES
+from lensdiff.pipeline.config import WholeConfig
+from lensdiff.pipeline.example import WRITTEN, example
 from lensdiff.pipeline.toml import check_config, line_of, load_config
 from lensdiff.results import InputError
 
-EXAMPLE = Path(__file__).parents[2] / "lensdiff" / "pipeline" / "example.toml"
 GOOD = """# a comment
 base = "a"
 tuned = "b"
 prompts = "p.jsonl"
 """
-
-
-def uncommented(text: str) -> str:
-    """The example with every default written out."""
-    lines = []
-    for line in text.split("\n"):
-        key, equals, _ = line.removeprefix("# ").partition(" = ")
-        lines.append(line.removeprefix("# ") if line.startswith("# ") and equals and key.isidentifier() else line)
-    return "\n".join(lines)
+LINES = example().split("\n")
+COUNTED = ("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation")
 
 
 def error_of(tmp_path: Path, text: str) -> str:
@@ -37,35 +37,119 @@ def error_of(tmp_path: Path, text: str) -> str:
     return message.removeprefix(str(path))
 
 
-def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
-    example = load_config(EXAMPLE)
-    (tmp_path / "all.toml").write_text(
-        uncommented(EXAMPLE.read_text())
-        .replace('prompts = "prompts.jsonl"', "")
-        .replace('data = "tuning.jsonl" ', "# ")
-        .replace("layers = [0, 1, 2] ", "# ")
-    )
-    everything = load_config(tmp_path / "all.toml")
-    written = everything.model_dump()
-    assert written.pop("max_prompts") == 12
-    assert (written.pop("base_revision"), written.pop("tuned_revision")) == ("main", "main")
-    plain = example.model_dump()
-    for key in ("max_prompts", "base_revision", "tuned_revision"):
-        assert plain.pop(key) is None
-    assert written == plain
-    # every key of the config stands in the example
-    text = EXAMPLE.read_text()
-    for name, field in RunConfig.model_fields.items():
-        assert name in text
-        section = field.default_factory
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            assert all(f"{key} =" in text for key in section.model_fields)
+# the example
+def options_of() -> dict[str, dict[str, FieldInfo]]:
+    """Every table of a config and its keys, "" the top: of the analyses' own options classes, not of the config's."""
+    counts: Any = WholeConfig.model_fields["controls"].annotation
+    own = {a.name: dict(a.options.model_fields) for a in ANALYSES if a.done == "asked" and a.options.model_fields}
+    top = {name: field for name, field in WholeConfig.model_fields.items() if name not in (*own, "controls", "prompt")}
+    return {"": top, "controls": dict(counts.model_fields)} | own
 
 
+KEYS = [(table, name) for table, fields in options_of().items() for name in fields]
+
+
+def shown() -> dict[tuple[str, str], tuple[int, str, str]]:
+    """Every key of the example: its line, its value as text, and its help, beside it or above it."""
+    found, table = {}, ""
+    for i, line in enumerate(LINES):
+        if line.startswith("["):
+            table = line.strip("[]")
+        key, equals, rest = line.removeprefix("# ").partition(" = ")
+        if equals and key.isidentifier() and table != "prompt":
+            value, _, beside = rest.partition("  # ")
+            found[table, key] = (i, value.strip(), beside or above(i))
+    return found
+
+
+def above(line: int) -> str:
+    texts = []
+    while LINES[line - 1].startswith("# ") and " = " not in LINES[line - 1]:
+        line -= 1
+        texts.insert(0, LINES[line].removeprefix("# "))
+    return " ".join(texts)
+
+
+def in_words(help: str) -> str:
+    return help.rstrip(".").casefold()
+
+
+@pytest.mark.parametrize(("table", "name"), KEYS)
+def test_every_key_stands_in_the_example_with_its_default_and_its_help(table, name):
+    field = options_of()[table][name]
+    _, value, help = shown()[table, name]
+    assert in_words(field.description or "") in in_words(help) or name in ("base", "tuned")
+    default = field.get_default(call_default_factory=True)
+    if field.is_required():
+        return
+    if name in WRITTEN:
+        assert help.endswith(f"by default {default}")
+    elif default is None:
+        assert "by default" in help  # the value is an example
+    else:
+        assert tomllib.loads(f"x = {value}")["x"] == default
+
+
+def test_the_example_has_no_key_that_the_config_has_not():
+    assert set(shown()) == set(KEYS)
+
+
+def test_the_example_is_a_config_of_defaults(tmp_path):
+    (tmp_path / "run.toml").write_text(example())
+    config = load_config(tmp_path / "run.toml")
+    assert [entry.id for entry in config.prompt] == ["capital", "synonyms"]
+    given = {key: getattr(config, key) for key in ("base", "tuned", "max_new_tokens")}
+    bare = check_config({**given, "prompt": [entry.model_dump() for entry in config.prompt]})
+    assert config == bare.at(tmp_path)
+    assert max(map(len, LINES)) <= 120
+
+
+CONTRADICTIONS = {
+    ("", "prompts"): "prompts come from a file (prompts) or from the config ([[prompt]]), not from both",
+    ("controls", "data"): "tuning data are for shuffled controls: add the kind, or leave the file out",
+}
+
+
+@pytest.mark.parametrize(("table", "name"), [key for key in KEYS if LINES[shown()[key][0]].startswith("# ")])
+def test_a_line_with_its_comment_taken_away_is_valid_or_contradicts_another_one(tmp_path, table, name):
+    line, value, _ = shown()[table, name]
+    lines = [*LINES]
+    lines[line] = lines[line].removeprefix("# ")
+    text = "\n".join(lines)
+    if message := CONTRADICTIONS.get((table, name)):
+        assert message in error_of(tmp_path, text)
+        return
+    (tmp_path / "run.toml").write_text(text)
+    found: Any = load_config(tmp_path / "run.toml")
+    assert getattr(getattr(found, table) if table else found, name) == tomllib.loads(f"x = {value}")["x"]
+
+
+def choices(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(typing.get_args(annotation))
+    return [choice for inner in typing.get_args(annotation) for choice in choices(inner)]
+
+
+@pytest.mark.parametrize(("table", "name"), [key for key in KEYS if key != ("", "analyses")])
+def test_a_help_names_all_choices_that_there_are(table, name):
+    field = options_of()[table][name]
+    assert field.description
+    assert "\n" not in field.description
+    assert field.description.endswith(".")
+    assert [choice for choice in choices(field.annotation) if choice not in field.description] == []
+
+
+def test_the_example_says_what_every_analysis_is_asked():
+    text = example().casefold()
+    for analysis in ANALYSES:
+        assert (f"  {analysis.question.casefold()}\n" in text) == (analysis.done == "asked")
+
+
+# what is wrong
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "colour = 3\n", ", line 5: unknown key 'colour', available: base, tuned, prompts"),
+        (GOOD + "colour = 3\n", ", line 5: unknown key 'colour', available: base, tuned, out, prompts"),
         (GOOD + "\n[heads]\n# more\ntopk = 3\n", ", line 8: unknown key 'heads.topk', available: layers, top_k"),
         (GOOD + 'seed = "one"\n', ", line 5: seed is 'one', expected an integer"),
         (GOOD + "seed = 1.5\n", ", line 5: seed is 1.5, expected an integer"),
@@ -76,17 +160,17 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         (GOOD + 'analyses = "heads"\n', ", line 5: analyses is 'heads', expected a list"),
         (
             GOOD + 'analyses = [\n  "heads",\n  "tails",\n]\n',
-            ", line 5: analyses[1] is 'tails', expected one of 'weights', 'instruction_use', 'attribution'",
+            ", line 5: analyses[1] is 'tails', expected one of 'weights', 'instruction_use', 'attribute'",
         ),
-        (GOOD + "[attribution]\nretokenise = 1\n", ", line 6: attribution.retokenise is 1, expected true or false"),
+        (GOOD + "[attribute]\nretokenise = 1\n", ", line 6: attribute.retokenise is 1, expected true or false"),
         (GOOD + "[heads]\nthreshold_std = true\n", ", line 6: heads.threshold_std is True, expected a number"),
         (GOOD + '[mlp]\nlayers = [0, "1"]\n', ", line 6: mlp.layers[1] is '1', expected an integer"),
         (GOOD + 'device = "cpu"\nkeep = "one"\n', ', line 6: keep = "one" holds one model at a time'),
-        (GOOD + 'keep = "one"\n[controls]\nprompts = 4\n', ', line 7: keep = "one" holds one model at a time'),
+        (GOOD + 'keep = "one"\n[controls]\ninstruction_use = 4\n', ', line 7: keep = "one" holds one model at a time'),
         (GOOD + "[controls]\nheads = -1\n", ", line 6: controls.heads is -1, expected greater than or equal to 0"),
         (
             GOOD + '[controls]\nkind = "norm"\n',
-            ", line 6: unknown key 'controls.kind', available: kinds, data, prompts",
+            ", line 6: unknown key 'controls.kind', available: kinds, data, instruction_use",
         ),
         (GOOD + "[controls]\nrotation_norm = 3\n", ", line 6: unknown key 'controls.rotation_norm'"),
         (GOOD + "[controls]\nkinds = []\n", ", line 6: controls.kinds is [], expected a list that is not empty"),
@@ -96,7 +180,7 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         ),
         (
             GOOD + '[controls]\nkinds = ["norm", "norm"]\n',
-            ", line 6: a kind comes twice (norm, norm), expected each once",
+            ", line 6: kinds ['norm', 'norm']: one comes twice, expected each once",
         ),
         (GOOD + '[controls]\nkinds = ["shuffled"]\n', ", line 6: shuffled controls need the tuning data: name a file"),
         (
@@ -106,13 +190,17 @@ def test_the_example_loads_and_its_comments_are_the_defaults(tmp_path):
         (GOOD + '[controls]\ndata = "t.jsonl"\n', ", line 6: tuning data are for shuffled controls: add the kind"),
         (GOOD + "[instruction_use]\ndraws = 0\n", ", line 6: instruction_use.draws is 0, expected greater than or"),
         (GOOD + "[instruction_use]\nmax_tokens = 0\n", ", line 6: instruction_use.max_tokens is 0, expected greater"),
-        (GOOD + "[mlp]\nn_components = 8\n", ", line 5: rank 10 is above n_components = 8"),
+        (
+            GOOD + '[mlp]\nsides = ["key", "key"]\n',
+            ", line 6: sides ['key', 'key']: one comes twice, expected each once",
+        ),
+        (GOOD + "[mlp]\nlayers = [1, 1]\n", ", line 6: mlp.layers is [1, 1], expected distinct layers"),
         (GOOD + "[mlp]\nn_components = 8\nranks = [1, 9]\n", ", line 7: rank 9 is above n_components = 8"),
         (
             GOOD + 'analyses = ["attention"]\ndtype = "bfloat16"\n',
             ": a control model cannot be run in bfloat16: give 0, or dtype = 'float32'",
         ),
-        (GOOD + 'dtype = "bfloat16"\n', ", line 5: attribution needs float32 or float64, dtype is bfloat16"),
+        (GOOD + 'dtype = "bfloat16"\n', ", line 5: attribute needs float32 or float64, dtype is bfloat16"),
         (GOOD + 'analyses = ["mlp", "mlp"]\n', ", line 5: an analysis comes twice"),
         (GOOD + '[[prompt]]\ntext = "x"\n', ", line 5: prompts come from a file (prompts) or from the config"),
         (
@@ -131,35 +219,43 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
     assert error_of(tmp_path, text).startswith(message)
 
 
-COUNTS = ("prompts", "attention", "heads", "rotation", "attribution")
-
-
-@pytest.mark.parametrize("left", COUNTS)
+@pytest.mark.parametrize("left", COUNTED)
 def test_one_model_at_a_time_makes_no_control_of_any_analysis(tmp_path, left):
-    none = "".join(f"{name} = 0\n" for name in COUNTS)
+    none = "".join(f"{name} = 0\n" for name in COUNTED)
     (tmp_path / "none.toml").write_text(f'{GOOD}keep = "one"\n[controls]\n{none}')
     assert load_config(tmp_path / "none.toml").keep == "one"
     one = none.replace(f"{left} = 0", f"{left} = 1")
-    line = 7 + COUNTS.index(left)
+    line = 7 + COUNTED.index(left)
     message = error_of(tmp_path, f'{GOOD}keep = "one"\n[controls]\n{one}')
     assert message.startswith(f', line {line}: keep = "one" holds one model at a time')
-    assert message.endswith("set prompts, attention, heads, rotation, attribution of [controls] to 0")
+    assert message.endswith(f"set {', '.join(COUNTED)} of [controls] to 0")
+    # what is not done has no controls
+    chosen = json.dumps([name for name in COUNTED if name != left])
+    (tmp_path / "other.toml").write_text(f'{GOOD}keep = "one"\nanalyses = {chosen}\n[controls]\n{one}')
+    assert load_config(tmp_path / "other.toml").keep == "one"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000])
 def test_any_number_of_controls_is_a_number(tmp_path, count):
-    (tmp_path / "run.toml").write_text(f"{GOOD}[controls]\n" + "".join(f"{name} = {count}\n" for name in COUNTS))
+    (tmp_path / "run.toml").write_text(f"{GOOD}[controls]\n" + "".join(f"{name} = {count}\n" for name in COUNTED))
     found = load_config(tmp_path / "run.toml").controls
-    assert [getattr(found, name) for name in COUNTS] == [count] * 5
+    assert [found.count(name) for name in COUNTED] == [count] * len(COUNTED)
     assert found.kinds == ["gradient-noise", "spectrum"]
 
 
-@pytest.mark.parametrize(("analysis", "name"), [("attention", "attention"), ("instruction_use", "prompts")])
-def test_controls_of_weights_alone_may_be_in_half_precision(tmp_path, analysis, name):
+def test_ranks_are_those_that_fit_unless_they_are_given():
+    given = {"base": "a", "tuned": "b", "prompts": "c"}
+    for n_components, ranks in ((300, [1, 5, 10, 20, 50]), (8, [1, 5]), (1, [1])):
+        config: Any = check_config(given | {"mlp": {"n_components": n_components}})
+        assert config.mlp.ranks == ranks
+
+
+@pytest.mark.parametrize("analysis", ["attention", "instruction_use"])
+def test_controls_of_weights_alone_may_be_in_half_precision(tmp_path, analysis):
     text = f'{GOOD}dtype = "bfloat16"\nanalyses = ["heads", "mlp"{{}}]\n'
     (tmp_path / "weights.toml").write_text(text.format(""))
-    assert load_config(tmp_path / "weights.toml").controls.rotation == 99
-    message = error_of(tmp_path, text.format(f', "{analysis}"') + f"[controls]\n{name} = 1\n")
+    assert load_config(tmp_path / "weights.toml").controls.count("mlp") == 99
+    message = error_of(tmp_path, text.format(f', "{analysis}"') + f"[controls]\n{analysis} = 1\n")
     assert message == ", line 8: a control model cannot be run in bfloat16: give 0, or dtype = 'float32'"
 
 

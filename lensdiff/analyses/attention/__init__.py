@@ -10,11 +10,11 @@ from lensdiff.steps.options import Layers, Number, Options, option
 class AttentionOptions(Options):
     """Options of `attention`."""
 
-    layers: Layers | None = option(None, "Layers to read; by default all.")
+    layers: Layers | None = option(None, "Layers that are read; by default all.", example=[0, 1, 2])
     sink: Literal["apart", "counted"] = option(
         SINK, "apart: the first token counts for no part; counted: where it lies."
     )
-    keep_patterns: Number = option(KEPT_PROMPTS, "Prompts whose whole attention patterns stay on disk.")
+    keep_patterns: Number = option(KEPT_PROMPTS, "Prompts whose whole attention patterns stay on disk, the first ones.")
 
 
 ANALYSIS = Analysis(

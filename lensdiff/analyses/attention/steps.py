@@ -21,6 +21,7 @@ from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
 READ_KEYS = ("layers", "sink")
+ENTRY_SECONDS = 4e-8  # per number of the patterns that two models are compared by
 
 
 # attention of both models, a unit per prompt
@@ -40,7 +41,7 @@ def _attended(inputs: Inputs, prompt: str, options: AttentionOptions) -> Attenti
 
 
 def read_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
-    return 4 * probe.n_text * probe.forward
+    return probe.read(probe.n_text)
 
 
 def kept(plan: Plan, unit: Unit, result: AttentionPatterns, options: AttentionOptions) -> AttentionPatterns:
@@ -70,7 +71,12 @@ def read_control(inputs: Inputs, unit: Unit, options: AttentionOptions) -> Contr
 
 
 def control_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
-    return len(probe.prompts) * read_cost(probe, unit, options)
+    return len(probe.prompts) * (read_cost(probe, unit, options) + _comparing(probe, unit, options))
+
+
+def _comparing(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
+    """Return the seconds to compare two models' patterns on one prompt."""
+    return ENTRY_SECONDS * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.n_text**2
 
 
 def _prompts(inputs: Inputs) -> list[str]:
@@ -101,7 +107,7 @@ def shift(inputs: Inputs, unit: Unit, options: AttentionOptions) -> AttentionShi
 
 
 def shift_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
-    return 0.0
+    return len(probe.prompts) * _comparing(probe, unit, options)
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -10,8 +10,10 @@ from lensdiff.steps.options import Number, Options, option
 class AttributeOptions(Options):
     """Options of `attribute`."""
 
-    target: Literal["probability", "log_probability", "logit"] = option(TARGET, "What is differentiated.")
-    method: Literal["auto", "forward", "reverse"] = option(METHOD, "How; auto: the cheaper.")
+    target: Literal["probability", "log_probability", "logit"] = option(
+        TARGET, "What is differentiated: probability, log_probability or logit."
+    )
+    method: Literal["auto", "forward", "reverse"] = option(METHOD, "forward, reverse, or auto: the cheaper.")
     deletion_draws: Number = option(DELETION_DRAWS, "Random deletions beside each map's own; 0: no check.")
     retokenise: bool = option(False, "Attribute an own response as the paper's authors do, from its text.")
 
@@ -23,4 +25,5 @@ ANALYSIS = Analysis(
     asks=frozenset({"prompts"}),
     controls=5,
     first_kind=True,
+    exact=True,
 )

@@ -160,14 +160,20 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return float((a.detach() - b).abs().max()) <= SAME * float(b.abs().max())
 
 
-def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:
-    """Return the mode with fewer rows to compute: forward N (T - N/2), reverse M (N + M/2) and its forward passes."""
+def rows_of(view: ModelView, n_inputs: int | float, n_outputs: int | float) -> dict[Mode, float]:
+    """Return the rows that each mode computes: forward N (T - N/2), reverse M (N + M/2) and its forward passes."""
     length = n_inputs + n_outputs
     linear = can_linearize(view)
     forward = n_inputs * (length - n_inputs / 2) if linear else 1.5 * n_inputs * length
     mean = n_inputs + n_outputs / 2
     reverse = n_outputs * mean * REVERSE_COST + -(-n_outputs // REVERSE_GROUP) * mean
-    return "forward" if forward <= reverse else "reverse"
+    return {"forward": forward, "reverse": reverse}
+
+
+def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:
+    """Return the mode with fewer rows to compute."""
+    rows = rows_of(view, n_inputs, n_outputs)
+    return "forward" if rows["forward"] <= rows["reverse"] else "reverse"
 
 
 def forward_chunk(view: ModelView, n_inputs: int, length: int, *, fast: bool) -> int:

@@ -1,22 +1,24 @@
 """The steps that attribute responses to their prompts, and score the instructions of all of them."""
 
-import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.attribution import Attribution
-from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.attribute.gradients import rows_of
+from lensdiff.analyses.attribute.measure import Method, attribute
 from lensdiff.analyses.attribute.replication import of_own
-from lensdiff.models.text import Response, generate
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
-from lensdiff.steps.probe import PROBED_TOKENS, Probe
+from lensdiff.steps.probe import PROBED_TOKENS, Probe, seconds
 from lensdiff.steps.step import NotPossible, Read, Step
 from lensdiff.steps.tables import TableDoc, model_columns, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
@@ -46,23 +48,40 @@ def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
 
 
 def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
-    n, m = probe.n_prompt, probe.n_response
-    return probe.once("attribution", _per_token) * min(n, 1.6 * m) * (n + m)
+    each, per_row = probe.once("attribution", _seconds_of_rows)
+    scores = each + per_row * _rows(probe, probe.n_prompt, probe.n_response, options.method)
+    if unit.control or not options.deletion_draws:
+        return scores
+    return scores + probe.read((2 + options.deletion_draws) * probe.n_text, passes=2)  # as it is, its own, the draws'
 
 
-def _per_token(probe: Probe) -> float:
-    """Return the seconds of an attribution, per token of the prompt and token of the whole text."""
+def _rows(probe: Probe, n_in: int | float, n_out: int | float, method: Method) -> float:
+    rows = rows_of(probe.view, n_in, n_out)
+    return min(rows.values()) if method == "auto" else rows[method]
+
+
+def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
+    """Return the seconds of an attribution, and of each row that it computes beside that: of two short responses."""
     for prompt in probe.prompts.values():
         try:
             response = generate(probe.view, prompt, max_new_tokens=PROBED_TOKENS)
-            start = time.perf_counter()
-            found = attribute(probe.view, prompt, response, deletion_draws=0)
+            measured = [_measured(probe, prompt, response, n) for n in (1, len(response.token_ids))]
         except InputError:  # its own unit says why
             continue
-        n, m = found.scores.shape
-        if m:
-            return (time.perf_counter() - start) / (n * (n + m))
-    return 0.0
+        (few, short), (many, long) = measured
+        per_row = max(0.0, long - short) / (many - few) if many > few else long / many
+        return max(0.0, long - many * per_row), per_row
+    return 0.0, 0.0
+
+
+def _measured(probe: Probe, prompt: Prompt, response: Response, n: int) -> tuple[float, float]:
+    """Return the rows of the first tokens of a response, and the seconds that they take."""
+    cut = replace(response, token_ids=response.token_ids[:n])
+    encoded = encode(probe.view, prompt, cut)
+    if not encoded.n_response:
+        raise InputError("the response is empty")
+    took = seconds(lambda: attribute(probe.view, prompt, cut, deletion_draws=0))
+    return _rows(probe, encoded.n_prompt, encoded.n_response, "auto"), took
 
 
 def score_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:

@@ -40,6 +40,7 @@ from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
 SIDES = ("read", "write")
+COMPONENTS = 3  # per head
 POLES = (1, -1)
 
 
@@ -142,7 +143,7 @@ def ov_reading(
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    components: int = 3,
+    components: int = COMPONENTS,
     top_words: int = 10,
 ) -> OVReading:
     """Return the words that the leading components of each head's W_OV read and write, in float32; see the module.

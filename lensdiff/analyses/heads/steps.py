@@ -7,7 +7,7 @@ import pandas as pd
 
 from lensdiff.analyses.heads import HeadOptions
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
-from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
+from lensdiff.analyses.heads.ov_reading import COMPONENTS, OVReading, ov_reading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
 from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
 from lensdiff.steps.found import Found, Stored
@@ -20,6 +20,10 @@ from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 
 PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
+SHIFT_SECONDS = 6e-5  # per dimension of a model, to read its pairs and count their verbs
+OVERLAP_SECONDS = 2.5e-5  # likewise, to compare its pairs with the base's
+WORD_SECONDS = 1e-8  # per word and direction, to find the best ones
+TOKEN_SECONDS = 4e-6  # per word, to find its tokens and embed them
 
 
 # word pairs, a unit per group of layers; those of controls go once they were compared with
@@ -87,8 +91,18 @@ def overlap(inputs: Inputs, unit: Unit, options: HeadOptions) -> PairOverlap:
     return pair_overlap(base, tuned, controls=controls)
 
 
-def no_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
-    return 0.0
+def shift_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
+    return SHIFT_SECONDS * _dimensions(probe, unit, options)
+
+
+def overlap_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
+    return OVERLAP_SECONDS * _dimensions(probe, unit, options)
+
+
+def _dimensions(probe: Probe, unit: Unit, options: HeadOptions) -> int:
+    """Return how many dimensions of heads are compared, of both models and the controls."""
+    models = len(SIDES) + probe.n_controls("heads")
+    return models * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.view.d_head
 
 
 # what heads write
@@ -99,6 +113,12 @@ def ov_units(plan: Plan, options: HeadOptions) -> list[Unit]:
 def read_outputs(inputs: Inputs, unit: Unit, options: HeadOptions) -> OVReading:
     """Read which words each head writes when it reads a word, in one model."""
     return ov_reading(inputs.model, inputs.vocabulary, layers=options.layers)
+
+
+def outputs_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
+    directions = 2 * probe.n_layers(unit, options.layers) * probe.view.n_heads * COMPONENTS  # read and written
+    per_word = TOKEN_SECONDS + directions * (2 * probe.view.d_model / probe.rate + WORD_SECONDS)
+    return probe.n_words * per_word
 
 
 def table(found: Found, options: HeadOptions) -> Iterable[pd.DataFrame]:
@@ -129,7 +149,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         result=VerbShift,
         units=one_unit,
         work=shift_verbs,
-        cost=no_cost,
+        cost=shift_cost,
         reads=pair_reads,
         needs=frozenset({"vocabulary", "seed"}),
         keys=("layers_per_group",),
@@ -141,7 +161,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         result=PairOverlap,
         units=one_unit,
         work=overlap,
-        cost=no_cost,
+        cost=overlap_cost,
         reads=pair_reads,
     ),
     Step(
@@ -151,7 +171,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         result=OVReading,
         units=ov_units,
         work=read_outputs,
-        cost=no_cost,
+        cost=outputs_cost,
         needs=frozenset({"model", "vocabulary"}),
         keys=("layers",),
     ),

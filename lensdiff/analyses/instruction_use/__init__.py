@@ -15,7 +15,9 @@ class InstructionUseOptions(Options):
     """Options of `instruction_use`."""
 
     texts: Annotated[list[Text], Field(min_length=1)] = option(
-        lambda: list(TEXTS), "Texts that are forced: the models' own responses, and what a prompt brings.", factory=True
+        lambda: list(TEXTS),
+        "Texts that are forced: the own responses of base and tuned, and the reference that a prompt brings.",
+        factory=True,
     )
     draws: Count = option(DRAWS, "Other prompts whose instructions take the prompt's place.")
     max_tokens: Count = option(READ_TOKENS, "Tokens of each own response that are read.")
@@ -24,8 +26,8 @@ class InstructionUseOptions(Options):
 ANALYSIS = Analysis(
     name="instruction_use",
     question="How far responses depend on their instruction",
-    more="The same texts are forced in both models, after the prompt and after it with another instruction, or with "
-    "none.",
+    more="The same texts are forced in both models, after the prompt and after it with another prompt's instruction, "
+    "or with none; for one prompt alone, with none.",
     options=InstructionUseOptions,
     asks=frozenset({"prompts"}),
     controls=19,

@@ -72,17 +72,22 @@ def response_reads(plan: Plan, unit: Unit, options: InstructionUseOptions) -> It
     return responses.of_all(plan)
 
 
-def _use_cost(probe: Probe, unit: Unit, options: InstructionUseOptions) -> float:
-    # every prompt's texts after the prompt, and by a swap after each donor; a pair is two models
-    has_reference = any(prompt.reference for prompt in probe.prompts.values())
-    texts = len(set(options.texts) - (set() if has_reference else {"reference"}))
-    passes = len(probe.prompts) * texts * (3 + min(options.draws, len(probe.prompts) - 1)) / 2
-    return (
-        (1 if unit.control else 2)
-        * passes
-        * (probe.n_prompt + min(probe.n_response, options.max_tokens))
-        * probe.forward
-    )
+def _use_cost(probe: Probe, unit: Unit, options: InstructionUseOptions, by: str) -> float:
+    # every prompt's texts after the prompt, and after each donor or after the prompt without its instruction
+    n_prompts, own = len(probe.prompts), min(probe.n_response, options.max_tokens)
+    texts = [float(own) for text in options.texts if text != "reference"]
+    if "reference" in options.texts and (length := probe.once("references", _reference_tokens)):
+        texts.append(length)
+    readings = 1 + (min(options.draws, max(1, n_prompts - 1)) if by == "swap" else 1)
+    tokens = sum(probe.n_prompt + length for length in texts)
+    return (1 if unit.control else len(SIDES)) * probe.read(n_prompts * readings * tokens)
+
+
+def _reference_tokens(probe: Probe) -> float:
+    """Return the mean tokens of the prompts' references, as far as there are any."""
+    tokens = probe.view.tokenizer
+    lengths = [len(tokens(prompt.reference)["input_ids"]) for prompt in probe.prompts.values() if prompt.reference]
+    return sum(lengths) / len(lengths) if lengths else 0.0
 
 
 def no_cost(probe: Probe, unit: Unit, options: InstructionUseOptions) -> float:
@@ -125,13 +130,16 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
         alone = inputs.found.one(of_pair, InstructionUse)
         return alone.with_controls(list(inputs.found.each(of_control, InstructionUse)))
 
+    def cost(probe: Probe, unit: Unit, options: InstructionUseOptions) -> float:
+        return _use_cost(probe, unit, options, by)
+
     nothing: Any = lambda plan, unit, result, options: None  # noqa: E731
     common: Any = {"options": InstructionUseOptions, "result": InstructionUse}
     title = f"instruction use by {by}"
     return [
-        Step(of_pair, title, units=no_units, work=pair, cost=_use_cost, reads=response_reads, needs=needs, keys=keys,
+        Step(of_pair, title, units=no_units, work=pair, cost=cost, reads=response_reads, needs=needs, keys=keys,
              kept=nothing, **common),
-        Step(of_control, f"{title} of controls", units=no_units, work=control, cost=_use_cost, reads=control_reads,
+        Step(of_control, f"{title} of controls", units=no_units, work=control, cost=cost, reads=control_reads,
              needs=needs | {"model"}, keys=keys, kept=nothing, **common),
         Step(name, f"{title} beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads, **common),
     ]  # fmt: skip

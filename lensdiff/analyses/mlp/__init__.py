@@ -14,15 +14,17 @@ Side = Literal["value", "key", "gate"]
 class MLPOptions(Options):
     """Options of `mlp_concepts` and of `rotation` (`ranks`)."""
 
-    layers: Layers | None = option(None, "Layers to read; by default all.")
+    layers: Layers | None = option(None, "Layers that are read; by default all.", example=[0, 1, 2])
     sides: Annotated[list[Side], Field(min_length=1)] = option(
-        lambda: list(SIDES), "Vectors to read: value, key, gate.", factory=True
+        lambda: list(SIDES), "Vectors that are read: value, key or gate.", factory=True
     )
     n_components: Count = option(COMPONENTS, "Principal components per layer and side.", flag="--components")
     top_words: Count = option(TOP_WORDS, "Words that name a component.")
-    fold_gain: bool = option(True, "Keys and gates with the gain of the norm before them.")
+    fold_gain: bool = option(True, "Read keys and gates with the gain of the norm before them.")
     ranks: Annotated[list[Count], Field(min_length=1)] | None = option(
-        None, f"Ranks of the subspaces that are compared; by default those of {', '.join(map(str, RANKS))} that fit."
+        None,
+        f"Ranks of the subspaces that are compared; by default those of {', '.join(map(str, RANKS))} that fit.",
+        example=[1, 5],
     )
 
     @model_validator(mode="after")

@@ -20,7 +20,9 @@ from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
-TURN_SECONDS = 0.02  # per control and layer, to match its components and measure their angles
+WORD_SECONDS = 1e-8  # per word and component, to find the best ones
+TURN_SECONDS = 1e-3  # per control, layer and side, to match its components and measure their angles
+TURN_ENTRY = 4.5e-8  # per number of these components, beside that
 
 
 # concepts, a unit per group of layers
@@ -43,13 +45,15 @@ def work(inputs: Inputs, unit: Unit, options: MLPOptions) -> MLPConcepts:
 
 def cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     # the principal components of that many layers, and either their words or (a control) the weights themselves
-    view = probe.view
-    operations = 20 * view.d_model**3 + 2 * view.d_model**2 * view.d_mlp
+    view, seconds = probe.view, probe.decompose(probe.view.d_model)
+    operations = 2 * view.d_model**2 * view.d_mlp
     if unit.control:
         operations += probe.making(view.d_mlp)
     else:
-        operations += 4 * _n_components(probe, options) * view.d_model * probe.n_words
-    return probe.n_layers(unit, options.layers) * len(options.sides) * operations / probe.rate
+        words = _n_components(probe, options) * probe.n_words
+        operations += 4 * words * view.d_model
+        seconds += WORD_SECONDS * words
+    return probe.n_layers(unit, options.layers) * len(options.sides) * (seconds + operations / probe.rate)
 
 
 def _n_components(probe: Probe, options: MLPOptions) -> int:
@@ -123,7 +127,9 @@ def turn(inputs: Inputs, unit: Unit, options: MLPOptions) -> Rotation:
 
 
 def rotation_cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
-    return probe.n_controls("mlp") * probe.n_layers(unit, options.layers) * len(options.sides) * TURN_SECONDS
+    entries = _n_components(probe, options) * probe.view.d_model
+    turns = (1 + probe.n_controls("mlp")) * probe.n_layers(unit, options.layers) * len(options.sides)
+    return turns * (TURN_SECONDS + TURN_ENTRY * entries)
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -71,7 +71,7 @@ def _text(inputs: Inputs, prompt: str) -> Any:
 
 
 def cost(probe: Probe, unit: Unit, options: OutputOptions) -> float:
-    return 2 * probe.n_text * probe.forward
+    return probe.read(2 * probe.n_text, passes=2)
 
 
 def table(found: Any, options: Any) -> Iterable[Any]:

@@ -7,12 +7,12 @@ from lensdiff.steps.options import Layers, Options, option
 class ValueRotationOptions(Options):
     """Options of `value_rotation`."""
 
-    layers: Layers | None = option(None, "Layers to read; by default all.")
+    layers: Layers | None = option(None, "Layers that are read; by default all.", example=[0, 1, 2])
 
 
 ANALYSIS = Analysis(
     name="value_rotation",
-    question="How much of the feed-forward values' change is a rotation",
+    question="How much of the MLP values' change is a rotation",
     options=ValueRotationOptions,
     controls=99,
 )

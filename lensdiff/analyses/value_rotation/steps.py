@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from lensdiff.analyses.value_rotation import ValueRotationOptions
 from lensdiff.analyses.value_rotation.measure import ControlRotation, ValueRotation, control_rotation, value_rotation
 from lensdiff.results import InputError
@@ -37,10 +39,11 @@ def control_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iter
 
 
 def cost(probe: Probe, unit: Unit, options: ValueRotationOptions) -> float:
-    # the assignment of neurons, and the decomposition of one product
+    # the assignment of neurons, and the decomposition of one product, with and without a change of basis
     view = probe.view
-    operations = 20 * view.d_model**3 + 6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2
-    return probe.n_layers(unit, options.layers) * operations / probe.rate
+    n_layers = probe.n_layers(unit, options.layers)
+    assigned = (6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2) / probe.rate
+    return (2 * n_layers + 1) * probe.decompose(view.d_model, torch.float64) + 2 * n_layers * assigned
 
 
 def both_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iterable[Read]:

@@ -19,7 +19,9 @@ def work(inputs: Inputs, unit: Unit, options: WeightOptions) -> WeightShift:
 
 
 def cost(probe: Probe, unit: Unit, options: WeightOptions) -> float:
-    return 10 * probe.view.d_model * probe.parameters / probe.rate
+    # the singular values of every matrix, whose smaller side is d_model: half of a square's for as many rows
+    d_model = probe.view.d_model
+    return probe.parameters / d_model**2 * probe.decompose(d_model) / 2
 
 
 STEPS: tuple[Step[Any, Any], ...] = (
