@@ -1,7 +1,5 @@
 """Configs: the example is the defaults, and whatever is wrong is named with its line."""
 
-from pathlib import Path
-
 import json
 import tomllib
 import typing
