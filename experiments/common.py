@@ -27,7 +27,8 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.toml import check_config
-from lensdiff.results import InputError, ResultStore
+from lensdiff.results import InputError
+from lensdiff.steps.found import Found
 
 HERE = Path(__file__).parent
 FEWEST_TOKENS = 5  # of a response that Table 1 counts, as in the paper
@@ -53,8 +54,8 @@ class Experiment:
     published: Published | None
     fewest_tokens: int
 
-    def run(self) -> ResultStore:
-        """Run what is not there yet, after saying what it costs, and write the report.
+    def run(self) -> Found:
+        """Run what is not there yet, after saying what it costs, write the report, and return what was found.
 
         Raises:
             InputError: an input is unusable, or a step of the run failed.
@@ -67,7 +68,7 @@ class Experiment:
         if failed:
             raise InputError("; ".join(failed))
         write(f"report: {Report(store).save()}")
-        return store
+        return Found(store)
 
     def table(self, name: str, title: str, frame: Any) -> None:
         """Print a data frame and keep it as <name>.csv."""
@@ -75,11 +76,11 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.6g")
 
-    def answer(self, store: ResultStore, name: Name) -> None:
+    def answer(self, found: Found, name: Name) -> None:
         """Print the claim's answer for this pair, with every kind of control beside it."""
-        found = store.load_result("claims", Claims)
-        (claim,) = [claim for claim in found.claims if claim.name == name]
-        beside: Any = found.controls()
+        answers = found.one("claims", Claims)
+        (claim,) = [claim for claim in answers.claims if claim.name == name]
+        beside: Any = answers.controls()
         title = "Not in the paper: the claim's number beside each kind of control"
         self.table("claim_controls", title, beside[beside["claim"] == name].assign(effect=claim.effect))
         write(f"{claim.statement} [{claim.verdict}]")
@@ -185,9 +186,9 @@ def start(main: Callable[[], None]) -> None:
 
 
 # what is read from a results directory
-def attributions(store: ResultStore, side: str) -> list[Attribution]:
-    """Return a model's attributions."""
-    return [store.load_result(name, Attribution) for name in store.names(f"attribution/{side}/")]
+def attributions(found: Found, model: str) -> list[Attribution]:
+    """Return the attributions of base, tuned or a control."""
+    return list(found.each("attribution", Attribution, model))
 
 
 # tables

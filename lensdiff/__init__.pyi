@@ -8,6 +8,7 @@ from .analyses.heads.head_word_pairs import HeadWordPairs as HeadWordPairs
 from .analyses.heads.head_word_pairs import head_word_pairs as head_word_pairs
 from .analyses.heads.ov_reading import ov_reading as ov_reading
 from .analyses.heads.pair_overlap import pair_overlap as pair_overlap
+from .analyses.heads.qk_reading import qk_reading as qk_reading
 from .analyses.heads.verb_shift import verb_shift as verb_shift
 from .analyses.instruction_use.measure import instruction_use as instruction_use
 from .analyses.mlp.coherence import coherence as coherence
@@ -15,6 +16,7 @@ from .analyses.mlp.concepts import MLPConcepts as MLPConcepts
 from .analyses.mlp.concepts import mlp_concepts as mlp_concepts
 from .analyses.mlp.rotation import rotation as rotation
 from .analyses.outputs.output_shift import output_shift as output_shift
+from .analyses.position.measure import position_profile as position_profile
 from .analyses.value_rotation.measure import value_rotation as value_rotation
 from .analyses.weights.weight_shift import weight_shift as weight_shift
 from .inputs.prompts import Prompt as Prompt
@@ -25,7 +27,7 @@ from .inputs.word_vectors import WordVectors as WordVectors
 from .models.loading.load import load_model as load_model
 from .models.pair import ModelPair as ModelPair
 from .models.pair import load_pair as load_pair
-from .models.text import Response as Response
+from .models.response import Response as Response
 from .models.text import generate as generate
 from .pipeline.report import Report as Report
 from .pipeline.whole import run as run

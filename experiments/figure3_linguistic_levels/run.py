@@ -13,12 +13,12 @@ PUBLISHED = False  # the release's annotations are in a form of their own, which
 
 def main(argv: Sequence[str] | None = None) -> None:
     experiment = common.read(__file__, argv, published=PUBLISHED, more=add_options)
-    store = experiment.run()
-    concepts = store.load_result("concepts/base", MLPConcepts)
+    found = experiment.run()
+    concepts = found.of_model("concepts", MLPConcepts, "base")
     words = [(layer, ", ".join(concepts.words_of(layer, "value", 0, 8))) for layer in concepts.layers]
     frame = common.pd.DataFrame(words, columns=["layer", "words of the first component"])
     experiment.table("words", "What would be annotated (base model)", frame)
-    shift = annotated.shift_of(experiment, store, layers_per_group=4)
+    shift = annotated.shift_of(experiment, found)
     if shift is not None:
         show(experiment, shift)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from experiments import common
 from lensdiff.analyses.position.measure import Map, PositionProfile, position_profile
 from lensdiff.cli.output import write
+from lensdiff.steps.unit import split_control
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -14,14 +15,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(experiment, list(maps["base"].values()), list(maps["tuned"].values()))
         write("no control models: the release holds attributions, no weights")
         return
-    store = experiment.run()
-    base, tuned = (common.attributions(store, side) for side in ("base", "tuned"))
-    found = show(experiment, base, tuned)
-    sides = {name.split("/")[1] for name in store.names("attribution/")} - {"base", "tuned"}
-    effects = [u_shift(position_profile(base, common.attributions(store, side))) for side in sorted(sides)]
-    kinds = [side.rpartition("-")[0] for side in sorted(sides)]
+    found = experiment.run()
+    base, tuned = (common.attributions(found, side) for side in ("base", "tuned"))
+    profile = show(experiment, base, tuned)
+    controls = dict.fromkeys(unit.control for unit in found.units("attribution") if unit.control)
+    effects = [u_shift(position_profile(base, common.attributions(found, control))) for control in controls]
+    kinds = [split_control(control)[0] for control in controls]
     title = "Not in the paper: change of U beside that of meaningless changes"
-    experiment.table("controls", title, common.controls(u_shift(found), effects, kinds))
+    experiment.table("controls", title, common.controls(u_shift(profile), effects, kinds))
 
 
 def u_shift(profile: PositionProfile) -> float:

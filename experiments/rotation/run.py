@@ -17,8 +17,8 @@ WORDS = 5  # lost and gained ones that are shown
 
 def main(argv: Sequence[str] | None = None) -> None:
     experiment = common.read(__file__, argv, published=PUBLISHED)
-    store = experiment.run()
-    rotation = store.load_result("rotation", Rotation)
+    found = experiment.run()
+    rotation = found.one("rotation", Rotation)
     experiment.table(
         "layers", "Mean principal angle in degrees, over ranks, with the controls' bands", layers(rotation)
     )
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     top: Any = degrees(rotation.top(5), ["angle", *BANDS])[columns]
     top[["lost", "gained"]] = top[["lost", "gained"]].map(lambda text: ", ".join(text.split(", ")[:WORDS]))
     experiment.table("components", "Matched components that turned furthest beyond their band (degrees)", top)
-    shares: Any = store.load_result("value_rotation", ValueRotation).to_df()
+    shares: Any = found.one("value_rotation", ValueRotation).to_df()
     experiment.table("shares", "Share of the change of the values that is a rotation, by layer", shares)
-    experiment.answer(store, "rotation")
+    experiment.answer(found, "rotation")
 
 
 def layers(rotation: Rotation) -> pd.DataFrame:

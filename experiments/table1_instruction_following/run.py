@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if experiment.published:
         show(experiment, published_tables(experiment.published).table1)
         return
-    store = experiment.run()
+    store = experiment.run().store
     judged = judge(experiment, store)
     scores: Any = store.load_table("instruction_scores")
     own = scores[(scores["model"] == "tuned") & (scores["n_out"] >= experiment.fewest_tokens)]

@@ -20,14 +20,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         variants = robustness(experiment.published)
         experiment.table("robustness", "Not in the paper: Table 2 under other choices", variants)
         return
-    store = experiment.run()
-    scores: Any = store.load_table("instruction_scores")
+    found = experiment.run()
+    scores: Any = found.store.load_table("instruction_scores")
     by_prompt = scores[scores["model"] != "control"].pivot(
         index="prompt_id", columns="model", values="instruction_score"
     )
     by_prompt = by_prompt.dropna()
     row = recognition(by_prompt["base"].tolist(), by_prompt["tuned"].tolist())
-    again = replication(*(common.attributions(store, side) for side in ("base", "tuned")))
+    again = replication(*(common.attributions(found, side) for side in ("base", "tuned")))
     (equal,) = [way for way in again.ways if way.way == ONE_LENGTH]
     show(experiment, {experiment.pair: row}, {experiment.pair: equal.test})
     title = "Not in the paper: without short responses, and at one length"
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment.table("controls", title, beside_controls(scores))
     lengths = scores[scores["model"] != "control"].groupby("model")["n_out"].mean().rename("mean_tokens").reset_index()
     experiment.table("lengths", "Not in the paper: response lengths", lengths)
-    experiment.answer(store, "instruction")
+    experiment.answer(found, "instruction")
 
 
 def beside_controls(scores: Any) -> Any:

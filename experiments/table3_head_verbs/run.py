@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(experiment, published_verb_shift(experiment.published))
         write("no control models: the release holds word pairs, no weights")
         return
-    store = experiment.run()
-    show(experiment, store.load_result("verb_shift", VerbShift))
-    experiment.answer(store, "heads")
+    found = experiment.run()
+    show(experiment, found.one("verb_shift", VerbShift))
+    experiment.answer(found, "heads")
 
 
 def show(experiment: common.Experiment, shift: VerbShift) -> None:

@@ -11,10 +11,10 @@ PUBLISHED = False  # the release's annotations are in a form of their own, which
 
 def main(argv: Sequence[str] | None = None) -> None:
     experiment = common.read(__file__, argv, published=PUBLISHED, more=add_options)
-    store = experiment.run()
+    found = experiment.run()
     title = "Not in the paper, no server needed: share of components more coherent than 95 % of random directions"
-    experiment.table("coherence", title, annotated.coherence(store))
-    shift = annotated.shift_of(experiment, store)
+    experiment.table("coherence", title, annotated.coherence(found))
+    shift = annotated.shift_of(experiment, found)
     if shift is not None:
         show(experiment, shift)
 

@@ -16,7 +16,8 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Encoded, Response, encode
+from lensdiff.models.response import Response
+from lensdiff.models.text import Encoded, encode
 
 MAX_BYTES = 2**28  # of logits in float32, at a time
 MAX_TOKENS = 2**13  # read at a time

@@ -14,7 +14,8 @@ from torch import Tensor
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelView
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import Encoded, Response, encode, pieces_of
+from lensdiff.models.response import Response
+from lensdiff.models.text import Encoded, encode, pieces_of
 from lensdiff.results import InputError
 
 

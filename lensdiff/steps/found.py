@@ -1,7 +1,6 @@
 """What a run has found, or what one unit may read of it: results by their step, unit by unit.
 
-Only what the last run asked for and what is done is seen; a file that is not what was written is refused by name. What
-was asked for is looked up once: after another run, ask anew.
+Only what the last run asked for and what is done is seen; a file that is not what was written is refused by name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ class Found:
         self.store = store
         # as a dictionary: in order, and quick to look up
         self._reads = None if reads is None else {step: dict.fromkeys(units) for step, units in reads.items()}
-        self._known: dict[str, dict[Unit, None]] = {}
+        self._known: dict[str, tuple[Any, int, dict[Unit, None]]] = {}
 
     # units
     def units(self, step: str) -> list[Unit]:
@@ -131,9 +130,10 @@ class Found:
     def _asked(self, step: str) -> dict[Unit, None]:
         if self._reads is not None:
             return self._reads.get(step, {})
-        if step not in self._known:
-            self._known[step] = dict.fromkeys(self._wanted(step))
-        return self._known[step]
+        state, known = self.store.step(step), self._known.get(step)
+        if known is None or known[0] is not state.wanted or known[1] != len(state.units):
+            known = self._known[step] = state.wanted, len(state.units), dict.fromkeys(self._wanted(step))
+        return known[2]
 
     def _wanted(self, step: str) -> Iterator[Unit]:
         state = self.store.step(step)

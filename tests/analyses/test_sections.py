@@ -1,11 +1,20 @@
 """Which sections the report has, and in which order."""
 
-from lensdiff.pipeline import report as _report  # noqa: F401  it imports every section, which registers itself
-from lensdiff.views.section import sections
+from lensdiff.analyses import ANALYSES
+from lensdiff.pipeline.report import in_order
 
 
-def test_sections_are_registered_and_ordered():
-    names = [section.name for section in sections()]
-    assert {"weights", "outputs", "attention", "heads"} <= set(names)
-    assert names.index("instruction_use") < names.index("attribution")
-    assert names.index("concepts") < names.index("value_rotation")
+def test_every_analysis_of_a_run_has_a_section_and_they_are_ordered():
+    names = [analysis.name for analysis, _ in in_order(ANALYSES)]
+    assert set(names) == {analysis.name for analysis in ANALYSES if analysis.done != "apart"}
+    assert names == [
+        "claims",
+        "instruction_use",
+        "attribute",
+        "outputs",
+        "heads",
+        "attention",
+        "mlp",
+        "value_rotation",
+        "weights",
+    ]

@@ -94,7 +94,7 @@ def test_a_point_of_the_scores_shows_its_prompt(open_page, path, way):
 
 def test_tables_unfold_and_download_as_csv(open_page, path, store):
     page = opened(open_page, path).page
-    section = page.locator("#attribution")
+    section = page.locator("#attribute")
     assert not section.locator("table").first.is_visible()
     section.locator("summary").first.click()
     assert section.locator("table").first.is_visible()
@@ -116,7 +116,7 @@ def test_the_keyboard_skips_to_the_answers_and_reaches_the_sections(open_page, p
     assert page.evaluate("document.activeElement.id") == "claims"
     page.get_by_role("link", name="Which prompt words").focus()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "attribution"
+    assert page.evaluate("document.activeElement.id") == "attribute"
 
 
 @pytest.mark.parametrize("width", [400, 1280])

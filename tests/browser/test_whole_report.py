@@ -2,10 +2,10 @@
 
 import pytest
 
+from lensdiff.analyses import ANALYSES
 from lensdiff.inputs import toy_pair
 from lensdiff.pipeline.execute import execute
-from lensdiff.pipeline.report import Report
-from lensdiff.views.section import sections
+from lensdiff.pipeline.report import Report, in_order
 
 SIX_MEGABYTES = 6_000_000
 SHORT = {  # of the demo: the same steps on fewer prompts and controls
@@ -13,11 +13,12 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "max_new_tokens": 6,
     "controls": {
         "kinds": ["spectrum", "norm"],
-        "prompts": 2,
+        "instruction_use": 2,
         "attention": 2,
         "heads": 2,
-        "rotation": 2,
-        "attribution": 1,
+        "mlp": 2,
+        "value_rotation": 2,
+        "attribute": 1,
     },
     "instruction_use": {"draws": 2},
     "heads": {"layers_per_group": 1, "top_k": 30},
@@ -42,19 +43,19 @@ def ready(open_page, path, **options):
 
 def test_every_section_is_there_and_draws(open_page, path):
     page = ready(open_page, path).page
-    for section in sections():
-        found = page.locator(f"section#{section.name}")
-        assert found.count() == 1, section.name
+    for analysis, section in in_order(ANALYSES):
+        found = page.locator(f"section#{analysis.name}")
+        assert found.count() == 1, analysis.name
         assert section.title in found.locator("h2").inner_text()
     for widget in page.locator(".ld-widget").all():
         assert widget.locator(":scope > :not(script, noscript)").count() > 0
-    assert page.locator(".ld-download").count() >= len(sections())
+    assert page.locator(".ld-download").count() >= len(in_order(ANALYSES))
     assert path.stat().st_size < SIX_MEGABYTES
 
 
 def test_every_button_of_every_section_can_be_pressed(open_page, path):
     page = ready(open_page, path).page
-    for name in [section.name for section in sections()]:
+    for name in [analysis.name for analysis, _ in in_order(ANALYSES)]:
         for kind in ("button:not(.ld-download)", "summary", "[role=gridcell]", "input[type=checkbox]"):
             # from the last to the first: what a button shows may change those after it
             for index in reversed(range(min(page.locator(f"#{name} {kind}").count(), 25))):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from lensdiff.cli.products import instruction_use_summary
 
 from lensdiff.analyses.attention.shift import AttentionShift
 from lensdiff.analyses.claims.measure import Claims

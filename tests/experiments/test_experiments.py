@@ -22,6 +22,8 @@ from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.analyses.position.measure import position_profile
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import InputError, ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import Unit
 from tests.chat_server import chat_server
 from tests.inputs.released import levels, write_attribution, write_clone
 
@@ -65,8 +67,8 @@ def experiment(claim: str, argv: list[str]) -> common.Experiment:
     return common.read(str(ROOT / claim / "run.py"), argv, more=more)
 
 
-def store_of(everything, run: str) -> ResultStore:
-    return ResultStore(everything[0] / "runs" / run / "toy")
+def found_in(everything, run: str) -> Found:
+    return Found(ResultStore(everything[0] / "runs" / run / "toy"))
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -102,7 +104,7 @@ def test_every_experiment_ran_and_left_its_report_and_its_tables(everything, cla
 
 
 def test_table_1_is_of_the_tuned_models_responses_by_exact_match(everything) -> None:
-    store = store_of(everything, "attribution")
+    store = found_in(everything, "attribution").store
     records = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     references = {record["id"]: record["reference"] for record in records}
     table, scores = store.load_table("responses"), store.load_table("instruction_scores")
@@ -119,7 +121,7 @@ def test_table_1_is_of_the_tuned_models_responses_by_exact_match(everything) -> 
 
 
 def test_table_2_shows_the_paired_test_the_equal_lengths_and_the_controls(everything) -> None:
-    scores = store_of(everything, "instruction").load_table("instruction_scores")
+    scores = found_in(everything, "instruction").store.load_table("instruction_scores")
     names = scores["model"] + scores["seed"].fillna(-1).astype(str)
     by = scores.assign(name=names).pivot_table(index="prompt_id", columns="name", values="instruction_score")
     table = numbers(everything, "table2_instruction_recognition", "table2").set_index("group")
@@ -151,7 +153,7 @@ def test_table_2_shows_the_paired_test_the_equal_lengths_and_the_controls(everyt
     ],
 )
 def test_the_answer_is_that_of_the_run_with_a_row_for_each_kind_of_control(everything, claim, run, name) -> None:
-    (found,) = [c for c in store_of(everything, run).load_result("claims", Claims).claims if c.name == name]
+    (found,) = [c for c in found_in(everything, run).one("claims", Claims).claims if c.name == name]
     assert f"{found.statement} [{found.verdict}]" in everything[1]
     rows = numbers(everything, claim, "claim_controls")
     assert rows["kind"].tolist() == ([] if found.effect is None else ["gradient-noise", "spectrum"])
@@ -175,7 +177,7 @@ def test_controls_stand_in_a_row_for_each_kind() -> None:
 
 
 def test_table_3_shows_coverage_beside_the_papers_shares(everything) -> None:
-    shift = store_of(everything, "heads").load_result("verb_shift", VerbShift)
+    shift = found_in(everything, "heads").one("verb_shift", VerbShift)
     paper = numbers(everything, "table3_head_verbs", "table3")
     assert paper["mean"].tolist() == pytest.approx(shift.summary()["mean"].tolist(), rel=1e-4)
     beside = numbers(everything, "table3_head_verbs", "matched")
@@ -184,23 +186,23 @@ def test_table_3_shows_coverage_beside_the_papers_shares(everything) -> None:
 
 
 def test_rotation_is_in_degrees_beside_its_controls(everything) -> None:
-    rotation = store_of(everything, "rotation").load_result("rotation", Rotation)
+    rotation = found_in(everything, "rotation").one("rotation", Rotation)
     layers = numbers(everything, "rotation", "layers")
     assert layers["mean_angle"].mean() == pytest.approx(
         math.degrees(float(rotation.angles.nanmean(dim=-1).mean())), rel=1e-4
     )
     assert (rotation.kinds, rotation.n_controls) == (("gradient-noise", "spectrum"), (2, 2))
     assert layers[["gradient-noise_high", "spectrum_high"]].isna().all(axis=None)  # too few for a band
-    shares = store_of(everything, "rotation").load_result("value_rotation", ValueRotation)
+    shares = found_in(everything, "rotation").one("value_rotation", ValueRotation)
     found = numbers(everything, "rotation", "shares")
     assert found["kind"].tolist() == ["gradient-noise", "spectrum"] * len(shares.layers)
     assert found["share"].tolist() == pytest.approx(np.repeat(shares.shares.numpy(), 2).tolist(), rel=1e-4)
 
 
 def test_the_profile_over_positions_is_that_of_the_runs_attributions(everything) -> None:
-    store = store_of(everything, "attribution")
+    run = found_in(everything, "attribution")
     base, tuned, *controls = (
-        [store.load_result(name, Attribution) for name in store.names(f"attribution/{side}/")]
+        list(run.each("attribution", Attribution, side))
         for side in ("base", "tuned", "gradient-noise-0", "gradient-noise-1")
     )
     found = position_profile(base, tuned)
@@ -270,11 +272,11 @@ def test_the_pair_the_prompts_and_the_limits_can_be_others(tmp_path, monkeypatch
     assert found.config.source("base") == str(tmp_path / "model")
     assert found.config.tuned == "some/hub-name"
     assert found.config.path(found.config.prompts or "") == tmp_path / "mine.jsonl"
-    assert (found.config.max_prompts, found.config.controls.rotation) == (3, 7)
+    assert (found.config.max_prompts, found.config.controls.count("value_rotation")) == (3, 7)
     asked = experiment("table2_instruction_recognition", ["--controls", "4"]).config.controls
-    assert (asked.prompts, asked.attribution) == (4, 4)
+    assert (asked.count("instruction_use"), asked.count("attribute")) == (4, 4)
     none = experiment("table5_concepts", ["--controls", "4"]).config.controls
-    assert none.rotation == 0  # a claim that asks for none has none
+    assert none.count("mlp") == 0  # a claim that asks for none has none
 
 
 def test_annotations_come_from_a_server_and_every_question_is_asked_once(everything, capsys) -> None:
@@ -307,11 +309,10 @@ def test_annotations_come_from_a_server_and_every_question_is_asked_once(everyth
 
 
 def test_without_a_server_table_5_shows_coherence_and_says_what_it_needs(everything) -> None:
-    out, printed = everything
+    _, printed = everything
     assert printed.count("needs a server: give --base-url") == 2
     frame = numbers(everything, "table5_concepts", "coherence")
-    store = ResultStore(out / "runs" / "concepts" / "toy")
-    tuned: Any = store.load_result("coherence/tuned", Coherence).to_df()
+    tuned: Any = found_in(everything, "concepts").one("coherence", Coherence, Unit("tuned")).to_df()
     expected = (tuned["p"] <= 0.05).groupby(tuned["layer"]).mean()
     assert frame["tuned"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
@@ -322,8 +323,7 @@ def test_an_unknown_pair_is_refused_by_name() -> None:
 
 
 def test_ratings_come_from_a_table(everything, tmp_path, capsys) -> None:
-    store = store_of(everything, "attribution")
-    table = store.load_table("responses")
+    table = found_in(everything, "attribution").store.load_table("responses")
     names = table[table["model"] == "tuned"]["prompt_id"].tolist()
     path = tmp_path / "ratings.tsv"
     rows = [f"{name}\t{(1, 3, 0)[i % 3]}" for i, name in enumerate(names)]

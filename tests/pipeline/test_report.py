@@ -6,6 +6,9 @@ import html as html_module
 import io
 import itertools
 import re
+import sys
+from dataclasses import replace
+from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -14,20 +17,28 @@ import pytest
 import torch
 
 from lensdiff import stats
+from lensdiff.analyses import ANALYSES
 from lensdiff.analyses.claims.evidence import INSTRUCTION, ROTATION
 from lensdiff.analyses.claims.measure import NAMES, Claims, Evidence, Verdict, Way, claims
 from lensdiff.analyses.claims.view import VERDICTS, show_claims
 from lensdiff.analyses.claims.words import Made
 from lensdiff.pipeline import report as report_module
-from lensdiff.pipeline.report import Report
+from lensdiff.pipeline.config import ASKED
+from lensdiff.pipeline.report import Report, in_order
 from lensdiff.results import InputError, Provenance, ResultStore
-from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv, in_prompt_order, sections
+from lensdiff.steps.analysis import Analysis
+from lensdiff.steps.found import Found
+from lensdiff.steps.options import Options
+from lensdiff.steps.responses import SaidResponse
+from lensdiff.steps.unit import WHOLE, Unit
+from lensdiff.views.section import LONGEST_CELL, Section, Table, cell, compressed_csv
 from lensdiff.views.widget import bundle
 from tests.analyses.attribute.results import instruction_scores
 from tests.analyses.claims.results import answers
 from tests.analyses.instruction_use.results import instruction_use
 from tests.analyses.value_rotation.results import value_rotation
-from tests.views.directories import with_attribution
+from tests.directories import ask, put, record
+from tests.views.directories import said, with_attribution
 from tests.views.hostile import HOSTILE
 from tests.views.pages import embedded, given
 
@@ -73,8 +84,8 @@ def test_the_first_screen_names_the_pair_and_what_differs(html):
 def test_a_notice_about_the_pair_is_the_first_line(tmp_path):
     store = with_attribution(tmp_path / "run")
     assert "ld-warning" not in Report(store).html().split("<main>")[1].split("</header>")[0]
-    with store.writing(store.manifest.config):
-        store.describe_pair(store.manifest.pair | {"notice": "equal <script>x</script>"})
+    with store.writing():
+        store.update(pair=store.manifest.pair | {"notice": "equal <script>x</script>"})
         row = {"what": "equal weights", "base": "all", "tuned": "all", "meaning": "said above"}
         store.save_table("differences", pd.DataFrame([row, *store.load_table("differences").to_dict("records")]))
     header = Report(store).html().split("<main>")[1].split("</header>")[0]
@@ -106,8 +117,8 @@ def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html
 
 
 def test_every_section_has_its_words_its_widgets_and_its_tables(store, html):
-    (section,) = (s for s in sections() if s.name == "attribution")
-    assert '<section id="attribution"' in html
+    (section,) = (section for analysis, section in in_order(ANALYSES) if analysis.name == "attribute")
+    assert '<section id="attribute"' in html
     assert section.how in text_of(html).replace("&#39;", "'")
     for name in ("instruction_scores", "attribution"):
         frame = store.load_table(name)
@@ -126,7 +137,7 @@ def test_the_page_holds_circuitsvis_once_and_asks_for_nothing(html):
 def test_provenance_is_in_the_footer(html):
     text = text_of(html)
     assert re.search(r"python 3\.\d+.*torch \d.*Seed 3\.", text)
-    assert "instruction_scores done 1.2 s" in text or "instruction_scoresdone1.2 s" in text
+    assert "attribution done 3.0 s" in text or "attributiondone3.0 s" in text
     assert "&#34;max_new_tokens&#34;: 24" in html
 
 
@@ -139,7 +150,7 @@ def test_headings_descend_by_one(html):
 
 def test_navigation_leads_to_what_is_there(html):
     targets = set(re.findall(r'href="#([^"]+)"', html))
-    assert {"claims", "attribution", "provenance", "pair"} <= targets
+    assert {"claims", "attribute", "provenance", "pair"} <= targets
     assert targets <= set(re.findall(r'id="([^"]+)"', html))
 
 
@@ -168,67 +179,76 @@ def test_sixty_prompts_stay_below_six_megabytes(tmp_path):
 
 def test_nothing_but_a_manifest_is_a_report_too(tmp_path):
     store = ResultStore(tmp_path)
-    with store.writing({}):
+    with store.writing():
         pass
     text = text_of(Report(store).html())
     assert "was not recorded" in text
-    for section in sections():
-        assert f"{section.title}: not run" in html_module.unescape(text)
+    for analysis, section in in_order(ANALYSES):
+        if analysis.name != "claims":
+            assert f"{section.title}: not run" in html_module.unescape(text)
     assert "The answers are written when the run has ended." in text
     assert 'data-view="claims"' not in Report(store).html()
 
 
 def test_answers_of_an_earlier_run_are_said_to_be_that(tmp_path):
-    store, said = with_attribution(tmp_path), "The run has not ended: these answers are of what was done before."
-    assert said not in text_of(Report(store).html())
-    with store.writing(store.manifest.config):
-        store.update_step("heads", state="running", units=4, done=["base/0"])
-    assert said in text_of(Report(store).html())
+    store, told = with_attribution(tmp_path), "The run has not ended: these answers are of what was done before."
+    assert told not in text_of(Report(store).html())
+    with store.writing():
+        store.update(ended=False)
+    assert told in text_of(Report(store).html())
 
 
 def test_failures_and_reasons_are_told(tmp_path):
     store = with_attribution(tmp_path)
-    with store.writing(store.manifest.config):
-        store.update_step("attribution", failures={f"base/p{i}": "too long" for i in range(7)})
-        store.update_step("responses", state="running", units=9, done=["a"])
+    with store.writing():
+        store.update(ended=False)
+        for i in range(7):
+            record(store, "attribution", Unit("base", f"p{i}"), outcome="failed", reason="too long")
+        ask(store, "responses", *(Unit("base", f"later-{i}") for i in range(3)))
     html = Report(store).html()
     text = text_of(html)
     assert "attribution, base/p0: too long" in text
     assert "attribution: 2 more units failed" in text
-    assert "responses: not finished, 1 of 9 units are done" in text
+    assert "responses: not finished, 12 of 15 units are done" in text
 
 
 def test_what_is_shared_is_told_only_where_it_was_needed(tmp_path):
     store = with_attribution(tmp_path)
-    with store.writing(store.manifest.config):
-        store.update_step("responses", state="done", failures={"base/long": "1200 tokens"})
-    told = [s.title for s in sections() if report_module._notes(store, s)]
+    with store.writing():
+        record(store, "responses", Unit("base", "long"), outcome="failed", reason="1200 tokens")
+    told = [section.title for analysis, section in in_order(ANALYSES) if report_module._notes(store, analysis)]
     assert told == ["Which prompt words drive the response"]
 
 
-def test_run_facts_are_those_of_the_analyses_that_were_asked_for(tmp_path):
-    def facts(name: str, analyses: list[str]) -> list[str]:
+def test_run_facts_are_those_of_the_results_whatever_the_config_says(tmp_path):
+    def facts(name: str, **responses: Any) -> list[str]:
         store = ResultStore(tmp_path / name)
-        with store.writing({"max_new_tokens": 9, "analyses": analyses, "controls": {"prompts": 5, "rotation": 99}}):
+        controls = {"instruction_use": 5, "value_rotation": 99}
+        with store.writing():
+            store.update(config={"max_new_tokens": 9, "analyses": list(ASKED), "controls": controls})
+            for prompt, response in responses.items():
+                put(store, "responses", Unit("base", prompt), response)
             return report_module._run_facts(store)
 
-    assert facts("weights", ["weights"]) == []
-    assert facts("outputs", ["outputs"]) == ["each model's own greedy response, at most 9 tokens"]
-    assert facts("mlp", ["mlp"]) == []  # asked for, and not made
+    assert facts("nothing") == []  # asked for, and not made
+    assert facts("own", sea=said("sea")) == ["each model's own greedy response, at most 24 tokens"]
+    given = replace(said("sea"), given=True, provenance=Provenance("responses", "tiny"))
+    assert facts("given", sea=given) == []
 
 
 def test_controls_are_told_as_results_have_them_whatever_the_config_says(tmp_path):
     store = ResultStore(tmp_path)
-    with store.writing({"analyses": ["mlp"], "controls": {"kinds": ["norm"], "prompts": 7, "rotation": 99}}):
-        store.save_result("instruction_use", instruction_use(controls={"spectrum": 3, "distilled": 1}))
-        store.save_result("value_rotation", value_rotation(controls={"gradient-noise": 2}))
+    with store.writing():
+        store.update(config={"controls": {"kinds": ["norm"], "instruction_use": 7, "value_rotation": 99}})
+        put(store, "instruction_use", WHOLE, instruction_use(controls={"spectrum": 3, "distilled": 1}))
+        put(store, "value_rotation", WHOLE, value_rotation(controls={"gradient-noise": 2}))
         (fact,) = report_module._run_facts(store)
         assert fact == (
             "controls, meaningless changes of the base: 3 spectrum, 1 distilled for instruction use; "
             "2 gradient-noise for rotation"
         )
         assert fact in text_of(Report(store).html())
-        store.save_result("instruction_use", instruction_use())
+        put(store, "instruction_use", WHOLE, instruction_use())
         (fact,) = report_module._run_facts(store)
         assert fact == "controls, meaningless changes of the base: 2 gradient-noise for rotation"
 
@@ -251,31 +271,40 @@ def test_saving_here_and_elsewhere(store, tmp_path, html):
     assert ids.sub("", elsewhere.read_text(encoding="utf-8")) == ids.sub("", html)
 
 
-def test_a_section_that_is_registered_joins_the_page(store, monkeypatch):
-    mine = Section(
-        "mine",
-        "Mine <b>",
-        "Read it. So.",
-        99,
-        ("nothing",),
-        lambda _: ["a & b", Table("t", pd.DataFrame({"x": [1]}), "c")],
-    )
-    monkeypatch.setattr(report_module, "sections", lambda: [*sections(), mine])
+def test_an_analysis_of_the_list_joins_the_page(store, monkeypatch, tmp_path):
+    table = Table("t", pd.DataFrame({"x": [1]}), "c")
+    mine = ModuleType("mine.section")
+    vars(mine)["SECTION"] = Section("Mine <b>", "Read it. So.", 99, lambda found: ["a & b", table])
+    steps = ModuleType("mine.steps")
+    vars(steps).update(STEPS=(), TABLES=())
+    for module in (mine, steps):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    analysis = Analysis("mine", "What is mine", Options, package="mine")
+    monkeypatch.setattr(report_module, "ANALYSES", (*ANALYSES, analysis))
     html = Report(store).html()
     assert '<section id="mine"' in html
     assert "Mine &lt;b&gt;" in html
     assert "<p>a &amp; b</p>" in html
 
 
-def test_prompts_come_in_the_order_in_which_they_were_given(tmp_path):
+def test_a_unit_that_the_last_run_did_not_ask_for_is_not_shown(tmp_path):
+    store = with_attribution(tmp_path, prompts=3)
+    with store.writing():
+        state = store.step("attribution")
+        left = [name for name in state.wanted if not name.endswith("p-1")]
+        store.update(steps=store.manifest.steps | {"attribution": state.model_copy(update={"wanted": left})})
+    shown = embedded(Report(store).html())[1]["prompts"]
+    assert [prompt["label"].split(":")[0] for prompt in shown] == ["p-0", "p-2"]
+
+
+def test_prompts_come_in_the_order_in_which_they_were_asked_for(tmp_path):
     store = ResultStore(tmp_path)
-    names = ["outputs/a", "outputs/b/c", "outputs/z", "outputs/later"]
-    assert in_prompt_order(store, names) == names
-    with store.writing({}):
-        for unit in ("base/z", "base/b/c", "tuned/z", "base/a"):
-            store.unit_done("responses", unit, 0.0)
-    assert in_prompt_order(store, names) == ["outputs/z", "outputs/b/c", "outputs/a", "outputs/later"]
-    assert in_prompt_order(store, ["attribution/base/a", "attribution/base/b/c"])[0] == "attribution/base/b/c"
+    names = ["z", "b/c", "a"]
+    with store.writing():
+        for name in names:
+            put(store, "responses", Unit("base", name), said(name))
+    assert Found(store).prompts("responses", "base") == names
+    assert [response.prompt_id for response in Found(store).each("responses", SaidResponse, "base")] == names
 
 
 # tables and cells

@@ -536,7 +536,7 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
     changes = {"analyses": ["heads", "mlp"], "heads": {"layers": [7]}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert store.step("heads").state == "failed"
-    assert "layers [7]" in store.step("heads").note
+    assert "layers=[7]" in store.step("heads").note
     assert store.step("rotation").state == "done"
     mended = execute(
         config_for(models, tmp_path / "out", analyses=["heads", "mlp"], heads={"layers": [1], "top_k": 10})

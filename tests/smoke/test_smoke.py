@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from lensdiff.analyses import ANALYSES
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.cli import main
 from lensdiff.inputs import toy_pair
@@ -14,8 +15,8 @@ from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
+from lensdiff.pipeline.report import in_order
 from lensdiff.results import ResultStore
-from lensdiff.views.section import sections
 from tests.checkpoints import TEXT, hf_model, save_checkpoint, tokenizer_of
 
 WRAPPERS = ("bridge",) if HookedTransformer is None else ("bridge", "hooked")
@@ -28,11 +29,12 @@ out = "{out}"
 max_new_tokens = 4
 [controls]
 kinds = ["spectrum"]
-prompts = 1
+instruction_use = 1
 attention = 0
 heads = 0
-rotation = 2
-attribution = 0
+mlp = 2
+value_rotation = 2
+attribute = 0
 [mlp]
 layers = [0]
 n_components = 8
@@ -116,5 +118,5 @@ def test_the_command_makes_a_report_of_the_toy_pair(tmp_path: Path):
     assert main(["run", str(config), "--quiet"]) == 0
     assert {state.state for state in ResultStore(out).manifest.steps.values()} == {"done"}
     page = (out / "report.html").read_text()
-    for section in sections():
-        assert f'<section id="{section.name}"' in page, section.name
+    for analysis, _ in in_order(ANALYSES):
+        assert f'<section id="{analysis.name}"' in page, analysis.name

@@ -10,8 +10,11 @@ from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.section import attention_section
 from lensdiff.analyses.attention.view_patterns import HEADS as SHOWN
 from lensdiff.results import Diff, InputError, ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE, Unit
 from lensdiff.views.widget import Widget
 from tests.analyses.attention.results import HEADS, LAYERS, attention, attention_shift
+from tests.directories import put
 from tests.views.pages import given
 
 
@@ -101,13 +104,13 @@ def test_readers_without_scripts_get_a_table():
 
 def test_the_section_holds_what_a_results_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert attention_section(store) == []
-    store.save_result("attention_shift", attention_shift())
+    assert attention_section(Found(store)) == []
+    put(store, "attention_shift", WHOLE, attention_shift())
     for side, model in (("base", "a"), ("tuned", "b")):
-        store.save_result(f"attention/{side}/p1", attention(model=model))
+        put(store, "attention", Unit(side, "p1"), attention(model=model))
         bare = replace(attention(prompt_id="p0"), patterns=torch.empty(LAYERS, HEADS, 0, 0))
-        store.save_result(f"attention/{side}/p0", bare)
-    shift, patterns = (part for part in attention_section(store) if isinstance(part, Widget))
+        put(store, "attention", Unit(side, "p0"), bare)
+    shift, patterns = (part for part in attention_section(Found(store)) if isinstance(part, Widget))
     assert (shift.view, patterns.view) == ("attention_shift", "attention")
     labels = [prompt["label"].split(":")[0] for prompt in given(patterns)["prompts"]]
     assert labels == ["p1"], "prompts without patterns are left out"

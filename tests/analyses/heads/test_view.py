@@ -8,10 +8,13 @@ import pytest
 from lensdiff.analyses.heads.section import head_section
 from lensdiff.analyses.heads.view_verbs import facts
 from lensdiff.results import Diff, ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE, Unit
 from lensdiff.views import show
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.heads.results import PLAIN, drawn, head_pairs, overlap, reading, run, scores, verbs
+from tests.directories import put
 from tests.views.hostile import HOSTILE
 from tests.views.pages import embedded, given
 
@@ -156,17 +159,17 @@ def test_hostile_words_stay_text(make):
 
 def test_the_section_shows_what_is_there(tmp_path):
     store = ResultStore(tmp_path)
-    with store.writing({}):
-        assert head_section(store) == []
-        store.save_result("pair_overlap", overlap())
+    with store.writing():
+        assert head_section(Found(store)) == []
+        put(store, "pair_overlap", WHOLE, overlap())
         store.save_table("pair_overlap", overlap().to_df())
-        store.save_result("ov_reading/base", reading())
-        parts = head_section(store)
+        put(store, "ov_reading", Unit("base"), reading())
+        parts = head_section(Found(store))
         assert [type(part) for part in parts] == [Widget, Table]
-        store.save_result("verb_shift", verbs())
-        store.save_result("ov_reading/tuned", reading(shift=1))
+        put(store, "verb_shift", WHOLE, verbs())
+        put(store, "ov_reading", Unit("tuned"), reading(shift=1))
         store.save_table("heads", head_pairs().table(3).astype({"key_word": str, "query_word": str}))
-        parts = head_section(store)
+        parts = head_section(Found(store))
     assert [part.view for part in parts if isinstance(part, Widget)] == ["heads", "verbs", "heads"]
     assert "tables/heads.parquet" in str(parts[-1])
     assert isinstance(parts[0], Widget)

@@ -9,9 +9,12 @@ import torch
 from lensdiff import stats
 from lensdiff.analyses.instruction_use.section import instruction_use_section
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.instruction_use.results import PROMPTS, RISE, instruction_use
+from tests.directories import put
 from tests.views.hostile import HOSTILE
 from tests.views.pages import given
 
@@ -122,15 +125,15 @@ def test_names_cannot_break_out():
 
 def test_the_section_holds_what_a_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert instruction_use_section(store) == []
+    assert instruction_use_section(Found(store)) == []
     use = instruction_use(controls={"spectrum": 2})
-    store.save_result("instruction_use", use)
-    (only,) = instruction_use_section(store)
+    put(store, "instruction_use", WHOLE, use)
+    (only,) = instruction_use_section(Found(store))
     assert isinstance(only, Widget)
-    store.save_result("instruction_use_deletion", instruction_use(by="deletion"))
+    put(store, "instruction_use_deletion", WHOLE, instruction_use(by="deletion"))
     store.save_table("instruction_use", use.to_df())
     store.save_table("instruction_use_differences", use.differences())
-    swap, deletion, *tables = instruction_use_section(store)
+    swap, deletion, *tables = instruction_use_section(Found(store))
     assert "by swap" in swap.title
     assert "by deletion" in deletion.title
     assert all(isinstance(table, Table) and len(table.frame) for table in tables)

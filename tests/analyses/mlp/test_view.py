@@ -9,10 +9,13 @@ import torch
 from lensdiff.analyses.mlp import view_concepts as view
 from lensdiff.analyses.mlp.section import concepts_section
 from lensdiff.results import Diff, ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE, Unit
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.annotate.results import shift
 from tests.analyses.mlp.results import ANGLE, COMPONENTS, LIST, WORDS, coherence, concepts, rotation, without_words
+from tests.directories import put
 from tests.views.hostile import HOSTILE
 from tests.views.pages import embedded, given
 
@@ -118,17 +121,17 @@ def test_pages_escape_every_word(result) -> None:
 
 def test_the_section_shows_what_a_directory_holds(tmp_path) -> None:
     store = ResultStore(tmp_path)
-    with store.writing({}):
-        assert concepts_section(store) == []
+    with store.writing():
+        assert concepts_section(Found(store)) == []
         for side, result in (("base", concepts()), ("tuned", concepts("b", angle=ANGLE))):
-            store.save_result(f"concepts/{side}", result)
-            store.save_result(f"coherence/{side}", coherence(side))
-        store.save_result("rotation", rotation())
-        store.save_result("annotation_shift", shift())
+            put(store, "concepts", Unit(side, layers=(0, 3)), result)
+            put(store, "coherence", Unit(side), coherence(side))
+        put(store, "rotation", WHOLE, rotation())
+        put(store, "annotation_shift", WHOLE, shift())
         store.save_table("rotation", rotation().to_df())
         store.save_table("matched_components", rotation().matched())
         store.save_table("concepts", concepts().to_df())
-    parts = concepts_section(store)
+    parts = concepts_section(Found(store))
     assert [part.view for part in parts if isinstance(part, Widget)] == [
         *("rotation", "concepts", "coherence", "annotation_shift")
     ]

@@ -7,8 +7,11 @@ import torch
 from lensdiff.analyses.outputs.section import outputs_section
 from lensdiff.analyses.outputs.view import facts, outputs_widget
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import Unit
 from lensdiff.views.widget import Widget
 from tests.analyses.outputs.results import TOKENS, output_shift
+from tests.directories import put
 from tests.views.pages import given
 
 
@@ -59,6 +62,6 @@ def test_readers_without_scripts_get_a_table():
 
 def test_the_section_holds_what_a_results_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert outputs_section(store) == []
-    store.save_result("outputs/p1", output_shift())
-    assert [part.view for part in outputs_section(store) if isinstance(part, Widget)] == ["outputs"]
+    assert outputs_section(Found(store)) == []
+    put(store, "outputs", Unit(prompt="p1"), output_shift())
+    assert [part.view for part in outputs_section(Found(store)) if isinstance(part, Widget)] == ["outputs"]

@@ -8,9 +8,12 @@ import torch
 
 from lensdiff.analyses.value_rotation.section import value_rotation_section
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.value_rotation.results import value_rotation
+from tests.directories import put
 from tests.views.hostile import HOSTILE
 from tests.views.pages import given
 
@@ -53,12 +56,12 @@ def test_names_cannot_break_out():
 
 def test_the_section_holds_what_a_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert value_rotation_section(store) == []
+    assert value_rotation_section(Found(store)) == []
     rotation = value_rotation(controls={"spectrum": 2})
-    store.save_result("value_rotation", rotation)
+    put(store, "value_rotation", WHOLE, rotation)
     store.save_table("value_rotation", rotation.to_df())
     store.save_table("value_rotation_controls", rotation.controls())
-    widget, *tables = value_rotation_section(store)
+    widget, *tables = value_rotation_section(Found(store))
     assert isinstance(widget, Widget)
     assert all(isinstance(table, Table) and len(table.frame) for table in tables)
     assert [table.name for table in tables] == ["value_rotation", "value_rotation_controls"]

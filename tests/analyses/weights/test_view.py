@@ -2,9 +2,12 @@
 
 from lensdiff.analyses.weights.section import weights_section
 from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
 from tests.analyses.weights.results import HEADS, weight_shift
+from tests.directories import put
 from tests.views.pages import given
 
 
@@ -46,7 +49,7 @@ def test_readers_without_scripts_get_a_table():
 
 def test_the_section_holds_what_a_results_directory_has(tmp_path):
     store = ResultStore(tmp_path)
-    assert weights_section(store) == []
-    store.save_result("weights", weight_shift())
+    assert weights_section(Found(store)) == []
+    put(store, "weights", WHOLE, weight_shift())
     store.save_table("weights", weight_shift().to_df())
-    assert [type(part) for part in weights_section(store)] == [Widget, Table]
+    assert [type(part) for part in weights_section(Found(store))] == [Widget, Table]
