@@ -39,6 +39,7 @@ FACTS = {
     "weights": "weights",
     "revision": "revision",
 }
+APART = [analysis.name for analysis in ANALYSES if analysis.done == "apart"]  # no run lacks one of them
 MOST_FAILURES = 5  # that are told one by one
 
 
@@ -81,7 +82,7 @@ class Report:
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
             shown=[found for found in every if found.parts],
-            absent=[found for found in every if not found.parts],
+            absent=[found for found in every if not found.parts and found.name not in APART],
             versions=store.manifest.versions,
             seed=store.manifest.config.get("seed"),
             steps=_steps(store),
@@ -102,8 +103,7 @@ class Report:
 
 def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:
     """Return analyses with their sections, in the order of these."""
-    found = [(analysis, analysis.section) for analysis in analyses]
-    return sorted(((a, section) for a, section in found if section is not None), key=lambda pair: pair[1].order)
+    return sorted(((analysis, analysis.section) for analysis in analyses), key=lambda pair: pair[1].order)
 
 
 def sections_page(store: ResultStore, title: str, analyses: Iterable[Analysis[Any]]) -> str:

@@ -66,9 +66,9 @@ class Analysis(Generic[O]):
         return self._module("steps").TABLES
 
     @property
-    def section(self) -> "Section | None":
-        """Its section of the report; None where another one shows what it found."""
-        return self._module("section").SECTION if self.done != "apart" else None
+    def section(self) -> "Section":
+        """Its section of the report."""
+        return self._module("section").SECTION
 
     @property
     def summaries(self) -> "Mapping[str, Callable[[Found], pd.DataFrame]]":
@@ -78,7 +78,7 @@ class Analysis(Generic[O]):
     @property
     def controls_beside(self) -> "Callable[[Found], Mapping[str, list[str]]]":
         """The kinds of the controls that stand beside what: what a reader of the report must know first."""
-        return getattr(self._module("section"), "controls_beside", _no_controls) if self.section else _no_controls
+        return getattr(self._module("section"), "controls_beside", _no_controls)
 
     def _module(self, name: str) -> Any:
         return import_module(f"{self.package or f'lensdiff.analyses.{self.name}'}.{name}")

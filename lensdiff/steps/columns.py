@@ -7,7 +7,7 @@ from lensdiff.results import ResultStore
 from lensdiff.steps.tables import TableDoc
 
 COLUMNS = {
-    "model": "base or tuned (in responses and instruction_scores also control)",
+    "model": "base or tuned",
     "prompt_id": "the prompt's id",
     "layer": "the layer",
     "head_index": "the attention head; missing where a row is a whole weight",
@@ -18,10 +18,10 @@ COLUMNS = {
     "token": "the response's token",
     "kind": "of a control, empty for base and tuned",
     "seed": "of a control",
-    "side": "value (rows of W_out), key or gate (columns of W_in, W_gate); in ov_reading: read or write",
-    "component": "the component, by falling share of the variance (ov_reading: by falling singular value)",
+    "side": "value (rows of W_out), key or gate (columns of W_in, W_gate)",
+    "component": "the component, by falling share of the variance",
     "explained_variance_ratio": "the component's share of its layer's variance",
-    "rank": "place in its list; in rotation: of the subspaces",
+    "rank": "place in its list",
     "word": "the word",
     "p": "of the row's test",
     "p_adjusted": "false-discovery adjusted over the table",
@@ -30,13 +30,6 @@ COLUMNS = {
         for kind in ("distilled", "shuffled", "gradient-noise", "spectrum", "norm", "given", "self")
         for limit in ("low", "high")
     },
-    "js_distance": "Jensen-Shannon distance of the two models' attention, log base 2, mean over queries and prompts",
-    "js_distance_no_sink": "the same without the first key",
-    "sink_share": "mean attention to the first key",
-    "entropy": "of the attention, in bits",
-    "instruction_share": "attention of the response to the instruction, the first key kept apart; missing: none marked",
-    "context_share": "the same to the context",
-    "rest_share": "the same to the rest",
 }
 SUFFIXES = {
     "_base": "in the base",
@@ -52,12 +45,17 @@ SUFFIXES = {
 
 
 def meaning(table: TableDoc[Any], column: str) -> str:
-    """Return what a column of a table means; empty where that is not written down."""
-    if column in table.columns or column in COLUMNS:
-        return table.columns.get(column) or COLUMNS[column]
+    """Return what a column of a table means; empty where that is not written down.
+
+    What a table's own columns mean comes first, then what those of many tables do; and what a name means is what the
+    same name with a suffix is about.
+    """
+    known = {**COLUMNS, **table.columns}
+    if column in known:
+        return known[column]
     for suffix, text in SUFFIXES.items():
         name = column.removesuffix(suffix)
-        if name != column and name in COLUMNS:
+        if name != column and name in known:
             return f"{name} {text}" if suffix in ("_base", "_tuned", "_difference") else f"{name}: {text}"
     return ""
 

@@ -25,7 +25,8 @@ class TableDoc(Generic[O]):
 
     Attributes:
         name: of the table; row: what a row is.
-        columns: what the columns mean that are its own; those that many tables have are in `COLUMNS`.
+        columns: what the columns mean that are its own, without the suffixes that many have (`SUFFIXES`); those that
+            many tables have are in `COLUMNS`.
         of: the steps whose results it is made of.
         build: makes it, in parts of equal columns; none for a table that `lensdiff run` does not write.
         options: the class of the options that `build` is given; keys: those that the table depends on.

@@ -151,18 +151,32 @@ STEPS: tuple[Step[Any, Any], ...] = (
         needs=frozenset({"seed"}),
     ),
 )
+SHARES = {
+    "sink_share": "mean attention to the first key",
+    "entropy": "of the attention, in bits",
+    "instruction_share": "attention of the response to the instruction, the first key kept apart; missing: none marked",
+    "context_share": "the same to the context",
+}
 TABLES: tuple[TableDoc[Any], ...] = (
     responses.RESPONSES_TABLE,
     VALIDITY_TABLE,
     TableDoc(
         "attention",
         "a prompt and a head, for each model",
+        SHARES,
         of=("attention",),
         build=of_prompts("attention", AttentionPatterns),
     ),
     TableDoc(
         "attention_shift",
         "a head, over all prompts",
+        {
+            "js_distance": "Jensen-Shannon distance of the two models' attention, log base 2, mean over queries and "
+            "prompts",
+            "js_distance_no_sink": "the same without the first key",
+            **SHARES,
+            "rest_share": "the same to the rest",
+        },
         of=("attention_shift",),
         build=of_one("attention_shift", AttentionShift),
     ),

@@ -232,6 +232,8 @@ TABLES: tuple[TableDoc[Any], ...] = (
         "ov_reading",
         "a word of a component of a head's W_OV",
         {
+            "side": "read or write",
+            "component": "the component, by falling singular value",
             "singular_value": "of the component",
             "share": "its share of the sum of squares",
             "pole": "plus or minus end; which one is called plus is arbitrary, and the same on both sides",

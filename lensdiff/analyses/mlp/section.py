@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from lensdiff.analyses.annotate.shift import AnnotationShift
 from lensdiff.analyses.mlp.coherence import Coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.rotation import Rotation
@@ -22,7 +21,7 @@ CAPTIONS = {
 
 
 def concepts_section(found: Found) -> list[Widget | Table | str]:
-    """Return rotation, concepts, coherence, annotations and tables of a results directory."""
+    """Return rotation, concepts, coherence and tables of a results directory."""
     parts: list[Widget | Table | str] = []
     if turned := found.maybe("rotation", Rotation):
         parts += [show(turned), *tables(found, CAPTIONS)]
@@ -30,8 +29,6 @@ def concepts_section(found: Found) -> list[Widget | Table | str]:
         parts.append(show(Diff(*(found.of_model("concepts", MLPConcepts, side) for side in SIDES))))
     if all(found.has("coherence", Unit(side)) for side in SIDES):
         parts.append(show(Diff(*(found.one("coherence", Coherence, Unit(side)) for side in SIDES))))
-    if annotated := found.maybe("annotation_shift", AnnotationShift):
-        parts.append(show(annotated))
     if parts and found.table("concepts") is not None:
         parts.append("The words of every component are in tables/concepts.parquet of the results directory.")
     return parts

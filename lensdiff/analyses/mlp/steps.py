@@ -200,7 +200,11 @@ TABLES: tuple[TableDoc[Any], ...] = (
     TableDoc(
         "rotation",
         "a layer, side and rank of the compared subspaces",
-        {"mean_angle": "mean principal angle, radians", "largest_angle": "the largest one"},
+        {
+            "rank": "of the subspaces",
+            "mean_angle": "mean principal angle, radians",
+            "largest_angle": "the largest one",
+        },
         of=("rotation",),
         build=of_one("rotation", Rotation),
     ),

@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lensdiff.analyses.annotate.section import annotations_section
+from lensdiff.results import ResultStore
+from lensdiff.steps.found import Found
+from lensdiff.steps.unit import WHOLE
+from lensdiff.views.widget import Widget
 from tests.analyses.annotate.results import random_annotations, shift
+from tests.views.directories import put
 from tests.views.hostile import HOSTILE
 from tests.views.pages import given
 
@@ -45,3 +51,14 @@ def test_annotations_are_listed_layer_by_layer() -> None:
     description = data["layers"][1]["rows"][2][data["columns"].index("description")]
     assert description == f"{HOSTILE[0]}{(1 * 3 + 2) * 5}"
     assert HOSTILE[0] not in said.show().html()
+
+
+def test_the_section_is_there_where_a_directory_was_annotated(tmp_path) -> None:
+    store = ResultStore(tmp_path)
+    with store.writing():
+        assert annotations_section(Found(store)) == []
+        put(store, "annotation_shift", WHOLE, shift())
+    (part,) = annotations_section(Found(store))
+    assert isinstance(part, Widget)
+    assert part.view == "annotation_shift"
+    assert given(part) == given(shift().show())

@@ -13,7 +13,6 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.unit import WHOLE, Unit
 from lensdiff.views.section import Table
 from lensdiff.views.widget import Widget
-from tests.analyses.annotate.results import shift
 from tests.analyses.mlp.results import ANGLE, COMPONENTS, LIST, WORDS, coherence, concepts, rotation, without_words
 from tests.directories import put
 from tests.views.hostile import HOSTILE
@@ -127,14 +126,11 @@ def test_the_section_shows_what_a_directory_holds(tmp_path) -> None:
             put(store, "concepts", Unit(side, layers=(0, 3)), result)
             put(store, "coherence", Unit(side), coherence(side))
         put(store, "rotation", WHOLE, rotation())
-        put(store, "annotation_shift", WHOLE, shift())
         store.save_table("rotation", rotation().to_df())
         store.save_table("matched_components", rotation().matched())
         store.save_table("concepts", concepts().to_df())
     parts = concepts_section(Found(store))
-    assert [part.view for part in parts if isinstance(part, Widget)] == [
-        *("rotation", "concepts", "coherence", "annotation_shift")
-    ]
+    assert [part.view for part in parts if isinstance(part, Widget)] == ["rotation", "concepts", "coherence"]
     assert [part.name for part in parts if isinstance(part, Table)] == ["rotation", "matched_components"]
     assert isinstance(parts[-1], str)
     assert "tables/concepts.parquet" in parts[-1]
