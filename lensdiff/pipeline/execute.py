@@ -18,11 +18,12 @@ from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.prepare import prepare
 from lensdiff.pipeline.runner import Runner
-from lensdiff.pipeline.tables import write_tables
+from lensdiff.pipeline.tables import clear_tables, write_tables
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.results import ResultStore
 from lensdiff.results.manifest import StepState, UnitState
+from lensdiff.results.provenance import package_versions
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.columns import write_description
 from lensdiff.steps.found import Found
@@ -57,17 +58,22 @@ def execute(
     memory = memory_of(config)
     with store.writing(), threads_for(memory.parameters):
         _forget_damaged(store, listener)
-        begun = store.manifest.pair.get("keep")
+        identities = Identities(config)
+        is_same = _is_same_pair(config, identities, store)
+        begun = store.manifest.pair.get("keep") if is_same else None
         keep = begun if begun and config.keep == "auto" else choose_keep(config, memory, listener)  # as it began
         both = keep == "both"
-        supplies, identities = supplies_of(config, both), Identities(config)
-        store.update(config=config.model_dump(mode="json"), command=command, ended=False)
+        supplies = supplies_of(config, both)
+        if not is_same:
+            supplies.pair.check()  # before anything is changed: the directory of a pair that cannot be read stays
+        _begin(config, command, store)
         facts = _describe_pair(config, both, identities, supplies, store, listener)
         store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}
                      | {side: getattr(facts, side) for side in SIDES})  # fmt: skip
         analyses = [*config.chosen, *implied()]
         graph = Graph(analyses, plan_of(config, both, _n_layers(facts), config.chosen), identities, store)
         _clear(config, both, facts, identities, store, graph)
+        clear_tables(store, tables_of(ANALYSES), graph)
         runner = Runner(graph, supplies, listener)
         if estimate:
             announce(config, runner, listener)
@@ -96,18 +102,32 @@ def _n_layers(facts: PairFacts) -> int:
     return int(facts.base["n_layers"])
 
 
+def _is_same_pair(config: RunConfig, identities: Identities, store: ResultStore) -> bool:
+    """Return whether the directory's results are of this pair, as it is now."""
+    graph = Graph((), plan_of(config, True, 0, ()), identities, store)
+    return all(graph.is_current(PAIR.name, unit) for unit in graph.units[PAIR.name])
+
+
+def _begin(config: RunConfig, command: str, store: ResultStore) -> None:
+    """Say what the run is; what was found before is not seen until it is known to hold still."""
+    steps = {name: state.model_copy(update={"wanted": []}) for name, state in store.manifest.steps.items()}
+    tables = {name: state.model_copy(update={"wanted": False}) for name, state in store.manifest.tables.items()}
+    about = {"config": config.model_dump(mode="json"), "command": command, "versions": package_versions()}
+    store.update(steps=steps, tables=tables, ended=False, **about)
+
+
 def _describe_pair(
     config: RunConfig, both: bool, identities: Identities, supplies: Supplies, store: ResultStore, listener: Listener
 ) -> PairFacts:
     """Return what the two models are: as the directory has it, if they are the same still.
 
     Raises:
-        InputError: a model cannot be loaded, or the two cannot be compared.
+        InputError: the two cannot be described.
     """
     graph = Graph((), plan_of(config, both, 0, ()), identities, store)
     unit = graph.units[PAIR.name][0]
-    if not graph.is_current(PAIR.name, unit):
-        supplies.pair.check()
+    if not graph.holds(PAIR.name, unit):
+        store.record(PAIR.name, unit.path, None)
     _want(store, PAIR.name, graph)
     Runner(graph, supplies, listener).run()
     return Found(store).one(PAIR.name, PairFacts)
@@ -123,35 +143,37 @@ def _forget_damaged(store: ResultStore, listener: Listener) -> None:
     """Forget results whose files are missing or damaged, so that they are made again."""
     for file in store.damaged():
         listener.say(f"{store.root / file} is not as the run left it: it is made again")
-        store.forget(file)
         room, _, name = file.partition("/")
         if room == "arrays":
             step, _, unit = name.partition("/")
             store.record(step, unit, None)
+        else:
+            store.forget(file)
 
 
 def _clear(
     config: RunConfig, both: bool, facts: PairFacts, identities: Identities, store: ResultStore, graph: Graph
 ) -> None:
-    """Set what the run asks for, and remove the results that it does not ask for and that no longer hold."""
+    """Set what the run asks for, and remove the results that no longer hold or that it does not ask for.
+
+    What an analysis found that is not chosen now stays for as long as it would be the same.
+    """
     everything = Graph(
         ANALYSES, plan_of(config, both, _n_layers(facts), config_analyses()), identities, store
     ) if _others(store, graph) else graph  # fmt: skip
     steps: dict[str, StepState] = {}
     for name in [*everything.steps, *(name for name in store.manifest.steps if name not in everything.steps)]:
-        state = store.step(name)
-        if name in graph.steps:
-            wanted = paths(graph.units[name])
-        elif name in everything.steps:
-            wanted = [
-                u.path for u in everything.units[name] if u.path in state.units and everything.is_current(name, u)
-            ]
-        else:
-            wanted = [unit for unit, own in state.units.items() if holds(store, own)]
-        for unit in set(state.units) - set(wanted):
-            store.remove(f"{name}/{unit}" if unit else name)
-        if wanted:
-            steps[name] = StepState(wanted=wanted, units={u: s for u, s in state.units.items() if u in set(wanted)})
+        known, asked = store.step(name).units, graph.units.get(name, [])
+        others = [unit for unit in everything.units.get(name, ()) if unit not in asked]
+        holding = [u.path for u in asked if graph.holds(name, u)] + [
+            u.path for u in others if everything.holds(name, u)
+        ]
+        if name not in everything.steps:
+            holding = [unit for unit, own in known.items() if holds(store, own)]
+        if wanted := list(dict.fromkeys([*paths(asked), *holding])):
+            steps[name] = StepState(wanted=wanted, units={unit: known[unit] for unit in holding})
+        for unit in known.keys() - set(holding):
+            store.record(name, unit, None)
     store.update(steps=steps)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lensdiff.pipeline.identity import Identities, code_identity, digest
 from lensdiff.results import ResultStore
-from lensdiff.results.manifest import UnitState
+from lensdiff.results.manifest import Kept, UnitState
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.pair import DIFFERENCES, PAIR
 from lensdiff.steps.plan import Plan
@@ -14,6 +14,7 @@ from lensdiff.steps.tables import TableDoc
 from lensdiff.steps.unit import Unit, name_of
 
 Key = tuple[str, Unit]
+KEPT: tuple[Kept, ...] = ("nothing", "part", "whole")  # from the least
 
 
 class Graph:
@@ -69,15 +70,23 @@ class Graph:
         """Work the digests out anew: what is read has changed."""
         self._digests.clear()
 
-    def is_current(self, step: str, unit: Unit) -> bool:
-        """Return whether a unit is done, or known to be impossible, and nothing that it depends on has changed."""
+    def holds(self, step: str, unit: Unit) -> bool:
+        """Return whether what became of a unit, be it a failure, is of all that it depends on as that is now."""
         state = self.state(step, unit)
-        return state is not None and state.outcome != "failed" and state.digest == self.digest(step, unit)
+        return state is not None and state.digest == self.digest(step, unit)
 
-    def is_whole(self, step: str, unit: Unit) -> bool:
-        """Return whether a unit's result lies on disk as it was made."""
+    def is_current(self, step: str, unit: Unit) -> bool:
+        """Return whether a unit is done, or known to be impossible, and there is nothing to do of it again."""
         state = self.state(step, unit)
-        return state is not None and state.kept == "whole"
+        if state is None or state.outcome == "failed" or not self.holds(step, unit):
+            return False
+        # of a result that was cut down, more may be asked for than there is left
+        return state.outcome == "impossible" or KEPT.index(state.kept) >= KEPT.index(self.kept(step, unit))
+
+    def kept(self, step: str, unit: Unit) -> Kept:
+        """Return how much of a unit's result is to stay once its readers are done."""
+        found = self.steps[step]
+        return found.kept(self.plan, unit, self.plan.options_of(found.options))
 
     def after_controls(self) -> set[str]:
         """Return the names of the steps of which some unit reads a control's result and is none of a control itself."""

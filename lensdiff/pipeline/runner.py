@@ -94,9 +94,8 @@ class Runner:
     def _do_controls(self, later: set[str]) -> None:
         """Do every unit that reads a control, control by control; among them those that a later step asks for again."""
         graph = self.graph
-        todo: dict[Key, None] = {(step, u): None for step in graph.steps for u in self.stale(step) if u.control}
-        if todo:
-            self._do_by_control(todo)
+        while todo := {(step, u): None for step in graph.steps for u in self.stale(step) if u.control}:
+            self._do_by_control(todo)  # one that failed may be another reason for what reads it
         again: dict[Key, None] = {}
         for step in graph.steps:
             if step in later:
@@ -150,7 +149,11 @@ class Runner:
         options = chosen(step, self.plan.options_of(step.options))
         inputs = [self._inputs(step, unit) for unit in units]
         if step.block is not None and not self.plan.both:
-            return step.block(inputs, units, options)
+            try:
+                return step.block(inputs, units, options)
+            except RuntimeError as error:
+                if type(error) is not RuntimeError:  # see `_result`
+                    raise
         return [self._result(step, own, unit, options) for own, unit in zip(inputs, units, strict=True)]
 
     def _result(self, step: Step[Any, Any], inputs: Inputs, unit: Unit, options: Any) -> Result | InputError:
@@ -186,14 +189,11 @@ class Runner:
         if not isinstance(found, Result) or (before is not None and before.outcome != "done"):
             self.graph.forget_digests()  # what reads this unit is known by whether it could be had
         if isinstance(found, Result):
-            self.store.save_result(name_of(step.name, unit), found)
-            self.store.record(step.name, unit.path, unit_state(unit, digest, seconds=seconds))
+            self.store.save_unit(step.name, unit.path, unit_state(unit, digest, seconds=seconds), found)
             return
         outcome: UnitOutcome = "impossible" if isinstance(found, NotPossible) else "failed"
-        self.store.record(
-            step.name, unit.path, unit_state(unit, digest, outcome=outcome, reason=str(found), seconds=seconds)
-        )
-        self.store.remove(name_of(step.name, unit))
+        state = unit_state(unit, digest, outcome=outcome, reason=str(found), seconds=seconds)
+        self.store.record(step.name, unit.path, state)
 
     def _tell(self, title: str, units: Sequence[Key]) -> None:
         """Tell what failed, and why a step has nothing."""
@@ -223,30 +223,32 @@ class Runner:
     def _reduce(self) -> None:
         """Remove what only readers need of the results of steps whose readers are all done."""
         for name, step in self.graph.steps.items():
-            if step.kept is None:
+            if any(self._is_waiting(reader) for reader in self.graph.readers(name)):
                 continue
-            readers = self.graph.readers(name)
-            if any(self.stale(reader) or self.store.step(reader).failures for reader in readers):
-                continue  # a failed one will be tried again
             for unit in self.graph.units[name]:
                 self._reduce_unit(step, unit)
 
+    def _is_waiting(self, step: str) -> bool:
+        """Return whether a step has something left to do, now or in the next run, which tries again what failed."""
+        return bool(self.stale(step)) or any(self._may_come(step, unit) for unit in self.graph.units[step])
+
+    def _may_come(self, step: str, unit: Unit) -> bool:
+        state = self.graph.state(step, unit)
+        if state is None or state.outcome != "impossible":
+            return state is None or state.outcome == "failed"
+        return any(self._may_come(read.step, read.unit) for read in self.graph.reads(step, unit) if read.required)
+
     def _reduce_unit(self, step: Step[Any, Any], unit: Unit) -> None:
-        assert step.kept is not None
-        state, name = self.graph.state(step.name, unit), name_of(step.name, unit)
-        if state is None or state.outcome != "done" or state.kept != "whole":
+        state, kept = self.graph.state(step.name, unit), self.graph.kept(step.name, unit)
+        if state is None or state.outcome != "done" or state.kept != "whole" or kept == "whole":
             return
-        whole = self.store.load_files([name], step.result)
-        left = step.kept(self.plan, unit, whole, self.plan.options_of(step.options))
-        if left is whole:
+        left = state.model_copy(update={"kept": kept})
+        if kept == "nothing":
+            self.store.record(step.name, unit.path, left)
             return
-        # first the record: a stop in between leaves a whole result that counts as a part of one
-        kept = "nothing" if left is None else "part"
-        self.store.record(step.name, unit.path, state.model_copy(update={"kept": kept}))
-        if left is None:
-            self.store.remove(name)
-        else:
-            self.store.save_result(name, left)
+        assert step.part is not None, f"step {step.name} keeps a part of {unit}, and says not which"
+        whole = self.store.load_files([name_of(step.name, unit)], step.result)
+        self.store.save_unit(step.name, unit.path, left, step.part(whole))
 
 
 def _blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:

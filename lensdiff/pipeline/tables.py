@@ -15,30 +15,49 @@ from lensdiff.steps.tables import TableDoc
 from lensdiff.steps.unit import name_of
 
 
+def clear_tables(store: ResultStore, tables: Iterable[TableDoc[Any]], graph: Graph) -> None:
+    """Remove the tables that would be others now, so that none is seen that does not go with the results."""
+    found, before, states = Found(store), store.manifest.tables, {}
+    for table in tables:
+        state, is_built = before.get(table.name), table.build is not None
+        if is_built and state is not None and state.digest == _digest(store, found, table, graph):
+            states[table.name] = state.model_copy(update={"wanted": True})
+        elif f"tables/{table.name}" not in store.manifest.checksums:
+            continue
+        elif is_built or not any(store.step(step).wanted for step in table.of):
+            store.remove_table(table.name)
+    store.update(tables=states)
+
+
 def write_tables(store: ResultStore, tables: Iterable[TableDoc[Any]], graph: Graph) -> None:
     """Write the tables that are not there as they should be, and remove those that there is nothing for any more."""
     found, states = Found(store), dict(store.manifest.tables)
     for table in tables:
         if table.build is None or not (table.name in states or any(store.step(step).wanted for step in table.of)):
             continue
-        options = graph.plan.options_of(table.options) if table.options else None
-        known = digest([code_identity(), [getattr(options, key) for key in table.keys], _made_of(store, found, table)])
+        known = _digest(store, found, table, graph)
         before = states.get(table.name)
         if before is not None and before.digest == known and (before.note or store.has_table(table.name)):
             continue
-        states[table.name] = TableState(digest=known, note=_write(store, found, table, options))
+        states[table.name] = TableState(digest=known, note=_write(store, found, table, _options(table, graph)))
     for name, state in list(states.items()):
         if not state.note and not store.has_table(name):
             del states[name]
     store.update(tables=states)
 
 
-def _made_of(store: ResultStore, found: Found, table: TableDoc[Any]) -> list[Any]:
-    return [
+def _options(table: TableDoc[Any], graph: Graph) -> Any:
+    return graph.plan.options_of(table.options) if table.options else None
+
+
+def _digest(store: ResultStore, found: Found, table: TableDoc[Any], graph: Graph) -> str:
+    options = _options(table, graph)
+    made_of = [
         [name_of(step, unit), store.step(step).units[unit.path].digest]
         for step in table.of
         for unit in found.units(step)
     ]
+    return digest([code_identity(), [getattr(options, key) for key in table.keys], made_of])
 
 
 def _write(store: ResultStore, found: Found, table: TableDoc[Any], options: Any) -> str:

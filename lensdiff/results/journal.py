@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lensdiff.results.errors import InputError
 from lensdiff.results.manifest import Manifest, StepState, UnitState
 
 
@@ -29,13 +30,20 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def replay(self, manifest: Manifest) -> Manifest:
-        """Return a manifest with the events in it."""
+        """Return a manifest with the events in it.
+
+        Raises:
+            InputError: a line before the last is none that was written here.
+        """
         if not self.path.is_file():
             return manifest
         found = manifest.model_copy(deep=True)
         *whole, _ = self.path.read_bytes().split(b"\n")
-        for line in whole:
-            apply(found, json.loads(line))
+        for number, line in enumerate(whole, start=1):
+            try:
+                apply(found, json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path}, line {number} is damaged, expected an event of a run") from error
         return found
 
 

@@ -35,6 +35,11 @@ class UnitState(BaseModel):
     layers: tuple[int, ...] | None = None
     made_of: dict[str, dict[str, str]] = Field(default_factory=dict)
 
+    @property
+    def has_file(self) -> bool:
+        """Whether a result, or a part of one, lies on disk."""
+        return self.outcome == "done" and self.kept != "nothing"
+
 
 class StepState(BaseModel):
     """How far one step is.
@@ -89,12 +94,19 @@ class StepState(BaseModel):
 
 
 class TableState(BaseModel):
-    """A table of the directory: the digest of what it was made of, or why there is none."""
+    """A table of the directory.
+
+    Attributes:
+        digest: of what it was made of.
+        note: why there is none.
+        wanted: whether it is what the last run would make of its results; another one is not seen.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     digest: str
     note: str = ""
+    wanted: bool = True
 
 
 class Manifest(BaseModel):

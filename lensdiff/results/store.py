@@ -6,17 +6,12 @@
     tables/<name>.parquet        tables
 
 Every file is written under `.partial/`, flushed to the disk and renamed into place, so that a name always holds a whole
-file, whenever the program is stopped; a file whose checksum is not the manifest's is never read. A name is a path of
-parts joined by "/"; characters that a file system may refuse are percent-encoded. One program writes at a time
-(`writing`); reading needs no lock.
+file, whenever the program is stopped. In a directory with a manifest a file that the manifest does not know is not
+seen, and one whose checksum is not the manifest's is never read. One program writes at a time (`writing`); reading
+needs no lock.
 """
 
-import hashlib
-import json
-import os
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,23 +21,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from lensdiff.results.errors import InputError
-from lensdiff.results.files import decode_part, encode_part, flush, numeric_order, write_parquet
-from lensdiff.results.journal import Journal, apply
-from lensdiff.results.manifest import SCHEMA, Manifest, StepState, UnitState
-from lensdiff.results.provenance import package_versions
+from lensdiff.results.files import encode_part, write_parquet
+from lensdiff.results.folder import Folder, checksum_of
+from lensdiff.results.manifest import Manifest, StepState, UnitState
+from lensdiff.results.records import Records, file_event, name_of, unit_event
 from lensdiff.results.result import Result
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
 LOCK = ".lock"
-JOURNAL = "journal.jsonl"
-LAYERS = re.compile(r"\d+(,\d+)*")  # the name of a part of a result: the layers that it is of
-ENDINGS = {"arrays": ".safetensors", "tables": ".parquet"}
-LONGEST_PART = 240  # bytes of a file's name without its ending; file systems allow 255
 R = TypeVar("R", bound=Result)
 
 
@@ -55,14 +42,13 @@ class ResultStore:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self._manifest: Manifest | None = None
-        self._journal = Journal(self.root / JOURNAL)
-        self._is_writing = False
+        self._folder = Folder(self.root)
+        self._records = Records(self._folder)
 
     # what is there
     def exists(self) -> bool:
         """Return whether the directory holds a manifest."""
-        return (self.root / MANIFEST).is_file()
+        return self._records.exists()
 
     @property
     def manifest(self) -> Manifest:
@@ -71,35 +57,37 @@ class ResultStore:
         Raises:
             InputError: the manifest is unreadable or has the schema of another version.
         """
-        if self._manifest is None:
-            self._manifest = self._read_manifest()
-        return self._manifest
+        return self._records.manifest
 
     def has(self, name: str) -> bool:
-        """Return whether a result of this name is there, in one file or in parts."""
+        """Return whether a result of this name is there, in one file or in all of its parts."""
         return bool(self.parts(name))
 
     def has_table(self, name: str) -> bool:
         """Return whether a table of this name is there."""
-        return self._path("tables", name).is_file()
+        return name in self.table_names(name)
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the results that begin with `prefix`, numbers within them in numeric order.
 
-        Those that the last run did not ask for are left out.
+        Those that the last run did not ask for, and those of units that failed, are left out.
         """
-        hidden = self._hidden()
-        return [name for name in self._names("arrays", prefix) if name not in hidden]
+        return self._records.names("arrays", prefix)
 
     def parts(self, name: str) -> list[str]:
-        """Return the names of the files that hold a result: its own, or those of its groups of layers."""
-        if self._path("arrays", name).is_file():
-            return [] if name in self._hidden() else [name]
-        return [part for part in self.names(f"{name}/") if LAYERS.fullmatch(part.removeprefix(f"{name}/"))]
+        """Return the names of the files that hold a result: its own, or those of its groups of layers, in order.
+
+        None where one of the groups that the last run asked for is not there.
+        """
+        there = self.names(name)
+        if name in there:
+            return [name]
+        parts = self._records.parts(name)
+        return parts if set(parts) <= set(there) else []
 
     def table_names(self, prefix: str = "") -> list[str]:
         """Return the names of the tables that begin with `prefix`, likewise."""
-        return self._names("tables", prefix)
+        return self._records.names("tables", prefix)
 
     # results and tables
     def save_result(self, name: str, result: Result) -> Path:
@@ -110,15 +98,28 @@ class ResultStore:
         """
         return self._write("arrays", name, lambda path: result.save(path))
 
+    def save_unit(self, step: str, unit: str, state: UnitState, result: Result) -> Path:
+        """Write the result of a unit and remember what became of it, both or neither; return its path.
+
+        Raises:
+            OSError: as `save_result`.
+        """
+        of_unit = unit_event(step, unit, state)
+        return self._write("arrays", name_of(step, unit), lambda path: result.save(path), of_unit)
+
     def load_result(self, name: str, cls: type[R]) -> R:
         """Read a result of class `cls`; one that is kept in parts is joined.
 
         Raises:
-            InputError: there is none of this name, its file is damaged, or it is of another class.
+            InputError: there is none of this name, or not of all layers, its file is damaged, or it is of another
+                class.
         """
         parts = self.parts(name)
         if not parts:
-            raise InputError(f"{self.root} has no result {name!r}{self._available('arrays')}")
+            if asked := self._records.parts(name):
+                missing = [part.rpartition("/")[2] for part in asked if not self.has(part)]
+                raise InputError(f"{self.root} has the result {name!r} without layers {', '.join(missing)}")
+            raise InputError(f"{self.root} has no result {name!r}{_available(self.names())}")
         return self.load_files(parts, cls)
 
     def load_files(self, names: Sequence[str], cls: type[R]) -> R:
@@ -145,33 +146,29 @@ class ResultStore:
         Raises:
             InputError: there is none of this name, or its file is damaged.
         """
-        if not self._path("tables", name).is_file():
-            raise InputError(f"{self.root} has no table {name!r}{self._available('tables')}")
-        path = self._checked("tables", name)
-        try:
-            return pd.read_parquet(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+        return self._read_table(name, pd.read_parquet)
 
     def columns(self, name: str) -> list[str]:
-        """Return the names of a table's columns, without reading its rows."""
-        path = self._path("tables", name)
-        try:
-            return list(pq.read_schema(path).names)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+        """Return the names of a table's columns, without reading its rows.
+
+        Raises:
+            InputError: as `load_table`.
+        """
+        return list(self._read_table(name, pq.read_schema).names)
 
     def publish(self, name: str) -> Path:
         """Give a table a second name at the top of the directory, and return that."""
-        return self._replace(self._shown(name), lambda path: shutil.copyfile(self._checked("tables", name), path))
+        return self._folder.replace(
+            self._shown(name), lambda path: shutil.copyfile(self._checked("tables", name), path)
+        )
 
     def remove(self, name: str) -> None:
-        """Remove a result, if it is there: first from the manifest, so that a stop in between shows nothing."""
-        self._forget("arrays", name)
+        """Remove a result, if it is there."""
+        self.forget(f"arrays/{name}")
 
     def remove_table(self, name: str) -> None:
         """Remove a table and its second name, likewise."""
-        self._forget("tables", name)
+        self.forget(f"tables/{name}")
         self._shown(name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
@@ -180,7 +177,7 @@ class ResultStore:
         Raises:
             OSError: as `save_result`.
         """
-        return self._replace(self.root / name, lambda path: path.write_text(text, encoding="utf-8", newline=""))
+        return self._folder.replace(self.root / name, lambda path: path.write_text(text, encoding="utf-8", newline=""))
 
     # the manifest
     @contextmanager
@@ -202,159 +199,67 @@ class ResultStore:
                 f"another run is writing to {self.root}: wait for it or choose another directory"
             ) from None
         try:
-            self._begin()
-            self._is_writing = True
+            self._records.begin()
             yield self
         finally:
-            self._is_writing = False
+            self._records.end()
             lock.release()
 
     def step(self, name: str) -> StepState:
         """Return the state of a step; one that never began is pending."""
-        return self.manifest.steps.get(name, StepState())
+        return self._records.step(name)
 
     def record(self, step: str, unit: str, state: UnitState | None) -> None:
-        """Remember what became of a unit, or forget it (None)."""
-        event = {"step": step, "unit": unit, "state": None if state is None else state.model_dump(mode="json")}
-        self._happened(event)
+        """Remember what became of a unit, or forget it (None); a result that it has no more goes with that."""
+        event = unit_event(step, unit, state)
+        if state is None or not state.has_file:
+            event |= file_event("arrays", name_of(step, unit), None)
+        self._records.happened(event)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the manifest and write it."""
-        self._write_manifest(self.manifest.model_copy(update=changes))
+        self._records.write(**changes)
 
     def damaged(self) -> list[str]:
-        """Return the files ("arrays/NAME") of the manifest that are missing or not as they were written."""
-        found = []
-        for name, checksum in self.manifest.checksums.items():
-            path = self._path(*_split(name))
-            if not path.is_file() or checksum_of(path) != checksum:
-                found.append(name)
-        return found
+        """Return the files ("arrays/NAME") that there ought to be and that are missing, or not as they were written."""
+        checksums = self.manifest.checksums.items()
+        found = [file for file, checksum in checksums if not self._is_as_written(file, checksum)]
+        return found + self._records.without_file()
 
     def forget(self, file: str) -> None:
         """Remove a file ("arrays/NAME") and what the manifest knows of it."""
-        self._forget(*_split(file))
-
-    def _begin(self) -> None:
-        shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
-        self._manifest = self._read_manifest()
-        if not self.exists() and (loose := [room for room in ENDINGS if self._names(room, "")]):
-            raise InputError(
-                f"{self.root} holds {loose[0]} but no manifest.json that says what they are: choose another directory"
-            )
-        for room in ENDINGS:  # what was written and not yet recorded, or recorded as gone and not yet removed
-            for name in self._names(room, ""):
-                if f"{room}/{name}" not in self.manifest.checksums:
-                    self._path(room, name).unlink()
-        self._write_manifest(self.manifest.model_copy(update={"versions": package_versions()}))
-
-    def _happened(self, event: dict[str, Any]) -> None:
-        apply(self.manifest, event)
-        if self._is_writing:
-            self._journal.add(**event)
-
-    def _read_manifest(self) -> Manifest:
-        path = self.root / MANIFEST
-        if not path.is_file():
-            return Manifest()
-        try:
-            stored = json.loads(path.read_bytes())
-            schema = stored.get("schema_version")
-            if schema != SCHEMA:
-                raise InputError(f"{self.root} holds results of schema {schema}, this version reads {SCHEMA}")
-            return self._journal.replay(Manifest.model_validate(stored))
-        except (ValidationError, ValueError, AttributeError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not a manifest of lensdiff") from error
-
-    def _write_manifest(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self.write_text(MANIFEST, manifest.model_dump_json(indent=1))
-        self._journal.clear()
-
-    def _hidden(self) -> set[str]:
-        """Return the names of results that are there and that the last run did not ask for."""
-        steps = self.manifest.steps.items()
-        return {f"{step}/{unit}" for step, state in steps for unit in state.units.keys() - set(state.wanted)}
+        room, _, name = file.partition("/")
+        self._records.happened(file_event(room, name, None))
 
     # files
     def _shown(self, name: str) -> Path:
         return self.root / f"{encode_part(name)}.parquet"
 
-    def _path(self, room: str, name: str) -> Path:
-        parts = [encode_part(part) for part in name.split("/")]
-        if too_long := [part for part in parts if len(part.encode()) > LONGEST_PART]:
-            raise InputError(f"the name {too_long[0][:40]}... is longer than the {LONGEST_PART} bytes of a file's name")
-        return self.root.joinpath(room, *parts[:-1], parts[-1] + ENDINGS[room])
-
-    def _names(self, room: str, prefix: str) -> list[str]:
-        folder = self.root / room
-        files = (
-            path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{ENDINGS[room]}") if path.is_file()
-        )
-        found = ("/".join(decode_part(part) for part in path.parts) for path in files)
-        return sorted((name for name in found if name.startswith(prefix)), key=numeric_order)
-
-    def _available(self, room: str) -> str:
-        names = self._names(room, "")
-        return f", it has {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}" if names else ", it has none"
-
     def _checked(self, room: str, name: str) -> Path:
-        path, known = self._path(room, name), self.manifest.checksums.get(f"{room}/{name}")
+        path, known = self._folder.path(room, name), self.manifest.checksums.get(f"{room}/{name}")
         if known is not None and checksum_of(path) != known:
             raise InputError(f"{path} is damaged: it is not what the run wrote; run again, which makes it anew")
         return path
 
-    def _forget(self, room: str, name: str) -> None:
-        self._happened({"file": f"{room}/{name}", "checksum": None})
-        self._path(room, name).unlink(missing_ok=True)
+    def _is_as_written(self, file: str, checksum: str) -> bool:
+        room, _, name = file.partition("/")
+        path = self._folder.path(room, name)
+        return path.is_file() and checksum_of(path) == checksum
 
-    def _write(self, room: str, name: str, write: Callable[[Path], Any]) -> Path:
-        path = self._path(room, name)
-        found: list[str] = []
-
-        def and_sum(temporary: Path) -> None:
-            write(temporary)
-            found.append(checksum_of(temporary))
-
-        self._replace(path, and_sum)
-        self._happened({"file": f"{room}/{name}", "checksum": found[0]})
-        return path
-
-    def _replace(self, path: Path, write: Callable[[Path], Any]) -> Path:
-        partial = self.root / PARTIAL
-        partial.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=partial)
-        os.close(handle)
-        temporary = Path(name)
+    def _read_table(self, name: str, read: Callable[[Path], Any]) -> Any:
+        if not self.has_table(name):
+            raise InputError(f"{self.root} has no table {name!r}{_available(self.table_names())}")
+        path = self._checked("tables", name)
         try:
-            write(temporary)
-            flush(temporary)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.chmod(0o644)  # a temporary file is its owner's alone
-            os.replace(temporary, path)
-            flush(path.parent)
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"cannot write {path}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            return read(path)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{path} is damaged: {error}") from None
+
+    def _write(self, room: str, name: str, write: Callable[[Path], Any], event: dict[str, Any] | None = None) -> Path:
+        path, checksum = self._folder.write(room, name, write)
+        self._records.happened((event or {}) | file_event(room, name, checksum))
         return path
 
 
-def checksum_of(path: Path) -> str:
-    """Return the checksum by which a file of the directory is known again.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-
-
-def _split(file: str) -> tuple[str, str]:
-    room, _, name = file.partition("/")
-    return room, name
+def _available(names: Sequence[str]) -> str:
+    return f", it has {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}" if names else ", it has none"

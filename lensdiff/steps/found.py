@@ -63,7 +63,8 @@ class Found:
         done = set(self.units(step))
         asked = self._asked(step)
         models = dict.fromkeys(unit.model for unit in asked if unit.model is not None)
-        return [model for model in models if all(unit in done for unit in asked if unit.model == model)]
+        whole = [model for model in models if not self._missing(step, model)]
+        return [model for model in whole if all(unit in done for unit in asked if unit.model == model)]
 
     def reason(self, step: str, unit: Unit | None = None) -> str:
         """Return why a unit has no result, or why a whole step has none; empty where nothing is known of it."""
@@ -123,9 +124,18 @@ class Found:
             if self._outcome(step, unit) != "done":
                 reason = self.reason(step, unit) or "it was not done"
                 raise InputError(f"there is no result {name_of(step, unit)!r}: {reason}")
+        if missing := self._missing(step, model):
+            raise InputError(f"there is no result {f'{step}/{missing[0]}'!r}: it was not done")
         if not units:
             raise InputError(f"there is no result {step!r} of {model}")
         return [name_of(step, unit) for unit in units]
+
+    def _missing(self, step: str, model: str) -> list[str]:
+        """Return the names of a model's units that the run asked for and that nothing is known of yet."""
+        if self._reads is not None:  # the run does a unit when what it reads was done
+            return []
+        state = self.store.step(step)
+        return [name for name in state.wanted if name not in state.units and name.split("/")[0] == model]
 
     def _asked(self, step: str) -> dict[Unit, None]:
         if self._reads is not None:

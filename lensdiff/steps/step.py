@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from lensdiff.results import InputError, Result
+from lensdiff.results.manifest import Kept
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.unit import WHOLE, Unit
@@ -50,6 +51,16 @@ def no_units(plan: Plan, options: Any) -> list[Unit]:
     return []
 
 
+def all_kept(plan: Plan, unit: Unit, options: Any) -> Kept:
+    """Return how much stays of a result that is shown, or asked for again."""
+    return "whole"
+
+
+def none_kept(plan: Plan, unit: Unit, options: Any) -> Kept:
+    """Return how much stays of a result that is there for its readers alone."""
+    return "nothing"
+
+
 @dataclass(frozen=True, eq=False)
 class Step(Generic[O, R]):
     """One step of a run.
@@ -68,7 +79,7 @@ class Step(Generic[O, R]):
         reads: the results of other steps that a unit reads. Such a step comes before this one.
         needs: what a unit needs beside them: its own model (base, tuned or control), the pair, both models in memory,
             its prompt, all prompts, words, word vectors, the seed, the base (whatever the unit's model).
-        kept: what stays of a result once its readers are done: a smaller one, or None for nothing.
+        kept: how much of a result stays once its readers are done; part: makes the part of it.
         block: does several units at once where one model is held at a time; a result or an error for each.
     """
 
@@ -82,7 +93,8 @@ class Step(Generic[O, R]):
     reads: Callable[[Plan, Unit, O], Iterable[Read]] = no_reads
     needs: frozenset[Need] = frozenset()
     keys: tuple[str, ...] = ()
-    kept: Callable[[Plan, Unit, R, O], R | None] | None = None
+    kept: Callable[[Plan, Unit, O], Kept] = all_kept
+    part: Callable[[R], R] | None = None
     block: Callable[[Sequence["Inputs"], Sequence[Unit], O], Sequence[R | InputError]] | None = None
 
     def __post_init__(self) -> None:

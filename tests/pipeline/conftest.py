@@ -1,12 +1,15 @@
 """Tiny pairs of models on disk, prompts and words for them, and a run of everything."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lensdiff.inputs.fingerprints import fingerprint
+from lensdiff.models.pair import ModelPair, load_pair
+from lensdiff.pipeline import plans
 from lensdiff.pipeline.execute import execute
 from lensdiff.results import ResultStore
 from tests.checkpoints import TEXT, save_checkpoint
@@ -56,6 +59,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
     (folder / "words.tsv").write_text("".join(f"{word}\t1\n" for word in WORDS))
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """No run changes a model: where both are held, a pair of the same files is loaded once for all runs of a test."""
+    known: dict[str, ModelPair] = {}
+
+    def load(base: str, tuned: str, **options: Any) -> ModelPair:
+        if options["keep"] != "both":
+            return load_pair(base, tuned, **options)
+        key = repr((base, fingerprint(Path(base)), tuned, fingerprint(Path(tuned)), options))
+        if key not in known:
+            known[key] = load_pair(base, tuned, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "load_pair", load)
+        yield
 
 
 def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -1,197 +1,163 @@
 """Stopped anywhere, the next run goes on: at most one unit is done twice, and nothing is lost."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
-from lensdiff.pipeline import execute as engine
-from lensdiff.pipeline.execute import STEPS, execute
 from lensdiff.pipeline.report import Report
 from lensdiff.results import InputError, ResultStore
-from lensdiff.results.store import PARTIAL
-from tests.pipeline.conftest import Recorder, config_for
+from lensdiff.results import folder as folder_module
+from lensdiff.results.journal import Journal
+from tests.pipeline.conftest import PROMPTS, Recorder
+from tests.pipeline.resuming import Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
 
-ANALYSES = ["weights", "attribution", "heads", "mlp"]
-NONE = dict.fromkeys(("prompts", "attention", "heads", "rotation", "attribution"), 0)
-CONTROLS = {**NONE, "kinds": ["spectrum", "norm"], "heads": 2, "rotation": 2}
-OF_CONTROLS = ["instruction_use", "attribution", "attention"]
-
-
-def small(models: Path, out: Path) -> dict:
-    return config_for(models, out, analyses=ANALYSES, controls=CONTROLS)
-
-
-def contents(store: ResultStore) -> dict[str, torch.Tensor]:
-    """Every array of every result, by file and name."""
-    from safetensors.torch import load_file
-
-    root = store.root / "arrays"
-    files = (path for path in root.rglob("*.safetensors") if path.is_file())
-    return {f"{path.relative_to(root)} {k}": v for path in files for k, v in load_file(path).items()}
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultStore, Recorder]:
+def told(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultStore, list[str]]:
+    """A run that nothing stopped, and the units that it told of."""
     recorder = Recorder()
-    return execute(small(models, tmp_path_factory.mktemp("whole") / "out"), listener=recorder), recorder
+    return run(small(models, tmp_path_factory.mktemp("whole") / "out"), recorder), recorder.units()
 
 
-def check_complete(store: ResultStore, whole: tuple[ResultStore, Recorder]) -> None:
-    """Assert that a resumed run has what an uninterrupted one has, to the last bit."""
-    expected, found = contents(whole[0]), contents(store)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(torch.nan_to_num(found[k]), torch.nan_to_num(expected[k])) for k in expected)
-    assert store.table_names() == whole[0].table_names()
-    assert {s: v.state for s, v in store.manifest.steps.items()} == dict.fromkeys(whole[0].manifest.steps, "done")
-    assert not any((store.root / PARTIAL).iterdir())
+@pytest.fixture(scope="module")
+def whole(told: tuple[ResultStore, list[str]]) -> ResultStore:
+    return told[0]
 
 
-def tables(store: ResultStore) -> dict[str, pd.DataFrame]:
-    return {name: store.load_table(name) for name in store.table_names()}
-
-
-class Stop(BaseException):
-    """What no code of lensdiff expects."""
-
-
-def test_stopped_between_any_two_units(models, tmp_path, whole):
+def test_stopped_between_any_two_units(models, tmp_path, told):
     done: list[str] = []
+    config = small(models, tmp_path / "out")
     for _ in range(100):
         count = 0
 
-        def stop_after_three(event: str) -> None:
+        def stop_after_five(event: str) -> None:
             nonlocal count
             count += ": " in event
-            if count == 3:
+            if count == 5:
                 raise Stop
 
-        recorder = Recorder(stop_after_three)
+        recorder = Recorder(stop_after_five)
         try:
-            store = execute(small(models, tmp_path / "out"), listener=recorder)
+            run(config, recorder)
         except Stop:
             done += recorder.units()
+            assert not ResultStore(tmp_path / "out").manifest.ended
             continue
         done += recorder.units()
         break
     else:
         pytest.fail("the run never ended")
-    assert done == whole[1].units()  # no unit twice, none left out, in the same order
-    check_complete(store, whole)
+    assert done == told[1]  # no unit twice, none left out, in the same order
+    assert_same(ResultStore(tmp_path / "out"), told[0])
+
+
+WITHIN = [
+    "pair",
+    "attribution/tuned/sea",
+    "heads/tuned/0,1",
+    "control_attention/spectrum-0",
+    "heads/spectrum-1/0,1",
+    "verb_shift",
+    "value_rotation",
+    "claims",
+]
 
 
 def test_stopped_within_a_unit_repeats_that_one(models, tmp_path, whole, monkeypatch):
-    worked: list[str] = []
-    stops = {"attribution: tuned/sea", "controls: spectrum-1", "heads: tuned/0,1", "rotation_controls: norm-0"}
-    stops |= {"verb_shift: all", "value_rotation: norm-1"}
-    stop_in = set(stops)
+    left, worked, watch = set(WITHIN), [], Watch(monkeypatch)
 
-    def watched(step):
-        def work(workspace, unit):
-            name = f"{step.name}: {unit}"
-            step.work(workspace, unit)  # its results are on disk, but it is not recorded
-            worked.append(name)
-            if name in stop_in:
-                stop_in.remove(name)
-                raise Stop
-
-        return replace(step, work=work)
-
-    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
-    for _ in stops:
-        with pytest.raises(Stop):
-            execute(small(models, tmp_path / "out"))
-    store = execute(small(models, tmp_path / "out"))
-    assert {name for name in worked if worked.count(name) > 1} == stops
-    assert max(worked.count(name) for name in worked) == 2
-    check_complete(store, whole)
-
-
-def test_stopped_in_a_control_goes_on_at_the_next_with_the_same_tables(models, tmp_path, monkeypatch):
-    counts = {**NONE, "prompts": 2, "attention": 1, "attribution": 1}
-    options = {"analyses": OF_CONTROLS, "controls": {"kinds": ["spectrum", "norm"], **counts}}
-    options["instruction_use"] = {"draws": 1, "max_tokens": 3}
-    uninterrupted = execute(config_for(models, tmp_path / "whole", **options))
-    made: list[str] = []
-
-    def watched(step):
-        def work(workspace, unit):
-            if step.name == "controls":
-                made.append(unit)
-            step.work(workspace, unit)
-            if made == ["spectrum-0", "spectrum-1"]:
-                raise Stop  # what it found is on disk, but it is not recorded
-
-        return replace(step, work=work)
-
-    def stop_after_the_first_of_the_second_kind(event: str) -> None:
-        if event == "controls: norm-0":
+    def stop(name: str) -> None:  # its result is found, and nothing of it is on disk
+        if name in left:
+            left.remove(name)
             raise Stop
 
-    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
-    recorder = Recorder(stop_after_the_first_of_the_second_kind)
-    for _ in range(2):
+    watch.after = stop
+    config = small(models, tmp_path / "out")
+    for _ in WITHIN:
         with pytest.raises(Stop):
-            execute(config_for(models, tmp_path / "out", **options), listener=recorder)
+            run(config)
+        worked += watch.take()
         assert not ResultStore(tmp_path / "out").has("claims")
         assert "The answers are written when the run has ended." in Report(tmp_path / "out").html()
-    store = execute(config_for(models, tmp_path / "out", **options), listener=recorder)
-    assert made == ["spectrum-0", "spectrum-1", "spectrum-1", "norm-0", "norm-1"]
-    expected, found = tables(uninterrupted), tables(store)
-    assert {"claims", "claim_controls", "control_validity", "instruction_use", "attention_shift"} <= set(found)
-    assert list(found) == list(expected)
-    for name in expected:
-        pd.testing.assert_frame_equal(found[name], expected[name])
-    assert contents(store).keys() == contents(uninterrupted).keys()
+    store = run(config)
+    worked += watch.take()
+    assert {name for name in worked if worked.count(name) > 1} == set(WITHIN)
+    assert len(worked) == len(digests(whole)) + len(WITHIN)
+    assert_same(store, whole)
     assert "The answers are written when" not in Report(store).html()
 
 
-def test_stopped_while_a_step_is_finished(models, tmp_path, whole, monkeypatch):
-    left = {"attribution", "controls", "heads", "concepts", "rotation", "value_rotation"}
+def test_killed_at_any_write(models, tmp_path, whole, monkeypatch):
+    """Before or after any file is put in place, any line of the journal, any file's removal: nothing else is seen then
+    than what a fresh run finds, and at most the unit at hand and what was removed for it are done again."""
+    random.seed(3)
+    config, watch, expected = small(models, tmp_path / "out"), Watch(monkeypatch), seen(whole)
+    left, worked, kills = 0, [], 0
 
-    def watched(step):
-        def finish(workspace):
-            step.finish(workspace)
-            if step.name in left:
-                left.remove(step.name)
+    def counted(act):
+        def counting(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0 and random.random() < 0.5:
                 raise Stop
+            found = act(*arguments, **options)
+            if left == 0:
+                raise Stop
+            return found
 
-        return replace(step, finish=finish)
+        return counting
 
-    monkeypatch.setattr(engine, "STEPS", tuple(watched(step) for step in STEPS))
-    recorder = Recorder()
-    for _ in range(6):
-        with pytest.raises(Stop):
-            execute(small(models, tmp_path / "out"), listener=recorder)
-    store = execute(small(models, tmp_path / "out"), listener=recorder)
-    assert recorder.units() == whole[1].units()
-    check_complete(store, whole)
+    for target, name in ((folder_module.os, "replace"), (Journal, "add"), (Journal, "clear"), (Path, "unlink")):
+        monkeypatch.setattr(target, name, counted(getattr(target, name)))
+    for _ in range(100):
+        left = random.randint(8, 60)
+        try:
+            store = run(config)
+        except Stop:
+            kills += 1
+            left = -1
+            worked += watch.take()
+            now = ResultStore(tmp_path / "out")
+            damaged = now.damaged()
+            assert {name: digest for name, digest in seen(now).items() if name in expected}.items() <= expected.items()
+            assert len(damaged) <= 1  # was written, and is not recorded yet
+            continue
+        break
+    else:
+        pytest.fail("the run never ended")
+    worked += watch.take()
+    assert kills > 5
+    assert len(worked) <= len(digests(whole)) + 2 * kills
+    assert_same(store, whole)
 
 
-def test_a_full_disk_ends_the_run_and_the_next_goes_on(models, tmp_path, whole, monkeypatch):
-    flush, calls = os.fsync, 0
+@pytest.mark.parametrize("after", [3, 40, 150, 230])
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(models, tmp_path, whole, monkeypatch, after):
+    flush, calls, watch = os.fsync, 0, Watch(monkeypatch)
 
     def full(handle: int) -> None:
         nonlocal calls
         calls += 1
-        if calls > 60:
+        if calls > after:
             raise OSError(28, "No space left on device")
         flush(handle)
 
-    monkeypatch.setattr(os, "fsync", full)
-    recorder = Recorder()
-    with pytest.raises(OSError, match="No space left on device"):
-        execute(small(models, tmp_path / "out"), listener=recorder)
-    monkeypatch.undo()
-    store = execute(small(models, tmp_path / "out"), listener=recorder)
-    assert len(recorder.units()) - len(set(recorder.units())) == 0
-    check_complete(store, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            run(small(models, tmp_path / "out"))
+    store = run(small(models, tmp_path / "out"))
+    worked = watch.take()
+    assert len(worked) - len(set(worked)) <= 1
+    assert_same(store, whole)
 
 
 SCRIPT = """
@@ -212,96 +178,216 @@ import lensdiff.cli.whole
 lensdiff.cli.whole.Terminal = Deadly
 sys.exit(main(["run", sys.argv[1]]))
 """
-
-
-OWN = ["base/sea", "base/fruit", "base/a/b ..", "tuned/sea", "tuned/fruit", "tuned/a/b .."]
+IDS = [prompt["id"] for prompt in PROMPTS]
+OWN = [f"{side}/{name}" for side in ("base", "tuned") for name in IDS]
+FIRST = [f"norm-0/{name}" for name in IDS]
 
 
 @pytest.mark.parametrize(
     ("sent", "after", "expected"),
     [
-        ("SIGKILL", 13, {"responses": OWN, "attribution": OWN, "controls": ["norm-0"]}),
-        ("SIGINT", 3, {"responses": OWN[:3]}),
+        (
+            "SIGKILL",
+            14,
+            {
+                "pair": [""],
+                "responses": OWN,
+                "attribution": [*OWN, *FIRST],
+                "control_responses": FIRST,
+                "control_validity": ["norm-0"],
+            },
+        ),
+        ("SIGINT", 4, {"pair": [""], "responses": OWN[:3]}),
     ],
 )
-def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, whole, sent, after, expected):
+def test_a_signal_ends_the_command_and_it_goes_on(models, tmp_path, sent, after, expected):
     lines = [
         f'{key} = "{models / name}"'
         for key, name in (("base", "base"), ("tuned", "tuned"), ("prompts", "prompts.jsonl"))
     ]
-    lines += [f'out = "{tmp_path / "out"}"', 'analyses = ["attribution"]', "max_new_tokens = 4", 'device = "cpu"']
+    lines += [f'out = "{tmp_path / "out"}"', 'analyses = ["attribute"]', "max_new_tokens = 4", 'device = "cpu"']
     config = tmp_path / "run.toml"
-    controls = ["[controls]", 'kinds = ["norm", "spectrum"]', "attribution = 2"]
-    config.write_text("\n".join([*lines, "[attribution]", "deletion_draws = 2", *controls]))
+    controls = ["[controls]", 'kinds = ["norm", "spectrum"]', "attribute = 2"]
+    config.write_text("\n".join([*lines, "[attribute]", "deletion_draws = 2", *controls]))
     command = [sys.executable, "-c", SCRIPT, str(config), sent, str(after)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
-    assert {name: state.done for name, state in ResultStore(tmp_path / "out").manifest.steps.items()} == expected
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
+    steps = ResultStore(tmp_path / "out").manifest.steps
+    assert {name: state.done for name, state in steps.items() if state.done} == expected
     if sent == "SIGKILL":
         assert ran.returncode == -signal.SIGKILL
     else:
         assert ran.returncode == 1
         assert ran.stderr.strip().split("\n")[-1] == "lensdiff: stopped; the same command goes on from here"
         assert "Traceback" not in ran.stderr
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/arrays").rglob("*.safetensors")}
     from lensdiff.cli import main
 
     assert main(["run", str(config), "--quiet"]) == 0
     store = ResultStore(tmp_path / "out")
     assert {state.state for state in store.manifest.steps.values()} == {"done"}
     assert (tmp_path / "out" / "report.html").is_file()
-    assert store.step("controls").done == ["norm-0", "norm-1"]
-    found, same = contents(store), contents(whole[0])
-    for name in (name for name in same if name.startswith("attribution")):
-        assert torch.equal(found[name], same[name])
+    assert store.step("control_validity").done == ["norm-0", "norm-1"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing of it was done again
+    fresh = run(store.manifest.config | {"out": str(tmp_path / "fresh")})
+    found, same = arrays(store.root), arrays(fresh.root)
+    assert found.keys() == same.keys()
+    for name, value in same.items():
+        if isinstance(value, torch.Tensor):  # the command takes another number of threads
+            torch.testing.assert_close(found[name], value, equal_nan=True)
 
 
 def test_two_runs_on_one_directory(models, tmp_path):
-    inner: list[InputError] = []
+    refused: list[InputError] = []
+    config = small(models, tmp_path / "out", analyses=["weights"])
 
     def run_again(event: str) -> None:
-        if not inner:
-            with pytest.raises(InputError, match="another run is writing to") as error:
-                execute(small(models, tmp_path / "out"))
-            inner.append(error.value)
+        with pytest.raises(InputError, match=rf"another run is writing to {tmp_path / 'out'}") as error:
+            run(config | {"seed": 5})
+        refused.append(error.value)
 
-    store = execute(config_for(models, tmp_path / "out", analyses=["weights"]), listener=Recorder(run_again))
-    assert len(inner) == 1
+    store = run(config, Recorder(run_again))
+    assert len(refused) > 3
     assert store.step("weights").state == "done"
+    assert store.manifest.config["seed"] == 0
 
 
-def test_what_may_change_between_runs(models, tmp_path):
-    out = tmp_path / "out"
-    changes = {"analyses": ["attribution"], "controls": {"kinds": ["norm"], "attribution": 1}}
-    store = execute(config_for(models, out, **changes))
-    first = store.step("attribution")
+# units that fail
+def failing(watch: Watch, *names: str) -> None:
+    def fail(name: str) -> None:
+        if name in names:
+            raise InputError(f"{name} cannot be had")
 
-    def assert_refused(message: str, **more: object) -> None:
-        with pytest.raises(InputError, match=message):
-            execute(config_for(models, out, **(changes | more)))
-
-    assert_refused("max_new_tokens is 4 there, 5 here", max_new_tokens=5)
-    assert_refused("attribution.target is 'probability' there, 'logit' here", attribution={"target": "logit"})
-    assert_refused("seed is 0 there, 1 here", seed=1)
-    assert_refused("controls.attribution is 1 there, 2 here", controls={"kinds": ["norm"], "attribution": 2})
-    assert_refused(r"controls.kinds is \['norm'\] there, \['spectrum'\] here", controls={"kinds": ["spectrum"]})
-    # nothing that is done depends on these, and an analysis more is welcome
-    more = {"analyses": ["attribution", "mlp"], "mlp": {"n_components": 4, "ranks": [1]}, "keep": "both"}
-    more |= {"controls": {"kinds": ["norm"], "attribution": 1, "rotation": 2}}
-    again = execute(config_for(models, out, **more))
-    assert again.step("attribution") == first
-    assert again.step("rotation").state == "done"
-    assert again.step("controls").done == ["norm-0", "norm-1"]  # one more is checked, for the rotation
-    assert again.load_table("control_validity")["seed"].tolist() == [0, 1]
-    assert_refused("mlp.n_components is 4 there, 8 here", **(more | {"mlp": {"n_components": 8, "ranks": [1]}}))
+    watch.before = fail
 
 
-def test_other_weights_in_the_same_place_are_noticed(models, tmp_path):
-    import shutil
+FAILS = {  # what fails: what is done again when it can be had, and what cannot be had without it
+    "attribution/base/sea": ({"claims"}, set()),
+    "outputs/sea": (set(), set()),
+    "control_attention/spectrum-0": ({"attention_shift"}, set()),
+    "heads/spectrum-1/0,1": (
+        {"verb_shift", "pair_overlap", "claims", "heads/spectrum-0/0,1", "heads/spectrum-2/0,1"},
+        set(),
+    ),
+    "concepts/tuned/0,1": (set(), {"coherence/tuned", "rotation"}),
+    "responses/tuned/sea": (
+        {
+            *("attention_shift", "claims", "instruction_use_deletion", "instruction_use_deletion_control/spectrum-0"),
+            *("instruction_use_pair", "instruction_use_deletion_pair", "control_attention/spectrum-0"),
+        },
+        {
+            *("attribution/tuned/sea", "attention/base/sea", "attention/tuned/sea", "outputs/sea"),
+            *("control_responses/spectrum-0/sea", "attribution/spectrum-0/sea"),
+            *("instruction_use", "instruction_use_control/spectrum-0"),  # one prompt alone has no other instruction
+        },
+    ),
+    "control_validity/spectrum-0": (
+        {
+            *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
+        },
+        {
+            *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),
+            *("attribution/spectrum-0/sea", "attribution/spectrum-0/fruit"),
+            *("instruction_use_control/spectrum-0", "instruction_use_deletion_control/spectrum-0"),
+        },
+    ),
+}
 
-    for name in ("base", "tuned"):
-        shutil.copytree(models / name, tmp_path / name)
-    for name in ("prompts.jsonl", "words.tsv"):
-        shutil.copy(models / name, tmp_path / name)
-    execute(config_for(tmp_path, tmp_path / "out", analyses=["weights"]))
-    shutil.copy(models / "base" / "model.safetensors", tmp_path / "tuned" / "model.safetensors")
-    with pytest.raises(InputError, match="tuned file is"):
-        execute(config_for(tmp_path, tmp_path / "out", analyses=["weights"]))
+
+@pytest.mark.parametrize("name", FAILS)
+def test_a_unit_that_failed_is_tried_again_with_what_reads_it(models, tmp_path, whole, monkeypatch, name):
+    again, without = FAILS[name]
+    config, watch, recorder = small(models, tmp_path / "out"), Watch(monkeypatch), Recorder()
+    failing(watch, name)
+    store = run(config, recorder)
+    assert set(watch.take()) == digests(whole).keys() - without
+    step, _, unit = name.partition("/")
+    assert store.step(step).failures == {unit: f"{name} cannot be had"}
+    assert any(f"{name} cannot be had" in line for line in recorder.said)
+    assert not store.has(name)
+    lacking = {full for full in without if not store.has(full)}
+    assert lacking == without
+    states = [store.step(full.split("/")[0]).units[full.partition("/")[2]] for full in without]
+    assert all(state.outcome == "impossible" and state.reason for state in states)
+
+    run(config)  # it fails for good: nothing else is done
+    assert watch.take() == [name]
+    assert seen(ResultStore(store.root)) == seen(store)
+
+    failing(watch)
+    store = run(config)
+    worked = watch.take()
+    assert set(worked) == {name} | again | without
+    assert_same(store, whole)
+
+
+def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch):
+    config, watch = small(models, tmp_path / "out"), Watch(monkeypatch)
+
+    def out_of_memory(name: str) -> None:
+        if name == "outputs/fruit":
+            raise torch.OutOfMemoryError("no memory")
+
+    watch.before = out_of_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        run(config)
+    first = watch.take()
+    watch.before = lambda name: None
+    assert_same(run(config), whole)
+    assert set(first) & set(watch.take()) == {"outputs/fruit"}
+
+
+def test_a_prompt_that_breaks_a_block_fails_alone(models, tmp_path, monkeypatch):
+    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    alone = {"keep": "one", "controls": {"kinds": ["spectrum"], **none}, "analyses": ["outputs"], "max_prompts": 3}
+    from lensdiff.analyses.outputs import steps as outputs
+
+    shift = outputs.output_shift
+
+    def broken(pair, prompts, texts, **options):
+        if "fruit" in [prompt.id for prompt in (prompts if isinstance(prompts, list) else [prompts])]:
+            raise RuntimeError("a shape that does not fit")
+        return shift(pair, prompts, texts, **options)
+
+    monkeypatch.setattr(outputs, "output_shift", broken)
+    store = run(small(models, tmp_path / "out", **alone))
+    assert store.step("outputs").failures == {"fruit": "a shape that does not fit"}
+    assert store.step("outputs").done == ["sea", "a/b .."]
+    monkeypatch.undo()
+
+
+# what a unit may ask for
+@pytest.mark.parametrize(
+    ("step", "asks", "message"),
+    [
+        ("weights", lambda inputs, options: inputs.seed, "step weights asks for seed, which it does not need"),
+        ("weights", lambda inputs, options: inputs.vocabulary, "step weights asks for vocabulary"),
+        ("weights", lambda inputs, options: inputs.prompts, "step weights asks for prompts"),
+        ("heads", lambda inputs, options: inputs.pair, "step heads asks for pair"),
+        ("heads", lambda inputs, options: options.table_top, "step heads reads the option table_top"),
+        ("heads", lambda inputs, options: options.layers_per_group, "step heads reads the option layers_per_group"),
+        ("verb_shift", lambda inputs, options: inputs.model, "step verb_shift asks for model"),
+        ("outputs", lambda inputs, options: inputs.prompt_of("fruit"), "step outputs asks for prompts"),
+        ("outputs", lambda inputs, options: inputs.given("fruit"), "step outputs asks for prompts"),
+    ],
+)
+def test_a_unit_that_asks_for_what_its_step_did_not_name_is_a_fault(
+    models, tmp_path, whole, monkeypatch, step, asks, message
+):
+    from dataclasses import replace
+
+    from lensdiff.pipeline import graph
+
+    steps_of = graph.steps_of
+
+    def asking(analyses):
+        for each in steps_of(analyses):
+            yield each if each.name != step else replace(each, work=lambda inputs, unit, options: asks(inputs, options))
+
+    out = copied(whole, tmp_path / "out")
+    monkeypatch.setattr(graph, "steps_of", lambda analyses: list(asking(analyses)))
+    config = small(models, out)
+    with ResultStore(out).writing() as store:
+        for unit in store.step(step).wanted:
+            store.record(step, unit, None)
+    with pytest.raises(AssertionError, match=message):
+        run(config)

@@ -56,6 +56,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "level": "its linguistic level; empty: none was said",
             "reason": "why there is no annotation",
         },
+        of=(ANNOTATIONS,),
     ),
     TableDoc(
         "annotation_shift",
@@ -77,6 +78,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "paper_p": "the paper's test: Welch over seeds, which are no samples",
             "verdict": "in words",
         },
+        of=(SHIFT,),
     ),
     TableDoc(
         "annotation_groups",
@@ -95,5 +97,6 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "low": "limits of the difference",
             "high": "as low",
         },
+        of=(SHIFT,),
     ),
 )

@@ -10,11 +10,12 @@ from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.control import ControlAttention, control_attention
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
 from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
+from lensdiff.results.manifest import Kept
 from lensdiff.steps import responses
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -44,11 +45,12 @@ def read_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
     return probe.read(probe.n_text)
 
 
-def kept(plan: Plan, unit: Unit, result: AttentionPatterns, options: AttentionOptions) -> AttentionPatterns:
-    """Return a result without its patterns, which are most of what a run writes, but for the first prompts."""
-    first = list(plan.prompts)[: options.keep_patterns]
-    if unit.prompt in first or not result.patterns.numel():
-        return result
+def kept(plan: Plan, unit: Unit, options: AttentionOptions) -> Kept:
+    """Return that the patterns, which are most of what a run writes, stay of the first prompts alone."""
+    return "whole" if unit.prompt in list(plan.prompts)[: options.keep_patterns] else "part"
+
+
+def without_patterns(result: AttentionPatterns) -> AttentionPatterns:
     return replace(result, patterns=torch.empty(*result.patterns.shape[:2], 0, 0))
 
 
@@ -125,6 +127,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         needs=frozenset({"model", "pair", "prompt"}),
         keys=READ_KEYS,
         kept=kept,
+        part=without_patterns,
     ),
     Step(
         name="control_attention",
@@ -137,7 +140,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         reads=control_reads,
         needs=frozenset({"model", "pair", "prompts"}),
         keys=READ_KEYS,
-        kept=lambda plan, unit, result, options: None,
+        kept=none_kept,
     ),
     Step(
         name="attention_shift",

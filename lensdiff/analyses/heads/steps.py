@@ -10,6 +10,7 @@ from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pai
 from lensdiff.analyses.heads.ov_reading import COMPONENTS, OVReading, ov_reading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
 from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
+from lensdiff.results.manifest import Kept
 from lensdiff.steps.found import Found, Stored
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
@@ -52,9 +53,9 @@ def cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
     return n_layers * (view.n_heads * per_head + made)
 
 
-def kept(plan: Plan, unit: Unit, result: HeadWordPairs, options: HeadOptions) -> HeadWordPairs | None:
-    """Return nothing of a control's word pairs: they are large, and what they were for is done."""
-    return None if unit.control else result
+def kept(plan: Plan, unit: Unit, options: HeadOptions) -> Kept:
+    """Return that nothing stays of a control's word pairs: they are large, and what they were for is done."""
+    return "nothing" if unit.control else "whole"
 
 
 # what changed in them

@@ -22,7 +22,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc
 from lensdiff.steps.unit import SIDES, WHOLE, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -133,14 +133,13 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
     def cost(probe: Probe, unit: Unit, options: InstructionUseOptions) -> float:
         return _use_cost(probe, unit, options, by)
 
-    nothing: Any = lambda plan, unit, result, options: None  # noqa: E731
     common: Any = {"options": InstructionUseOptions, "result": InstructionUse}
     title = f"instruction use by {by}"
     return [
         Step(of_pair, title, units=no_units, work=pair, cost=cost, reads=response_reads, needs=needs, keys=keys,
-             kept=nothing, **common),
+             kept=none_kept, **common),
         Step(of_control, f"{title} of controls", units=no_units, work=control, cost=cost, reads=control_reads,
-             needs=needs | {"model"}, keys=keys, kept=nothing, **common),
+             needs=needs | {"model"}, keys=keys, kept=none_kept, **common),
         Step(name, f"{title} beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads, **common),
     ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Read, Step, no_units, one_unit
+from lensdiff.steps.step import Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_both, of_one
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -167,7 +167,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         reads=control_reads,
         needs=frozenset({"model"}),
         keys=("fold_gain",),
-        kept=lambda plan, unit, result, options: None,
+        kept=none_kept,
     ),
     Step(
         name="rotation",

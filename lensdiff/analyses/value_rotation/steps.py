@@ -11,7 +11,7 @@ from lensdiff.results import InputError
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -74,7 +74,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         cost=cost,
         needs=frozenset({"pair", "both"}),
         keys=("layers",),
-        kept=lambda plan, unit, result, options: None,
+        kept=none_kept,
     ),
     Step(
         name="value_rotation_control",
@@ -87,7 +87,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         reads=control_reads,
         needs=frozenset({"model", "base"}),
         keys=("layers",),
-        kept=lambda plan, unit, result, options: None,
+        kept=none_kept,
     ),
     Step(
         name="value_rotation",

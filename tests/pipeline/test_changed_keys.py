@@ -1,0 +1,220 @@
+"""A changed key recomputes exactly what depends on it: every key of a config, and what is worked on then."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lensdiff.pipeline.config import ASKED, COUNTED, TABLES, ControlOptions, RunConfig
+from lensdiff.results import ResultStore
+from tests.pipeline.conftest import PROMPTS, WORDS
+from tests.pipeline.resuming import (
+    CONTROLS,
+    SMALL,
+    Watch,
+    arrays,
+    assert_same,
+    copied,
+    digests,
+    matching,
+    run,
+    small,
+    stale,
+)
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    folder = tmp_path_factory.mktemp("whole")
+    vectors = np.random.default_rng(0).normal(size=(len(WORDS), 5))
+    lines = (f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, vectors, strict=True))
+    (models / "glove.txt").write_text("".join(lines))
+    (models / "fewer.tsv").write_text("".join(f"{word}\t1\n" for word in WORDS[1:]))
+    return run(small(models, folder / "out"))
+
+
+PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
+OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control")
+USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
+HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
+CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
+ATTENTION = {"attention", "control_attention", "attention_shift"}
+BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+OF_ANY_CONTROL = {
+    f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
+}
+OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+# what a changed key does: the units that are known by it, and those that are made again because they are read and were
+# removed when their readers were done
+KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
+    "keep": ("both", set(), set()),  # what "auto" chose
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
+    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
+    "max_prompts": (
+        3,
+        {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
+        | {"outputs/a/b ..", "control_attention", "attention_shift"}
+        | USE,
+        set(),
+    ),
+    "prompt": (PROMPTS, set(), set()),  # the same, in the config
+    "vocabulary": ("fewer.tsv", HEADS | CONCEPTS | {"ov_reading"}, set()),
+    "vectors": ("glove.txt", HEADS | {"coherence"}, set()),
+    "attribute.target": ("logit", {"attribution", "claims"}, set()),
+    "attribute.method": ("forward", {"attribution", "claims"}, set()),
+    "attribute.deletion_draws": (2, {"attribution", "claims"}, set()),
+    "attribute.retokenise": (True, {"attribution", "claims"}, set()),
+    "attention.layers": ([1], ATTENTION, set()),
+    "attention.sink": ("counted", ATTENTION, set()),
+    "attention.keep_patterns": (1, set(), set()),
+    "heads.layers": ([1], HEADS | {"ov_reading"}, set()),
+    "heads.top_k": (5, HEADS, set()),
+    "heads.threshold_words": (7, HEADS, set()),
+    "heads.threshold_std": (1.5, HEADS, set()),
+    "heads.layers_per_group": (2, {"verb_shift", "claims"}, {"heads:controls"}),
+    "heads.table_top": (1, set(), set()),
+    "instruction_use.texts": (["tuned"], USE, set()),
+    "instruction_use.draws": (2, USE, set()),
+    "instruction_use.max_tokens": (2, USE, set()),
+    "mlp.layers": ([1], CONCEPTS, set()),
+    "mlp.sides": (["key"], CONCEPTS, set()),
+    "mlp.n_components": (3, CONCEPTS, set()),
+    "mlp.top_words": (2, CONCEPTS, set()),
+    "mlp.fold_gain": (False, CONCEPTS, set()),
+    "mlp.ranks": ([1], {"rotation"}, {"control_concepts"}),
+    "value_rotation.layers": (
+        [1],
+        {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
+        set(),
+    ),
+    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.instruction_use": (
+        2,
+        {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
+        {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS)},
+    ),
+    "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
+    "controls.attention": (
+        2,
+        {"control_attention:spectrum-1", "attention_shift"},
+        {"control_attention:spectrum-0"},
+    ),
+    # the fourth is not run on text: three of a kind are, where weights alone are read
+    "controls.heads": (
+        4,
+        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"},
+        {f"heads:spectrum-{i}" for i in range(3)},
+    ),
+    "controls.mlp": (2, {"control_concepts:spectrum-1", "rotation"}, {"control_concepts:spectrum-0"}),
+    "controls.value_rotation": (
+        2,
+        {"value_rotation_control:spectrum-1", "value_rotation", "claims"},
+        {"value_rotation_pair", "value_rotation_control:spectrum-0"},
+    ),
+}
+EVERYTHING = {"device": "cpu:0", "dtype": "float64", "weights": "folded", "wrapper": "bridge"}
+ELSEWHERE = {  # in test_changed_inputs, test_identity, or of no result
+    *("base", "tuned", "base_revision", "tuned_revision", "prompts", "analyses", "out", "controls.data"),
+}
+
+
+def changed(models: Path, key: str, value: Any) -> dict[str, Any]:
+    """The keys of the small config that another value of one changes."""
+    table, _, name = key.rpartition(".")
+    if key == "prompt":
+        return {"prompt": value, "prompts": None}
+    if key in ("vocabulary", "vectors"):
+        return {key: str(models / value)}
+    if key == "mlp.n_components":
+        return {"mlp": {"n_components": value, "ranks": [1, 2]}}
+    return {table: {name: value}} if table else {key: value}
+
+
+def test_every_key_is_in_the_table():
+    keys = {name for name in RunConfig.model_fields if name != "controls"}
+    keys |= {f"{analysis.name}.{key}" for analysis in TABLES for key in analysis.options.model_fields}
+    keys |= {f"controls.{name}" for name in (*ControlOptions.model_fields, *(analysis.name for analysis in COUNTED))}
+    assert keys == KEYS.keys() | EVERYTHING.keys() | ELSEWHERE
+    assert SMALL["analyses"] == list(ASKED)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_changed_key_repeats_what_depends_on_it(models, tmp_path, whole, monkeypatch, key):
+    value, expected, again = KEYS[key]
+    out = copied(whole, tmp_path / "out")
+    config = small(models, out, **changed(models, key, value))
+    before, watch = digests(whole), Watch(monkeypatch)
+    predicted = stale(config, ResultStore(out))
+    store = run(config)
+    after = digests(store)
+    differ = {name for name, digest in after.items() if before.get(name) != digest}
+    assert differ == (matching(after, expected) if expected else set())
+    assert predicted == differ
+    worked = watch.take()
+    assert set(worked) - differ == (matching(after, again) if again else set())
+    assert set(worked) >= differ
+    assert len(worked) == len(set(worked))
+    run(config)
+    assert watch.take() == []
+
+
+@pytest.mark.parametrize("key", EVERYTHING)
+def test_how_models_are_loaded_is_what_everything_depends_on(models, whole, key):
+    config = small(models, whole.root, **{key: EVERYTHING[key]})
+    assert stale(small(models, whole.root), whole) == set()
+    assert stale(config, whole) == digests(whole).keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heads": {"table_top": 1}},
+        {"attention": {"keep_patterns": 1}},
+        {"heads": {"layers_per_group": 2}, "mlp": {"ranks": [1]}},
+        {"controls": {"kinds": ["norm", "spectrum"], "heads": 1, "attention": 2}},
+        {
+            "seed": 1,
+            "max_prompts": 3,
+            "max_new_tokens": 2,
+            "heads": {"layers": [1], "top_k": 5},
+            "mlp": {"sides": ["key"], "n_components": 3},
+            "attention": {"layers": [1], "keep_patterns": 0},
+            "controls": CONTROLS | {"kinds": ["norm"], "attribute": 2},
+            "instruction_use": {"texts": ["tuned"]},
+        },
+    ],
+    ids=["a table", "patterns", "what was removed", "controls", "many"],
+)
+def test_there_and_back_is_what_a_fresh_directory_is(models, tmp_path, whole, changes):
+    out = copied(whole, tmp_path / "out")
+    fresh = run(small(models, tmp_path / "fresh", **changes))
+    assert_same(run(small(models, out, **changes)), fresh)
+    assert_same(run(small(models, out)), whole)
+
+
+def test_a_changed_table_is_written_again_and_no_other(models, tmp_path, whole):
+    out = copied(whole, tmp_path / "out")
+    store = run(small(models, out, heads={"table_top": 1}))
+    before, after = whole.manifest.tables, store.manifest.tables
+    assert {name for name in after if after[name].digest != before[name].digest} == {"heads"}
+    counts = [
+        each.load_table("heads").groupby(["model", "layer", "head_index", "dim"]).size().max()
+        for each in (whole, store)
+    ]
+    assert counts[0] > counts[1] == 1
+
+
+def test_patterns_that_were_not_kept_are_made_again(models, tmp_path, whole, monkeypatch):
+    out = copied(whole, tmp_path / "out")
+    watch = Watch(monkeypatch)
+    run(small(models, out, attention={"keep_patterns": 1}))
+    sizes = {name: value.numel() for name, value in arrays(out).items() if name.endswith(" patterns")}
+    assert [name for name, size in sizes.items() if not size] == [
+        f"attention/{side}/fruit.safetensors patterns" for side in ("base", "tuned")
+    ]
+    assert watch.take() == []
+    run(small(models, out))
+    assert watch.take() == ["attention/base/fruit", "attention/tuned/fruit"]
