@@ -48,16 +48,17 @@ def layer_list(name: str, given: str | None) -> list[int] | None:
     return found
 
 
-def number_list(name: str, given: str) -> list[int]:
+def number_list(name: str, given: str, kind: type[int] | type[float] = int) -> list[int] | list[float]:
     """Return the numbers of a text like `1,5,10`.
 
     Raises:
         typer.BadParameter: it is no such list.
     """
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise typer.BadParameter(f"{name} {given!r} is no list of numbers like 1,5,10")
-    return [int(part) for part in parts]
+    try:
+        return [kind(part) for part in given.split(",")]
+    except ValueError:
+        what = "whole numbers like 1,5,10" if kind is int else "numbers like 0.5,1"
+        raise typer.BadParameter(f"{name} {given!r} is no list of {what}") from None
 
 
 def prompt_keys(

@@ -126,8 +126,9 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
         return o.layer_list(flag_of(name, field), given)
     if not is_list:
         return given
-    if (isinstance(kind, type) and issubclass(kind, int)) or get_origin(kind) is Annotated:
-        return o.number_list(flag_of(name, field), given)
+    number, _ = _kind(kind)  # of an item
+    if number in (int, float):
+        return o.number_list(flag_of(name, field), given, number)
     return [part.strip() for part in given.split(",")]
 
 

@@ -104,7 +104,7 @@ class Probe:
         return self.step * self.n_response + self.read(self.n_prompt)
 
     def decompose(self, n: int, dtype: torch.dtype = torch.float32) -> float:
-        """Return the seconds of a singular value decomposition of n x n: a smaller one's, which grow with the cube."""
+        """Return the seconds of a singular value decomposition of n x n on the CPU: a smaller one's, by the cube."""
         size = min(n, DECOMPOSED)
 
         def measure(probe: "Probe") -> float:

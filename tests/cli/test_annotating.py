@@ -77,4 +77,4 @@ def test_what_cannot_be_annotated_is_refused(lensdiff: Command, server, director
         "there is no result 'concepts' of base",
     )
     ran = lensdiff("annotate", directory, "--model", "m", "--base-url", url, "--layers", "1")
-    assert_refused(ran, "layers=[1] given, the concepts have [0]")
+    assert_refused(ran, "layers=[1] given, expected at least one of 0")

@@ -173,7 +173,7 @@ def test_options_reach_the_analysis(lensdiff: Command, models: Path, tmp_path):
 WRONG_USAGE = {
     "layers": ("heads", ("--layers", "first"), "--layers 'first' is no list of layers like 0,1,5-8"),
     "layers that go back": ("heads", ("--layers", "2-1"), "--layers '2-1' is no list of layers like 0,1,5-8"),
-    "ranks": ("mlp", ("--ranks", "one"), "--ranks 'one' is no list of numbers like 1,5,10"),
+    "ranks": ("mlp", ("--ranks", "one"), "--ranks 'one' is no list of whole numbers like 1,5,10"),
     "no prompt": ("outputs", (), "give either --prompt TEXT or --prompts FILE"),
     "no prompts": ("instruction-use", (), "give either --prompt TEXT or --prompts FILE"),
     "fewer than no controls": ("heads", ("--controls", -1), "Invalid value for '--controls'"),
@@ -197,7 +197,7 @@ def test_wrong_usage_is_said_with_the_usage(lensdiff: Command, tmp_path, command
 
 UNUSABLE = {
     "a rank that does not fit": ("mlp", ("--ranks", "500", "--components", 20), "rank 500 is above n_components = 20"),
-    "a layer that is not there": ("heads", ("--layers", "9"), "layers [9]"),
+    "a layer that is not there": ("heads", ("--layers", "9"), "layers=[9] given, expected at least one of 0 to 1"),
     "a layer twice": ("mlp", ("--layers", "0,0"), "mlp.layers is [0, 0], expected distinct layers"),
     "sides": ("mlp", ("--sides", "left"), "mlp.sides[0] is 'left', expected one of"),
     "words": ("heads", ("--vocabulary", "none.tsv"), "no file at none.tsv"),
@@ -246,5 +246,5 @@ def test_a_run_whose_step_failed_ends_with_1_and_says_so(lensdiff: Command, mode
     ran = lensdiff("run", config, "--out", tmp_path / "out", "--quiet")
     assert ran.code == 1
     assert ran.out.strip() == str(tmp_path / "out" / "report.html")
-    assert "lensdiff: heads could not be done: layers [9]" in ran.err
+    assert "lensdiff: heads could not be done: layers=[9] given, expected at least one of 0 to 1" in ran.err
     assert ResultStore(tmp_path / "out").step("weights").state == "done"

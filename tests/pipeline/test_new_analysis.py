@@ -75,7 +75,17 @@ def session(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
         "init": ["init", str(folder / "new.toml")],
         "command": ["embedding-norms", *pair, *out, *OPTIONS, "--power", "3"],
         "again": ["embedding-norms", *pair, "--out", str(folder / "again"), *OPTIONS, "--power", "3"],
-        "changed": ["embedding-norms", *pair, "--out", str(folder / "changed"), *OPTIONS, "--power", "1"],
+        "changed": [
+            "embedding-norms",
+            *pair,
+            "--out",
+            str(folder / "changed"),
+            *OPTIONS,
+            "--power",
+            "1",
+            "--scales",
+            "0.5,1",
+        ],
         "wrong": ["run", str(folder / "wrong.toml")],
         "run": ["run", str(folder / "run.toml")],
     }
@@ -142,7 +152,7 @@ def test_a_changed_option_does_it_again(session: Session, models: Path):
         assert digests[0].isdisjoint(digests[1])
     assert after.steps["pair"] == before.steps["pair"]
     frame = pd.read_parquet(session.folder / "changed" / "embedding_norms.parquet")
-    assert frame.norm.tolist()[:2] == pytest.approx(norms_of(models / "base", 1), rel=1e-5)
+    assert frame.norm.tolist()[:2] == pytest.approx([1.5 * norm for norm in norms_of(models / "base", 1)], rel=1e-5)
 
 
 def test_its_keys_are_those_of_a_config(session: Session):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from lensdiff.analyses.weights import WeightOptions
 from lensdiff.analyses.weights.weight_shift import WeightShift, weight_shift
 from lensdiff.steps.inputs import Inputs
@@ -19,9 +21,9 @@ def work(inputs: Inputs, unit: Unit, options: WeightOptions) -> WeightShift:
 
 
 def cost(probe: Probe, unit: Unit, options: WeightOptions) -> float:
-    # the singular values of every matrix, whose smaller side is d_model: half of a square's for as many rows
+    # the singular values of every matrix, in float64: as squares of its smaller side, and without their vectors
     d_model = probe.view.d_model
-    return probe.parameters / d_model**2 * probe.decompose(d_model) / 2
+    return probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64) / 2
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -17,6 +17,9 @@ class NormOptions(Options):
     parts: Annotated[list[Part], Field(min_length=1)] = option(
         lambda: ["embed"], "Matrices that are read: embed or unembed.", factory=True
     )
+    scales: Annotated[list[float], Field(min_length=1)] = option(
+        lambda: [1.0], "What every norm is multiplied by, and the results summed.", factory=True
+    )
     first: Count | None = option(None, "Only the first tokens; by default all.", example=50)
 
 

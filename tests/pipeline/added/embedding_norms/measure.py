@@ -58,10 +58,12 @@ class NormShift(Result):
         return self.to_df().nlargest(k, "norm")
 
 
-def embedding_norms(model: Model, *, power: int, parts: Sequence[str], first: int | None = None) -> Norms:
+def embedding_norms(
+    model: Model, *, power: int, parts: Sequence[str], scales: Sequence[float] = (1.0,), first: int | None = None
+) -> Norms:
     """Return the mean norm of each matrix' rows."""
     view = view_of(model)
     matrices = {"embed": view.weights.W_E, "unembed": view.weights.W_U.T}
-    norms = [matrices[part][:first].float().norm(p=power, dim=1).mean().item() for part in parts]
+    norms = [matrices[part][:first].float().norm(p=power, dim=1).mean().item() * sum(scales) for part in parts]
     provenance = view.provenance("embedding_norms", {"power": power})
     return Norms(provenance, tuple(parts), Tensor(norms))

@@ -22,7 +22,9 @@ def units(plan: Plan, options: NormOptions) -> list[Unit]:
 
 
 def work(inputs: Inputs, unit: Unit, options: NormOptions) -> Norms:
-    return embedding_norms(inputs.model, power=options.power, parts=options.parts, first=options.first)
+    return embedding_norms(
+        inputs.model, power=options.power, parts=options.parts, scales=options.scales, first=options.first
+    )
 
 
 def cost(probe: Probe, unit: Unit, options: NormOptions) -> float:
@@ -55,7 +57,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         work=work,
         cost=cost,
         needs=frozenset({"model"}),
-        keys=("power", "parts", "first"),
+        keys=("power", "parts", "scales", "first"),
     ),
     Step(
         name="embedding_norms",
