@@ -118,13 +118,13 @@ class Records:
         return [file for file in files if file not in self.manifest.checksums]
 
     def _hidden(self, room: str) -> set[str]:
-        """Return the names of tables that the last run did not ask for, of units likewise, and of those that failed."""
+        """Return the names of tables or of units' results that the last run did not ask for."""
         if room == "tables":
             return {name for name, table in self.manifest.tables.items() if not table.wanted}
         return {
             name_of(step, unit)
             for step, state in self.manifest.steps.items()
-            for unit in state.units.keys() - set(state.done)
+            for unit in state.units.keys() - set(state.wanted)
         }
 
     def _read(self) -> Manifest:

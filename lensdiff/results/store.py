@@ -70,7 +70,7 @@ class ResultStore:
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the results that begin with `prefix`, numbers within them in numeric order.
 
-        Those that the last run did not ask for, and those of units that failed, are left out.
+        Those that the last run did not ask for are left out.
         """
         return self._records.names("arrays", prefix)
 

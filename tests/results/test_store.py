@@ -121,7 +121,8 @@ def test_units_that_were_not_asked_for_or_failed_are_not_seen(tmp_path):
     with ResultStore(tmp_path).writing() as store:
         for number, unit in enumerate(("base/1", "base/2", "base/3", "base/4")):
             store.save_unit("heads", unit, done(model="base", prompt=unit[-1]), numbers(float(number)))
-        store.save_unit("whole", "", done(), numbers(9.0))
+        path = store.save_unit("whole", "", done(), numbers(9.0))
+        assert path == tmp_path / "arrays/whole.safetensors"
         store.record("heads", "base/3", done(outcome="failed", reason="no memory"))
         ask(store, "heads", "base/1", "base/3", "base/4", "base/5")
         ask(store, "whole")

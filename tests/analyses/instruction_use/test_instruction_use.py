@@ -22,6 +22,7 @@ from lensdiff.models.text import Response, generate
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.models.test_pair import with_more_tokens
+from tests.views.pages import given
 
 NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 OPTIONS: dict[str, Any] = {"device": "cpu", "verify": False, "dtype": "float64"}
@@ -563,7 +564,7 @@ def test_a_use_that_is_no_number_is_an_error_and_few_prompts_are_a_gap() -> None
     with pytest.raises(stats.TooFew, match=r"1 prompt\(s\) have a use on text 'given', a difference needs 2"):
         one.difference("given")
     assert one.differences()[["low", "high", "p"]].isna().to_numpy().all()
-    assert one.show().data["texts"][0]["facts"] == ["1 prompt(s) have a use on text 'given', a difference needs 2."]
+    assert given(one.show())["texts"][0]["facts"] == ["1 prompt(s) have a use on text 'given', a difference needs 2."]
 
 
 def test_prompts_that_all_differ_alike_are_tested_by_sign_flips() -> None:
