@@ -18,7 +18,7 @@ from lensdiff.pipeline.listener import Listener
 from lensdiff.results import InputError, Result
 from lensdiff.results.manifest import UnitOutcome
 from lensdiff.steps.inputs import Inputs, chosen
-from lensdiff.steps.step import NotPossible, Read, Step
+from lensdiff.steps.step import NotPossible, Read, Step, all_kept
 from lensdiff.steps.supplies import Supplies
 from lensdiff.steps.unit import Unit, name_of
 
@@ -223,7 +223,7 @@ class Runner:
     def _reduce(self) -> None:
         """Remove what only readers need of the results of steps whose readers are all done."""
         for name, step in self.graph.steps.items():
-            if any(self._is_waiting(reader) for reader in self.graph.readers(name)):
+            if step.kept is all_kept or any(self._is_waiting(reader) for reader in self.graph.readers(name)):
                 continue
             for unit in self.graph.units[name]:
                 self._reduce_unit(step, unit)

@@ -17,12 +17,12 @@ from lensdiff.steps.unit import name_of
 
 def clear_tables(store: ResultStore, tables: Iterable[TableDoc[Any]], graph: Graph) -> None:
     """Remove the tables that would be others now, so that none is seen that does not go with the results."""
-    found, before, states = Found(store), store.manifest.tables, {}
+    found, states = Found(store), {}
     for table in tables:
-        state, is_built = before.get(table.name), table.build is not None
+        state, is_built = store.manifest.tables.get(table.name), table.build is not None
         if is_built and state is not None and state.digest == _digest(store, found, table, graph):
             states[table.name] = state.model_copy(update={"wanted": True})
-        elif f"tables/{table.name}" not in store.manifest.checksums:
+        elif state is None and f"tables/{table.name}" not in store.manifest.checksums:
             continue
         elif is_built or not any(store.step(step).wanted for step in table.of):
             store.remove_table(table.name)
@@ -31,19 +31,14 @@ def clear_tables(store: ResultStore, tables: Iterable[TableDoc[Any]], graph: Gra
 
 def write_tables(store: ResultStore, tables: Iterable[TableDoc[Any]], graph: Graph) -> None:
     """Write the tables that are not there as they should be, and remove those that there is nothing for any more."""
-    found, states = Found(store), dict(store.manifest.tables)
+    found = Found(store)
     for table in tables:
-        if table.build is None or not (table.name in states or any(store.step(step).wanted for step in table.of)):
+        before = store.manifest.tables.get(table.name)
+        if table.build is None or not (before or any(store.step(step).wanted for step in table.of)):
             continue
         known = _digest(store, found, table, graph)
-        before = states.get(table.name)
-        if before is not None and before.digest == known and (before.note or store.has_table(table.name)):
-            continue
-        states[table.name] = TableState(digest=known, note=_write(store, found, table, _options(table, graph)))
-    for name, state in list(states.items()):
-        if not state.note and not store.has_table(name):
-            del states[name]
-    store.update(tables=states)
+        if before is None or before.digest != known or not (before.note or store.has_table(table.name)):
+            _write(store, found, table, _options(table, graph), known)
 
 
 def _options(table: TableDoc[Any], graph: Graph) -> Any:
@@ -60,19 +55,18 @@ def _digest(store: ResultStore, found: Found, table: TableDoc[Any], graph: Graph
     return digest([code_identity(), [getattr(options, key) for key in table.keys], made_of])
 
 
-def _write(store: ResultStore, found: Found, table: TableDoc[Any], options: Any) -> str:
-    """Write a table and return why there is none, or an empty text."""
+def _write(store: ResultStore, found: Found, table: TableDoc[Any], options: Any, digest: str) -> None:
+    """Write a table, or remember why there is none."""
     assert table.build is not None
     try:
         parts = _with_first(iter(table.build(found, options)))
     except NotPossible as error:
+        store.remove_table(table.name, TableState(digest=digest, note=str(error)))
+        return
+    if parts is not None:
+        store.save_table(table.name, parts, TableState(digest=digest))
+    elif store.has_table(table.name) or table.name in store.manifest.tables:
         store.remove_table(table.name)
-        return str(error)
-    if parts is None:
-        store.remove_table(table.name)
-        return ""
-    store.save_table(table.name, parts)
-    return ""
 
 
 def _with_first(parts: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame] | None:

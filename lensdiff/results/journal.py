@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import Manifest, StepState, UnitState
+from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
 
 
 class Journal:
@@ -48,13 +48,18 @@ class Journal:
 
 
 def apply(manifest: Manifest, event: dict[str, Any]) -> None:
-    """Change a manifest by an event: a unit's state or its removal, a file's checksum or its removal."""
+    """Change a manifest by an event: the state of a unit or table, a file's checksum, or that one of them is gone."""
     if "unit" in event:
         units = manifest.steps.setdefault(event["step"], StepState()).units
         if event["state"] is None:
             units.pop(event["unit"], None)
         else:
             units[event["unit"]] = UnitState.model_validate(event["state"])
+    if "table" in event:
+        if event["state"] is None:
+            manifest.tables.pop(event["table"], None)
+        else:
+            manifest.tables[event["table"]] = TableState.model_validate(event["state"])
     if "file" in event:
         if event["checksum"] is None:
             manifest.checksums.pop(event["file"], None)

@@ -10,7 +10,7 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.files import numeric_order
 from lensdiff.results.folder import ENDINGS, Folder
 from lensdiff.results.journal import Journal, apply
-from lensdiff.results.manifest import SCHEMA, Manifest, StepState, UnitState
+from lensdiff.results.manifest import SCHEMA, Manifest, StepState, TableState, UnitState
 from lensdiff.results.provenance import package_versions
 
 MANIFEST = "manifest.json"
@@ -149,6 +149,11 @@ def name_of(step: str, unit: str) -> str:
 def unit_event(step: str, unit: str, state: UnitState | None) -> dict[str, Any]:
     """Return the event that something became of a unit, or that it is forgotten."""
     return {"step": step, "unit": unit, "state": None if state is None else state.model_dump(mode="json")}
+
+
+def table_event(name: str, state: TableState | None) -> dict[str, Any]:
+    """Return the event that a table was looked at, or that it is forgotten."""
+    return {"table": name, "state": None if state is None else state.model_dump(mode="json")}
 
 
 def file_event(room: str, name: str, checksum: str | None) -> dict[str, Any]:

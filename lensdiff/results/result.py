@@ -10,6 +10,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -78,7 +79,7 @@ class Result(ABC):
             if isinstance(value, Tensor):
                 arrays[f.name] = value.detach().cpu().contiguous()
             else:
-                values[f.name] = TypeAdapter(type(value)).dump_python(value, mode="json")
+                values[f.name] = _adapter(type(value)).dump_python(value, mode="json")
         header = {"class": type(self).__name__, "schema": str(SCHEMA), "values": json.dumps(values)}
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -113,6 +114,10 @@ class Result(ABC):
             raise InputError(f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}")
         values = json.loads(header["values"])
         hints = get_type_hints(cls)
-        return cls(
-            **arrays, **{name: TypeAdapter(hints[name]).validate_python(value) for name, value in values.items()}
-        )
+        return cls(**arrays, **{name: _adapter(hints[name]).validate_python(value) for name, value in values.items()})
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    """Return what turns a field's values into JSON values and back; to make one takes longer than to use it."""
+    return TypeAdapter(kind)

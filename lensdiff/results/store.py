@@ -25,8 +25,8 @@ from filelock import FileLock, Timeout
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import encode_part, write_parquet
 from lensdiff.results.folder import Folder, checksum_of
-from lensdiff.results.manifest import Manifest, StepState, UnitState
-from lensdiff.results.records import Records, file_event, name_of, unit_event
+from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
+from lensdiff.results.records import Records, file_event, name_of, table_event, unit_event
 from lensdiff.results.result import Result
 
 LOCK = ".lock"
@@ -131,14 +131,19 @@ class ResultStore:
         found = [cls.load(self._checked("arrays", name)) for name in names]
         return found[0] if len(found) == 1 else cls.join(found)
 
-    def save_table(self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame]) -> Path:
+    def save_table(
+        self, name: str, frame: pd.DataFrame | Iterable[pd.DataFrame], state: TableState | None = None
+    ) -> Path:
         """Write a table as Parquet, given whole or in parts of equal columns, and return its path.
+
+        With `state` what the manifest says of it, both or neither.
 
         Raises:
             OSError: as `save_result`.
         """
         parts = [frame] if isinstance(frame, pd.DataFrame) else frame
-        return self._write("tables", name, lambda path: write_parquet(path, parts))
+        of_table = None if state is None else table_event(name, state)
+        return self._write("tables", name, lambda path: write_parquet(path, parts), of_table)
 
     def load_table(self, name: str) -> pd.DataFrame:
         """Read a table.
@@ -166,9 +171,9 @@ class ResultStore:
         """Remove a result, if it is there."""
         self.forget(f"arrays/{name}")
 
-    def remove_table(self, name: str) -> None:
-        """Remove a table and its second name, likewise."""
-        self.forget(f"tables/{name}")
+    def remove_table(self, name: str, state: TableState | None = None) -> None:
+        """Remove a table and its second name, likewise; `state` says why there is none."""
+        self._records.happened(table_event(name, state) | file_event("tables", name, None))
         self._shown(name).unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:

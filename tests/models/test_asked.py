@@ -29,6 +29,7 @@ from lensdiff.models.text import generate
 from lensdiff.results import Diff, InputError, Results
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.conftest import ROOT
+from tests.views.pages import given
 
 SEA = Prompt("Write of the sea", ["Write"], id="sea")
 MOON = Prompt("List the moon", ["List"])  # without an id
@@ -266,7 +267,7 @@ def test_a_list_is_seen_prompt_by_prompt(calls: Any, name: str) -> None:
     found = calls[name]([SEA, MOON], ["the moon", "the sea"])
     widget = found.show()
     alone = [one.show() for one in found]
-    assert widget.data["prompts"] == [one.data["prompts"][0] for one in alone]
+    assert given(widget)["prompts"] == [given(one)["prompts"][0] for one in alone]
     assert widget.title == alone[0].title
     assert widget.html()
 
@@ -305,4 +306,4 @@ def test_a_pair_of_lists_is_seen_and_has_a_table(pair: Any) -> None:
     plain = Diff(list(diff.base), list(diff.tuned))
     pd.testing.assert_frame_equal(diff.to_df(), plain.to_df())
     assert diff.show().data == plain.show().data
-    assert list(diff.show().data["prompts"][0]) == ["id", "label", "sides"]
+    assert list(given(diff.show())["prompts"][0]) == ["id", "label", "sides"]

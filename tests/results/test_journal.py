@@ -10,7 +10,7 @@ import pytest
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results import folder as folder_module
 from lensdiff.results.journal import Journal
-from lensdiff.results.manifest import Manifest
+from lensdiff.results.manifest import Manifest, TableState
 from tests.results.small import Numbers, ask, done, files, numbers, values
 
 MANIFEST, JOURNAL = "manifest.json", "journal.jsonl"
@@ -32,6 +32,8 @@ def test_the_journal_is_the_manifest_that_it_stands_for(tmp_path):
                     lambda s=step, u=unit, w=state: store.record(s, u, w),
                     lambda s=step, u=unit: store.record(s, u, None),
                     lambda n=number: store.save_table(f"t{n % 3}", pd.DataFrame({"n": [n]})),
+                    lambda n=number: store.save_table(f"t{n % 3}", pd.DataFrame({"n": [n]}), TableState(digest=str(n))),
+                    lambda n=number: store.remove_table(f"t{n % 3}", TableState(digest=str(n), note="nothing")),
                     lambda n=number: store.remove_table(f"t{n % 3}"),
                 ]
             )()
@@ -186,6 +188,17 @@ def test_stopped_while_a_result_is_removed(tmp_path, monkeypatch, where, state):
     assert seen.step("a").units.get("x") == state
     with ResultStore(tmp_path).writing():
         assert not path.exists()
+
+
+@pytest.mark.parametrize("where", STOPS)
+def test_stopped_while_a_table_is_written(tmp_path, monkeypatch, where):
+    """A table is known by what it was made of as soon as it is there."""
+    with ResultStore(tmp_path).writing() as store:
+        frame = pd.DataFrame({"x": [1]})
+        stopped(monkeypatch, where, lambda: store.save_table("t", frame, TableState(digest="d")))
+    is_there = where == "after the record"
+    assert ResultStore(tmp_path).table_names() == ["t"] * is_there
+    assert ResultStore(tmp_path).manifest.tables == ({"t": TableState(digest="d")} if is_there else {})
 
 
 @pytest.mark.parametrize("where", ["before the record", "after the record"])
