@@ -22,9 +22,9 @@ from lensdiff.models.loading.load import load_model
 from lensdiff.models.loading.sources import is_adapter
 from lensdiff.models.view import ModelView, forget, view_of
 from lensdiff.results import Diff, InputError, Provenance
+from lensdiff.results.diff import SIDES
 
 Keep = Literal["both", "one"]
-SIDES = ("base", "tuned")
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -471,6 +471,22 @@ def test_what_transformers_itself_cannot_run_is_one_sentence(monkeypatch):
         load_model(source, tokenizer=tokenizer_of(), device="cpu")
 
 
+@pytest.mark.parametrize("place", ["transformers", "wrapper", "matrix"])
+def test_a_lack_of_memory_is_said_as_such_and_not_of_the_checkpoint(monkeypatch, place):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no memory")
+
+    source = hf_model("llama")
+    if place == "transformers":
+        monkeypatch.setattr(source.model, "forward", full)
+    elif place == "wrapper":
+        monkeypatch.setattr(wrapping, "_build_bridge", full)
+    else:
+        monkeypatch.setattr("lensdiff.models.inside.bridge.BridgeWrapper.matrix", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", device="cpu", verify=place == "transformers")
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(InputError, match="expected a HookedTransformer or a TransformerBridge, got Linear"):
         view_of(torch.nn.Linear(2, 2))

@@ -99,6 +99,8 @@ class BlockRecord:
         """Return why a matrix does not take what is read to what is made of it; an empty text where it does."""
         try:
             weight = self.wrapper.matrix(self.layer, name)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             return f"transformer-lens cannot give it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
         if weight is None:

@@ -39,6 +39,8 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     source.eval()
     try:
         return _run(source, probe, dtype)
+    except torch.OutOfMemoryError:  # nothing about the checkpoint
+        raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
         what = str(error).strip().split("\n", 1)[0][:200]
         raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error

@@ -53,7 +53,7 @@ def build(
         view = ModelView(info, tokenizer, wrapper_of(model))
         view.meaning  # measured before anybody hooks in  # noqa: B018
         return view
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):  # the latter says nothing about the checkpoint
         raise
     except STUMBLES as error:
         held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
