@@ -10,8 +10,6 @@ import typer
 from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, print_frame, write, write_notice
 
-SIDES = ("base", "tuned")
-
 
 def annotate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results directory with concepts.")],
@@ -40,6 +38,7 @@ def annotate(
     from lensdiff.analyses.annotate.steps import keep
     from lensdiff.analyses.mlp.concepts import MLPConcepts
     from lensdiff.cli.whole import existing
+    from lensdiff.results.diff import SIDES
     from lensdiff.steps.found import Found
 
     store = existing(directory)
@@ -72,6 +71,7 @@ def _finish(store: Any) -> None:
     from lensdiff.analyses.annotate.annotations import Annotations
     from lensdiff.analyses.annotate.steps import finish
     from lensdiff.pipeline.graph import tables_of
+    from lensdiff.results.diff import SIDES
     from lensdiff.steps.columns import write_description
 
     shift = finish(store)

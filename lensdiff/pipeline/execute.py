@@ -15,6 +15,7 @@ from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
 from lensdiff.pipeline.graph import Graph, paths, tables_of
 from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
+from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.prepare import prepare
 from lensdiff.pipeline.runner import Runner
@@ -53,26 +54,26 @@ def execute(
     """
     config = read_config(config)
     listener = listener or Silent()
-    prepare(config)
+    material = prepare(config)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
     with store.writing(), threads_for(memory.parameters):
         _forget_damaged(store, listener)
         identities = Identities(config)
-        is_same = _is_same_pair(config, identities, store)
+        is_same = _is_same_pair(material, identities, store)
         begun = store.manifest.pair.get("keep") if is_same else None
         keep = begun if begun and config.keep == "auto" else choose_keep(config, memory, listener)  # as it began
         both = keep == "both"
-        supplies = supplies_of(config, both)
+        supplies = supplies_of(material, both)
         if not is_same:
             supplies.pair.check()  # before anything is changed: the directory of a pair that cannot be read stays
         _begin(config, command, store)
-        facts = _describe_pair(config, both, identities, supplies, store, listener)
+        facts = _describe_pair(material, both, identities, supplies, store, listener)
         store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}
                      | {side: getattr(facts, side) for side in SIDES})  # fmt: skip
         analyses = [*config.chosen, *implied()]
-        graph = Graph(analyses, plan_of(config, both, _n_layers(facts), config.chosen), identities, store)
-        _clear(config, both, facts, identities, store, graph)
+        graph = Graph(analyses, plan_of(material, both, _n_layers(facts), config.chosen), identities, store)
+        _clear(material, both, facts, identities, store, graph)
         clear_tables(store, tables_of(ANALYSES), graph)
         runner = Runner(graph, supplies, listener)
         if estimate:
@@ -102,9 +103,9 @@ def _n_layers(facts: PairFacts) -> int:
     return int(facts.base["n_layers"])
 
 
-def _is_same_pair(config: RunConfig, identities: Identities, store: ResultStore) -> bool:
+def _is_same_pair(material: Material, identities: Identities, store: ResultStore) -> bool:
     """Return whether the directory's results are of this pair, as it is now."""
-    graph = Graph((), plan_of(config, True, 0, ()), identities, store)
+    graph = Graph((), plan_of(material, True, 0, ()), identities, store)
     return all(graph.is_current(PAIR.name, unit) for unit in graph.units[PAIR.name])
 
 
@@ -117,14 +118,14 @@ def _begin(config: RunConfig, command: str, store: ResultStore) -> None:
 
 
 def _describe_pair(
-    config: RunConfig, both: bool, identities: Identities, supplies: Supplies, store: ResultStore, listener: Listener
+    material: Material, both: bool, identities: Identities, supplies: Supplies, store: ResultStore, listener: Listener
 ) -> PairFacts:
     """Return what the two models are: as the directory has it, if they are the same still.
 
     Raises:
         InputError: the two cannot be described.
     """
-    graph = Graph((), plan_of(config, both, 0, ()), identities, store)
+    graph = Graph((), plan_of(material, both, 0, ()), identities, store)
     unit = graph.units[PAIR.name][0]
     if not graph.holds(PAIR.name, unit):
         store.record(PAIR.name, unit.path, None)
@@ -152,14 +153,14 @@ def _forget_damaged(store: ResultStore, listener: Listener) -> None:
 
 
 def _clear(
-    config: RunConfig, both: bool, facts: PairFacts, identities: Identities, store: ResultStore, graph: Graph
+    material: Material, both: bool, facts: PairFacts, identities: Identities, store: ResultStore, graph: Graph
 ) -> None:
     """Set what the run asks for, and remove the results that no longer hold or that it does not ask for.
 
     What an analysis found that is not chosen now stays for as long as it would be the same.
     """
     everything = Graph(
-        ANALYSES, plan_of(config, both, _n_layers(facts), config_analyses()), identities, store
+        ANALYSES, plan_of(material, both, _n_layers(facts), config_analyses()), identities, store
     ) if _others(store, graph) else graph  # fmt: skip
     steps: dict[str, StepState] = {}
     for name in [*everything.steps, *(name for name in store.manifest.steps if name not in everything.steps)]:

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from lensdiff.analyses import ANALYSES
-from lensdiff.inputs.prompts import Prompt, load_prompts
-from lensdiff.inputs.tuning_data import load_tuning_data
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import view_of
 from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.material import Material
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan
@@ -21,17 +20,17 @@ from lensdiff.steps.unit import split_control
 CHECKED = 3  # controls of a kind that are run on text where nothing else needs whole models
 
 
-def plan_of(config: RunConfig, both: bool, n_layers: int, analyses: Iterable[Analysis[Any]]) -> Plan:
+def plan_of(material: Material, both: bool, n_layers: int, analyses: Iterable[Analysis[Any]]) -> Plan:
     """Return the plan of a run with these analyses."""
-    chosen = list(analyses)
+    config, chosen = material.config, list(analyses)
     reads_prompts = any("prompts" in analysis.asks for analysis in chosen)
     options: dict[type[Options], Options] = {analysis.options: config.options(analysis) for analysis in ANALYSES}
     options |= {Options: Options(), ResponseOptions: ResponseOptions(max_new_tokens=config.max_new_tokens)}
     controls = {a.name: controls_of(config, a, both) for a in chosen if a.controls is not None}
     return Plan(
         options=options,
-        prompts={prompt.id: prompt for prompt in prompts_of(config)} if reads_prompts else {},
-        given=given_responses(config) if reads_prompts else {},
+        prompts=material.prompts if reads_prompts else {},
+        given=material.given if reads_prompts else {},
         n_layers=n_layers,
         seed=config.seed,
         both=both,
@@ -66,13 +65,13 @@ def _checked(config: RunConfig, analyses: list[Analysis[Any]], controls: dict[st
     return tuple(sorted(wanted, key=place))
 
 
-def supplies_of(config: RunConfig, both: bool) -> Supplies:
+def supplies_of(material: Material, both: bool) -> Supplies:
     """Return where the units of a run get models and words from."""
     return Supplies(
-        lambda: pair_of(config, both),
-        lambda: vocabulary_of(config),
-        lambda pair, vocabulary: vectors_of(config, pair, vocabulary),
-        lambda: tuning_data_of(config),
+        lambda: pair_of(material.config, both),
+        lambda: material.vocabulary,
+        lambda pair, vocabulary: vectors_of(material.config, pair, vocabulary),
+        lambda: material.data,
     )
 
 
@@ -98,37 +97,3 @@ def vectors_of(config: RunConfig, pair: ModelPair, vocabulary: Vocabulary) -> Wo
     if config.vectors == "glove":
         return WordVectors.from_sentence_transformers(vocabulary.words)
     return WordVectors.read(config.path(config.vectors), words=vocabulary.words)
-
-
-def prompts_of(config: RunConfig) -> list[Prompt]:
-    """Return the prompts of a config, from its file or its own.
-
-    Raises:
-        InputError: a prompt is unusable.
-    """
-    if config.prompts:
-        prompts = load_prompts(config.path(config.prompts))
-    else:
-        entries = enumerate(config.prompt, start=1)
-        prompts = [
-            Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i), e.kind, e.reference)
-            for i, e in entries
-        ]
-    return prompts[: config.max_prompts]
-
-
-def given_responses(config: RunConfig) -> dict[str, str]:
-    """Return the responses that the config gives prompts, by their ids."""
-    entries = enumerate(config.prompt, start=1)
-    return {entry.id or str(i): entry.response for i, entry in entries if entry.response is not None}
-
-
-def tuning_data_of(config: RunConfig) -> list[tuple[str, str]]:
-    """Return prompts and responses of the config's tuning data, none where it names none."""
-    return [] if config.controls.data is None else load_tuning_data(config.path(config.controls.data))
-
-
-def vocabulary_of(config: RunConfig) -> Vocabulary:
-    """Return the word list of a config."""
-    default = config.vocabulary == "default"
-    return Vocabulary.default() if default else Vocabulary.read(config.path(config.vocabulary))

@@ -5,26 +5,27 @@ import torch
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.spans import shorten
 from lensdiff.pipeline.config import PromptEntry, RunConfig
-from lensdiff.pipeline.plans import prompts_of, tuning_data_of, vocabulary_of
+from lensdiff.pipeline.material import Material
 from lensdiff.results import InputError
 
 
-def prepare(config: RunConfig) -> None:
-    """Refuse unusable inputs before anything large is loaded.
+def prepare(config: RunConfig) -> Material:
+    """Read what a config names beside the models, and refuse what is unusable before anything large is loaded.
 
     Raises:
         InputError: the device, a prompt, a word list or a file of vectors is unusable.
     """
     check_device(config.device)
-    if config.prompts or config.prompt:
-        prompts_of(config)
+    material = Material(config)
+    _ = material.prompts
     for number, entry in enumerate(config.prompt, start=1):
         _check_entry(entry, repr(entry.id or str(number)))
-    tuning_data_of(config)
+    _ = material.data
     if config.asks("words"):
-        vocabulary_of(config)
+        _ = material.vocabulary
         if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
             raise InputError(f"no file of word vectors at {config.path(config.vectors)}")
+    return material
 
 
 def _check_entry(entry: PromptEntry, name: str) -> None:

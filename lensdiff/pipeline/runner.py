@@ -49,8 +49,7 @@ class Runner:
             if (step, unit) in found:
                 return
             for read in self.graph.reads(step, unit):
-                state = self.graph.state(read.step, read.unit)
-                if state is not None and state.outcome == "done" and state.kept != "whole":
+                if self._is_reduced(read):
                     add(read.step, read.unit)
             found[step, unit] = None
 
@@ -105,11 +104,11 @@ class Runner:
             self._do_by_control(again)
 
     def _do_by_control(self, todo: Iterable[Key]) -> None:
+        place = {name: i for i, name in enumerate(self.graph.steps)}
         by_control: dict[str, list[Key]] = {}
-        for step in self.graph.steps:
-            for name, unit in todo:
-                if name == step and unit.control is not None:
-                    by_control.setdefault(unit.control, []).append((name, unit))
+        for name, unit in sorted(todo, key=lambda key: place[key[0]]):
+            assert unit.control is not None
+            by_control.setdefault(unit.control, []).append((name, unit))
         order = {name: i for i, name in enumerate(self._controls())}
         self.listener.begin(CONTROLS, len(order), len(order) - len(by_control))
         start, done = time.perf_counter(), []

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lensdiff.results.many import Results, table
 
+SIDES = ("base", "tuned")  # of a pair
 R = TypeVar("R")
 
 

@@ -10,8 +10,7 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.results import Provenance, Result
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.options import Options
-from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Step, one_unit
+from lensdiff.steps.step import Step, no_cost, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import SIDES, Unit
 
@@ -68,10 +67,6 @@ def model_facts(pair: ModelPair, side: str) -> dict[str, Any]:
     }
 
 
-def _cost(probe: Probe, unit: Unit, options: Options) -> float:
-    return 0.0
-
-
 PAIR = Step(
     name="pair",
     title="loading both models",
@@ -79,7 +74,7 @@ PAIR = Step(
     result=PairFacts,
     units=one_unit,
     work=describe,
-    cost=_cost,
+    cost=no_cost,
     needs=frozenset({"pair"}),
 )
 DIFFERENCES = TableDoc(

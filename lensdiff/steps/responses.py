@@ -113,17 +113,8 @@ def _control_reads(plan: Plan, unit: Unit, options: ResponseOptions) -> Iterable
     return [*validity_of(plan, unit), *of_prompt(unit.prompt)]
 
 
-CONTROL_RESPONSES = Step(
-    name=CONTROL_STEP,
-    title="responses of controls",
-    options=ResponseOptions,
-    result=SaidResponse,
-    units=no_units,
-    work=respond,
-    cost=_cost,
-    reads=_control_reads,
-    needs=frozenset({"model", "prompt"}),
-    keys=("max_new_tokens",),
+CONTROL_RESPONSES = replace(
+    RESPONSES, name=CONTROL_STEP, title="responses of controls", units=no_units, reads=_control_reads
 )
 
 

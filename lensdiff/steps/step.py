@@ -23,10 +23,6 @@ class NotPossible(InputError):
     """This pair or these prompts do not allow the unit; the run goes on without it, and does not try again."""
 
 
-class NothingToCompare(NotPossible):
-    """Nothing that was asked for is there to be compared."""
-
-
 @dataclass(frozen=True)
 class Read:
     """A result that a unit reads; without a required one it cannot be done."""
@@ -49,6 +45,11 @@ def one_unit(plan: Plan, options: Any) -> list[Unit]:
 def no_units(plan: Plan, options: Any) -> list[Unit]:
     """Return the units of a step that has those alone that other steps read."""
     return []
+
+
+def no_cost(probe: "Probe", unit: Unit, options: Any) -> float:
+    """Return what a unit costs that only reads and writes."""
+    return 0.0
 
 
 def all_kept(plan: Plan, unit: Unit, options: Any) -> Kept:

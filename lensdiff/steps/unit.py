@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-BASE, TUNED = "base", "tuned"
-SIDES = (BASE, TUNED)
+from lensdiff.results.diff import SIDES
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute, implied
 from lensdiff.pipeline.graph import Graph
 from lensdiff.pipeline.identity import Identities
+from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.toml import check_config
 from lensdiff.results import ResultStore
@@ -163,7 +164,7 @@ def assert_same(store: ResultStore, fresh: ResultStore) -> None:
 # what a run would do
 def graph_of(config: RunConfig, store: ResultStore, n_layers: int = 2) -> Graph:
     """The units of a run with a config, and what is known of them in a directory."""
-    plan = plan_of(config, True, n_layers, config.chosen)
+    plan = plan_of(Material(config), True, n_layers, config.chosen)
     return Graph([*config.chosen, *implied()], plan, Identities(config), store)
 
 

@@ -34,6 +34,7 @@ from lensdiff.pipeline.estimate import (
 from lensdiff.pipeline.execute import execute, implied, read_config
 from lensdiff.pipeline.graph import Graph
 from lensdiff.pipeline.identity import Identities
+from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.runner import CONTROLS, Runner
@@ -55,9 +56,9 @@ def runner_of(
 ) -> tuple[RunConfig, Runner]:
     """A run before its first unit."""
     config = read_config(config_for(models, tmp_path / "out", **changes))
-    plan = plan_of(config, both, LAYERS, config.chosen)
+    plan = plan_of(Material(config), both, LAYERS, config.chosen)
     graph = Graph([*config.chosen, *implied()], plan, Identities(config), ResultStore(tmp_path / "out"))
-    return config, Runner(graph, supplies_of(config, both), listener or Recorder())
+    return config, Runner(graph, supplies_of(Material(config), both), listener or Recorder())
 
 
 def known(probe: Probe, **values: object) -> Probe:

@@ -15,6 +15,7 @@ from lensdiff.models.text import Response, generate
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.identity import Identities
+from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.toml import check_config
 from lensdiff.results import ResultStore
@@ -97,7 +98,7 @@ def known(folder: Path, **changes: Any) -> dict[str, Any]:
     controls = {"kinds": ["spectrum", "shuffled"], "data": str(folder / "data.jsonl")}
     own = {"controls": controls, "vectors": str(folder / "glove.txt")} | changes
     config = check_config(small(folder, folder / "out", **own))
-    plan, identities = plan_of(config, config.keep != "one", 2, config.chosen), Identities(config)
+    plan, identities = plan_of(Material(config), config.keep != "one", 2, config.chosen), Identities(config)
     found = {f"model of {name}": identities.of("model", plan, unit) for name, unit in UNITS.items()}
     needs = ("pair", "both", "prompt", "prompts", "vocabulary", "vectors", "seed", "base")
     return found | {need: identities.of(need, plan, UNITS["base"]) for need in needs}

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from lensdiff.analyses.attribute.attribution import Attribution
-from lensdiff.analyses.attribute.view import SIDES, scores_widget
+from lensdiff.analyses.attribute.view import scores_widget
 from lensdiff.results import Diff
+from lensdiff.results.diff import SIDES
 from lensdiff.steps.found import Found
 from lensdiff.steps.unit import Unit
 from lensdiff.views.section import Section, Table, tables

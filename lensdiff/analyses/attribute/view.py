@@ -8,12 +8,11 @@ import torch
 
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Diff
+from lensdiff.results.diff import SIDES
 from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.prompts import how_read, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Role, Widget, packed
-
-SIDES = ("base", "tuned")
 
 
 @dataclass(frozen=True)

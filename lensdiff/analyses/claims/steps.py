@@ -21,8 +21,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.pair import PairFacts
 from lensdiff.steps.plan import Plan, sides_and_prompts
-from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Read, Step, one_unit
+from lensdiff.steps.step import Read, Step, no_cost, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY_STEP, of_all, validity_table
@@ -102,10 +101,6 @@ EVIDENCE: dict[Name, Callable[[Found, pd.DataFrame | None], Evidence | str]] = {
 }
 
 
-def cost(probe: Probe, unit: Unit, options: ClaimOptions) -> float:
-    return 0.0
-
-
 STEPS: tuple[Step[Any, Any], ...] = (
     Step(
         name="claims",
@@ -114,7 +109,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         result=Claims,
         units=one_unit,
         work=work,
-        cost=cost,
+        cost=no_cost,
         reads=reads,
     ),
 )

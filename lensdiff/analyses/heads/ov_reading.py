@@ -39,7 +39,7 @@ from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
-SIDES = ("read", "write")
+OV_SIDES = ("read", "write")
 COMPONENTS = 3  # per head
 POLES = (1, -1)
 
@@ -71,7 +71,7 @@ class OVReading(Result):
     Attributes:
         words: the word list, without the words that map to no token.
         singular_values, share: of each component.
-        word_index, score: the words with the most extreme scores, best first; axis `side` as `SIDES`, axis `pole` as
+        word_index, score: the words with the most extreme scores, best first; axis `side` as `OV_SIDES`, axis `pole` as
             `POLES`.
     """
 
@@ -92,7 +92,7 @@ class OVReading(Result):
         score.
         """
         n_components, n_words = self.word_index.shape[2], self.word_index.shape[-1]
-        axes = {"layer": self.layers, "head_index": self.heads, "component": range(n_components), "side": SIDES}
+        axes = {"layer": self.layers, "head_index": self.heads, "component": range(n_components), "side": OV_SIDES}
         columns = {
             "singular_value": self.singular_values[..., None, None, None],
             "share": self.share[..., None, None, None],
@@ -115,7 +115,7 @@ class OVReading(Result):
             ("layer", layer, self.layers),
             ("head", head_index, self.heads),
             ("component", component, range(self.share.shape[2])),
-            ("side", side, SIDES),
+            ("side", side, OV_SIDES),
             ("pole", pole, POLES),
         ]
         for what, wanted, available in asked:
@@ -131,7 +131,7 @@ class OVReading(Result):
         rows = []
         for i, j, c in zip(layer, head, component, strict=True):
             place = self.layers[i], self.heads[j], c
-            words = [", ".join(self.words_of(*place, side, pole)) for pole in POLES for side in SIDES]
+            words = [", ".join(self.words_of(*place, side, pole)) for pole in POLES for side in OV_SIDES]
             rows.append((*place, float(self.share[i, j, c]), *words))
         columns = ["layer", "head_index", "component", "share", "reads", "writes", "reads_minus", "writes_minus"]
         return pd.DataFrame(rows, columns=columns)
@@ -251,7 +251,7 @@ def _matched_components(base: OVReading, tuned: OVReading, i: int, j: int) -> li
 def _labelled(component: Int[Tensor, "side pole rank"], words: tuple[str, ...]) -> set[str]:
     return {
         f"{side}{'+' if pole > 0 else '-'} {words[index]}"
-        for side, poles in zip(SIDES, component.tolist(), strict=True)
+        for side, poles in zip(OV_SIDES, component.tolist(), strict=True)
         for pole, ranks in zip(POLES, poles, strict=True)
         for index in ranks
     }

@@ -32,7 +32,7 @@ from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_compara
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.tidy import tidy
 
-SIDES = ("gained", "lost")
+CHANGES = ("gained", "lost")
 
 
 class PairSet(NamedTuple):
@@ -106,7 +106,7 @@ class PairOverlap(Result):
             )
         place = self.layers.index(layer), self.heads.index(head_index)
         rows = []
-        for side, name in enumerate(SIDES):
+        for side, name in enumerate(CHANGES):
             keys, queries, dims = (
                 x[side, *place].tolist() for x in (self.changed_key, self.changed_query, self.changed_dims)
             )

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from lensdiff.analyses.heads.ov_reading import POLES, SIDES, OVReading, ov_changes
+from lensdiff.analyses.heads.ov_reading import OV_SIDES, POLES, OVReading, ov_changes
 from lensdiff.analyses.heads.qk_reading import QKReading
 from lensdiff.analyses.heads.view_grid import Block, HeadsData, SideData, grid_widget, places
 from lensdiff.results import Diff
@@ -67,7 +67,7 @@ def _components(result: OVReading, words: WordIndex, i: int, j: int) -> list[Blo
         for p, pole in enumerate(POLES):
             reads, writes = (
                 [[words(result.words[w])] for w in result.word_index[i, j, component, s, p].tolist()]
-                for s in range(len(SIDES))
+                for s in range(len(OV_SIDES))
             )
             name = f"component {component} ({share:.0%} of W_OV), pole {'+' if pole > 0 else '−'}: reads, writes"
             blocks.append(Block(name, [reads, writes]))

@@ -31,7 +31,7 @@ import torch
 
 from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
-from lensdiff.analyses.instruction_use.result import MEAN, SIDES, InstructionUse
+from lensdiff.analyses.instruction_use.result import MEAN, InstructionUse
 from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
@@ -41,6 +41,7 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
+from lensdiff.results.diff import SIDES
 
 BY = ("swap", "deletion")
 MIN_TOKENS = 2

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.results import InputError, Result
+from lensdiff.results.diff import SIDES
 
-SIDES = ("base", "tuned")
 MEAN = "mean"  # of all texts of a prompt
 REFERENCE = "reference"  # the text that a prompt may bring as its answer
 

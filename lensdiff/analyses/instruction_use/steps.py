@@ -22,7 +22,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc
 from lensdiff.steps.unit import SIDES, WHOLE, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -88,10 +88,6 @@ def _reference_tokens(probe: Probe) -> float:
     tokens = probe.view.tokenizer
     lengths = [len(tokens(prompt.reference)["input_ids"]) for prompt in probe.prompts.values() if prompt.reference]
     return sum(lengths) / len(lengths) if lengths else 0.0
-
-
-def no_cost(probe: Probe, unit: Unit, options: InstructionUseOptions) -> float:
-    return 0.0
 
 
 def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:

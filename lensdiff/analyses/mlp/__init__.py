@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lensdiff.analyses.mlp.defaults import COMPONENTS, RANKS, SIDES, TOP_WORDS
+from lensdiff.analyses.mlp.defaults import COMPONENTS, RANKS, READ_SIDES, TOP_WORDS
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Layers, Options, checked_once, contradiction, option
 
@@ -16,7 +16,7 @@ class MLPOptions(Options):
 
     layers: Layers | None = option(None, "Layers that are read; by default all.", example=[0, 1, 2])
     sides: Annotated[list[Side], Field(min_length=1)] = option(
-        lambda: list(SIDES), "Vectors that are read: value, key or gate.", factory=True
+        lambda: list(READ_SIDES), "Vectors that are read: value, key or gate.", factory=True
     )
     n_components: Count = option(COMPONENTS, "Principal components per layer and side.", flag="--components")
     top_words: Count = option(TOP_WORDS, "Words that name a component.")

@@ -29,8 +29,7 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from lensdiff.analyses.mlp.defaults import COMPONENTS
-from lensdiff.analyses.mlp.defaults import SIDES as READ
+from lensdiff.analyses.mlp.defaults import COMPONENTS, READ_SIDES
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
@@ -38,7 +37,7 @@ from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.tidy import tidy
 
 Side = Literal["value", "key", "gate"]
-SIDES: tuple[Side, ...] = get_args(Side)
+MLP_SIDES: tuple[Side, ...] = get_args(Side)
 MATRIX: dict[Side, Literal["W_out", "W_in", "W_gate"]] = {"value": "W_out", "key": "W_in", "gate": "W_gate"}
 
 
@@ -83,7 +82,7 @@ def concept_vectors(
     """
     matrix = view.weights.matrix(layer, MATRIX[side])
     if matrix is None:
-        available = ", ".join(s for s in SIDES if view.weights.matrix(layer, MATRIX[s]) is not None) or "none"
+        available = ", ".join(s for s in MLP_SIDES if view.weights.matrix(layer, MATRIX[s]) is not None) or "none"
         raise InputError(f"layer {layer} of {view.info.id} has no side {side!r}, available: {available}")
     if side == "value":
         return as_double(matrix)
@@ -118,8 +117,8 @@ class Selection:
                 components is below 1.
         """
         chosen = chosen_indices(layers, range(view.n_layers), "layers")
-        if isinstance(sides, str) or not sides or not set(sides) <= set(SIDES):
-            raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(SIDES)}")
+        if isinstance(sides, str) or not sides or not set(sides) <= set(MLP_SIDES):
+            raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(MLP_SIDES)}")
         if n_components < 1:
             raise InputError(f"n_components={n_components} given, expected at least 1")
         used = min(n_components, view.d_model, view.d_mlp - 1)
@@ -186,7 +185,7 @@ def concept_directions(
     model: Model,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = READ,
+    sides: Sequence[str] = READ_SIDES,
     n_components: int = COMPONENTS,
     fold_gain: bool = True,
 ) -> ConceptDirections:

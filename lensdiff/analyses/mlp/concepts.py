@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
-from lensdiff.analyses.mlp.defaults import SIDES as READ
-from lensdiff.analyses.mlp.defaults import TOP_WORDS
+from lensdiff.analyses.mlp.defaults import READ_SIDES, TOP_WORDS
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
@@ -141,7 +140,7 @@ def mlp_concepts(
     vocabulary: WordList,
     *,
     layers: Sequence[int] | None = None,
-    sides: Sequence[str] = READ,
+    sides: Sequence[str] = READ_SIDES,
     n_components: int = COMPONENTS,
     top_words: int = TOP_WORDS,
     fold_gain: bool = True,

@@ -1,6 +1,6 @@
 """Defaults of the analysis' functions and options."""
 
-SIDES = ("value",)
+READ_SIDES = ("value",)
 COMPONENTS = 300
 TOP_WORDS = 50
 RANKS = (1, 5, 10, 20, 50)

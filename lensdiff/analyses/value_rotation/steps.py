@@ -11,7 +11,7 @@ from lensdiff.results import InputError
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -56,10 +56,6 @@ def both(inputs: Inputs, unit: Unit, options: ValueRotationOptions) -> ValueRota
     """Set the controls' shares beside the pair's."""
     alone = inputs.found.one("value_rotation_pair", ValueRotation)
     return alone.with_controls(inputs.found.each("value_rotation_control", ControlRotation))
-
-
-def no_cost(probe: Probe, unit: Unit, options: ValueRotationOptions) -> float:
-    return 0.0
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses.heads.ov_reading import POLES, SIDES, OVReading, ov_changes, ov_directions, ov_reading
+from lensdiff.analyses.heads.ov_reading import OV_SIDES, POLES, OVReading, ov_changes, ov_directions, ov_reading
 from lensdiff.models import load_pair
 from lensdiff.results import InputError
 from tests.analyses.heads.head_models import N_HEADS, N_LAYERS, ids_of, known_words, wrapped
@@ -80,7 +80,7 @@ def test_every_family_against_the_whole_matrix(family: str, wrapper: Any) -> Non
                 for j, pole in enumerate(POLES):
                     best = np.argsort(-pole * scores)[:5]
                     np.testing.assert_allclose(result.score[layer, head, component, i, j], scores[best], atol=1e-4)
-                    assert result.words_of(layer, head, component, SIDES[i], pole) == tuple(WORDS[b] for b in best)
+                    assert result.words_of(layer, head, component, OV_SIDES[i], pole) == tuple(WORDS[b] for b in best)
 
 
 def test_planted_words_are_read_and_written() -> None:

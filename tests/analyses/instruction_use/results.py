@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lensdiff.analyses.instruction_use.result import SIDES, InstructionUse
+from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.results import Provenance
+from lensdiff.results.diff import SIDES
 from tests.analyses.controls import controls_of
 
 PROMPTS = ("poem", "list", "french", "repeat")

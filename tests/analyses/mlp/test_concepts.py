@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensdiff.analyses.mlp.components import SIDES, Side
+from lensdiff.analyses.mlp.components import MLP_SIDES, Side
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts, named_components
 from lensdiff.results import InputError
 from tests.analyses.mlp.concept_models import (
@@ -39,7 +39,7 @@ def test_named_components_by_hand() -> None:
     torch.testing.assert_close(named.pole_score, expected)
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", MLP_SIDES)
 def test_planted_directions_return_exactly_their_words(side: Side) -> None:
     rows = orthonormal(PLANTED, D_MODEL)
     embedding = planted_embedding(rows)

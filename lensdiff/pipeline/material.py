@@ -1,0 +1,48 @@
+"""What a config names beside the models, each read once: prompts, responses given to them, words, tuning data."""
+
+from functools import cached_property
+
+from lensdiff.inputs.prompts import Prompt, load_prompts
+from lensdiff.inputs.tuning_data import load_tuning_data
+from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.pipeline.config import RunConfig
+
+
+class Material:
+    """See the module. Asking for anything unusable raises an InputError.
+
+    Attributes:
+        config: that names it.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+
+    @cached_property
+    def prompts(self) -> dict[str, Prompt]:
+        """The prompts of the config, from its file or its own, by their ids; those without one by their number."""
+        if self.config.prompts:
+            found = load_prompts(self.config.path(self.config.prompts))
+        else:
+            found = [
+                Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i), e.kind, e.reference)
+                for i, e in enumerate(self.config.prompt, start=1)
+            ]
+        return {prompt.id: prompt for prompt in found[: self.config.max_prompts]}
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """The responses that the config gives prompts, by their ids."""
+        entries = enumerate(self.config.prompt, start=1)
+        return {entry.id or str(i): entry.response for i, entry in entries if entry.response is not None}
+
+    @cached_property
+    def data(self) -> list[tuple[str, str]]:
+        """Prompts and responses of the tuning data, none where the config names none."""
+        given = self.config.controls.data
+        return [] if given is None else load_tuning_data(self.config.path(given))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        given = self.config.vocabulary
+        return Vocabulary.default() if given == "default" else Vocabulary.read(self.config.path(given))
