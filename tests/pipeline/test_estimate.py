@@ -1,7 +1,6 @@
 """What a run says before it works, the threads it takes, and what `lensdiff.run` returns."""
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,7 @@ from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.runner import CONTROLS, Runner
 from lensdiff.pipeline.threads import SMALL, threads_for
 from lensdiff.results import ResultStore
-from lensdiff.steps import probe as probe_module
-from lensdiff.steps.probe import LEAST, Passing, Probe, seconds
+from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder, config_for
 
@@ -117,61 +115,6 @@ def test_how_many_models_are_held(models, tmp_path):
     assert chosen("one", fits) == ("one", ["memory: about 1 MiB of 1 MiB free"])
     unknown = replace(fits, parameters=None)
     assert [chosen(keep, unknown) for keep in ("auto", "both", "one")] == [("both", []), ("both", []), ("one", [])]
-
-
-# what is measured
-def test_work_is_repeated_until_its_time_is_known_and_the_first_time_is_apart(monkeypatch):
-    now, lasting = [0.0], [9.0, 0.04, 0.01, 0.03, 0.05, 7.0]
-
-    def work() -> None:
-        now[0] += lasting.pop(0)
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    assert seconds(work) == pytest.approx((0.04 + 0.01 + 0.03 + 0.05) / 4)
-    assert seconds(lambda: now.__setitem__(0, now[0] + 2 * LEAST)) == pytest.approx(2 * LEAST)
-
-
-def test_a_pass_takes_its_own_time_and_that_of_its_tokens(models, tmp_path, monkeypatch):
-    probe = probe_of(*runner_of(models, tmp_path))
-    lengths: list[int] = []
-
-    def timed(work: Any) -> float:
-        lengths.append(work().shape[1])
-        return 3.0 + 0.5 * lengths[-1]  # seconds
-
-    monkeypatch.setattr(probe_module, "seconds", timed)
-    assert probe.passing == pytest.approx((3.0, 0.5))
-    assert lengths == [4, 32]
-    assert probe.read(100) == pytest.approx(3.0 + 50.0)
-    assert probe.read(100, passes=5) == pytest.approx(15.0 + 50.0)
-    monkeypatch.setattr(probe_module, "seconds", lambda work: 2.0)  # the longer one takes no longer
-    assert probe_of(*runner_of(models, tmp_path)).passing == (2.0, 0.0)
-
-
-def test_a_decomposition_is_measured_once_and_grows_with_the_cube(models, tmp_path, monkeypatch):
-    sizes: list[tuple[int, torch.dtype]] = []
-
-    def timed(work: Any) -> float:
-        sizes.append((len(work().S), work().S.dtype))
-        return 1.0
-
-    monkeypatch.setattr(probe_module, "seconds", timed)
-    probe = probe_of(*runner_of(models, tmp_path))
-    assert [probe.decompose(n) for n in (256, 512, 1024, 256)] == [1.0, 8.0, 64.0, 1.0]
-    assert probe.decompose(16) == probe.decompose(16, torch.float64) == 1.0
-    assert sizes == [(256, torch.float32), (16, torch.float32), (16, torch.float64)]
-
-
-def test_the_machine_and_the_pair_are_measured(models, tmp_path):
-    probe = probe_of(*runner_of(models, tmp_path))
-    assert probe.rate > 1e8
-    assert probe.step > 0
-    assert probe.passing.each + probe.passing.per_token > 0
-    assert 5 < probe.n_prompt < 40
-    assert (probe.n_response, probe.n_text) == (4, probe.n_prompt + 4)
-    assert probe.parameters == sum(p.numel() for p in view_of(probe.pair.base).model.parameters())
-    assert probe.controls["heads"] == probe.n_controls("heads") == 2 * 3
-    assert probe.n_controls("weights") == 0
 
 
 # what units cost
