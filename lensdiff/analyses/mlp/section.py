@@ -43,7 +43,7 @@ SUMMARIES = {"Rotation of concepts, angles in radians": summary}
 SECTION = Section(
     "Which concepts the feed-forward layers hold",
     "The curve says how far the leading components of each layer turned, before the grey bands of meaningless "
-    "changes of the same size; whether the layers rotated is asked in the next section. Below, choose a layer and "
+    "changes of the same size; whether the layers rotated is what value rotation asks. Below, choose a layer and "
     "a component to read its words in the base and in the tuned model.",
     30,
     concepts_section,

@@ -35,7 +35,7 @@ SECTION = Section(
     "How far the weights moved",
     "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
     "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
-    "sections above say what it does.",
+    "what it does is asked of responses, attention and words.",
     60,
     weights_section,
 )
