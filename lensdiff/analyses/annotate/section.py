@@ -15,8 +15,8 @@ def annotations_section(found: Found) -> list[Widget | Table | str]:
 
 SECTION = Section(
     "What the concepts mean",
-    "A chat model said in words what each component of the feed-forward layers holds. The table compares which tasks and "
-    "linguistic levels it named in the base and in the tuned model; choose one to see its share by layers.",
+    "A chat model said in words what each component of the feed-forward layers holds. The table compares which tasks "
+    "and linguistic levels it named in the base and in the tuned model; choose one to see its share by layers.",
     31,
     annotations_section,
 )
