@@ -362,3 +362,87 @@ def test_forward_mode_is_one_at_a_time_in_a_process():
         sys.setswitchinterval(before)
     assert len(wrong) == 12
     assert max(wrong) == 0.0
+
+
+def entered(forward: Forward, layer: int, stream: Tensor, ids: Tensor, **options) -> dict:
+    return forward.run(ids, write={Point("resid_pre", layer): lambda _: stream}, **options)
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_a_pass_that_begins_at_a_layer_gives_what_a_whole_one_gives(family: str, wrapper: str):
+    forward = loaded(family, wrapper)
+    point, read = Point("resid_pre", 1), [Point("logits")]
+    if point.name in REFUSED.get(family, ()):
+        with pytest.raises(InputError, match="cannot be written"):
+            entered(forward, 1, torch.zeros(1, 20, forward.sizes.d_model), tokens(), start=point, read=read)
+        return
+    ids = torch.cat([tokens(), tokens(start=3)])
+    mask = torch.ones_like(ids)
+    mask[1, 15:] = 0
+    with torch.no_grad():
+        stream = halved(forward.run(ids, read=[point], mask=mask)[point])
+        whole = entered(forward, 1, stream, ids, read=read, mask=mask)[read[0]]
+        seen = []
+        handle = forward.wrapper.model.blocks[0].mlp.register_forward_hook(lambda *args: seen.append(1))
+        entered(forward, 1, stream, ids, read=read, mask=mask, start=point)  # measures once that it may
+        seen.clear()
+        found = entered(forward, 1, stream, ids, read=read, mask=mask, start=point)[read[0]]
+        handle.remove()
+    assert share(found, whole) < 1e-12
+    assert not seen, "the first block was computed"
+    assert not any("forward" in vars(block) for block in forward.wrapper.model.blocks)
+    with torch.no_grad():
+        assert torch.equal(forward.logits(ids, mask), forward.run(ids, read=read, mask=mask)[read[0]]), (
+            "later passes are whole again"
+        )
+
+
+def test_gradients_go_through_a_pass_that_begins_at_a_layer():
+    forward = loaded("llama", "bridge")
+    point = Point("resid_pre", 1)
+    stream = forward.run(tokens(), read=[point])[point].detach().requires_grad_()
+    grads = [
+        torch.autograd.grad(
+            entered(forward, 1, stream, tokens(), read=[Point("final")], **how)[Point("final")].sum(), stream
+        )
+        for how in ({}, {"start": point})
+    ]
+    assert share(grads[1][0], grads[0][0]) < 1e-12
+
+
+@NO_HOOKED
+def test_where_more_than_the_stream_leads_from_block_to_block_a_pass_is_whole():
+    forward = loaded("llama", "hooked")
+    first, second = forward.wrapper.model.blocks
+    kept, whole = {}, second.forward
+    first.mlp.register_forward_hook(lambda module, args, out: kept.update(out=out.detach()))
+    second.forward = lambda *args, **kwargs: whole(*args, **kwargs) + kept.get("out", torch.zeros(1)).mean()
+    point, read = Point("resid_pre", 1), [Point("logits")]
+    stream = halved(forward.run(tokens(), read=[point])[point])
+    expected = entered(forward, 1, stream, tokens(), read=read)[read[0]]
+    kept["out"] = torch.full((1,), 1e3)  # what a pass over other tokens left behind
+    found = entered(forward, 1, stream, tokens(), read=read, start=point)[read[0]]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "message"),
+    [
+        (Point("resid_pre", 1), {}, "expected resid_pre of a layer at which something is written"),
+        (Point("z", 1), {"write": {Point("z", 1): halved}}, "expected resid_pre of a layer"),
+        (
+            Point("resid_pre", 1),
+            {"write": {Point("resid_pre", 1): halved}, "read": [Point("z", 0)]},
+            "blocks.0.attn.hook_z lies before blocks.1.hook_resid_pre",
+        ),
+        (
+            Point("resid_pre", 1),
+            {"write": {Point("resid_pre", 1): halved, Point("embed"): halved}},
+            "embed lies before",
+        ),
+        (Point("resid_pre", 2), {"write": {Point("resid_pre", 1): halved}}, "expected a layer from 0 to 1"),
+    ],
+)
+def test_a_pass_that_cannot_begin_there_is_refused(start: Point, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        loaded("llama", "bridge").run(tokens(), start=start, **options)

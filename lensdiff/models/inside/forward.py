@@ -1,6 +1,7 @@
-"""The one door into a forward pass: read it, write into it and stop it at points that mean the same in every model.
+"""The one door into a forward pass: read it, write into it, begin and stop it at points of one meaning in every model.
 
     run(tokens, read=[Point("resid_pre", 3)], write={Point("z", 2): function}, until=Point("final"))
+    run(tokens, start=Point("resid_pre", 5), write={Point("resid_pre", 5): lambda _: stream}, read=[Point("final")])
 
 `points` has the names, shapes and meanings. Hooks are put on the model and taken away again under its lock, so two
 threads wait for each other. Values keep their graph: gradients and forward-mode tangents go through reading and
@@ -10,7 +11,7 @@ Ignores: nothing; the user's own hooks on the model stay, and act.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from lensdiff.models.inside.meaning import LogitMap, Meaning
 from lensdiff.models.inside.norms import Unknown
 from lensdiff.models.inside.parts import Sizes
 from lensdiff.models.inside.points import POINTS, WHOLE, Point, Site
+from lensdiff.models.inside.starting import Extra, passed_over, starts
 from lensdiff.models.inside.wrappers import Wrapper
 from lensdiff.models.inside.writing import why_not_written
 from lensdiff.results import InputError
@@ -47,6 +49,8 @@ class Forward:
         self.cache_fault: str | None = None
         self._unwritable: dict[str, dict[int | None, str]] = {}
         self._running = False
+        self._starts: list[Extra] | None = None
+        self._starts_known = False
 
     @property
     def name(self) -> str:
@@ -62,6 +66,7 @@ class Forward:
         *,
         read: Sequence[Point] = (),
         write: Mapping[Point, Write] | None = None,
+        start: Point | None = None,
         until: Point | None = None,
         mask: Int[Tensor, "batch pos"] | None = None,
     ) -> dict[Point, Tensor]:
@@ -71,6 +76,8 @@ class Forward:
             tokens: token ids.
             read: the points whose values are wanted.
             write: by point a function of the value there that returns what goes on in its place, of the same shape.
+            start: "resid_pre" of the layer that the pass begins at, where the stream is written: the blocks before it
+                are not computed. Where a model cannot be run like that (see `starting`) they are, for the same result.
             until: the pass ends behind this point; None for the whole pass.
             mask: 1 for a token and 0 for padding, on either side of a row; None where there is none.
 
@@ -84,8 +91,11 @@ class Forward:
         if Point("logits") in write:
             raise InputError("logits are what a pass returns and cannot be written: write 'final'")
         self.require(read=[*read, *([] if until is None else [until])], write=write)
+        skipped = (
+            0 if start is None else self._start(start, [*read, *write, *([] if until is None else [until])], write)
+        )
         caught = _Caught(tokens.shape[0], self.sizes.n_heads, set(read), write, until)
-        with self.wrapper.lock, self._hooked(caught), self.wrapper.precision(), suppress(_Stop):
+        with self.wrapper.lock, self._begun(skipped), self._hooked(caught), self.wrapper.precision(), suppress(_Stop):
             logits = self.wrapper(tokens.to(self.sizes.device), mask)
             if Point("logits") in caught.wanted:
                 caught.at(Point("logits"), logits)
@@ -135,6 +145,24 @@ class Forward:
             self._unwritable[point.name] = why_not_written(self.wrapper, self._meaning(), point.name)
         if why := self._unwritable[point.name].get(point.layer):
             raise InputError(f"{point} of {self.name} cannot be written: {why}")
+
+    def _start(self, start: Point, points: Iterable[Point], write: Mapping[Point, Write]) -> int:
+        """Return how many blocks a pass that begins at a point leaves out."""
+        self._check(start)
+        if start.name != "resid_pre" or start not in write:
+            raise InputError(
+                f"a pass is to begin at {start}, expected resid_pre of a layer at which something is written"
+            )
+        layer = start.layer or 0
+        for point in points:
+            if point.name == "embed" or (point.layer is not None and point.layer < layer):
+                raise InputError(f"{point} lies before {start}, at which the pass is to begin")
+        return layer
+
+    def _begun(self, skipped: int) -> AbstractContextManager[None]:
+        if skipped and not self._starts_known:
+            self._starts, self._starts_known = starts(self.wrapper, self._meaning()), True
+        return passed_over(self.wrapper, self._starts[:skipped]) if skipped and self._starts else nullcontext()
 
     @contextmanager
     def _hooked(self, caught: "_Caught") -> Iterator[None]:
