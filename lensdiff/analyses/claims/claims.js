@@ -8,6 +8,7 @@ LensDiff.views.claims = (root, data) => {
       make("p", { class: "ld-paper" }, "The paper: " + claim.paper),
       make("p", { class: "ld-verdict" }, make("span", { class: "ld-sign", "aria-hidden": "true" }, claim.sign), claim.answer),
       make("p", { class: "ld-statement" }, claim.statement),
+      claim.cause ? make("p", { class: "ld-cause" }, make("strong", {}, "Cause: "), claim.cause + ".") : null,
       claim.picture ? picture(claim.picture) : null,
       claim.facts.length || claim.also.length || claim.replication.length
         ? make("details", {}, make("summary", {}, "How this was tested"),

@@ -16,7 +16,8 @@ changes of the same size, `lensdiff.models`). Positive, or for a share above the
 
 Nothing else is called shown. An effect within the controls' band, between two kinds, or on the wrong side of them (a
 rise that is smaller than meaningless changes give) is not. The paper's own statistics stand beside it as replication,
-without a verdict: `replication` and the tables of their analyses.
+without a verdict: `replication` and the tables of their analyses; so does what an intervention on the models shows
+(`cause`).
 
 Ignored: the chat template (prompts are raw), linguistic levels (the paper's third claim says that they stay as they
 are; to see that takes an annotation of concepts).
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lensdiff import stats
+from lensdiff.analyses.claims.cause import Cause
 from lensdiff.analyses.claims.result import NAMES, PAPER, Claim, Claims, Verdict, Way, unit_of
 from lensdiff.analyses.claims.words import SIGNIFICANT, Case, Made, Name, Words, sentence
 from lensdiff.results import Provenance
@@ -105,6 +107,7 @@ def claims(
     provenance: Provenance,
     evidence: Mapping[Name, Evidence | str],
     replication: Mapping[Name, tuple[str, ...]] | None = None,
+    causes: Mapping[Name, Cause] | None = None,
 ) -> Claims:
     """Answer the three claims.
 
@@ -112,6 +115,7 @@ def claims(
         provenance: of the pair.
         evidence: for each claim what it rests on, or a text: why it cannot be tested. What is missing was not run.
         replication: for each claim what the paper's own statistic shows.
+        causes: for each claim what an intervention shows.
     """
     found: dict[Name, Evidence | str] = {name: evidence.get(name, "its analysis was not run") for name in NAMES}
     values = {name: p for name, item in found.items() if isinstance(item, Evidence) and (p := item.p) is not None}
@@ -122,8 +126,9 @@ def claims(
             out.append(answer(name, item, adjusted.get(name), n_tested=len(values)))
         else:
             out.append(Claim(name, PAPER[name], "not testable", f"Not testable on this pair: {item}."))
-    beside = replication or {}
-    return Claims(provenance, tuple(replace(claim, replication=beside.get(claim.name, ())) for claim in out))
+    beside, causes = replication or {}, causes or {}
+    whole = (replace(x, replication=beside.get(x.name, ()), cause=causes.get(x.name)) for x in out)
+    return Claims(provenance, tuple(whole))
 
 
 def answer(name: Name, evidence: Evidence, p_adjusted: float | None = None, *, n_tested: int = 1) -> Claim:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lensdiff import stats
+from lensdiff.analyses.claims.cause import Cause
 from lensdiff.analyses.claims.words import Made, Name
 from lensdiff.results import Result
 
@@ -67,6 +68,7 @@ class Claim:
         beside: the effect beside each kind of control; controls: their effects; made: how many.
         interval, ways, facts, also: as in `Evidence`.
         replication: what the paper's own statistic shows, without a verdict.
+        cause: what an intervention shows, without a verdict; None where none was made.
     """
 
     name: Name
@@ -85,6 +87,7 @@ class Claim:
     facts: tuple[str, ...] = ()
     also: tuple[tuple[str, stats.Test], ...] = ()
     replication: tuple[str, ...] = ()
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,8 @@ class Claims(Result):
         """Return a row per claim.
 
         Columns: claim, verdict, statement, effect, unit, p, p_adjusted, control_low, control_high (of all kinds
-        together; missing with fewer than 19 of one), n_controls (of the smallest kind).
+        together; missing with fewer than 19 of one), n_controls (of the smallest kind), cause (in words, "" without
+        one), cause_effect, cause_control_low, cause_control_high.
         """
         return pd.DataFrame([_row(claim) for claim in self.claims])
 
@@ -118,6 +122,9 @@ class Claims(Result):
 def _row(claim: Claim) -> dict[str, object]:
     beside = claim.beside
     low, high = (beside.band if beside else None) or (np.nan, np.nan)
+    cause = claim.cause
+    caused = cause.beside if cause else None
+    cause_low, cause_high = (caused.band if caused else None) or (np.nan, np.nan)
     return {
         "claim": claim.name,
         "verdict": claim.verdict,
@@ -129,6 +136,10 @@ def _row(claim: Claim) -> dict[str, object]:
         "control_low": low,
         "control_high": high,
         "n_controls": beside.n if beside else 0,
+        "cause": cause.statement if cause else "",
+        "cause_effect": cause.effect if cause else np.nan,
+        "cause_control_low": cause_low,
+        "cause_control_high": cause_high,
     }
 
 

@@ -71,6 +71,7 @@ class CardData:
         sign: of the verdict.
         answer: the verdict in words.
         statement: what was found, without what the answer says already.
+        cause: what an intervention shows, in a line; None where none was made.
         facts: how this was tested.
         also: other tests of the same question, without a verdict.
         replication: the paper's own score on this pair.
@@ -83,6 +84,7 @@ class CardData:
     sign: str
     answer: str
     statement: str
+    cause: str | None
     facts: list[str]
     also: list[str]
     replication: Sequence[str]
@@ -101,7 +103,8 @@ def show_claims(result: Claims) -> Widget:
     """Return the claims as cards."""
     cards = [_card(claim) for claim in result.claims]
     fallback: Template = templates.from_string(
-        "{% for c in cards %}<p>{{ c.answer }}: {{ c.statement }}</p>{% endfor %}"
+        "{% for c in cards %}<p>{{ c.answer }}: {{ c.statement }}"
+        "{% if c.cause %} Cause: {{ c.cause }}.{% endif %}</p>{% endfor %}"
     )
     return Widget("claims", ClaimsData(cards), "The paper's claims", fallback=fallback.render(cards=cards))
 
@@ -115,7 +118,8 @@ def _card(claim: Claim) -> CardData:
         sign=sign,
         answer=answer,
         statement=_without(claim.statement, f"{answer}: ", *SAID),
-        facts=[*claim.facts, *_ways(claim), *_made(claim)],
+        cause=claim.cause.statement if claim.cause else None,
+        facts=[*claim.facts, *_ways(claim), *_made(claim), *(claim.cause.facts if claim.cause else ())],
         also=[f"{name}: {test}" for name, test in claim.also],
         replication=claim.replication,
         picture=_picture(claim),

@@ -86,7 +86,7 @@ def sentence(
     +0.25 nats per token; the 95 % bands of meaningless changes of the same size reach from -0.03 to 0.05 nats per token
     (59 gradient-noise, 59 spectrum); adjusted p = 0.05, Holm over 3 claims.`
     """
-    shown = _number(effect) if words.risen else _plain(effect)  # a share has no sign
+    shown = signed(effect) if words.risen else _plain(effect)  # a share has no sign
     number = f"{words.what} {shown}{words.unit}"
     if case == "nothing":
         return f"Nothing changed: {words.what} is exactly 0."
@@ -107,7 +107,10 @@ def sentence(
             f"Too few controls to tell: {number}; {counted(beside)} were made, a band needs "
             f"{stats.FEWEST_FOR_RANK} of each kind and a verdict {beside.needed}."
         )
-    said, corrected = f"{number}; {_beside(beside, words.unit)}", f"adjusted {_p(p)}, Holm over {_claims(n_tested)}"
+    said, corrected = (
+        f"{number}; {beside_words(beside, words.unit)}",
+        f"adjusted {_p(p)}, Holm over {_claims(n_tested)}",
+    )
     risen = words.risen if effect > 0 else words.fallen
     above = beside.direction == "above"
     return {
@@ -128,7 +131,8 @@ def sentence(
     }[case]
 
 
-def _beside(beside: stats.Envelope, unit: str) -> str:
+def beside_words(beside: stats.Envelope, unit: str) -> str:
+    """Return where the controls' bands reach, and how many controls there are."""
     if beside.band is None:
         return f"beside {counted(beside)}"
     low, high = beside.band
@@ -162,7 +166,8 @@ def _p(p: float | None) -> str:
     return "p unknown" if p is None else stats.format_p(p)
 
 
-def _number(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a number with its sign, 0 without."""
     return f"{value:+.3g}" if value else "0"
 
 

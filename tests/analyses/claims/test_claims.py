@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lensdiff import stats
+from lensdiff.analyses.claims.cause import Cause
 from lensdiff.analyses.claims.evidence import heads_evidence, instruction_evidence, rotation_evidence
 from lensdiff.analyses.claims.measure import Evidence, answer, claims
 from lensdiff.analyses.claims.result import NAMES, Claims, Way
@@ -465,3 +466,52 @@ def test_the_second_claim_needs_its_permuted_labels_and_its_controls():
     assert answer("heads", unchanged, unchanged.p).statement == (
         "Nothing changed: rise of instruction verbs beyond verbs like them is exactly 0."
     )
+
+
+def test_a_cause_is_a_line_beside_the_claim_and_changes_no_verdict():
+    evidence = {"instruction": planted(1.0, around(0), around(0.2)), "heads": planted(0.05, around(0))}
+    plain = claims(ORIGIN, evidence)
+    cause = Cause("cut, tuned less base", -0.5, " u", {"spectrum": around(0)}, (-0.7, -0.3), ("a fact",))
+    found = claims(ORIGIN, evidence, causes={"instruction": cause})
+    assert [c.verdict for c in found.claims] == [c.verdict for c in plain.claims]
+    assert [c.p_adjusted for c in found.claims] == [c.p_adjusted for c in plain.claims]
+    assert found.claims[0].cause is cause
+    assert found.claims[1].cause is None
+    row = found.to_df().iloc[0]
+    assert row["cause"] == cause.statement
+    assert (row["cause_effect"], row["cause_control_low"], row["cause_control_high"]) == pytest.approx(
+        (-0.5, -0.1, 0.1), abs=1e-12
+    )
+    assert found.to_df()["cause"].tolist()[1:] == ["", ""]
+    assert found.to_df()["cause_effect"].isna().tolist() == [False, True, True]
+
+
+CAUSES = {
+    "beyond": (
+        Cause("cut", 0.5, " u", {"spectrum": around(0), "norm": around(0.1)}, (0.3, 0.7)),
+        f"cut: +0.5 u (95 % over prompts 0.3 to 0.7); above every kind of control: {BESIDE} -0.1 to 0.2 u "
+        "(59 spectrum, 59 norm)",
+    ),
+    "below": (
+        Cause("cut", -0.5, " u", {"spectrum": around(0)}),
+        f"cut: -0.5 u; below every kind of control: {BESIDE} -0.1 to 0.1 u (59 spectrum)",
+    ),
+    "within": (
+        Cause("cut", 0.15, " u", {"spectrum": around(0), "norm": around(0.2)}),
+        f"cut: +0.15 u; no more than meaningless changes of the same size: {BESIDE} -0.1 to 0.3 u "
+        "(59 spectrum, 59 norm)",
+    ),
+    "too few": (
+        Cause("cut", 0.5, " u", {"spectrum": around(0, 18)}),
+        "cut: +0.5 u; beside 18 spectrum controls, too few to tell (19 of each kind are needed)",
+    ),
+    "none": (Cause("cut", 0.5, " u"), "cut: +0.5 u; no controls stand beside it"),
+    "nothing": (Cause("cut", 0.0, " u"), "cut: 0 u; no controls stand beside it"),
+    "undefined": (Cause("cut", float("nan"), " u", {"spectrum": around(0)}), "cut: undefined on this pair"),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_a_cause_says_where_its_number_lies(name: str):
+    cause, statement = CAUSES[name]
+    assert cause.statement == statement
