@@ -62,6 +62,7 @@ def push_tangents(
     positions: Int[Tensor, " direction"],
     out: slice,
     *,
+    embedded: Float[Tensor, "pos d_model"] | None = None,
     rows: int = ROWS,
 ) -> Float[Tensor, "direction out_pos d_model"]:
     """Return d h / d E[position] . direction at the output positions, h the unembedding's input, one row a direction.
@@ -69,6 +70,7 @@ def push_tangents(
     Args:
         directions: direction i perturbs the embedding at `positions[i]`; positions must not decrease.
         out: output positions, a slice of the sequence.
+        embedded: what the embedding gives where the derivative is taken; by default that of the tokens.
         rows: about how many direction-position rows are computed at once.
     """
     model, length = view.model, len(tokens)
@@ -81,7 +83,11 @@ def push_tangents(
             value if value.ndim == 2 else value[0]
         )
 
-    with torch.no_grad(), view.forward.wrapper.lock, model.hooks(fwd_hooks=[(_needed, save)]):
+    def put_in(value: Tensor, hook: Any) -> Tensor:
+        return value if embedded is None else embedded[None]
+
+    hooks = [("hook_embed", put_in), (_needed, save)]
+    with torch.no_grad(), view.forward.wrapper.lock, model.hooks(fwd_hooks=hooks):
         # the tokens are whole: a mask made of them would take a prompt's own padding token for padding
         resid, *_ = model.input_to_embed(tokens[None], attention_mask=torch.ones_like(tokens[None]))
         for block in model.blocks:

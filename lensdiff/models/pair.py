@@ -237,7 +237,14 @@ class ModelPair:
         return pd.DataFrame(rows, columns=["what", "base", "tuned", "meaning"])
 
     def compare(self, analysis: Callable[Concatenate[Model, P], R], *arguments: P.args, **options: P.kwargs) -> Diff[R]:
-        """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`."""
+        """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`.
+
+        Where an option is about both models (the target "choice" of `attribute`), the analysis says what it means for
+        this pair by a function `in_pair`, before either is run.
+        """
+        prepare: Any = getattr(analysis, "in_pair", None)
+        if prepare is not None:
+            arguments, options = prepare(self, *arguments, **options)  # pyright: ignore[reportAssignmentType]
         # both in one line: what it warns of in both models is shown once
         base, tuned = [analysis(getattr(self, side), *arguments, **options) for side in SIDES]
         return Diff(base, tuned, notice=self.notice)

@@ -1,10 +1,14 @@
 """Which prompt words drive the response."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from lensdiff.analyses.attribute.defaults import DELETION_DRAWS, METHOD, TARGET
+from pydantic import Field
+
+from lensdiff.analyses.attribute.defaults import BASELINE, DELETION_DRAWS, METHOD, NODES, PATH, TARGET
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Number, Options, option
+from lensdiff.steps.options import Count, Number, Options, option
+
+Baseline = Annotated[str, Field(pattern="^(zero|mean|token:.+)$")]
 
 
 class AttributeOptions(Options):
@@ -13,6 +17,11 @@ class AttributeOptions(Options):
     target: Literal["probability", "log_probability", "logit"] = option(
         TARGET, "What is differentiated: probability, log_probability or logit."
     )
+    path: Literal["point", "integrated"] = option(
+        PATH, "Where it is differentiated: point (the prompt itself) or integrated (along a path from a baseline)."
+    )
+    baseline: Baseline = option(BASELINE, "Where that path begins: zero, mean, or token:TEXT (exactly one token).")
+    nodes: Count = option(NODES, "Nodes of that path; each costs what point does.")
     method: Literal["auto", "forward", "reverse"] = option(METHOD, "forward, reverse, or auto: the cheaper.")
     deletion_draws: Number = option(DELETION_DRAWS, "Random deletions beside each map's own; 0: no check.")
     retokenise: bool = option(False, "Attribute an own response as the paper's authors do, from its text.")

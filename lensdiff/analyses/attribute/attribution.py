@@ -4,8 +4,9 @@
 
 f is the target (in the paper the probability of the token), E[x_n] the input embedding. Positive: the token supports
 the response token. It is the first-order form of what removing the token would change; `DeletionCheck` says how far
-that holds for a map. `attribute` computes it. Reference: Wu et al., NAACL 2024, section 4; doi
-10.18653/v1/2024.naacl-long.130.
+that holds for a map. Along a path from a baseline it is integrated gradients (see `paths`), whose sum over the prompt
+is what the target changes, up to `completeness`. `attribute` computes it. Reference: Wu et al., NAACL 2024, section 4;
+doi 10.18653/v1/2024.naacl-long.130.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Attribution(Result):
         merged: the tokenizer merged prompt and response at their boundary.
         method: "forward" or "reverse", as it was computed.
         deletion: the map's trust number, or None where it was not asked for or there is nothing to delete.
+        completeness: of a map along a path: the largest error over response tokens, as a share of the largest change;
+            None of one at a point.
     """
 
     prompt_id: str
@@ -52,6 +55,7 @@ class Attribution(Result):
     probabilities: Float[Tensor, " out_pos"]
     instruction: Bool[Tensor, " in_pos"]
     context: Bool[Tensor, " in_pos"]
+    completeness: float | None = None
 
     def levels(
         self, *, levels: int = importance.LEVELS, b: int = 0, eps: float = importance.EPS

@@ -13,7 +13,8 @@ run in it (experts that are chosen by data, rotary embeddings that ask how long 
 no weight gradients and cuts the sequence at the outputs it computes, where that leaves them as they are.
 
 E[x_n] is what the embedding module gives: the token's own embedding, before positions and before a norm that follows
-(BLOOM), with the scale that the module itself applies (Gemma; a constant factor cancels).
+(BLOOM), with the scale that the module itself applies (Gemma; a constant factor cancels). Both modes also take the
+derivative elsewhere (`embedded`) and along other directions than the embeddings; `paths` integrates them so.
 
 Ignores: nothing. Sign: positive where a larger multiple of the embedding would raise the target.
 """
@@ -67,23 +68,29 @@ def forward_scores(
     gradients: Float[Tensor, "out_pos d_model"],
     *,
     chunk: int | None = None,
+    embedded: Float[Tensor, "pos d_model"] | None = None,
+    directions: Float[Tensor, "in_pos d_model"] | None = None,
 ) -> Float[Tensor, "in_pos out_pos"]:
     """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once.
+
+    Args:
+        embedded: where the derivative is taken, by default at the tokens' own embeddings; `gradients` are taken there.
+        directions: along what, by default along the embeddings.
 
     Raises:
         NoForwardMode: the model cannot be run in forward mode.
     """
-    embedded = view.forward.embed(tokens[None])[0].detach()
+    embedded = view.forward.embed(tokens[None])[0].detach() if embedded is None else embedded
+    along = embedded[inputs] if directions is None else directions
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
     fast = can_linearize(view)
     chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=fast)
     parts = []
-    for at in positions.split(chunk):
-        directions = embedded[at]
+    for at, some in zip(positions.split(chunk), along.split(chunk), strict=True):
         if fast:
-            tangents = push_tangents(view, tokens, directions, at, outputs)
+            tangents = push_tangents(view, tokens, some, at, outputs, embedded=embedded)
         else:
-            tangents = _generic_tangents(view, tokens, embedded, directions, at, outputs)
+            tangents = _generic_tangents(view, tokens, embedded, some, at, outputs)
         parts.append(torch.einsum("nmd,md->nm", tangents, gradients))
     return torch.cat(parts)
 
@@ -129,13 +136,17 @@ def reverse_scores(
     *,
     chunk: int | None = None,
     hidden: Float[Tensor, "out_pos d_model"] | None = None,
+    embedded: Float[Tensor, "pos d_model"] | None = None,
+    directions: Float[Tensor, "in_pos d_model"] | None = None,
 ) -> Float[Tensor, "in_pos out_pos"]:
     """Return I by reverse mode; `chunk` is the number of output tokens that share one forward pass.
 
     Args:
         hidden: the unembedding's input of the whole pass; a pass that is cut short must give the same, or is not cut.
+        embedded, directions: as in `forward_scores`.
     """
-    embedded = view.forward.embed(tokens[None])[0].detach()
+    embedded = view.forward.embed(tokens[None])[0].detach() if embedded is None else embedded
+    along = embedded[inputs] if directions is None else directions
     columns = []
     with view.forward.frozen():
         for group in torch.arange(outputs.start, outputs.stop).split(chunk or REVERSE_GROUP):
@@ -147,7 +158,7 @@ def reverse_scores(
             for m in group.tolist():
                 last = m == int(group[-1])
                 (grad,) = torch.autograd.grad(computed[m], x, gradients[m - outputs.start], retain_graph=not last)
-                columns.append((grad[inputs] * embedded[inputs]).sum(dim=-1))
+                columns.append((grad[inputs] * along).sum(dim=-1))
     return torch.stack(columns, dim=1)
 
 

@@ -12,23 +12,29 @@ model reads 250 tokens of the base's text: 12 levels of 170,607 are off there, b
 Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130.
 """
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lensdiff.analyses.attribute.attribution import Attribution
-from lensdiff.analyses.attribute.defaults import DELETION_DRAWS, METHOD, TARGET
+from lensdiff.analyses.attribute.choices import Choices, choices_in_pair, name_of
+from lensdiff.analyses.attribute.defaults import BASELINE, DELETION_DRAWS, METHOD, NODES, PATH, TARGET
 from lensdiff.analyses.attribute.deletion import deletion_check
-from lensdiff.analyses.attribute.gradients import (
-    NoForwardMode,
-    cheaper_mode,
-    forward_scores,
-    reverse_scores,
-    target_gradients,
+from lensdiff.analyses.attribute.gradients import NoForwardMode, cheaper_mode
+from lensdiff.analyses.attribute.paths import (
+    INCOMPLETE,
+    PathName,
+    Text,
+    check_path,
+    final_at,
+    integrated_scores,
+    scores_at,
 )
-from lensdiff.analyses.attribute.targets import Target, TargetName, probability, target_of
+from lensdiff.analyses.attribute.targets import Contrast, Target, TargetName, probability, target_of
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
@@ -50,7 +56,10 @@ def attribute(
     prompt: Prompt | str,
     response: str | Response | None = None,
     *,
-    target: TargetName | Target = ...,
+    target: TargetName | Target | Contrast | Choices = ...,
+    path: PathName = ...,
+    baseline: str = ...,
+    nodes: int = ...,
     method: Method = ...,
     max_new_tokens: int = ...,
     retokenise: bool = ...,
@@ -65,7 +74,10 @@ def attribute(
     prompt: Sequence[Prompt | str],
     response: Sequence[str | Response | None] | None = None,
     *,
-    target: TargetName | Target = ...,
+    target: TargetName | Target | Contrast | Choices = ...,
+    path: PathName = ...,
+    baseline: str = ...,
+    nodes: int = ...,
     method: Method = ...,
     max_new_tokens: int = ...,
     retokenise: bool = ...,
@@ -79,7 +91,10 @@ def attribute(
     prompt: Any,  # here and below: what the overloads do not name is refused in words
     response: Any = None,
     *,
-    target: str | Target = TARGET,
+    target: str | Target | Contrast | Choices = TARGET,
+    path: str = PATH,
+    baseline: str = BASELINE,
+    nodes: int = NODES,
     method: str = METHOD,
     max_new_tokens: int = MAX_NEW_TOKENS,
     retokenise: bool = False,
@@ -95,11 +110,14 @@ def attribute(
         prompt: a prompt, or a list of them (then `Results`; one that fails is warned of and the rest go on).
         response: None for the model's own greedy response; a text, joined to the prompt as prompt + " " + response;
             or a `Response` of `generate`. For a list of prompts None, or a list of as many (None is one's own again).
-        target: "probability", "log_probability", "logit", or a function (logits [out_pos, d_vocab], ids [out_pos]) ->
-            [out_pos].
-            The contrast of two tokens a and b is `lambda logits, ids: logits[:, a] - logits[:, b]`.
-        method: "forward" (a pass per prompt token), "reverse" (a pass per response token) or "auto", the cheaper; where
-            a model cannot be run in forward mode "auto" takes the other and the provenance's options say why.
+        target: what is differentiated: "probability", "log_probability", "logit", `contrast(" yes", " no")`, or a
+            function (logits [out_pos, d_vocab], ids [out_pos]) -> [out_pos]; through `pair.compare` also "choice", the
+            tuned model's next token against the base's.
+        path: where: "point" (at the prompt, as in the paper) or "integrated" (along a path to it, see `paths`).
+        baseline: where the path begins: "zero", "mean", or "token:TEXT" with exactly one token.
+        nodes: of the path, each of which costs what "point" does.
+        method: how: "forward" (a pass per prompt token), "reverse" (a pass per response token) or "auto", the cheaper;
+            where a model cannot be run in forward mode "auto" takes the other and the provenance's options say why.
         max_new_tokens: of the own response.
         retokenise: attribute an own response as if it were given as text, as the paper's authors do.
         prepend_bos: None for the tokenizer's own habit.
@@ -108,14 +126,16 @@ def attribute(
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
-        InputError: an unknown target or method, a negative number, a model in half precision, lists that are empty or
-            of different lengths, an id that comes twice; of one prompt (or of all in a list): an empty response given
-            as text, a prompt that does not fit the context, `method="forward"` where a model cannot be run in it.
+        InputError: an unknown target, path, baseline or method, a text of a contrast or baseline that is not one token,
+            a negative number, a model in half precision, lists that are empty or of different lengths, an id that comes
+            twice; of one prompt (or of all in a list): an empty response given as text, a prompt that does not fit the
+            context, `method="forward"` where a model cannot be run in it.
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
     view = view_of(model)
-    function = target_of(target)
+    function = None if isinstance(target, Choices) else target_of(target, view)
+    check_path(path, baseline, nodes)
     if method not in get_args(Method):
         raise InputError(f"method {method!r} is none of {', '.join(get_args(Method))}")
     _check_precision(view)
@@ -123,6 +143,7 @@ def attribute(
         raise InputError(f"deletion_draws={deletion_draws} and chunk={chunk} given, expected at least 0 and at least 1")
     options = {
         "target": target if isinstance(target, str) else getattr(target, "__name__", "custom"),
+        **({"path": path, "baseline": baseline, "nodes": nodes} if path != PATH else {}),
         "method": method,
         "max_new_tokens": max_new_tokens,
         "retokenise": retokenise,
@@ -134,13 +155,28 @@ def attribute(
     asked = Asked.of(prompt, response)
 
     def one(item: Prompt, given: str | Response | None) -> Attribution:
+        if isinstance(target, Choices):
+            given = target.response(view, item)
         if given is None:
             given = generate(model, item, max_new_tokens=max_new_tokens, prepend_bos=prepend_bos)
             if retokenise and given.text.strip():
                 given = given.text
-        return _attribute_one(view, item, given, function, options, chunk=chunk)
+        own = target.of(view, item) if isinstance(target, Choices) else function
+        assert own is not None
+        found = _attribute_one(view, item, given, own, options, chunk=chunk)
+        if found.completeness is not None and found.completeness > INCOMPLETE:
+            warnings.warn(
+                f"the integrated gradients of prompt {name_of(item)[:40]!r} add up to what the target changes within "
+                f"{found.completeness:.0%}: give more nodes than {nodes}, or another baseline than {baseline!r}",
+                stacklevel=2,
+            )
+        return found
 
     return asked.results(asked.each(one, "attributing", progress))
+
+
+# what a target of both models means is found before either is attributed: see `ModelPair.compare`
+vars(attribute)["in_pair"] = choices_in_pair
 
 
 def _attribute_one(
@@ -157,12 +193,13 @@ def _attribute_one(
     if method == "auto":
         method = cheaper_mode(view, encoded.n_prompt, encoded.n_response)
     try:
-        scores, targets, probabilities = _scores(view, encoded, target, method, chunk)
+        found = _scores(view, encoded, target, method, chunk, options)
     except NoForwardMode as error:
         if options["method"] != "auto":
             raise
         method, options = "reverse", options | {"forward_mode": str(error)}
-        scores, targets, probabilities = _scores(view, encoded, target, method, chunk)
+        found = _scores(view, encoded, target, method, chunk, options)
+    scores = found.scores
     if not bool(torch.isfinite(scores).all()):
         raise RuntimeError(
             f"{view.info.id}: a score is not finite; attribute it in float64 to see whether its range is exceeded"
@@ -185,33 +222,43 @@ def _attribute_one(
         method=method,
         deletion=deletion,
         scores=scores.cpu(),
-        targets=targets.cpu(),
-        probabilities=probabilities.cpu(),
+        targets=found.targets.cpu(),
+        probabilities=found.probabilities.cpu(),
+        completeness=found.completeness,
         **masks,
     )
 
 
+class _Found(NamedTuple):
+    scores: Float[Tensor, "in_pos out_pos"]
+    targets: Float[Tensor, " out_pos"]
+    probabilities: Float[Tensor, " out_pos"]
+    completeness: float | None
+
+
 def _scores(
-    view: ModelView, encoded: Encoded, target: Target, method: str, chunk: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    view: ModelView, encoded: Encoded, target: Target, method: str, chunk: int | None, options: dict[str, Any]
+) -> _Found:
     first, n, m = encoded.n_special, encoded.n_prompt, encoded.n_response
     if not m:
         empty = torch.zeros(0, dtype=view.dtype)
-        return torch.zeros(n, 0, dtype=view.dtype), empty, empty
+        return _Found(torch.zeros(n, 0, dtype=view.dtype), empty, empty, None)
     # the last response token is only predicted, never read
     tokens = torch.tensor(encoded.ids[:-1], device=view.device)
-    ids = torch.tensor(encoded.response_ids, device=view.device)
-    outputs = slice(first + n - 1, first + n - 1 + m)
+    said = torch.tensor(encoded.response_ids, device=view.device)
+    text = Text(tokens, said, slice(first, first + n), slice(first + n - 1, first + n - 1 + m))
+    embedded = view.forward.embed(tokens[None])[0].detach()
     with torch.no_grad():
-        hidden = view.forward.final(tokens[None])[0, outputs]
-        probabilities = probability(view.forward.unembed(hidden), ids)
-    targets, gradients = target_gradients(view, hidden, ids, target)
-    inputs = slice(first, first + n)
-    if method == "forward":
-        scores = forward_scores(view, tokens, inputs, outputs, gradients, chunk=chunk)
-    else:
-        scores = reverse_scores(view, tokens, inputs, outputs, gradients, chunk=chunk, hidden=hidden)
-    return scores.detach(), targets, probabilities
+        hidden = final_at(view, text, embedded)
+        logits = view.forward.unembed(hidden)
+        probabilities = probability(logits, said)
+    if "path" not in options:
+        own = embedded[text.inputs]
+        scores, targets = scores_at(view, text, target, embedded, own, hidden=hidden, method=method, chunk=chunk)
+        return _Found(scores.detach(), targets, probabilities, None)
+    how = {"baseline": options["baseline"], "nodes": options["nodes"], "method": method, "chunk": chunk}
+    scores, completeness = integrated_scores(view, text, target, embedded, **how)
+    return _Found(scores, target(logits, said), probabilities, completeness)
 
 
 def _check_precision(view: ModelView) -> None:

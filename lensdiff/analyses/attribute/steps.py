@@ -43,13 +43,22 @@ def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
         response = response.text
     draws = 0 if unit.control else options.deletion_draws
     return attribute(
-        inputs.model, inputs.prompt, response, target=options.target, method=options.method, deletion_draws=draws
+        inputs.model,
+        inputs.prompt,
+        response,
+        target=options.target,
+        path=options.path,
+        baseline=options.baseline,
+        nodes=options.nodes,
+        method=options.method,
+        deletion_draws=draws,
     )
 
 
 def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
     each, per_row = probe.once("attribution", _seconds_of_rows)
     scores = each + per_row * _rows(probe, probe.n_prompt, probe.n_response, options.method)
+    scores *= options.nodes if options.path == "integrated" else 1
     if unit.control or not options.deletion_draws:
         return scores
     return scores + probe.read((2 + options.deletion_draws) * probe.n_text, passes=2)  # as it is, its own, the draws'
@@ -119,7 +128,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         cost=cost,
         reads=reads,
         needs=frozenset({"model", "prompt"}),
-        keys=("target", "method", "deletion_draws", "retokenise"),
+        keys=("target", "path", "baseline", "nodes", "method", "deletion_draws", "retokenise"),
     ),
 )
 TABLES: tuple[TableDoc[Any], ...] = (

@@ -134,8 +134,14 @@ def _side(role: Role, name: str, result: Attribution) -> SideData:
 
 
 def facts(result: Attribution) -> str:
-    """Return what belongs beside a map in one line: the instruction's score and the deletion check."""
+    """Return what belongs beside a map in one line: its path, the instruction's score and the deletion check."""
     parts = []
+    if result.completeness is not None:
+        options = result.provenance.options
+        parts.append(
+            f"integrated from {options['baseline']} over {options['nodes']} nodes, adds up to within "
+            f"{result.completeness:.2g} of what the target changes"
+        )
     if bool(result.instruction.any()):
         parts.append(f"instruction score {result.instruction_score():.3f} over {int(result.instruction.sum())} tokens")
     if result.deletion is not None:
