@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.inside.precision import as_double
 from lensdiff.models.inside.points import Point
+from lensdiff.models.inside.precision import as_double
 from lensdiff.models.memory import available_memory
 from tests.checkpoints import hf_model, tokenizer_of
 
@@ -52,4 +52,7 @@ def test_tokens_and_mask_go_to_the_models_device(wrapper, monkeypatch):
     tokens = torch.tensor([[3, 4, 5]])
     forward.run(tokens, read=[Point("logits")], mask=torch.tensor([[0, 1, 1]]))
     forward.run(tokens, read=[Point("logits")])
-    assert [[None if x is None else x.device.type for x in read] for read in given] == [["meta", "meta"], ["meta", None]]
+    assert [[None if x is None else x.device.type for x in read] for read in given] == [
+        ["meta", "meta"],
+        ["meta", None],
+    ]
