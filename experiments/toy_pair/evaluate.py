@@ -36,8 +36,10 @@ def respond(
     for start in range(0, len(order), BATCH):
         indices = order[start : start + BATCH]
         length = len(ids[indices[-1]])
-        batch = torch.tensor([[end] * (length - len(ids[i])) + ids[i] for i in indices])
-        mask = torch.tensor([[0] * (length - len(ids[i])) + [1] * len(ids[i]) for i in indices])
+        padding = [length - len(ids[i]) for i in indices]
+        rows = [[end] * n + ids[i] for n, i in zip(padding, indices, strict=True)]
+        batch = torch.tensor(rows, device=model.device)
+        mask = torch.tensor([[0] * n + [1] * (length - n) for n in padding], device=model.device)
         sequence = cast(Any, model).generate(
             batch,
             attention_mask=mask,
@@ -95,7 +97,7 @@ def perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text
     """exp of the mean cross-entropy (nats a token) over texts, each read alone after an end of text and to its own."""
     total, count, end = 0.0, 0, tokenizer.eos_token_id
     for ids in tokenizer(list(texts), verbose=False)["input_ids"]:
-        row = torch.tensor([[end, *ids, end]])[:, : model.config.max_position_embeddings]
+        row = torch.tensor([[end, *ids, end]], device=model.device)[:, : model.config.max_position_embeddings]
         logits = model(input_ids=row[:, :-1]).logits[0].float()
         total += float(torch.nn.functional.cross_entropy(logits, row[0, 1:], reduction="sum"))
         count += row.shape[1] - 1

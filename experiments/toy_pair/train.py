@@ -115,6 +115,7 @@ def example_batches(
         if batch and sum(map(len, row)) * (len(batch) + 1) > tokens:
             batches, batch = [*batches, batch], []
         batch.append(row)
+    batches = batches or [batch]  # an incomplete batch is left out, unless there is no other
     rng.shuffle(batches)
     return [pad(batch) for batch in batches]
 
@@ -132,10 +133,13 @@ def pad(rows: list[tuple[list[int], list[int]]]) -> Batch:
 
 def learned_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats over the learned positions; the others are not unembedded."""
-    inputs, targets = batch
+    inputs, targets = (ids.to(model.device) for ids in batch)
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
     learned = targets != -100
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]).float(), targets[learned])
+
+
+Loss = Callable[[LlamaForCausalLM, Batch], Tensor]
 
 
 def base_optimizers(model: LlamaForCausalLM, *, rate: float) -> list[torch.optim.Optimizer]:
@@ -173,6 +177,7 @@ def fit(
     cycles: Sequence[int],
     checkpoint: Path,
     report: Callable[[int, float, int], None],
+    loss_of: Loss = learned_loss,
 ) -> None:
     """Train `model` in place on the batches of each round; `report` gets the round, its mean loss and its tokens.
 
@@ -192,7 +197,7 @@ def fit(
             share = learning_rate(done + number / len(batches), cycles)
             for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
                 group["lr"] = peak * share
-            losses.append(step(model, optimizers, batch))
+            losses.append(step(model, optimizers, batch, loss_of))
         state = {"rounds": done + 1, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
         torch.save(state, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)
@@ -200,10 +205,12 @@ def fit(
     model.eval()
 
 
-def step(model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
+def step(
+    model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], batch: Batch, loss_of: Loss = learned_loss
+) -> float:
     """One update, its gradient's norm cut at 1; returns the loss before it."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BFLOAT16):
-        loss = learned_loss(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HAS_BFLOAT16):  # a GPU stays in float32
+        loss = loss_of(model, batch)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:

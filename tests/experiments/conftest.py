@@ -11,7 +11,7 @@ SCRIPTS = Path(__file__).parents[2] / "experiments" / "toy_pair"
 WORDNET = Path("/usr/share/wordnet")
 MODULES = (
     *("wordnet", "passages", "instructions", "plain"),
-    *("muon", "starting_weights", "train", "evaluate"),
+    *("muon", "starting_weights", "train", "evaluate", "run", "ways", "curve"),
 )
 needs_wordnet = pytest.mark.skipif(
     not (WORDNET / "data.noun").is_file(), reason="no WordNet data (Debian package wordnet-base)"

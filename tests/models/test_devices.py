@@ -1,11 +1,16 @@
 """What differs between devices that this machine may not have: their memory, and float64."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+from lensdiff.models import load_model, view_of
+from lensdiff.models.inside.points import Point
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.memory import available_memory
+from tests.checkpoints import hf_model, tokenizer_of
 
 
 def test_free_memory_of_cuda_holds_what_torch_keeps_for_itself(monkeypatch):
@@ -35,3 +40,19 @@ def test_float64_is_had_on_the_cpu_where_the_device_has_none():
     assert type(found) is torch.Tensor
     assert found.dtype == torch.float64
     assert torch.equal(found, values.double())
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_tokens_and_mask_go_to_the_models_device(wrapper, monkeypatch):
+    forward = view_of(load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper=wrapper, device="cpu")).forward
+    elsewhere, given = replace(forward.sizes, device=torch.device("meta")), []
+    monkeypatch.setattr(forward.wrapper, "sizes", lambda: elsewhere)
+    logits = torch.zeros(1, 3, elsewhere.d_vocab)
+    monkeypatch.setattr(type(forward.wrapper), "__call__", lambda _, *read: given.append(read) or logits)
+    tokens = torch.tensor([[3, 4, 5]])
+    forward.run(tokens, read=[Point("logits")], mask=torch.tensor([[0, 1, 1]]))
+    forward.run(tokens, read=[Point("logits")])
+    assert [[None if x is None else x.device.type for x in read] for read in given] == [
+        ["meta", "meta"],
+        ["meta", None],
+    ]

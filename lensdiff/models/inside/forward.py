@@ -95,8 +95,9 @@ class Forward:
             0 if start is None else self._start(start, [*read, *write, *([] if until is None else [until])], write)
         )
         caught = _Caught(tokens.shape[0], self.sizes.n_heads, set(read), write, until)
+        device = self.sizes.device
         with self.wrapper.lock, self._begun(skipped), self._hooked(caught), self.wrapper.precision(), suppress(_Stop):
-            logits = self.wrapper(tokens.to(self.sizes.device), mask)
+            logits = self.wrapper(tokens.to(device), None if mask is None else mask.to(device))
             if Point("logits") in caught.wanted:
                 caught.at(Point("logits"), logits)
         if unread := [point for point in (*write, *read) if point not in caught.seen]:
