@@ -83,7 +83,8 @@ def n_parameters(source: str) -> int | None:
         return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
     try:
         with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError):  # loading says what is wrong; an adapter is told by its base
         return None
     return sum(parameter.numel() for parameter in model.parameters())
