@@ -90,6 +90,19 @@ def n_parameters(source: str) -> int | None:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def n_layers(source: str, revision: str | None) -> int | None:
+    """Return how many layers a checkpoint has, by its config alone; None where that cannot be told before loading."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+            found = config.get_text_config().num_hidden_layers
+    except Exception:  # loading says what is wrong, in its own words
+        return None
+    return found if isinstance(found, int) and found > 0 else None
+
+
 # time
 def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
     """Tell how long what is to be done will take."""

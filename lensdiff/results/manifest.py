@@ -16,7 +16,7 @@ class UnitState(BaseModel):
     Attributes:
         digest: of all that its result depends on; another digest means that the unit has to be done again.
         outcome: done, failed (tried again by the next run), or impossible for this pair or these prompts.
-        reason: why there is no result.
+        reason: why there is no result, or what is lacking in one.
         seconds: that it took.
         kept: how much of the result lies on disk: what only its readers needed goes once they are done.
         model, prompt, layers: which unit it is.
@@ -67,6 +67,11 @@ class StepState(BaseModel):
     def failures(self) -> dict[str, str]:
         """Why a wanted unit could not be had."""
         return {name: self.units[name].reason for name in self.of_outcome("failed")}
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """What is lacking in the results of wanted units."""
+        return {name: reason for name in self.done if (reason := self.units[name].reason)}
 
     @property
     def seconds(self) -> float:
