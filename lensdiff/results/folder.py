@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import decode_part, encode_part, flush, numeric_order
+from lensdiff.results.manifest import ROOMS
 
 PARTIAL = ".partial"
-ENDINGS = {"arrays": ".safetensors", "tables": ".parquet"}
+ENDINGS: dict[str, str] = dict(zip(ROOMS, (".safetensors", ".parquet"), strict=True))
 LONGEST_PART = 240  # bytes of a file's name without its ending; file systems allow 255
 LONGEST_NAME = 1000  # of all parts together; systems allow a path 4096, or 1024
 

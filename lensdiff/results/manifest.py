@@ -1,13 +1,25 @@
 """What a results directory says of itself: versions, config, the state of every unit, and a checksum of every file."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA = 2
+ROOMS = ("arrays", "tables")  # of a results directory
 State = Literal["pending", "running", "done", "failed", "skipped"]
 UnitOutcome = Literal["done", "failed", "impossible"]
 Kept = Literal["whole", "part", "nothing"]
+
+
+def in_a_room(file: str) -> str:
+    """Return the name of a file ("arrays/NAME"), which lies in one of the rooms of a directory.
+
+    Raises:
+        ValueError: it lies in none.
+    """
+    if file.partition("/")[0] not in ROOMS or "/" not in file:
+        raise ValueError(f"{file!r} lies in none of {', '.join(ROOMS)}")
+    return file
 
 
 class UnitState(BaseModel):
@@ -137,4 +149,4 @@ class Manifest(BaseModel):
     ended: bool = False
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
-    checksums: dict[str, str] = Field(default_factory=dict)
+    checksums: dict[Annotated[str, AfterValidator(in_a_room)], str] = Field(default_factory=dict)
