@@ -4,6 +4,7 @@ VENV ?= .venv
 VENV_TL4 ?= .venv-tl4
 VENV_NEWEST ?= .venv-newest
 VENV_FLOOR ?= .venv-floor
+VENV_AUDIT ?= .venv-audit
 PIP = -m pip install --quiet --disable-pip-version-check
 EXTRAS = lora,gguf,glove,annotate
 # Every environment has this torch: unpinned, it pulls a build of several gigabytes.
@@ -16,7 +17,7 @@ FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py te
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check test-tl4 test-newest test-floor lock format lint types unit reproduce clean
+.PHONY: demo test check test-tl4 test-newest test-floor lock audit format lint types unit reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
@@ -60,6 +61,16 @@ lock:
 	.venv-lock/bin/python .ci/lock.py constraints-tl4.txt '$(TORCH)' 'transformer-lens>=4'
 	rm -r .venv-lock
 
+# Known vulnerabilities of both locks, by the service of osv.dev: fails where there is one, and where it cannot be asked.
+audit:
+	$(PYTHON) -m venv $(VENV_AUDIT)
+	$(VENV_AUDIT)/bin/python $(PIP) --upgrade pip-audit
+	@for lock in constraints.txt constraints-tl4.txt; do \
+	  echo "$$lock:"; \
+	  $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --timeout 20 --no-deps --disable-pip -r $$lock || \
+	    { echo "audit: $$lock has known vulnerabilities, or the service could not be asked (see above)" >&2; exit 1; }; \
+	done
+
 # Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
 PAPER ?=
 reproduce: $(VENV)/demo.done
@@ -86,4 +97,4 @@ $(VENV_TL4)/dev.done: pyproject.toml constraints-tl4.txt dev-requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TL4) $(VENV_NEWEST) $(VENV_FLOOR) .venv-lock .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TL4) $(VENV_NEWEST) $(VENV_FLOOR) $(VENV_AUDIT) .venv-lock .pytest_cache .ruff_cache

@@ -29,6 +29,7 @@ from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.toml import check_config
 from lensdiff.results import InputError
 from lensdiff.steps.found import Found
+from lensdiff.views.csv_text import csv_text
 
 HERE = Path(__file__).parent
 FEWEST_TOKENS = 5  # of a response that Table 1 counts, as in the paper
@@ -74,7 +75,7 @@ class Experiment:
         """Print a data frame and keep it as <name>.csv."""
         print_frame(title, frame, rows=60)
         self.out.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.6g")
+        (self.out / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8", newline="")
 
     def answer(self, found: Found, name: Name) -> None:
         """Print the claim's answer for this pair, with every kind of control beside it."""

@@ -88,7 +88,9 @@ def main(
     """Compare on one model."""
     torch.set_num_threads(threads)
     view = view_of(load_model(model, device="cpu"))
-    source = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    source = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     source.requires_grad_(False)
     rate, console = 0.0, Console()
     for n, m in (tuple(map(int, case.split("x"))) for case in cases.split(",")):

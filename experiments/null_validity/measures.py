@@ -61,11 +61,11 @@ class Setting:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32, trust_remote_code=False)
 
     @cached_property
     def tokenizer(self):
-        return AutoTokenizer.from_pretrained(self.base)
+        return AutoTokenizer.from_pretrained(self.base, trust_remote_code=False)
 
     @property
     def end(self) -> int:

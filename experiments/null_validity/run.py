@@ -19,6 +19,7 @@ from experiments.null_validity.groups import SIZES, Group, base_of, fast_groups,
 from experiments.null_validity.measures import FIRST_PAIR, Measures, Setting
 from experiments.null_validity.table import tables, write_docs, write_tables
 from lensdiff.stats import FEWEST_FOR_RANK
+from lensdiff.views.csv_text import csv_text
 
 CONTROLS = 20  # of a kind; of those that are pairs too, 19 are left beside each
 RECIPE = {"steps": 20, "batch": 8, "length": 48}  # of distilled controls
@@ -56,7 +57,7 @@ def effects_of(group: Group, setting: Setting, controls: int, out: Path, recipe:
     found = pd.DataFrame(rows_of(group, setting, controls, out / "controls", recipe))
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = path.with_suffix(".part")
-    found.to_csv(waiting, index=False)
+    waiting.write_text(csv_text(found, float_format=None), encoding="utf-8", newline="")
     waiting.rename(path)
     print(f"{group.name}: {group.n} pairs, {time.perf_counter() - start:.0f} s", flush=True)
     return pd.read_csv(path)

@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 from experiments.null_validity.groups import KINDS, Group
 from lensdiff import stats
 from lensdiff.results import InputError
+from lensdiff.views.csv_text import csv_text
 
 ALPHA = 0.05
 CLAIM = "the claim's own"  # what decides: the envelope, with the labels for verbs
@@ -172,8 +173,8 @@ def write_tables(found: Tables, out: Path, *, controls: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "null_validity.md").write_text(markdown(found, controls=controls), encoding="utf-8")
     for name in ("rates", "by_recipe", "power"):
-        getattr(found, name).to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    wide(found.p).to_csv(out / "p.csv", index=False, float_format="%.6g")
+        (out / f"{name}.csv").write_text(csv_text(getattr(found, name)), encoding="utf-8", newline="")
+    (out / "p.csv").write_text(csv_text(wide(found.p)), encoding="utf-8", newline="")
 
 
 def wide(p: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ directory. Stopped, it goes on where it was; with other options it does again wh
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -141,43 +141,53 @@ def _run(analysis: Analysis[Any], given: dict[str, Any]) -> None:
     terminal = Terminal(quiet=given["quiet"])
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis.name, estimate=not given["quiet"])
-    _complain(analysis, store)
-    _show(analysis, store)
+    is_whole = _complain(analysis, store)
+    _show(analysis, store, is_whole)
+    if not is_whole:
+        raise typer.Exit(1)
 
 
-def _complain(analysis: Analysis[Any], store: Any) -> None:
-    """Say which prompts failed.
+def _complain(analysis: Analysis[Any], store: Any) -> bool:
+    """Say what of all that was asked for is not there, and return whether nothing failed.
 
     Raises:
-        InputError: a step has nothing, with the reason of the first: a cause comes before what followed from it.
+        InputError: a step failed whole, or the analysis has nothing at all, with the reason of the first: a cause comes
+            before what followed from it.
     """
+    from lensdiff.pipeline.report import SHARED
+    from lensdiff.pipeline.shortfall import failed, not_possible
     from lensdiff.results import InputError
 
-    states = [store.step(step.name) for step in analysis.steps]
-    if failed := [state.note for state in states if state.state == "failed"]:
-        raise InputError(failed[0])
-    for prompt, reason in _failed_prompts(states).items():
-        complain(f"without prompt {prompt!r}: {reason}")
+    names = [step.name for step in analysis.steps]
+    states = {name: store.step(name) for name in names}
+    none = [state.note for state in states.values() if state.state == "failed"]
+    if not any(states[name].state == "done" for name in names if name not in SHARED):
+        none += [state.note for state in states.values() if state.state == "skipped"]
+    if none:
+        raise InputError(none[0])
+    for line in not_possible(store, names):
+        complain(line)
+    lines = failed(store, names)
+    for line in lines:
+        complain(line)
+    return not lines
 
 
-def _failed_prompts(states: Iterable[Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for state in states:
-        for name, reason in state.failures.items():
-            prompt = state.units[name].prompt
-            if prompt is not None:
-                found.setdefault(prompt, reason)
-    return found
-
-
-def _show(analysis: Analysis[Any], store: Any) -> None:
+def _show(analysis: Analysis[Any], store: Any, is_whole: bool) -> None:
     """Print the command's tables, put its tables and its page at the top of the directory, and say where they are."""
     from lensdiff.pipeline.report import sections_page
+    from lensdiff.results import InputError
     from lensdiff.steps.found import Found
 
     write_notice(store)
     for title, summary in analysis.summaries.items():
-        print_frame(title, summary(Found(store)))
+        try:
+            frame = summary(Found(store))
+        except InputError:
+            if is_whole:
+                raise
+            continue  # of what failed; that was said
+        print_frame(title, frame)
     for table in analysis.tables:
         if store.has_table(table.name):
             write(str(store.publish(table.name)))

@@ -67,6 +67,7 @@ def demo(
 def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline.execute import execute
     from lensdiff.pipeline.report import Report
+    from lensdiff.pipeline.shortfall import failed, not_possible
 
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
@@ -74,10 +75,13 @@ def _whole(config: Any, quiet: bool) -> None:
         path = Report(store).save()
     write_notice(store)
     write(str(path))
-    failed = {name: state.note for name, state in store.manifest.steps.items() if state.state == "failed"}
-    for name, note in failed.items():
-        complain(f"{name} could not be done: {note}")
-    if failed:
+    steps = store.manifest.steps
+    none = {name: state.note for name, state in steps.items() if state.state == "failed"}
+    lines = [f"{name} could not be done: {note}" for name, note in none.items()]
+    lines += failed(store, [name for name in steps if name not in none])
+    for line in (*not_possible(store, steps), *lines):
+        complain(line)
+    if lines:
         raise typer.Exit(1)
 
 

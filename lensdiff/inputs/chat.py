@@ -4,20 +4,24 @@ An answer is what the model said, or that it refused; both are kept, so that a q
 is not kept: a question that the server rejects (400, 413, 422), that it answers without any choice, or that the model
 answers with something else than was asked for, is reported and asked again by the next run. A server that cannot be
 reached, refuses the key, stays busy (429) or fails (5xx) after the client's own retries stops the run: everything
-answered until then is on disk. The key is in no message and no file, also where a server repeats it.
+answered until then is on disk. The key is in no message and no file, also where a server repeats it, nor is a password
+in the server's address, nor what a message says to be the value of an Authorization header.
 
 The content is model, messages, options and seed. The server's address does not count: the same question to the same
 model elsewhere is the same question.
 """
 
+import base64
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, unquote, urlsplit
 
 from lensdiff.inputs.characters import escaped
 from lensdiff.results import InputError
@@ -29,6 +33,7 @@ TROUBLE = 300  # characters of a server's message that are kept
 QUOTED = 200  # characters of a malformed answer that are kept
 LIMIT, LIMIT_ELSEWHERE = "max_tokens", "max_completion_tokens"  # two names that servers have for one option
 NO_KEY = "none"  # a server of one's own needs no key, but the client insists on one
+AUTHORIZATION = re.compile(r"\b((?:bearer|basic)[\s:=]+)(?!\[key\])[^\s,;\"']+", re.IGNORECASE)
 SECRET = 16  # characters from which on a key is never a word that an answer holds by itself
 
 
@@ -90,7 +95,7 @@ class Chat:
     """A chat model behind a server; safe to use from several threads.
 
     Attributes:
-        key: what no message may hold.
+        key: what no message may hold; secrets: more of that, out of the server's address.
         names: options that the server turned out to know by another name.
     """
 
@@ -101,6 +106,7 @@ class Chat:
     response_format: str = "json_schema"
     key: str = field(default=NO_KEY, repr=False)
     names: dict[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def connect(
@@ -134,7 +140,8 @@ class Chat:
         options: dict[str, Any] = {LIMIT: max_tokens}
         if temperature is not None:
             options["temperature"] = temperature
-        return cls(client, model, AnswerCache(Path(cache)), options, response_format, key)
+        answers, secrets = AnswerCache(Path(cache)), _secrets_in(base_url)
+        return cls(client, model, answers, options, response_format, key, secrets=secrets)
 
     def ask(
         self,
@@ -186,7 +193,7 @@ class Chat:
                 return Answer("rejected", f"{error.status_code}: {self._told(error)}")
             raise self._stopped(f"the server answers {error.status_code}", error) from self._cause(error)
         except openai.APIConnectionError as error:
-            where = f"the server at {self.client.base_url} does not answer"
+            where = f"the server at {self._hidden(str(self.client.base_url))} does not answer"
             raise self._stopped(where, error) from self._cause(error)
         except (ValueError, RecursionError) as error:  # a body that is no JSON, or nested too deeply
             return Answer("empty", f"the server's answer is no JSON ({self._told(error)})")
@@ -225,21 +232,30 @@ class Chat:
 
     def _told(self, problem: object) -> str:
         """Return what a server or an error says as it may be kept: short, writable, without the key."""
-        return self._hidden(escaped(str(problem)))[:TROUBLE]
+        return AUTHORIZATION.sub(r"\1[key]", self._hidden(escaped(str(problem))))[:TROUBLE]
 
     def _hidden(self, text: str) -> str:
-        if self.key in ("", NO_KEY):
-            return text
-        for spelled in (self.key, repr(self.key)[1:-1], json.dumps(self.key)[1:-1]):
-            text = text.replace(spelled, "[key]")
+        for secret in (self.key, *self.secrets):
+            if secret not in ("", NO_KEY):
+                for spelled in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="")):
+                    text = text.replace(spelled, "[key]")
         return text
 
     def _cause(self, error: Exception) -> Exception | None:
         # a traceback shows the cause in its own words
-        return error if self._hidden(str(error)) == str(error) else None
+        return error if AUTHORIZATION.sub("", self._hidden(str(error))) == str(error) else None
 
     def _stopped(self, what: str, error: Exception) -> AnnotationStopped:
         return AnnotationStopped(f"{what}: {self._told(error)}")
+
+
+def _secrets_in(base_url: str | None) -> tuple[str, ...]:
+    """Return the password in a server's address, and the header that a client makes of it."""
+    found = urlsplit(base_url or "")
+    if not found.password:
+        return ()
+    name, password = unquote(found.username or ""), unquote(found.password)
+    return base64.b64encode(f"{name}:{password}".encode()).decode(), password
 
 
 def _text_of(content: Any) -> str:

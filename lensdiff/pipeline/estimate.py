@@ -83,10 +83,24 @@ def n_parameters(source: str) -> int | None:
         return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
     try:
         with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError):  # loading says what is wrong; an adapter is told by its base
         return None
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def n_layers(source: str, revision: str | None) -> int | None:
+    """Return how many layers a checkpoint has, by its config alone; None where that cannot be told before loading."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+            found = config.get_text_config().num_hidden_layers
+    except Exception:  # loading says what is wrong, in its own words
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 # time

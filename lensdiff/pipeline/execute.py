@@ -17,7 +17,7 @@ from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of, supplies_of
-from lensdiff.pipeline.prepare import prepare
+from lensdiff.pipeline.prepare import check_tokenizers, prepare
 from lensdiff.pipeline.runner import Runner
 from lensdiff.pipeline.tables import clear_tables, write_tables
 from lensdiff.pipeline.threads import threads_for
@@ -67,6 +67,7 @@ def execute(
         supplies = supplies_of(material, both)
         if not is_same:
             supplies.pair.check()  # before anything is changed: the directory of a pair that cannot be read stays
+            check_tokenizers(config, supplies.pair)
         _begin(config, command, store)
         facts = _describe_pair(material, both, identities, supplies, store, listener)
         store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}

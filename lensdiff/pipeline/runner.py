@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lensdiff.inputs.spans import shorten
 from lensdiff.pipeline.graph import Graph, Key, unit_state
 from lensdiff.pipeline.listener import Listener
 from lensdiff.results import InputError, Result
@@ -173,6 +174,10 @@ class Runner:
         """Return why a unit cannot even be begun, or None."""
         if "both" in step.needs and not self.plan.both:
             return NotPossible(f"{step.title} needs both models in memory, and one at a time is held")
+        try:
+            self.store.check_name(name_of(step.name, unit))
+        except InputError as error:
+            return InputError(f"no result can be kept by this id: {error}")
         for read in self.graph.reads(step.name, unit):
             state = self.graph.state(read.step, read.unit)
             if read.required and (state is None or state.outcome != "done"):
@@ -188,7 +193,8 @@ class Runner:
         if not isinstance(found, Result) or (before is not None and before.outcome != "done"):
             self.graph.forget_digests()  # what reads this unit is known by whether it could be had
         if isinstance(found, Result):
-            self.store.save_unit(step.name, unit.path, unit_state(unit, digest, seconds=seconds), found)
+            state = unit_state(unit, digest, seconds=seconds, reason=_lacking(step, found))
+            self.store.save_unit(step.name, unit.path, state, found)
             return
         outcome: UnitOutcome = "impossible" if isinstance(found, NotPossible) else "failed"
         state = unit_state(unit, digest, outcome=outcome, reason=str(found), seconds=seconds)
@@ -248,6 +254,13 @@ class Runner:
         assert step.part is not None, f"step {step.name} keeps a part of {unit}, and says not which"
         whole = self.store.load_files([name_of(step.name, unit)], step.result)
         self.store.save_unit(step.name, unit.path, left, step.part(whole))
+
+
+def _lacking(step: Step[Any, Any], found: Result) -> str:
+    """Return which prompts a result lacks, the first few with the reason; empty where it has all."""
+    lacking = {} if step.lacks is None else step.lacks(found)
+    told = [f"without prompt {shorten(prompt)}: {reason}" for prompt, reason in list(lacking.items())[:TOLD]]
+    return "; ".join([*told, f"without {len(lacking) - TOLD} more"] if len(lacking) > TOLD else told)
 
 
 def _blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:

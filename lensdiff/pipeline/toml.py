@@ -16,6 +16,7 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "string_unicode": "whole characters, it holds half a one",
     "string_too_short": "a text that is not empty",
     "too_short": "a list that is not empty",
     "distinct": "distinct layers",

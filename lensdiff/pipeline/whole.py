@@ -1,5 +1,6 @@
 """The whole way: a config becomes a results directory and its report."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,13 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.report import Report
+from lensdiff.pipeline.shortfall import failed, not_possible
 
 
 def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener | None = None) -> Report:
     """Do every analysis that a config asks for, and return the report, which is also written to `report.html`.
+
+    Warns of what failed or was not possible, unless a listener is told.
 
     Args:
         config: a config, a mapping with its keys, or the path of a TOML file.
@@ -21,4 +25,8 @@ def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener |
     """
     report = Report(execute(config, listener=listener, estimate=listener is not None))
     report.save()
+    if listener is None:
+        steps = report.store.manifest.steps
+        for line in (*not_possible(report.store, steps), *failed(report.store, steps)):
+            warnings.warn(line, stacklevel=2)
     return report

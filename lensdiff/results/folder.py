@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import decode_part, encode_part, flush, numeric_order
+from lensdiff.results.manifest import ROOMS
 
 PARTIAL = ".partial"
-ENDINGS = {"arrays": ".safetensors", "tables": ".parquet"}
+ENDINGS: dict[str, str] = dict(zip(ROOMS, (".safetensors", ".parquet"), strict=True))
 LONGEST_PART = 240  # bytes of a file's name without its ending; file systems allow 255
+LONGEST_NAME = 1000  # of all parts together; systems allow a path 4096, or 1024
 
 
 class Folder:
@@ -33,10 +35,15 @@ class Folder:
         Raises:
             InputError: the name is too long for a file system.
         """
-        parts = [encode_part(part) for part in name.split("/")]
-        if too_long := [part for part in parts if len(part.encode()) > LONGEST_PART]:
+        *folders, last = [encode_part(part) for part in name.split("/")]
+        if too_long := [part for part in (*folders, last) if len(part) > LONGEST_PART]:  # all ASCII
             raise InputError(f"the name {too_long[0][:40]}... is longer than the {LONGEST_PART} bytes of a file's name")
-        return self.root.joinpath(room, *parts[:-1], parts[-1] + ENDINGS[room])
+        if sum(map(len, folders)) + len(folders) + len(last) > LONGEST_NAME:
+            raise InputError(f"the name ...{name[-40:]} is longer than the {LONGEST_NAME} bytes of a file's path")
+        ending = ENDINGS[room]
+        # a folder must not have the name of a file
+        folders = [f"{f.removesuffix(ending)}%2E{ending[1:]}" if f.endswith(ending) else f for f in folders]
+        return self.root.joinpath(room, *folders, last + ending)
 
     def names(self, room: str, prefix: str = "") -> list[str]:
         """Return the names of the files of a room that begin with `prefix`, numbers in them in numeric order."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
+from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState, in_a_room
 
 
 class Journal:
@@ -61,6 +61,7 @@ def apply(manifest: Manifest, event: dict[str, Any]) -> None:
         else:
             manifest.tables[event["table"]] = TableState.model_validate(event["state"])
     if "file" in event:
+        in_a_room(event["file"])
         if event["checksum"] is None:
             manifest.checksums.pop(event["file"], None)
         else:

@@ -1,13 +1,25 @@
 """What a results directory says of itself: versions, config, the state of every unit, and a checksum of every file."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA = 2
+ROOMS = ("arrays", "tables")  # of a results directory
 State = Literal["pending", "running", "done", "failed", "skipped"]
 UnitOutcome = Literal["done", "failed", "impossible"]
 Kept = Literal["whole", "part", "nothing"]
+
+
+def in_a_room(file: str) -> str:
+    """Return the name of a file ("arrays/NAME"), which lies in one of the rooms of a directory.
+
+    Raises:
+        ValueError: it lies in none.
+    """
+    if file.partition("/")[0] not in ROOMS or "/" not in file:
+        raise ValueError(f"{file!r} lies in none of {', '.join(ROOMS)}")
+    return file
 
 
 class UnitState(BaseModel):
@@ -16,7 +28,7 @@ class UnitState(BaseModel):
     Attributes:
         digest: of all that its result depends on; another digest means that the unit has to be done again.
         outcome: done, failed (tried again by the next run), or impossible for this pair or these prompts.
-        reason: why there is no result.
+        reason: why there is no result, or what is lacking in one.
         seconds: that it took.
         kept: how much of the result lies on disk: what only its readers needed goes once they are done.
         model, prompt, layers: which unit it is.
@@ -67,6 +79,11 @@ class StepState(BaseModel):
     def failures(self) -> dict[str, str]:
         """Why a wanted unit could not be had."""
         return {name: self.units[name].reason for name in self.of_outcome("failed")}
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """What is lacking in the results of wanted units."""
+        return {name: reason for name in self.done if (reason := self.units[name].reason)}
 
     @property
     def seconds(self) -> float:
@@ -132,4 +149,4 @@ class Manifest(BaseModel):
     ended: bool = False
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
-    checksums: dict[str, str] = Field(default_factory=dict)
+    checksums: dict[Annotated[str, AfterValidator(in_a_room)], str] = Field(default_factory=dict)

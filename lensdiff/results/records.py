@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ class Records:
         self._folder, self._path = folder, folder.root / MANIFEST
         self._manifest: Manifest | None = None
         self._journal = Journal(folder.root / JOURNAL)
-        self._is_kept = False
+        self._kept_in: tuple[int, int] | None = None  # the directory that what happens is kept in
 
     def exists(self) -> bool:
         """Return whether the directory holds a manifest."""
@@ -65,23 +66,45 @@ class Records:
                 if f"{room}/{name}" not in self.manifest.checksums:
                     self._folder.path(room, name).unlink()
         self.write(versions=package_versions() if is_new else self.manifest.versions)
-        self._is_kept = True
+        self._kept_in = self._directory()
 
     def end(self) -> None:
         """Keep nothing any more."""
-        self._is_kept = False
+        self._kept_in = None
+
+    def check_there(self) -> None:
+        """Refuse to go on in a directory that is not the one any more in which a run began.
+
+        Raises:
+            InputError: it was removed, emptied, or another lies in its place.
+        """
+        if self._kept_in is not None and not (self.exists() and self._directory() == self._kept_in):
+            raise InputError(
+                f"{self._folder.root} was removed, emptied or replaced while a run wrote to it: the run ended, "
+                "run again"
+            )
+
+    def _directory(self) -> tuple[int, int] | None:
+        try:
+            found = self._folder.root.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def happened(self, event: dict[str, Any]) -> None:
         """Remember an event (see `lensdiff.results.journal`); a file that is gone is removed after that."""
+        self.check_there()
         apply(self.manifest, event)
-        if self._is_kept:
+        if self._kept_in is not None:
             self._journal.add(**event)
         if event.get("checksum", "") is None:
             room, _, name = event["file"].partition("/")
-            self._folder.path(room, name).unlink(missing_ok=True)
+            with suppress(InputError):  # no file has such a name
+                self._folder.path(room, name).unlink(missing_ok=True)
 
     def write(self, **changes: Any) -> None:
         """Change fields of the manifest and write it."""
+        self.check_there()
         self._manifest = self.manifest.model_copy(update=changes)
         text = self._manifest.model_dump_json(indent=1)
         self._folder.replace(self._path, lambda path: path.write_text(text, encoding="utf-8", newline=""))

@@ -167,6 +167,14 @@ class ResultStore:
             self._shown(name), lambda path: shutil.copyfile(self._checked("tables", name), path)
         )
 
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a result that no file can have.
+
+        Raises:
+            InputError: it is too long for a file system.
+        """
+        self._folder.path("arrays", name)
+
     def remove(self, name: str) -> None:
         """Remove a result, if it is there."""
         self.forget(f"arrays/{name}")
@@ -261,6 +269,7 @@ class ResultStore:
             raise InputError(f"{path} is damaged: {error}") from None
 
     def _write(self, room: str, name: str, write: Callable[[Path], Any], event: dict[str, Any] | None = None) -> Path:
+        self._records.check_there()
         path, checksum = self._folder.write(room, name, write)
         self._records.happened((event or {}) | file_event(room, name, checksum))
         return path

@@ -1,6 +1,6 @@
 """A step of a run: what its units are, what each of them needs and reads, and the function that does one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -81,6 +81,7 @@ class Step(Generic[O, R]):
         needs: what a unit needs beside them: its own model (base, tuned or control), the pair, both models in memory,
             its prompt, all prompts, words, word vectors, the seed, the base (whatever the unit's model).
         kept: how much of a result stays once its readers are done; part: makes the part of it.
+        lacks: why prompts are not in a result that is of several, by their ids.
         block: does several units at once where one model is held at a time; a result or an error for each.
     """
 
@@ -96,6 +97,7 @@ class Step(Generic[O, R]):
     keys: tuple[str, ...] = ()
     kept: Callable[[Plan, Unit, O], Kept] = all_kept
     part: Callable[[R], R] | None = None
+    lacks: Callable[[R], Mapping[str, str]] | None = None
     block: Callable[[Sequence["Inputs"], Sequence[Unit], O], Sequence[R | InputError]] | None = None
 
     def __post_init__(self) -> None:

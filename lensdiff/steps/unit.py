@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lensdiff.inputs.spans import shorten
 from lensdiff.results.diff import SIDES
 
 
@@ -33,7 +34,7 @@ class Unit:
     def __str__(self) -> str:
         """Return the unit in words."""
         words = [] if self.model is None else [self.model]
-        words += [] if self.prompt is None else [f"prompt {self.prompt!r}"]
+        words += [] if self.prompt is None else [f"prompt {shorten(self.prompt)}"]
         words += [] if self.layers is None else [f"layers {','.join(map(str, self.layers))}"]
         return ", ".join(words) or "the pair"
 

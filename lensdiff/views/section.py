@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensdiff.views.csv_text import csv_text
 from lensdiff.views.widget import Widget, templates
 from lensdiff.views.words import shortened, visible
 
@@ -78,9 +79,7 @@ def tables(found: Any, captions: Mapping[str, str]) -> list[Table]:
 
 def compressed_csv(frame: pd.DataFrame) -> str:
     """Return a table as base64 of a gzipped CSV file, which the page's script unpacks."""
-    return base64.b64encode(
-        gzip.compress(frame.to_csv(index=False, float_format="%.6g").encode("utf-8", "replace"), mtime=0)
-    ).decode("ascii")
+    return base64.b64encode(gzip.compress(csv_text(frame).encode("utf-8", "replace"), mtime=0)).decode("ascii")
 
 
 def cell(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The report in a browser: opens from disk, asks for nothing, explores, downloads, prints, survives hostile names."""
 
+import csv
 import io
 import re
 
@@ -105,6 +106,22 @@ def test_tables_unfold_and_download_as_csv(open_page, path, store):
     expected = store.load_table("instruction_scores")
     assert found["prompt_id"].tolist() == expected["prompt_id"].tolist()
     assert found["instruction_score"].tolist() == pytest.approx(expected["instruction_score"].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_downloaded_table_holds_no_formula(open_page, tmp_path, begins):
+    name = f"{begins}HYPERLINK(1)"
+    store = with_attribution(tmp_path, tokens=((name, " b"), (" c",)), name=name, prompts=2)
+    page = opened(open_page, Report(store).save()).page
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download instruction_scores.csv").click()
+    rows = list(csv.reader(io.StringIO(download.value.path().read_bytes().decode(), newline="")))
+    ids = store.load_table("instruction_scores")["prompt_id"].tolist()
+    assert ids[0].startswith(begins)
+    assert [row[0] for row in rows] == ["prompt_id", *(f"'{one}" for one in ids)]
+    number = rows[0].index("instruction_score")
+    expected = store.load_table("instruction_scores")["instruction_score"].tolist()
+    assert [float(row[number]) for row in rows[1:]] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_keyboard_skips_to_the_answers_and_reaches_the_sections(open_page, path):

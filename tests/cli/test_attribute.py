@@ -66,12 +66,14 @@ def test_many_prompts_one_of_which_fails(lensdiff: Command, models: Path, tmp_pa
     prompts.write_text((models / "prompts.jsonl").read_text() + json.dumps({"id": "long", "text": "moon " * 500}))
     out = tmp_path / "out"
     ran = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *NO_CONTROLS)
-    assert ran.code == 0
+    assert ran.code == 1  # not all that was asked for
     assert "responses: base, prompt 'long' failed: prompt 'long'" in ran.err
     assert "the model's context holds 128" in ran.err
     assert list(pd.read_parquet(out / "attribution.parquet").prompt_id.unique()) == ["sea", "fruit", "a/b .."]
     again = lensdiff("attribute", models / "base", models / "tuned", "--prompts", prompts, "--out", out, *FAST)
+    assert again.code == 1
     assert again.err.startswith("lensdiff: without prompt 'long': prompt 'long'")
+    assert again.err.count("\n") == 1  # once for both models and all that follows from it
     report = Report(ResultStore(out)).html()
     assert "at most 4 tokens" in report
     assert "controls, meaningless changes of the base" not in report  # none were made

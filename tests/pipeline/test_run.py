@@ -532,7 +532,8 @@ def test_nothing_to_score_is_no_failure(models, tmp_path):
     assert store.step("attribution").state == "done"
 
 
-def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tmp_path):
+def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("lensdiff.pipeline.prepare.n_layers", lambda *_: None)  # as of a file that must be loaded first
     changes = {"analyses": ["heads", "mlp"], "heads": {"layers": [7]}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert store.step("heads").state == "failed"
@@ -557,7 +558,55 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
     assert_refused("device 'abacus' is not there", device="abacus")
     assert_refused("unknown key 'colour'", colour=1)
-    halves: tuple[dict[str, str], ...] = ({"text": "Say \ud83d"}, {"text": "Say", "response": "\ud83d"})
+    for analysis in ("heads", "mlp", "value_rotation", "attention"):
+        message = rf"^{analysis}\.layers=\[1, 99\] given, expected at least one of 0 to 1, each once$"
+        assert_refused(message, **{analysis: {"layers": [1, 99]}})
+        assert_refused(rf"{analysis}\.layers is \[\], expected a list that is not empty", **{analysis: {"layers": []}})
+        assert_refused(rf"{analysis}\.layers is \[1, 1\], expected distinct layers", **{analysis: {"layers": [1, 1]}})
+    halves: tuple[dict[str, Any], ...] = (
+        {"text": "Say \ud83d"},
+        *({"text": "Say", key: "\ud83d"} for key in ("response", "kind", "reference", "id")),
+        *({"text": "Say", key: ["Say", "\ud83d"]} for key in ("instruction", "context")),
+    )
     for entry in halves:  # where a manifest would have to hold it
         key = list(entry)[-1]
-        assert_refused(rf"the {key} of prompt '1' holds half a character", prompts=None, prompt=[entry])
+        assert_refused(rf"the {key} of prompt '.*' holds half a character", prompts=None, prompt=[entry])
+    assert_refused("tuned is .* expected whole characters, it holds half a one", tuned="tuned-\ud83d")
+    assert_refused("base_revision of the config holds half a character", base_revision="\ud83d")
+
+
+LONG_IDS = {"x" * 241: "240 bytes of a file's name", "é" * 41: "240 bytes", "a/" * 600: "1000 bytes of a file's path"}
+
+
+@pytest.mark.parametrize(("name", "message"), LONG_IDS.items(), ids=["one part", "encoded", "many parts"])
+def test_an_id_that_no_file_can_have_is_refused_in_the_config_and_fails_alone_in_a_file(
+    models, tmp_path, name, message
+):
+    entries = [{"id": name, "text": "Repeat the word: sea"}, {"id": "ok", "text": "Repeat the word: moon"}]
+    with pytest.raises(InputError, match=f"^no result can be kept by the id .* of a prompt: .*{message}"):
+        execute(config_for(models, tmp_path / "refused", prompts=None, prompt=entries))
+    assert not (tmp_path / "refused").exists()
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(entries[0]))
+    with pytest.raises(InputError, match=message):  # there is no other one
+        execute(config_for(models, tmp_path / "refused", prompts=str(path)))
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    changes = {"prompts": str(path), "analyses": ["attribute", "outputs"], "controls": {"attribute": 0}}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert set(store.step("responses").failures) == {f"base/{name}", f"tuned/{name}"}
+    assert message in store.step("responses").failures[f"base/{name}"]
+    assert store.names("attribution/") == ["attribution/base/ok", "attribution/tuned/ok"]
+    assert store.names("outputs/") == ["outputs/ok"]
+    again = execute(config_for(models, tmp_path / "out", **changes))  # what failed is tried again
+    assert again.names() == store.names()
+
+
+def test_ids_that_look_like_files_and_folders_keep_apart(models, tmp_path):
+    ids = ["a", "a.safetensors/b", "a.safetensors", "a/b", "..", "../a", ".", "a%2Esafetensors/b"]
+    entries = [{"id": name, "text": f"Repeat the word: {'moon' if i % 2 else 'sea'}"} for i, name in enumerate(ids)]
+    changes = {"prompts": None, "prompt": entries, "analyses": ["outputs"]}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert sorted(store.names("outputs/")) == sorted(f"outputs/{name}" for name in ids)
+    for name in ids:
+        assert store.load_result(f"outputs/{name}", OutputShift).prompt_id == name
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -12,6 +12,7 @@ import pandas as pd
 from lensdiff.analyses.instruction_use import InstructionUseOptions
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
@@ -86,7 +87,9 @@ def _use_cost(probe: Probe, unit: Unit, options: InstructionUseOptions, by: str)
 def _reference_tokens(probe: Probe) -> float:
     """Return the mean tokens of the prompts' references, as far as there are any."""
     tokens = probe.view.tokenizer
-    lengths = [len(tokens(prompt.reference)["input_ids"]) for prompt in probe.prompts.values() if prompt.reference]
+    references = [prompt.reference for prompt in probe.prompts.values() if prompt.reference]
+    # half a character fails its prompt alone, later
+    lengths = [len(tokens(text)["input_ids"]) for text in references if lone_surrogate(text) is None]
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 
@@ -136,7 +139,8 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
              kept=none_kept, **common),
         Step(of_control, f"{title} of controls", units=no_units, work=control, cost=cost, reads=control_reads,
              needs=needs | {"model"}, keys=keys, kept=none_kept, **common),
-        Step(name, f"{title} beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads, **common),
+        Step(name, f"{title} beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads,
+             lacks=lambda found: found.failures, **common),
     ]  # fmt: skip
 
 

@@ -53,6 +53,7 @@ ABSENT: dict[str, Any] = {
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
 NAMED = 3  # so many tensors of a list are named in an error
+OTHERS_CODE = "trust_remote_code"  # what transformers speaks of where it is told not to run a checkpoint's own code
 
 
 @dataclass
@@ -103,7 +104,14 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
     check_tensors(model, _weight_files(Path(str(cached_file(where, "config.json", **options))).parent), name)
-    return Source(name, model, _tokenizer(where, name, options), commit or revision)
+    notes = code_note(config, type(model).__name__)
+    return Source(name, model, _tokenizer(where, name, options), commit or revision, notes=notes)
+
+
+def code_note(config: Any, architecture: str) -> tuple[str, ...]:
+    """Return a note where a checkpoint brings code for a model that `transformers` has too: only the latter runs."""
+    own = dict(getattr(config, "auto_map", None) or {})
+    return (f"its own code ({few(map(str, own.values()))}) was not run: a {architecture} it is",) if own else ()
 
 
 def _commit(where: str, options: dict[str, Any]) -> str | None:
@@ -278,6 +286,8 @@ def few(names: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return what an error says first, with its kind where that is no sentence."""
+    if OTHERS_CODE in str(error):
+        return "it brings code of its own (auto_map), which is never run: expected what transformers itself can read"
     said = str(error).strip().split("\n", 1)[0]
     kind = type(error).__name__
     return f"{kind} {said}".strip() if not said or isinstance(error, LookupError) else said

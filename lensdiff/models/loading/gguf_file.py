@@ -115,7 +115,7 @@ def _parts(config: PretrainedConfig, file: GGUFFile) -> dict[str, str]:
         InputError: a tensor has no place in the model, has another shape, or a parameter has no tensor.
     """
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
     found = {name: _parameter_of(file, name) for name in file.tensors if name not in ROPE_TENSORS}
     for name, parameter in found.items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lensdiff.models.loading.gguf_header import check_header
 from lensdiff.results import InputError
 
 # prefixes of keys that do not change the function: descriptions, how the file was made, what the tokenizer reads
@@ -67,9 +68,10 @@ class GGUFFile:
         """
         from gguf import GGUFReader
 
+        check_header(path)
         try:
             reader = GGUFReader(path)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
             raise InputError(f"{path} cannot be read as a GGUF file: {str(error).strip()}") from error
         fields = {key: item for key, item in reader.fields.items() if not _long(key, item)}
         found = cls(path, {key: _value(item) for key, item in fields.items()}, {t.name: t for t in reader.tensors})

@@ -68,7 +68,7 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
         return
     # a copy for to_tokens and to_string, since transformer-lens gives it special tokens that it lacks; lensdiff itself
     # always asks the checkpoint's own
-    given = copy.deepcopy(tokenizer)
+    given = _without_code(copy.deepcopy(tokenizer))
     try:
         model.set_tokenizer(given)
     except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
@@ -78,6 +78,12 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
     model.tokenizer.padding_side = "right"
     added = tokenizer.encode("a", add_special_tokens=True)
     model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
+
+
+def _without_code(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    # transformer-lens reads it again with the options that it has, where a file may have put an answer to that question
+    tokenizer.init_kwargs = {**tokenizer.init_kwargs, "trust_remote_code": False}
+    return tokenizer
 
 
 def _apart(source: PreTrainedModel, *, shared: bool) -> PreTrainedModel:
@@ -111,7 +117,7 @@ def _build_bridge(
         source.config.save_pretrained(folder)  # the bridge reads the config by path, also of a model made in memory
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            again = _without_code(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         else:
             again = _no_tokenizer(folder)
         model = TransformerBridge.boot_transformers(

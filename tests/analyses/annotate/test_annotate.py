@@ -1,5 +1,6 @@
 """Annotation against a server on loopback that answers well, wrongly, slowly, with errors, or not at all."""
 
+import base64
 import json
 import sys
 import traceback
@@ -313,6 +314,30 @@ def test_the_key_is_in_no_message_and_no_file(server: Any, tmp_path: Path, key: 
     assert (described == ("like mine" if key == "mine" else "like [key]")).all()  # a short one may be a word
     kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert "mine" in kept if key == "mine" else key not in kept
+
+
+def test_a_password_in_the_address_is_in_no_message_and_no_file(server: Any, tmp_path: Path) -> None:
+    hidden, url = "p@ss/word-of-mine", server.url.replace("://", "://me:p%40ss%2Fword-of-mine@")
+    header = base64.b64encode(f"me:{hidden}".encode()).decode()
+    server.script = lambda body, n: (400, f"Not with {server.keys[-1]} nor {hidden} nor {url}")
+    found = run(server, tmp_path, components=1, base_url=url)
+    assert server.keys[-1] == f"Basic {header}"
+    found.save(tmp_path / "found.safetensors")
+    server.script = lambda body, n: None
+    with pytest.raises(AnnotationStopped, match="does not answer") as caught:
+        run(server, tmp_path, components=1, base_url=url, max_retries=0)
+    told = "".join(traceback.format_exception(caught.value)).encode()
+    for text in (told, *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())):
+        assert b"[key]" in text
+        assert all(spelled.encode() not in text for spelled in (header, hidden, "p%40ss%2Fword"))
+
+
+@pytest.mark.parametrize("said", ["Bearer abc.def-123", 'Authorization: "bearer abc.def-123"', "basic: abc.def-123,"])
+def test_the_value_of_an_authorization_header_is_kept_nowhere(server: Any, tmp_path: Path, said: str) -> None:
+    server.script = lambda body, n: (400, f"wrong header {said}")  # of another than ours: a proxy's
+    reasons = run(server, tmp_path, components=1, api_key="mine").to_df().reason
+    assert reasons.str.contains("[key]", regex=False).all()
+    assert not reasons.str.contains("abc|123").any()
 
 
 def test_a_fence_is_taken_off_and_tasks_come_in_their_order() -> None:
