@@ -14,7 +14,7 @@ class KnockOutOptions(Options):
 
 ANALYSIS = Analysis(
     name="knock_out",
-    question="What a response loses when no attention reaches its instruction",
+    question="What responses lose with their instruction cut off",
     more="Both models read the same texts, their own responses. Attention to the instruction is cut from the response "
     "alone, and from all that stands behind it; in all layers, and in one window of them after the other.",
     beside="as many other prompt tokens cut; control models",
