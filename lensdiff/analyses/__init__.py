@@ -12,6 +12,7 @@ from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
+from lensdiff.analyses.knock_out import ANALYSIS as KNOCK_OUT
 from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
 from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
@@ -21,6 +22,7 @@ from lensdiff.steps.analysis import Analysis
 ANALYSES: tuple[Analysis[Any], ...] = (
     WEIGHTS,
     INSTRUCTION_USE,
+    KNOCK_OUT,
     ATTRIBUTE,
     OUTPUTS,
     ATTENTION,

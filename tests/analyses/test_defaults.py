@@ -17,6 +17,9 @@ from lensdiff.analyses.heads.pair_overlap import pair_overlap
 from lensdiff.analyses.heads.verb_shift import verb_shift
 from lensdiff.analyses.instruction_use import InstructionUseOptions
 from lensdiff.analyses.instruction_use.measure import instruction_use
+from lensdiff.analyses.knock_out import KnockOutOptions
+from lensdiff.analyses.knock_out.both import knock_out_shift
+from lensdiff.analyses.knock_out.measure import knock_out
 from lensdiff.analyses.mlp import MLPOptions
 from lensdiff.analyses.mlp.components import concept_directions
 from lensdiff.analyses.mlp.concepts import mlp_concepts
@@ -36,6 +39,8 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (HeadOptions, pair_overlap),
     (HeadOptions, ov_reading),
     (InstructionUseOptions, instruction_use),
+    (KnockOutOptions, knock_out),
+    (KnockOutOptions, knock_out_shift),
     (MLPOptions, mlp_concepts),
     (MLPOptions, concept_directions),
     (MLPOptions, rotation),

@@ -39,7 +39,7 @@ def test_every_command_says_it_first(lensdiff: Command, models: Path, twins, tmp
 
 def test_a_run_and_its_report_say_it_first(lensdiff: Command, models: Path, twins, tmp_path):
     config = config_for(models, tmp_path / "out", analyses=["weights", "outputs"], tuned=str(twins[1]))
-    config["controls"] = {"instruction_use": 0, "heads": 0, "mlp": 0}
+    config["controls"] = {"instruction_use": 0, "knock_out": 0, "heads": 0, "mlp": 0}
     lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
     tables = [f"[{key}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
               for key, value in config.items() if isinstance(value, dict)]  # fmt: skip

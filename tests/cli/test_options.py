@@ -30,6 +30,11 @@ EVERY = {
         'max_new_tokens = 7\nseed = 4\n[instruction_use]\ntexts = ["tuned", "reference"]\ndraws = 3\nmax_tokens = 5\n'
         f"[controls]\ninstruction_use = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
+    "knock-out": (
+        f"{PROMPT} --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[knock_out]\ndraws = 3\nmax_tokens = 5\n"
+        f"[controls]\nknock_out = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
     "attribute": (
         f"{PROMPT} --target logit --method reverse --deletion-draws 3 --retokenise --max-new-tokens 7 --controls 0 "
         f"{KINDS}",

@@ -32,6 +32,14 @@ COMMANDS = {
         "Instruction use, nats per token",
         ["responses", "control_validity", "instruction_use", "instruction_use_differences"],
     ),
+    "knock-out": (
+        ("--max-new-tokens", 4, "--draws", 1, *FEW),
+        "Instruction cut: loss in nats per token",
+        [
+            *("responses", "control_validity", "knock_out", "knock_out_prompts"),
+            *("knock_out_windows", "knock_out_effects"),
+        ],
+    ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
     "attention": (
         (*PROMPT, *FEW),
@@ -60,7 +68,8 @@ COMMANDS = {
 def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple[object, ...]:
     """The options of a command, and the files that it reads."""
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    return (*options, *words, *(("--prompts", models / "prompts.jsonl") if command == "instruction-use" else ()))
+    prompts = ("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "knock-out") else ()
+    return (*options, *words, *prompts)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

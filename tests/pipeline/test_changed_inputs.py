@@ -36,7 +36,7 @@ SEA, FRUIT, MOON = PROMPTS
 RIVER = {"id": "river", "text": "Describe the bridge in one sentence.", "instruction": ["Describe the bridge"]}
 READS_ALL = {"instruction_use_pair", "instruction_use_control", "instruction_use", "control_attention"}
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
-READS_ALL |= {"attention_shift", "claims"}
+READS_ALL |= {"knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
 OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs")
 
 
@@ -228,7 +228,8 @@ def test_nothing_of_before_is_seen_while_a_run_goes_on(models, tmp_path, whole, 
 
 # how many models are held
 def test_both_models_where_one_was_held(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    counted = ("instruction_use", "knock_out", "attribute", "attention", "heads", "mlp", "value_rotation")
+    none = dict.fromkeys(counted, 0)
     analyses = {"analyses": ["weights", "heads", "value_rotation"]}
     config = small(models, tmp_path / "out", **analyses)
     store = run(config | {"keep": "one", "controls": {"kinds": ["spectrum"], **none}})
@@ -285,6 +286,7 @@ def test_what_is_not_asked_for_now_goes_with_what_it_rests_on(models, tmp_path, 
     assert gone == {"responses", "control_responses", "attribution", "outputs", "attention", "attention_shift"} | {
         "instruction_use",
         "instruction_use_deletion",
+        "knock_out",
     }
     assert not store.has_table("attribution")
     assert not store.has_table("responses")

@@ -37,12 +37,14 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
 
 
 PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
-OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control")
-USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
+OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control", "knock_out_control")
+USE = {*PAIR, *OF_CONTROLS[:2], *ONES, "claims"}
+CUT = {"knock_out_pair", "knock_out_control", "knock_out"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
 BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+BESIDE_CONTROLS |= {"knock_out"}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
@@ -51,13 +53,14 @@ OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
-    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "knock_out_pair", "coherence"}, {"value_rotation_pair"}),
+    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT, set()),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
         | {"outputs/a/b ..", "control_attention", "attention_shift"}
-        | USE,
+        | USE
+        | CUT,
         set(),
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
@@ -79,6 +82,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
+    "knock_out.draws": (2, CUT, set()),
+    "knock_out.max_tokens": (2, CUT, set()),
     "mlp.layers": ([1], CONCEPTS, set()),
     "mlp.sides": (["key"], CONCEPTS, set()),
     "mlp.n_components": (3, CONCEPTS, set()),
@@ -90,11 +95,16 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "knock_out_pair", "value_rotation_pair"}),
     "controls.instruction_use": (
         2,
-        {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
-        {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS)},
+        {f"{name}:spectrum-1" for name in OF_CONTROLS[:2]} | {*ONES, "claims"},
+        {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS[:2])},
+    ),
+    "controls.knock_out": (
+        2,
+        {"knock_out_control:spectrum-1", "knock_out"},
+        {"knock_out_pair", "knock_out_control:spectrum-0"},
     ),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
     "controls.attention": (

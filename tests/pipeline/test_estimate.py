@@ -43,7 +43,7 @@ from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder, config_for
 
-COUNTED = ("instruction_use", "attention", "heads", "mlp", "value_rotation", "attribute")
+COUNTED = ("instruction_use", "knock_out", "attention", "heads", "mlp", "value_rotation", "attribute")
 LAYERS, D_MODEL = 2, 32  # of the tiny pair
 TYPES = (torch.float32, torch.float64)
 TAKES_TIME = {"model", "base", "pair", "both", "vocabulary", "vectors"}  # whatever needs one of these
@@ -176,6 +176,19 @@ def test_instruction_use_is_estimated_by_its_readings(models, tmp_path):
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * (deletion + 3 * (1 + 1) * 16)
     config, runner = runner_of(models, tmp_path, instruction_use={"draws": 1, "texts": ["reference"]})
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * 3 * 2 * 16
+
+
+def test_the_knock_out_is_estimated_by_its_readings(models, tmp_path):
+    # 3 prompts, 2 own texts of 2 tokens, 2 layers: as they are and with either cut; of the pair with 3 draws beside,
+    # and as they are and in two windows, of which the second begins at half the layers, with a draw beside each
+    given = {"knock_out": {"max_tokens": 2, "draws": 3}}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4)
+    tokens = 3 * 2 * (10 + 2)
+    assert cost(runner, probe, "knock_out_control", Unit("spectrum-0")) == 1 + 2 * tokens * 3
+    readings = 2 + 2 * (1 + 3 + 2 * (1 + 0.5))
+    assert cost(runner, probe, "knock_out_pair") == 2 * (1 + 2 * tokens * readings)
+    assert cost(runner, probe, "knock_out") == 0
 
 
 def test_a_faster_machine_takes_less(models, tmp_path):

@@ -277,6 +277,7 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
         {
             *("attention_shift", "claims", "instruction_use_deletion", "instruction_use_deletion_control/spectrum-0"),
             *("instruction_use_pair", "instruction_use_deletion_pair", "control_attention/spectrum-0"),
+            *("knock_out_pair", "knock_out_control/spectrum-0", "knock_out"),
         },
         {
             *("attribution/tuned/sea", "attention/base/sea", "attention/tuned/sea", "outputs/sea"),
@@ -286,12 +287,13 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
     ),
     "control_validity/spectrum-0": (
         {
-            *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
+            *("claims", "instruction_use", "instruction_use_deletion", "knock_out", "attention_shift"),
         },
         {
             *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),
             *("attribution/spectrum-0/sea", "attribution/spectrum-0/fruit"),
             *("instruction_use_control/spectrum-0", "instruction_use_deletion_control/spectrum-0"),
+            "knock_out_control/spectrum-0",
         },
     ),
 }
@@ -341,7 +343,8 @@ def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch)
 
 
 def test_a_prompt_that_breaks_a_block_fails_alone(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    counted = ("instruction_use", "knock_out", "attribute", "attention", "heads", "mlp", "value_rotation")
+    none = dict.fromkeys(counted, 0)
     alone = {"keep": "one", "controls": {"kinds": ["spectrum"], **none}, "analyses": ["outputs"]}
     from lensdiff.analyses.outputs import steps as outputs
 

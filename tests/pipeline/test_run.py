@@ -22,6 +22,8 @@ from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
 from lensdiff.analyses.heads.verb_shift import VerbShift, verb_shift
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.knock_out.both import knock_out_shift
+from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.analyses.mlp.coherence import Coherence, coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
@@ -208,6 +210,26 @@ def test_instruction_use_beside_controls_is_that_of_one_call(finished, pair, pro
     assert len(table[table["by"] == by]) == len(expected.use)
     differences = store.load_table("instruction_use_differences")
     assert set(differences["text"]) == {"base", "tuned", "mean"}
+
+
+def test_a_knock_out_beside_controls_is_that_of_one_call(finished, pair, prompts):
+    store, _ = finished
+    controls = [pair.control(kind, i) for kind in ("spectrum", "norm") for i in range(3)]
+    texts = {
+        side: list(generate(getattr(pair, side), list(prompts.values()), max_new_tokens=4))
+        for side in ("base", "tuned")
+    }
+    expected = knock_out_shift(pair, list(prompts.values()), texts, controls=controls)
+    found = store.load_result("knock_out", KnockOutShift)
+    assert found.provenance.control_kinds == ("spectrum",) * 3 + ("norm",) * 3
+    same(found, expected)
+    for name, frame in {
+        "knock_out": found.tokens(),
+        "knock_out_prompts": found.to_df(),
+        "knock_out_windows": found.over_windows(),
+        "knock_out_effects": found.summary(),
+    }.items():
+        pd.testing.assert_frame_equal(store.load_table(name), frame, check_dtype=False)
 
 
 def _sorted(found: InstructionUse) -> pd.DataFrame:
