@@ -10,6 +10,7 @@ from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.dose import ANALYSIS as DOSE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.mlp import ANALYSIS as MLP
@@ -21,6 +22,7 @@ from lensdiff.steps.analysis import Analysis
 ANALYSES: tuple[Analysis[Any], ...] = (
     WEIGHTS,
     INSTRUCTION_USE,
+    DOSE,
     ATTRIBUTE,
     OUTPUTS,
     ATTENTION,
