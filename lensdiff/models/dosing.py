@@ -84,7 +84,7 @@ class DosedModel:
 
     def energy(self, group: Group) -> float:
         """Return the squared Frobenius norm of a group's change, tied embeddings counted once."""
-        return sum(self._energies.get(part, 0.0) for part in group)
+        return sum((self._energies.get(part, 0.0) for part in group), 0.0)
 
     @cached_property
     def _energies(self) -> dict[Part, float]:
@@ -147,7 +147,7 @@ def dosed_model(pair: ModelPair) -> DosedModel:
     if base.info.wrapper == "bridge" and base.info.weights == "folded":
         raise InputError("a dose needs weights='raw' where the models are TransformerBridges")
     made = copied(base, half=True)
-    ends = {part: end for part, end in _parts(base, tuned, made, change)}
+    ends = dict(_parts(base, tuned, made, change))
     view = made.viewed(replace(base.info, id=f"{base.info.id} + a dose"))
     tied = change.tied and torch.equal(tuned.weights.W_U, tuned.weights.W_E.T)
     found = DosedModel(view, ends, tied)

@@ -23,14 +23,18 @@ Some = Annotated[list[Finite], Field(min_length=1), AfterValidator(_each_once)]
 class DoseOptions(Options):
     """Options of `dose`."""
 
-    amounts: Some = option(lambda: list(AMOUNTS), "Doses of the whole change, beside 0 (the base) and 1 (tuned).", factory=True)
+    amounts: Some = option(
+        lambda: list(AMOUNTS), "Doses of the whole change, beside 0 (the base) and 1 (tuned).", factory=True
+    )
     parts: Annotated[list[str], AfterValidator(_each_once)] = option(
         lambda: list(PARTS),
         "Groups dosed alone beside all and W_out: attention, mlp, embedding, W_Q (or another matrix), layer 3, "
         "head 3.5, kv 3.2, not NAME; or logits, a dose of these.",
         factory=True,
     )
-    part_amounts: Some = option(lambda: list(PART_AMOUNTS), "Doses of W_out and of each of these groups, beside 0 and 1.", factory=True)
+    part_amounts: Some = option(
+        lambda: list(PART_AMOUNTS), "Doses of W_out and of each of these groups, beside 0 and 1.", factory=True
+    )
     max_tokens: Count = option(READ_TOKENS, "Tokens of each own response that are read.")
 
 

@@ -66,7 +66,7 @@ from lensdiff.results.diff import SIDES
 
 Text = str | Response
 Texts = dict[str, Mapping[str, Text]]  # responses by the text's name and the prompt's id
-Amounts = Sequence[float] | Mapping[str, Sequence[float]]
+Amounts = Sequence[float | int] | Mapping[str, Sequence[float | int]]
 
 
 def dose(
@@ -268,11 +268,18 @@ class _Run:
         view = view_of(control)
         said = [text for text in texts if text.text in (SIDES[1], GIVEN)]
         prompts = {text.prompt.id: i for i, text in enumerate(said)}
-        with self.dosed.holding(_values(self.dosed, view)) as made:
-            log_probs = log_probs_of(made, said, self.rows, prompts)
+        log_probs, values = torch.full((len(said),), torch.nan, dtype=torch.float64), _values(self.dosed, view)
+        with self.dosed.holding(values) as made:  # also refuses another shape
+            changed = any(not torch.equal(value.to(base), base) for value, base in self._beside(values))
+            if changed:
+                log_probs = log_probs_of(made, said, self.rows, prompts)
         n_out = torch.tensor([len(text.places) for text in said], dtype=torch.int64)
         provenance = replace(view.provenance("control_dose", {"group": HEADLINE}), control=view.control)
-        return ControlDose(provenance, tuple(prompts), n_out, log_probs)
+        return ControlDose(provenance, tuple(prompts), n_out, log_probs, changed)
+
+    def _beside(self, values: Mapping[Part, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield weights, each beside the base's."""
+        return ((value, self.dosed.ends[part].base) for part, value in values.items())
 
 
 def _values(dosed: DosedModel, control: ModelView) -> dict[Part, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -26,12 +27,14 @@ class ControlDose(Result):
 
     Attributes:
         prompt_id: the prompts; n_out: tokens of each one's response.
-        log_prob: mean over them, nats.
+        log_prob: mean over them, nats; NaN where the control's W_out is the base's.
+        changed: whether it is another one.
     """
 
     prompt_id: tuple[str, ...]
     n_out: Int[Tensor, " prompt"]
     log_prob: Float[Tensor, " prompt"]
+    changed: bool
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt: prompt_id, n_out, log_prob."""
@@ -239,26 +242,23 @@ class Dose(Result):
         """
         if controls:
             self.point(HEADLINE)
-        where = MEASURES.index(GAIN)
         n_out = dict(zip(self.prompt_id, self.n_out[:, -1].tolist(), strict=True))
         rows = [self.control_log_prob]
         for control in controls:
             own = dict(zip(control.prompt_id, control.n_out.tolist(), strict=True))
-            row = torch.full((len(self.prompt_id),), torch.nan, dtype=self.ends.dtype)
-            for prompt, n in own.items():
-                if prompt in n_out and n != n_out[prompt]:
-                    name, expected = control.provenance.model, n_out[prompt]
-                    raise InputError(f"{name} read {n} tokens of prompt {prompt!r}, expected {expected} as the pair")
+            row = self.ends[0, :, MEASURES.index(GAIN)].clone()  # the base's, to the last bit, where W_out is
             log_probs = dict(zip(control.prompt_id, control.log_prob.tolist(), strict=True))
             for i, prompt in enumerate(self.prompt_id):
-                if n_out[prompt] and prompt not in own:
-                    raise InputError(f"{control.provenance.model} did not read prompt {prompt!r}, which the pair did")
-                row[i] = log_probs.get(prompt, torch.nan) if bool(self.ends[0, i, where].isfinite()) else torch.nan
+                name, n = control.provenance.model, n_out[prompt]
+                if n and prompt not in own:
+                    raise InputError(f"{name} did not read prompt {prompt!r}, which the pair did")
+                if n and own[prompt] != n:
+                    raise InputError(f"{name} read {own[prompt]} tokens of prompt {prompt!r}, expected {n} as the pair")
+                if n and control.changed:
+                    row[i] = log_probs[prompt]
             rows.append(row[None])
         beside = (*self.provenance.controls, *(control.provenance.as_control for control in controls))
-        return replace(
-            self, provenance=replace(self.provenance, controls=beside), control_log_prob=torch.cat(rows)
-        )
+        return replace(self, provenance=replace(self.provenance, controls=beside), control_log_prob=torch.cat(rows))
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k groups that change the tuned model's response most at amount 1, as `summary`."""
@@ -297,9 +297,7 @@ class Dose(Result):
 
 def crossing(amounts: Sequence[float], values: Sequence[float], level: float) -> float:
     """Return the first amount at which straight lines between values reach a level; NaN where they never do."""
-    for (a, b), (v, w) in zip(
-        zip(amounts, amounts[1:], strict=False), zip(values, values[1:], strict=False), strict=True
-    ):
+    for (a, b), (v, w) in zip(pairwise(amounts), pairwise(values), strict=True):
         if v == level:
             return a
         if (v - level) * (w - level) <= 0:

@@ -18,7 +18,9 @@ NAMES = {
     "kl_to_tuned": "to the tuned model",
     "instruction_use": "instruction use",
 }
-WORDS = dict(zip(MEASURES, ("log-prob of base's", "log-prob of tuned's", "KL to base", "KL to tuned", "use"), strict=True))
+WORDS = dict(
+    zip(MEASURES, ("log-prob of base's", "log-prob of tuned's", "KL to base", "KL to tuned", "use"), strict=True)
+)
 MEANING = (
     "A copy of the base whose weights of one group are base + amount × (tuned - base); all other weights are the "
     "base's. Amount 0 is the base, amount 1 of all weights the tuned model. Log-probabilities are per token of the "
@@ -168,7 +170,9 @@ def _group(result: Dose, group: str, given: bool) -> GroupData:
         ("divergence", "Kullback-Leibler divergence to both models", ["kl_to_base", "kl_to_tuned"]),
         ("instruction use", "log-probability that is lost without the instruction", ["instruction_use"]),
     ]
-    shown = [ChartData(unit, label, [_curve(result, group, name, given) for name in names]) for unit, label, names in charts]
+    shown = [
+        ChartData(unit, label, [_curve(result, group, name, given) for name in names]) for unit, label, names in charts
+    ]
     kept = [chart for chart in shown if any(v is not None for curve in chart.curves for v in curve.values)]
     return GroupData(group, result.amounts(group), kept)
 
@@ -185,5 +189,3 @@ def _curve(result: Dose, group: str, measure: str, given: bool) -> CurveData:
 def _half(result: Dose) -> SmallTable:
     rows = [[group, *(known(result.half(group, measure)) for measure in MEASURES)] for group in result.groups]
     return SmallTable("Amount of the change at half effect", ["group", *WORDS.values()], rows)
-
-
