@@ -10,6 +10,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
     assert names == [
         "claims",
         "instruction_use",
+        "dose",
         "attribute",
         "outputs",
         "heads",

@@ -14,6 +14,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "controls": {
         "kinds": ["spectrum", "norm"],
         "instruction_use": 2,
+        "dose": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,
@@ -21,6 +22,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "attribute": 1,
     },
     "instruction_use": {"draws": 2},
+    "dose": {"amounts": [0.5], "part_amounts": []},
     "heads": {"layers_per_group": 1, "top_k": 30},
     "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
 }

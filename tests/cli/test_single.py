@@ -32,6 +32,11 @@ COMMANDS = {
         "Instruction use, nats per token",
         ["responses", "control_validity", "instruction_use", "instruction_use_differences"],
     ),
+    "dose": (
+        ("--max-new-tokens", 4, "--amounts", "0.5", "--parts", "layer 1,logits", *FEW),
+        "Doses: gain of the tuned model's response",
+        ["responses", "dose", "dose_effects", "dose_controls"],
+    ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
     "attention": (
         (*PROMPT, *FEW),
@@ -60,7 +65,11 @@ COMMANDS = {
 def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple[object, ...]:
     """The options of a command, and the files that it reads."""
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    return (*options, *words, *(("--prompts", models / "prompts.jsonl") if command == "instruction-use" else ()))
+    return (
+        *options,
+        *words,
+        *(("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "dose") else ()),
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

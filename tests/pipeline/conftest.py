@@ -93,12 +93,14 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "controls": {
             "kinds": ["spectrum", "norm"],
             "instruction_use": 3,
+            "dose": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,
             "value_rotation": 3,
             "attribute": 2,
         },
+        "dose": {"amounts": [0.5], "parts": ["layer 1"], "part_amounts": []},
         "heads": {"top_k": 10, "layers_per_group": 1},
         "mlp": {"n_components": 8, "ranks": [1, 4], "top_words": 5},
     } | changes

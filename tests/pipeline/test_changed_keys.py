@@ -38,26 +38,39 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
 
 PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
 OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control")
+DOSE = {"dose_pair", "dose_control", "dose"}
 USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
-BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+BESIDE_CONTROLS = {
+    *ONES,
+    "dose",
+    "attention_shift",
+    "verb_shift",
+    "pair_overlap",
+    "rotation",
+    "value_rotation",
+    "claims",
+}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
-OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+OF_ANY_CONTROL |= {
+    f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control", "dose_control")
+}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
     "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
-    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
+    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | DOSE, set()),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
         | {"outputs/a/b ..", "control_attention", "attention_shift"}
-        | USE,
+        | USE
+        | DOSE,
         set(),
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
@@ -79,6 +92,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
+    "dose.amounts": ([2.0], {"dose_pair", "dose_control", "dose"}, set()),
+    "dose.parts": (["head 0.1"], {"dose_pair", "dose_control", "dose"}, set()),
+    "dose.part_amounts": ([0.5], {"dose_pair", "dose_control", "dose"}, set()),
+    "dose.max_tokens": (2, DOSE, set()),
     "mlp.layers": ([1], CONCEPTS, set()),
     "mlp.sides": (["key"], CONCEPTS, set()),
     "mlp.n_components": (3, CONCEPTS, set()),
@@ -96,6 +113,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
         {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS)},
     ),
+    "controls.dose": (2, {"dose_control:spectrum-1", "dose"}, {"dose_pair", "dose_control:spectrum-0"}),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
     "controls.attention": (
         2,

@@ -17,13 +17,13 @@ def _each_once(values: list) -> list:
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=False)]
-Some = Annotated[list[Finite], Field(min_length=1), AfterValidator(_each_once)]
+Doses = Annotated[list[Finite], AfterValidator(_each_once)]
 
 
 class DoseOptions(Options):
     """Options of `dose`."""
 
-    amounts: Some = option(
+    amounts: Doses = option(
         lambda: list(AMOUNTS), "Doses of the whole change, beside 0 (the base) and 1 (tuned).", factory=True
     )
     parts: Annotated[list[str], AfterValidator(_each_once)] = option(
@@ -32,7 +32,7 @@ class DoseOptions(Options):
         "head 3.5, kv 3.2, not NAME; or logits, a dose of these.",
         factory=True,
     )
-    part_amounts: Some = option(
+    part_amounts: Doses = option(
         lambda: list(PART_AMOUNTS), "Doses of W_out and of each of these groups, beside 0 and 1.", factory=True
     )
     max_tokens: Count = option(READ_TOKENS, "Tokens of each own response that are read.")

@@ -110,6 +110,7 @@ def dose(
     """
     asked = Asked.of(prompt)
     wanted = _points(groups, amounts)
+    given = None if response is None else _given(asked, response)
     dosed = dosed_model(pair)
     found = {group: Group() if group == LOGITS else dosed.group(group) for group in groups}
     controls = list(controls)
@@ -118,7 +119,9 @@ def dose(
     for control in controls:
         _check_control(dosed, view_of(control))
     run = _Run(pair, dosed, asked, prepend_bos, max_bytes)
-    texts = run.read(_texts(pair, asked, response, max_new_tokens, prepend_bos))
+    if given is None:
+        given = {side: _own(view_of(getattr(pair, side)), asked, max_new_tokens, prepend_bos) for side in SIDES}
+    texts = run.read(given)
     points = [_Point(group, amount, found[group] & dosed.changed) for group, amount in wanted]
     values, ends = run.measured(points, texts, progress)
     asked.settle()
@@ -336,14 +339,12 @@ def _recorded(amounts: Amounts) -> Any:
     return [float(a) for a in amounts]
 
 
-def _texts(pair: ModelPair, asked: Asked, response: Any, max_new_tokens: int, bos: bool | None) -> Texts:
-    """Return the responses that are forced.
+def _given(asked: Asked, response: Any) -> Texts:
+    """Return the responses that are given.
 
     Raises:
         InputError: they are not as many as the prompts, or a mapping of other names than base and tuned.
     """
-    if response is None:
-        return {side: _own(view_of(getattr(pair, side)), asked, max_new_tokens, bos) for side in SIDES}
     if isinstance(response, Mapping):
         if set(response) != set(SIDES):
             raise InputError(f"responses are given for {', '.join(map(str, response))}, expected base and tuned")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -270,8 +271,9 @@ class Dose(Result):
         """Return what each group does to the tuned model's response, and W_out beside controls."""
         said = f"Dose of {self.provenance.model}, {len(self.prompt_id)} prompts (nats per token of the tuned response)"
         lines = [self.provenance.notice, said] if self.provenance.notice else [said]
-        for row in self.summary([GAIN]).itertuples():
-            share = "" if np.isnan(row.share) else f", {row.share:.0%} of the whole"  # pyright: ignore[reportArgumentType]
+        rows: Any = self.summary([GAIN]).itertuples()
+        for row in rows:
+            share = "" if np.isnan(row.share) else f", {row.share:.0%} of the whole"
             lines.append(f"  {row.group} alone: {row.effect:+.3f} ({row.low:.3f} to {row.high:.3f}){share}")
         if self.provenance.controls:
             lines.append(f"  W_out beside controls: {self.beside()}")

@@ -1,6 +1,7 @@
 """What parts of the change do alone: the gain of each group beside controls, and curves over the dose of one group."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lensdiff import stats
 from lensdiff.analyses.dose.reading import GIVEN, MEASURES
@@ -178,7 +179,7 @@ def _group(result: Dose, group: str, given: bool) -> GroupData:
 
 
 def _curve(result: Dose, group: str, measure: str, given: bool) -> CurveData:
-    frame = result.curve(group, measure)
+    frame: Any = result.curve(group, measure)
     role = "dosed" if measure == "instruction_use" else "base" if "base" in measure else "tuned"
     name = "given response" if given and measure == GAIN else NAMES[measure]
     limits = frame["low"].notna() & frame["high"].notna()
