@@ -31,7 +31,7 @@ EVERY = {
         f"[controls]\ninstruction_use = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "dose": (
-        f"{PROMPT} --amounts=-1,0.5,2 --parts 'not layer 1, head 0.1' --part-amounts 0.25 --max-tokens 5 "
+        f"{PROMPT} --amounts -1,0.5,2 --parts 'not layer 1, head 0.1' --part-amounts 0.25 --max-tokens 5 "
         f"--max-new-tokens 7 --controls 2 {KINDS}",
         "max_new_tokens = 7\nseed = 4\n[dose]\namounts = [-1, 0.5, 2]\nparts = ['not layer 1', 'head 0.1']\n"
         f"part_amounts = [0.25]\nmax_tokens = 5\n[controls]\ndose = 2\n{KINDS_TOML}{PROMPT_TOML}",

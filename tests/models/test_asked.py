@@ -19,6 +19,7 @@ import lensdiff
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose.measure import dose
+from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.outputs.output_shift import output_shift
@@ -81,7 +82,7 @@ def test_these_are_all_that_take_prompts() -> None:
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    return list(dict.fromkeys(found.prompt_id)) if isinstance(found, InstructionUse) else list(found.by_id)
+    return list(dict.fromkeys(found.prompt_id)) if isinstance(found, InstructionUse | Dose) else list(found.by_id)
 
 
 @pytest.mark.parametrize("name", NAMES)

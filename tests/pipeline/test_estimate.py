@@ -178,6 +178,18 @@ def test_instruction_use_is_estimated_by_its_readings(models, tmp_path):
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * 3 * 2 * 16
 
 
+def test_doses_are_estimated_by_their_readings(models, tmp_path):
+    given = {"dose": {"amounts": [-1.0, 0.5], "parts": ["layer 1"], "part_amounts": [0.5], "max_tokens": 2}}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4)
+    # 3 prompts and 2 tokens; -1, 0.5 and 1 of all, 0.5 and 1 of W_out and of the layer, and both ends twice; of 2 texts
+    # with the instruction and without
+    tokens, passes = 3 * (10 + 2), 2 * (3 + 2 * 2 + 2 * 2)
+    assert cost(runner, probe, "dose_pair") == passes * (1 + 2 * 2 * tokens)
+    assert cost(runner, probe, "dose_control", Unit("spectrum-0")) == 1 + 2 * tokens
+    assert cost(runner, probe, "dose") == 0
+
+
 def test_a_faster_machine_takes_less(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     slow, fast = (

@@ -150,7 +150,9 @@ def _row(result: Dose, group: str) -> RowData:
         said = "no prompt has a response of the tuned model"
     interval = [known(summary["low"]), known(summary["high"])]
     whole = [limit for limit in interval if limit is not None]
-    kinds = _kinds(result) if group == HEADLINE else []
+    # without a response of the tuned model there is no gain, of controls neither
+    has = group == HEADLINE and result.provenance.controls and known(summary["effect"]) is not None
+    kinds = _kinds(result) if has else []
     return RowData(group, known(summary["effect"]), whole if len(whole) > 1 else None, said, kinds)
 
 
