@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -85,7 +86,14 @@ class Dose(Result):
     def amounts(self, group: str) -> list[float]:
         """Return the amounts of a group, rising."""
         self._check(group)
-        return sorted(float(a) for name, a in zip(self.group, self.amount, strict=True) if name == group)
+        return self._amounts[group]
+
+    @cached_property
+    def _amounts(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for name, amount in sorted(zip(self.group, self.amount.tolist(), strict=True), key=lambda both: both[1]):
+            found.setdefault(name, []).append(amount)
+        return found
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per group, amount and prompt.
@@ -157,10 +165,10 @@ class Dose(Result):
             InputError: there is no such group, amount or measure.
         """
         whole, base = self._both("tuned", 1.0, measure)
-        if not _is_told(whole, base, self.level):
+        dosed, own = self._both(group, amount, measure)
+        if not len(dosed) or not _is_told(whole, base, self.level):
             return float("nan")
-        dosed, _ = self._both(group, amount, measure)
-        return float((dosed - base).mean() / (whole - base).mean())
+        return float((dosed - own).mean() / (whole - base).mean())
 
     def half(self, group: str, measure: str = GAIN) -> float:
         """Return the amount at which a measure has gone half of its way from amount 0 to amount 1 of a group.
@@ -218,20 +226,27 @@ class Dose(Result):
         controls = (self.control_log_prob - base)[:, kept].mean(dim=1)
         return float((dosed - base)[kept].mean()), controls.tolist()
 
+    @property
+    def has_gains(self) -> bool:
+        """Whether W_out was dosed by 1 and a prompt has a response of the tuned model."""
+        return 1.0 in self._amounts.get(HEADLINE, []) and bool(self.control_log_prob.isfinite().any())
+
     def beside(self) -> stats.Envelope | None:
         """Return the gain of W_out at amount 1 beside that of each kind of controls' W_out; None without any.
 
         Raises:
             InputError: as `effects`.
         """
+        if not self.provenance.controls:
+            return None
         effect, controls = self.effects()
         of_kinds = stats.by_kind(controls, self.provenance.control_kinds)
         return stats.against_controls(effect, of_kinds, level=self.level).envelope
 
     def controls(self) -> pd.DataFrame:
-        """Return a row per control: control (its name), kind, gain (of its W_out, as `effects`)."""
+        """Return a row per control: control (its name), kind, gain (of its W_out, as `effects`; NaN without one)."""
         names = [(control.name, control.kind) for control in self.provenance.controls]
-        gains = self.effects()[1] if names else []
+        gains = self.effects()[1] if names and self.has_gains else [np.nan] * len(names)
         rows = [(*name, gain) for name, gain in zip(names, gains, strict=True)]
         return pd.DataFrame(rows, columns=["control", "kind", "gain"]).astype({"gain": float})
 
@@ -275,7 +290,7 @@ class Dose(Result):
         for row in rows:
             share = "" if np.isnan(row.share) else f", {row.share:.0%} of the whole"
             lines.append(f"  {row.group} alone: {row.effect:+.3f} ({row.low:.3f} to {row.high:.3f}){share}")
-        if self.provenance.controls:
+        if self.has_gains:
             lines.append(f"  W_out beside controls: {self.beside()}")
         return "\n".join(lines)
 

@@ -133,7 +133,7 @@ def show_dose(result: Dose) -> Widget:
 
 def _facts(result: Dose) -> list[str]:
     said = f"{len(result.prompt_id)} prompts; {len(result.failures)} failed."
-    if result.provenance.controls:
+    if result.has_gains:
         said += f" W_out alone, gain of the tuned model's response beside the W_out of controls: {result.beside()}."
     return [said]
 
@@ -150,9 +150,7 @@ def _row(result: Dose, group: str) -> RowData:
         said = "no prompt has a response of the tuned model"
     interval = [known(summary["low"]), known(summary["high"])]
     whole = [limit for limit in interval if limit is not None]
-    # without a response of the tuned model there is no gain, of controls neither
-    has = group == HEADLINE and result.provenance.controls and known(summary["effect"]) is not None
-    kinds = _kinds(result) if has else []
+    kinds = _kinds(result) if group == HEADLINE and result.has_gains else []
     return RowData(group, known(summary["effect"]), whole if len(whole) > 1 else None, said, kinds)
 
 

@@ -77,6 +77,11 @@ def test_what_is_not_there_is_a_gap():
     assert data["rows"][0]["said"] == "no prompt has a response of the tuned model"
     assert data["groups"][0]["charts"] == []
     assert data["half"]["rows"][0] == ["all", *[None] * 5]
+    beside = replace(dose(["one"], controls={"norm": 2}), values=bare.values, ends=bare.ends)
+    beside = replace(beside, control_log_prob=beside.control_log_prob * torch.nan)
+    assert given(beside.show())["rows"][1]["kinds"] == []
+    assert beside.controls().gain.isna().all()
+    assert "beside controls" not in repr(beside)
     values = result.values.clone()
     values[:, :, 4] = torch.nan  # no instruction is marked
     charts = given(replace(result, values=values).show())["groups"][0]["charts"]
