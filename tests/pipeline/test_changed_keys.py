@@ -63,7 +63,7 @@ OF_ANY_CONTROL |= {
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair", "dose_pair"}),
     "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | DOSE, set()),
     "max_prompts": (
         3,
@@ -107,7 +107,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair", "dose_pair"}),
     "controls.instruction_use": (
         2,
         {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
