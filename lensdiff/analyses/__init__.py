@@ -10,6 +10,7 @@ from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.dose import ANALYSIS as DOSE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.knock_out import ANALYSIS as KNOCK_OUT
@@ -23,6 +24,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     WEIGHTS,
     INSTRUCTION_USE,
     KNOCK_OUT,
+    DOSE,
     ATTRIBUTE,
     OUTPUTS,
     ATTENTION,

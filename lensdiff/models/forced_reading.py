@@ -4,7 +4,7 @@ The response's tokens are those it has after the prompt as it was given; after e
 forced. Both models of a pair read the same token strings (see `forced_text`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,11 +105,23 @@ def _readings(view: ModelView, first: Encoded, others: Sequence[Encoded | None])
 
 
 def mean_log_probs(view: ModelView, readings: Sequence[Reading | None]) -> Float[Tensor, " reading"]:
-    """Return each response's mean log-probability per token, in nats; NaN for no reading.
-
-    Sequences of about one length are read together, padded on the right: no token sees what follows it.
-    """
+    """Return each response's mean log-probability per token, in nats; NaN for no reading."""
     found = torch.full((len(readings),), torch.nan, dtype=torch.float64)
+    for i, logits in response_logits(view, readings):
+        reading = readings[i]
+        assert reading is not None
+        said = torch.tensor(reading.ids[len(reading.ids) - reading.n_response :], device=logits.device)
+        log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+        found[i] = log_probs.gather(-1, said[:, None])[:, 0].double().mean()
+    return found
+
+
+def response_logits(view: ModelView, readings: Sequence[Reading | None]) -> Iterator[tuple[int, Tensor]]:
+    """Yield, by its place, the logits of each reading that predict its response, [out_pos, d_vocab], on the device.
+
+    Sequences of about one length are read together, padded on the right: no token sees what follows it. There is
+    nothing of a place without a reading.
+    """
     given = {i: reading for i, reading in enumerate(readings) if reading is not None}
     order = sorted(given, key=lambda i: (len(given[i].ids), given[i].n_response))
     start = 0
@@ -126,21 +138,16 @@ def mean_log_probs(view: ModelView, readings: Sequence[Reading | None]) -> Float
             ):
                 break
             some.append(i)
-        found[some] = _means(view, [given[i] for i in some])
+        yield from zip(some, _logits(view, [given[i] for i in some]), strict=True)
         start += len(some)
-    return found
 
 
 @torch.no_grad()
-def _means(view: ModelView, readings: Sequence[Reading]) -> Float[Tensor, " reading"]:
+def _logits(view: ModelView, readings: Sequence[Reading]) -> Sequence[Float[Tensor, "_ d_vocab"]]:
     longest = max(len(reading.ids) for reading in readings)
     padded = [(*reading.ids, *(0,) * (longest - len(reading.ids))) for reading in readings]
     ids = torch.tensor(padded, device=view.device)
     hidden = view.forward.final(ids[:, :-1])  # the last token is only predicted, never read
     ends = [(row, len(reading.ids) - 1, reading.n_response) for row, reading in enumerate(readings)]
     chosen = torch.cat([hidden[row, end - n : end] for row, end, n in ends])
-    said = torch.cat([ids[row, end - n + 1 : end + 1] for row, end, n in ends])
-    logits = view.forward.unembed(chosen[None])[0]
-    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    of_tokens = log_probs.gather(-1, said[:, None])[:, 0].double().cpu()
-    return torch.stack([part.mean() for part in of_tokens.split([n for _, _, n in ends])])
+    return view.forward.unembed(chosen[None])[0].split([n for _, _, n in ends])

@@ -37,13 +37,14 @@ def other_weights(view: ModelView) -> dict[Weight, Tensor]:
     # parts first: a fused parameter of which a part has been seen is that part's
     for name, parameter in sorted(parameters.items(), key=lambda item: item[1].numel()):
         value = parameter.detach()
-        if not _is_split(name, parameters) and not any(covers(value, other) for other in seen):
-            found[_own_name(name)] = value
+        if not is_split(name, parameters) and not any(covers(value, other) for other in seen):
+            found[own_name(name)] = value
             seen.append(value)
     return {weight: value for weight, value in found.items() if bool(torch.count_nonzero(value))}
 
 
-def _is_split(name: str, parameters: Mapping[str, Tensor]) -> bool:
+def is_split(name: str, parameters: Mapping[str, Tensor]) -> bool:
+    """Whether a parameter is a fused matrix of which the wrapper computes with copies of the parts."""
     return ".qkv." in name and all(name.replace(".qkv.", f".{part}.") in parameters for part in "qkv")
 
 
@@ -77,7 +78,7 @@ def _norm_bias(view: ModelView, name: GainName, layer: int) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
-def _own_name(parameter: str) -> Weight:
+def own_name(parameter: str) -> Weight:
     """Return a parameter's name without the wrapper's additions, within its layer."""
     name = parameter.replace(_WRAPPED, "")
     found = _LAYER.search(name)  # the first number in a path is a layer's

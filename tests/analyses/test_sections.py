@@ -11,6 +11,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "claims",
         "instruction_use",
         "knock_out",
+        "dose",
         "attribute",
         "outputs",
         "heads",

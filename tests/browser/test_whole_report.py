@@ -15,6 +15,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "kinds": ["spectrum", "norm"],
         "instruction_use": 2,
         "knock_out": 2,
+        "dose": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,
@@ -23,6 +24,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     },
     "instruction_use": {"draws": 2},
     "knock_out": {"draws": 2},
+    "dose": {"amounts": [0.5], "part_amounts": []},
     "heads": {"layers_per_group": 1, "top_k": 30},
     "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
 }

@@ -12,11 +12,12 @@ LESS = {
     "max_new_tokens": 4,
     "controls": {
         "kinds": ["spectrum"],
-        **dict.fromkeys(("instruction_use", "knock_out", "value_rotation"), 1),
+        **dict.fromkeys(("instruction_use", "knock_out", "dose", "value_rotation"), 1),
         "mlp": 2,
         **dict.fromkeys(("attention", "heads", "attribute"), 0),
     },
     "instruction_use": {"draws": 1},
+    "dose": {"amounts": [], "parts": [], "part_amounts": []},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
 }
 

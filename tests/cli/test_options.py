@@ -35,6 +35,12 @@ EVERY = {
         "max_new_tokens = 7\nseed = 4\n[knock_out]\ndraws = 3\nmax_tokens = 5\n"
         f"[controls]\nknock_out = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
+    "dose": (
+        f"{PROMPT} --amounts -1,0.5,2 --parts 'not layer 1, head 0.1' --part-amounts 0.25 --max-tokens 5 "
+        f"--max-new-tokens 7 --controls 2 {KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[dose]\namounts = [-1, 0.5, 2]\nparts = ['not layer 1', 'head 0.1']\n"
+        f"part_amounts = [0.25]\nmax_tokens = 5\n[controls]\ndose = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
     "attribute": (
         f"{PROMPT} --target logit --method reverse --deletion-draws 3 --retokenise --max-new-tokens 7 --controls 0 "
         f"{KINDS}",
@@ -67,6 +73,13 @@ EVERY = {
 # the paper's, and those that the pages tell to be the defaults
 DEFAULTS = {
     "instruction-use": {"--texts": "base,tuned,reference", "--draws": 8, "--max-tokens": 64, "--controls": 19},
+    "dose": {
+        "--amounts": "-0.5,0.0,0.25,0.5,0.75,1.0,1.5",
+        "--parts": "not W_out,attention,mlp,embedding",
+        "--part-amounts": "0.5",
+        "--max-tokens": 64,
+        "--controls": 19,
+    },
     "attribute": {"--target": "probability", "--method": "auto", "--deletion-draws": 8, "--controls": 5},
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},

@@ -40,6 +40,11 @@ COMMANDS = {
             *("knock_out_windows", "knock_out_effects"),
         ],
     ),
+    "dose": (
+        ("--max-new-tokens", 4, "--amounts", "0.5", "--parts", "layer 1,logits", *FEW),
+        "Doses: gain of the tuned model's response",
+        ["responses", "dose", "dose_effects", "dose_controls"],
+    ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
     "attention": (
         (*PROMPT, *FEW),
@@ -68,7 +73,7 @@ COMMANDS = {
 def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple[object, ...]:
     """The options of a command, and the files that it reads."""
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    prompts = ("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "knock-out") else ()
+    prompts = ("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "knock-out", "dose") else ()
     return (*options, *words, *prompts)
 
 

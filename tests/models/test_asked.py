@@ -18,6 +18,8 @@ import torch
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.dose.measure import dose
+from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.outputs.output_shift import output_shift
@@ -59,10 +61,11 @@ def calls(pair: Any) -> dict[str, Call]:
         "attention": lambda *a, **k: attention(pair.base, *a, **k),
         "output_shift": lambda *a, **k: output_shift(pair, *a, max_new_tokens=3, **k),
         "instruction_use": lambda *a, **k: instruction_use(pair, *a, by="deletion", max_new_tokens=3, **k),
+        "dose": lambda *a, **k: dose(pair, *a, amounts=[1], max_new_tokens=3, **k),
     }
 
 
-NAMES = ("generate", "attribute", "attention", "output_shift", "instruction_use")
+NAMES = ("generate", "attribute", "attention", "output_shift", "instruction_use", "dose")
 WITH_RESPONSES = NAMES[1:]
 
 
@@ -79,7 +82,7 @@ def test_these_are_all_that_take_prompts() -> None:
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    return list(dict.fromkeys(found.prompt_id)) if isinstance(found, InstructionUse) else list(found.by_id)
+    return list(dict.fromkeys(found.prompt_id)) if isinstance(found, InstructionUse | Dose) else list(found.by_id)
 
 
 @pytest.mark.parametrize("name", NAMES)

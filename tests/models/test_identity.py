@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.analyses.value_rotation.measure import value_rotation
@@ -269,9 +270,11 @@ def test_results_of_a_pair_say_it_first(twins_and_others):
     for analysis, arguments in (
         (instruction_use, (prompts, ["a sea", "a moon"])),
         (value_rotation, ()),
+        (dose, (prompts, ["a sea", "a moon"])),
     ):
         twins, others = (
-            analysis(pair, *arguments, **({"min_tokens": 1} if arguments else {})) for pair in twins_and_others
+            analysis(pair, *arguments, **({"min_tokens": 1} if analysis is instruction_use else {}))
+            for pair in twins_and_others
         )
         assert repr(twins).split("\n")[0] == ZERO
         assert repr(twins).count(ZERO) == 1

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 SCRIPT = """
-from lensdiff import ModelPair, Prompt, attention, attribute, coherence, generate, instruction_use, output_shift
+from lensdiff import ModelPair, Prompt, attention, attribute, coherence, dose, generate, instruction_use, output_shift
 
 
 def use(pair: ModelPair, prompt: Prompt, prompts: list[Prompt]) -> None:
@@ -24,6 +24,7 @@ def use(pair: ModelPair, prompt: Prompt, prompts: list[Prompt]) -> None:
     reveal_type(generate(pair.base, ["a", "b"]))  # Results[Response]
     reveal_type(output_shift(pair, prompts))  # Results[OutputShift]
     reveal_type(instruction_use(pair, prompts))  # InstructionUse
+    reveal_type(dose(pair, prompts, groups=["W_out"]))  # Dose
     reveal_type(pair.compare(attribute, prompt, target="logit"))  # Diff[Attribution]
     reveal_type(pair.compare(attribute, prompts, target="logit").tuned)  # Results[Attribution]
     reveal_type(pair.compare(attention, prompt, sink="counted").base.entropy)  # Tensor

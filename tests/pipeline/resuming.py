@@ -28,7 +28,7 @@ from lensdiff.steps.unit import Unit, name_of
 from tests.pipeline.conftest import Recorder, config_for
 
 EVERY = [analysis.name for analysis in ANALYSES if analysis.done == "asked"]
-COUNTED = ("instruction_use", "knock_out", "attention", "attribute", "mlp", "value_rotation")
+COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
 COUNTS = dict.fromkeys(COUNTED, 1) | {"heads": 3}
 CONTROLS: dict[str, Any] = {"kinds": ["spectrum"], **COUNTS}
 SMALL: dict[str, Any] = {
@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
     "attribute": {"deletion_draws": 1},
     "instruction_use": {"draws": 1, "max_tokens": 3},
     "knock_out": {"draws": 1, "max_tokens": 3},
+    "dose": {"amounts": [], "parts": ["layer 1"], "part_amounts": [], "max_tokens": 3},
     "heads": {"top_k": 10, "layers_per_group": 1},
     "mlp": {"n_components": 4, "ranks": [1, 2], "top_words": 3},
 }

@@ -18,6 +18,7 @@ from lensdiff.steps.found import Found
 from tests.checkpoints import save_checkpoint
 from tests.pipeline.conftest import PROMPTS, WORDS, Recorder
 from tests.pipeline.resuming import (
+    COUNTED,
     EVERY,
     Stop,
     Watch,
@@ -34,7 +35,15 @@ from tests.pipeline.resuming import (
 
 SEA, FRUIT, MOON = PROMPTS
 RIVER = {"id": "river", "text": "Describe the bridge in one sentence.", "instruction": ["Describe the bridge"]}
-READS_ALL = {"instruction_use_pair", "instruction_use_control", "instruction_use", "control_attention"}
+READS_ALL = {
+    "dose_pair",
+    "dose_control",
+    "dose",
+    "instruction_use_pair",
+    "instruction_use_control",
+    "instruction_use",
+    "control_attention",
+}
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
 READS_ALL |= {"knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
 OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs")
@@ -228,8 +237,7 @@ def test_nothing_of_before_is_seen_while_a_run_goes_on(models, tmp_path, whole, 
 
 # how many models are held
 def test_both_models_where_one_was_held(models, tmp_path, monkeypatch):
-    counted = ("instruction_use", "knock_out", "attribute", "attention", "heads", "mlp", "value_rotation")
-    none = dict.fromkeys(counted, 0)
+    none = dict.fromkeys(COUNTED, 0)
     analyses = {"analyses": ["weights", "heads", "value_rotation"]}
     config = small(models, tmp_path / "out", **analyses)
     store = run(config | {"keep": "one", "controls": {"kinds": ["spectrum"], **none}})

@@ -40,27 +40,39 @@ PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instru
 OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control", "knock_out_control")
 USE = {*PAIR, *OF_CONTROLS[:2], *ONES, "claims"}
 CUT = {"knock_out_pair", "knock_out_control", "knock_out"}
+DOSE = {"dose_pair", "dose_control", "dose"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
 BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
-BESIDE_CONTROLS |= {"knock_out"}
+BESIDE_CONTROLS |= {"knock_out", "dose"}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
-OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+OF_ANY_CONTROL |= {
+    f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control", "dose_control")
+}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "knock_out_pair", "coherence"}, {"value_rotation_pair"}),
-    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT, set()),
+    "seed": (
+        1,
+        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "knock_out_pair", "coherence"},
+        {"value_rotation_pair", "dose_pair"},
+    ),
+    "max_new_tokens": (
+        2,
+        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT | DOSE,
+        set(),
+    ),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
         | {"outputs/a/b ..", "control_attention", "attention_shift"}
         | USE
-        | CUT,
+        | CUT
+        | DOSE,
         set(),
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
@@ -84,6 +96,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "instruction_use.max_tokens": (2, USE, set()),
     "knock_out.draws": (2, CUT, set()),
     "knock_out.max_tokens": (2, CUT, set()),
+    "dose.amounts": ([2.0], DOSE, set()),
+    "dose.parts": (["head 0.1"], DOSE, set()),
+    "dose.part_amounts": ([0.5], DOSE, set()),
+    "dose.max_tokens": (2, DOSE, set()),
     "mlp.layers": ([1], CONCEPTS, set()),
     "mlp.sides": (["key"], CONCEPTS, set()),
     "mlp.n_components": (3, CONCEPTS, set()),
@@ -95,7 +111,11 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "knock_out_pair", "value_rotation_pair"}),
+    "controls.kinds": (
+        ["norm"],
+        OF_ANY_CONTROL | BESIDE_CONTROLS,
+        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair"},
+    ),
     "controls.instruction_use": (
         2,
         {f"{name}:spectrum-1" for name in OF_CONTROLS[:2]} | {*ONES, "claims"},
@@ -106,6 +126,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"knock_out_control:spectrum-1", "knock_out"},
         {"knock_out_pair", "knock_out_control:spectrum-0"},
     ),
+    "controls.dose": (2, {"dose_control:spectrum-1", "dose"}, {"dose_pair", "dose_control:spectrum-0"}),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
     "controls.attention": (
         2,

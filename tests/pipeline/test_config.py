@@ -21,7 +21,7 @@ tuned = "b"
 prompts = "p.jsonl"
 """
 LINES = example().split("\n")
-COUNTED = ("instruction_use", "knock_out", "attribute", "attention", "heads", "mlp", "value_rotation")
+COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
 
 
 def error_of(tmp_path: Path, text: str) -> str:

@@ -43,7 +43,7 @@ from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder, config_for
 
-COUNTED = ("instruction_use", "knock_out", "attention", "heads", "mlp", "value_rotation", "attribute")
+COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
 LAYERS, D_MODEL = 2, 32  # of the tiny pair
 TYPES = (torch.float32, torch.float64)
 TAKES_TIME = {"model", "base", "pair", "both", "vocabulary", "vectors"}  # whatever needs one of these
@@ -189,6 +189,18 @@ def test_the_knock_out_is_estimated_by_its_readings(models, tmp_path):
     readings = 2 + 2 * (1 + 3 + 2 * (1 + 0.5))
     assert cost(runner, probe, "knock_out_pair") == 2 * (1 + 2 * tokens * readings)
     assert cost(runner, probe, "knock_out") == 0
+
+
+def test_doses_are_estimated_by_their_readings(models, tmp_path):
+    given = {"dose": {"amounts": [-1.0, 0.5], "parts": ["layer 1"], "part_amounts": [0.5], "max_tokens": 2}}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4)
+    # 3 prompts and 2 tokens; -1, 0.5 and 1 of all, 0.5 and 1 of W_out and of the layer, and both ends twice; of 2 texts
+    # with the instruction and without
+    tokens, passes = 3 * (10 + 2), 2 * (3 + 2 * 2 + 2 * 2)
+    assert cost(runner, probe, "dose_pair") == passes * (1 + 2 * 2 * tokens)
+    assert cost(runner, probe, "dose_control", Unit("spectrum-0")) == 1 + 2 * tokens
+    assert cost(runner, probe, "dose") == 0
 
 
 def test_a_faster_machine_takes_less(models, tmp_path):

@@ -15,7 +15,7 @@ from lensdiff.results import InputError, ResultStore
 from lensdiff.results import folder as folder_module
 from lensdiff.results.journal import Journal
 from tests.pipeline.conftest import PROMPTS, Recorder
-from tests.pipeline.resuming import Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
+from tests.pipeline.resuming import COUNTED, Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -343,8 +343,7 @@ def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch)
 
 
 def test_a_prompt_that_breaks_a_block_fails_alone(models, tmp_path, monkeypatch):
-    counted = ("instruction_use", "knock_out", "attribute", "attention", "heads", "mlp", "value_rotation")
-    none = dict.fromkeys(counted, 0)
+    none = dict.fromkeys(COUNTED, 0)
     alone = {"keep": "one", "controls": {"kinds": ["spectrum"], **none}, "analyses": ["outputs"]}
     from lensdiff.analyses.outputs import steps as outputs
 

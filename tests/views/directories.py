@@ -16,7 +16,15 @@ CONFIG = {
     "tuned": "tuned",
     "max_new_tokens": 24,
     "seed": 3,
-    "controls": {"kinds": ["norm"], "instruction_use": 3, "attention": 0, "heads": 0, "mlp": 99, "attribute": 3},
+    "controls": {
+        "kinds": ["norm"],
+        "instruction_use": 3,
+        "dose": 0,
+        "attention": 0,
+        "heads": 0,
+        "mlp": 99,
+        "attribute": 3,
+    },
 }
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // A chart of lines over columns (layers): bands of controls, or their dots (a list per column), behind, series with intervals before. One column is chosen, by pointing or
 // with the arrow keys; its values are said below. Colours are the roles': base, tuned, control.
-LensDiff.lines = ({ columns, axis, unit, series, bands = [], dots = [], label, describe, floor = 0, onchoose }) => {
+LensDiff.lines = ({ columns, at = null, axis, unit, series, bands = [], dots = [], label, describe, floor = 0, onchoose }) => {
   const { make, svg, number } = LensDiff;
   const status = make("p", { class: "ld-note ld-status", "aria-live": "polite" });
   const area = make("div", {});
@@ -14,18 +14,25 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], dots = [], label, d
 
   const draw = (width) => {
     const n = columns.length;
-    const x = (i) => left + (n > 1 ? (i / (n - 1)) : 0.5) * (width - left - right);
+    const share = (i) => (n < 2 ? 0.5 : at ? (at[i] - at[0]) / (at[n - 1] - at[0]) : i / (n - 1));
+    const x = (i) => left + share(i) * (width - left - right);
     const y = (v) => height - bottom - ((v - low) / (high - low)) * (height - top - bottom);
     const path = (points) => points.map(([px, py], i) => (i ? "L" : "M") + px.toFixed(1) + " " + py.toFixed(1)).join(" ");
     const drawn = (values) => values.map((v, i) => [i, v]).filter(([, v]) => v !== null).map(([i, v]) => [x(i), y(v)]);
     const step = Math.ceil(n / Math.max(2, Math.floor((width - left) / 34)));
+    let last = -Infinity;  // where the last name of a column stands
+    const named = (i) => {
+      if (at ? x(i) - last < 30 : i % step) return false;
+      last = x(i);
+      return true;
+    };
     const ticks = LensDiff.ticks(low, high);
     const cursor = svg("line", { class: "ld-cursor", y1: top, y2: height - bottom });
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "ld-lines", tabindex: 0, role: "slider",
       "aria-label": label, "aria-valuemin": 0, "aria-valuemax": n - 1 },
       ticks.map((t) => [svg("line", { class: "ld-grid", x1: left, x2: width - right, y1: y(t), y2: y(t) }),
         svg("text", { class: "ld-label", x: left - 6, y: y(t) + 4, "text-anchor": "end" }, number(t))]),
-      columns.map((c, i) => (i % step ? null : svg("text", { class: "ld-label", x: x(i), y: height - bottom + 16, "text-anchor": "middle" }, String(c)))),
+      columns.map((c, i) => (!named(i) ? null : svg("text", { class: "ld-label", x: x(i), y: height - bottom + 16, "text-anchor": "middle" }, String(c)))),
       svg("text", { class: "ld-label", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, axis),
       svg("text", { class: "ld-label", x: 12, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(height - bottom) / 2})` }, unit),
       bands.map((b) => svg("path", { class: "ld-band" + (b.outline ? " ld-outline" : "") + (b.dotted ? " ld-dotted" : ""),
@@ -49,8 +56,8 @@ LensDiff.lines = ({ columns, axis, unit, series, bands = [], dots = [], label, d
     };
     const nearest = (event) => {
       const box = picture.getBoundingClientRect();
-      const at = ((event.clientX - box.left) / box.width) * width;
-      return n > 1 ? Math.round(((at - left) / (width - left - right)) * (n - 1)) : 0;
+      const place = ((event.clientX - box.left) / box.width) * width;
+      return columns.reduce((best, _, i) => (Math.abs(x(i) - place) < Math.abs(x(best) - place) ? i : best), 0);
     };
     picture.addEventListener("pointerdown", (event) => choose(nearest(event)));
     picture.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") choose(nearest(event)); });
