@@ -10,6 +10,7 @@ from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.first_divergence import ANALYSIS as FIRST_DIVERGENCE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.mlp import ANALYSIS as MLP
@@ -23,6 +24,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     INSTRUCTION_USE,
     ATTRIBUTE,
     OUTPUTS,
+    FIRST_DIVERGENCE,
     ATTENTION,
     HEADS,
     MLP,

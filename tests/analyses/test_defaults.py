@@ -10,6 +10,8 @@ from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.first_divergence import FirstDivergenceOptions
+from lensdiff.analyses.first_divergence.measure import first_divergence
 from lensdiff.analyses.heads import HeadOptions
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.ov_reading import ov_reading
@@ -30,6 +32,7 @@ from lensdiff.steps.responses import ResponseOptions
 PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
+    (FirstDivergenceOptions, first_divergence),
     (HeadOptions, head_word_pairs),
     (HeadOptions, HeadWordPairs.table),
     (HeadOptions, verb_shift),

@@ -33,6 +33,11 @@ COMMANDS = {
         ["responses", "control_validity", "instruction_use", "instruction_use_differences"],
     ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
+    "first-divergence": (
+        (*PROMPT, *FEW, "--max-tokens", 6),
+        "First divergence, mean over prompts, logits",
+        ["control_validity", "first_divergence", "first_divergence_means", "first_divergence_prompts"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

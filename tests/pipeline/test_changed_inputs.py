@@ -18,6 +18,7 @@ from lensdiff.steps.found import Found
 from tests.checkpoints import save_checkpoint
 from tests.pipeline.conftest import PROMPTS, WORDS, Recorder
 from tests.pipeline.resuming import (
+    COUNTS,
     EVERY,
     Stop,
     Watch,
@@ -37,6 +38,7 @@ RIVER = {"id": "river", "text": "Describe the bridge in one sentence.", "instruc
 READS_ALL = {"instruction_use_pair", "instruction_use_control", "instruction_use", "control_attention"}
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
 READS_ALL |= {"attention_shift", "claims"}
+READS_ALL |= {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs")
 
 
@@ -228,7 +230,7 @@ def test_nothing_of_before_is_seen_while_a_run_goes_on(models, tmp_path, whole, 
 
 # how many models are held
 def test_both_models_where_one_was_held(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    none = dict.fromkeys(COUNTS, 0)
     analyses = {"analyses": ["weights", "heads", "value_rotation"]}
     config = small(models, tmp_path / "out", **analyses)
     store = run(config | {"keep": "one", "controls": {"kinds": ["spectrum"], **none}})

@@ -39,24 +39,28 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
 PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
 OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control")
 USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
+PARTED = {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
 BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+BESIDE_CONTROLS |= {"first_divergence"}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+OF_ANY_CONTROL |= {"first_divergence_control:controls"}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "coherence"}, {"value_rotation_pair"}),
     "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
         | {"outputs/a/b ..", "control_attention", "attention_shift"}
+        | PARTED
         | USE,
         set(),
     ),
@@ -79,6 +83,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
+    "first_divergence.layers": ([1], PARTED, set()),
+    "first_divergence.max_tokens": (2, PARTED, set()),
+    "first_divergence.unembed": ("tuned", PARTED, set()),
+    "first_divergence.draws": (1, PARTED, set()),
     "mlp.layers": ([1], CONCEPTS, set()),
     "mlp.sides": (["key"], CONCEPTS, set()),
     "mlp.n_components": (3, CONCEPTS, set()),
@@ -90,11 +98,20 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.kinds": (
+        ["norm"],
+        OF_ANY_CONTROL | BESIDE_CONTROLS,
+        {*PAIR, "value_rotation_pair", "first_divergence_pair"},
+    ),
     "controls.instruction_use": (
         2,
         {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
         {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS)},
+    ),
+    "controls.first_divergence": (
+        2,
+        {"first_divergence_control:spectrum-1", "first_divergence"},
+        {"first_divergence_pair", "first_divergence_control:spectrum-0"},
     ),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
     "controls.attention": (

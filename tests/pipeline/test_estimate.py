@@ -43,7 +43,7 @@ from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder, config_for
 
-COUNTED = ("instruction_use", "attention", "heads", "mlp", "value_rotation", "attribute")
+COUNTED = ("instruction_use", "first_divergence", "attention", "heads", "mlp", "value_rotation", "attribute")
 LAYERS, D_MODEL = 2, 32  # of the tiny pair
 TYPES = (torch.float32, torch.float64)
 TAKES_TIME = {"model", "base", "pair", "both", "vocabulary", "vectors"}  # whatever needs one of these
@@ -149,6 +149,20 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     assert cost(runner, probe, "attention") == 1 + 15 * 2
     assert cost(runner, probe, "control_attention") > 3 * (1 + 15 * 2)
     assert cost(runner, probe, "control_validity") == 1 + 1024 * 2
+
+
+def test_a_first_divergence_is_estimated_by_drafts_and_exchanged_streams(models, tmp_path):
+    config, runner = runner_of(models, tmp_path, first_divergence={"max_tokens": 2})
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0)
+    # of each of 3 prompts 2 tokens are drafted; 5 whole passes, and from layers 0, 1, 2 of 2 on in either direction
+    passes = 3 * (5 + 2 * (1 + 0.5))
+    assert cost(runner, probe, "first_divergence_pair") == 3 * 2 * 3 + passes * (1 + 12 * 2)
+    # at layer round(0.6 * 2) alone, beside the two models' streams
+    control = Unit("spectrum-0")
+    assert cost(runner, probe, "first_divergence_control", control) == 3 * (2 + 2 * 0.5) * (1 + 12 * 2)
+    assert cost(runner, probe, "first_divergence") == 0
+    config, runner = runner_of(models, tmp_path, first_divergence={"max_tokens": 2, "layers": [2]})
+    assert cost(runner, probe, "first_divergence_pair") == 3 * 2 * 3 + 3 * 5 * (1 + 12 * 2)
 
 
 def test_a_method_that_is_asked_for_is_what_is_estimated(models, tmp_path):

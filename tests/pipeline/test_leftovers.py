@@ -350,7 +350,13 @@ def test_a_table_that_a_killed_run_left(models, tmp_path, whole):
 # what only readers need
 def test_what_only_readers_need_is_gone_in_the_end(whole):
     found = files(whole.root)
-    for step in ("control_attention", "control_concepts", "value_rotation_pair", "instruction_use_pair"):
+    for step in (
+        "control_attention",
+        "control_concepts",
+        "value_rotation_pair",
+        "first_divergence_pair",
+        "instruction_use_pair",
+    ):
         assert whole.step(step).done
         assert not [name for name in found if name.startswith(f"arrays/{step}")]
     assert whole.step("heads").units["spectrum-0/0,1"].kept == "nothing"

@@ -15,7 +15,7 @@ from lensdiff.results import InputError, ResultStore
 from lensdiff.results import folder as folder_module
 from lensdiff.results.journal import Journal
 from tests.pipeline.conftest import PROMPTS, Recorder
-from tests.pipeline.resuming import Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
+from tests.pipeline.resuming import COUNTS, Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -286,12 +286,13 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
     ),
     "control_validity/spectrum-0": (
         {
-            *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
+            *("claims", "instruction_use", "instruction_use_deletion", "attention_shift", "first_divergence"),
         },
         {
             *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),
             *("attribution/spectrum-0/sea", "attribution/spectrum-0/fruit"),
             *("instruction_use_control/spectrum-0", "instruction_use_deletion_control/spectrum-0"),
+            "first_divergence_control/spectrum-0",
         },
     ),
 }
@@ -341,7 +342,7 @@ def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch)
 
 
 def test_a_prompt_that_breaks_a_block_fails_alone(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    none = dict.fromkeys(COUNTS, 0)
     alone = {"keep": "one", "controls": {"kinds": ["spectrum"], **none}, "analyses": ["outputs"]}
     from lensdiff.analyses.outputs import steps as outputs
 
