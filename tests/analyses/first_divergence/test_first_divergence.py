@@ -258,7 +258,7 @@ def test_controls_stand_beside_the_means(pair, result):
     assert result.beside() is None
     with pytest.raises(InputError, match="layer=1 is asked for, controls were read at 2"):
         found.beside("portable", 1)
-    with pytest.raises(InputError, match="was read after 5 prompts .* expected the 2 of the pair with that of base"):
+    with pytest.raises(InputError, match=r"was read after 5 prompts .* expected the 2 of the pair with that of base"):
         first_divergence(pair, PROMPTS[:2], draws=0, progress=False).with_controls(
             [control_divergence(pair.base, controls[0], result)]
         )  # fmt: skip
