@@ -6,6 +6,7 @@ from .analyses.attribute.attribution import Attribution as Attribution
 from .analyses.attribute.measure import attribute as attribute
 from .analyses.attribute.targets import contrast as contrast
 from .analyses.dose.measure import dose as dose
+from .analyses.first_divergence.measure import first_divergence as first_divergence
 from .analyses.heads.head_word_pairs import HeadWordPairs as HeadWordPairs
 from .analyses.heads.head_word_pairs import head_word_pairs as head_word_pairs
 from .analyses.heads.ov_reading import ov_reading as ov_reading

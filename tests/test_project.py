@@ -45,7 +45,7 @@ TO_COME = re.findall(
     r"\w+",
     """
 logit_lens direct_logit_attribution layer_similarity activation_difference directions patch patch_sweep
-first_divergence series template_effects
+series template_effects
 """,
 )
 READ_BY_NAME = ["AttentionPatterns", "HeadWordPairs", "MLPConcepts"]

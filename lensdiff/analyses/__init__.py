@@ -11,6 +11,7 @@ from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
 from lensdiff.analyses.dose import ANALYSIS as DOSE
+from lensdiff.analyses.first_divergence import ANALYSIS as FIRST_DIVERGENCE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.knock_out import ANALYSIS as KNOCK_OUT
@@ -27,6 +28,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     DOSE,
     ATTRIBUTE,
     OUTPUTS,
+    FIRST_DIVERGENCE,
     ATTENTION,
     HEADS,
     MLP,

@@ -86,11 +86,7 @@ def aligned(pair: ModelPair, view: ModelView, text: Forced, base: Encoded) -> Al
         InputError: the models put other special tokens in front of the text, or the response is empty.
     """
     tuned, name = text.tuned, repr(text.prompt.id or text.prompt.stripped[:40])
-    if base.n_added != tuned.n_added:
-        raise InputError(
-            f"the base puts {base.n_added} and the tuned model {tuned.n_added} special tokens in front of prompt "
-            f"{name}: positions of the one are not those of the other; give prepend_bos"
-        )
+    check_positions(text, base)
     if not tuned.n_response:
         raise InputError(f"the response to prompt {name} is empty: nothing is predicted")
     first = tuned.n_special + tuned.n_prompt - 1
@@ -105,6 +101,20 @@ def aligned(pair: ModelPair, view: ModelView, text: Forced, base: Encoded) -> Al
         first,
         position_groups(view, text.prompt, tuned),
     )
+
+
+def check_positions(text: Forced, base: Encoded) -> None:
+    """Refuse a text in which positions of one model are not those of the other.
+
+    Raises:
+        InputError: the models put other special tokens in front of it.
+    """
+    if base.n_added != text.tuned.n_added:
+        raise InputError(
+            f"the base puts {base.n_added} and the tuned model {text.tuned.n_added} special tokens in front of prompt "
+            f"{text.prompt.id or text.prompt.stripped[:40]!r}: positions of the one are not those of the other; "
+            "give prepend_bos"
+        )
 
 
 def position_groups(view: ModelView, prompt: Prompt, encoded: Encoded) -> dict[str, tuple[int, ...]]:

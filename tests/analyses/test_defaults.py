@@ -12,6 +12,8 @@ from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose import DoseOptions
 from lensdiff.analyses.dose.measure import dose
+from lensdiff.analyses.first_divergence import FirstDivergenceOptions
+from lensdiff.analyses.first_divergence.measure import first_divergence
 from lensdiff.analyses.heads import HeadOptions
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.ov_reading import ov_reading
@@ -36,6 +38,7 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
     (DoseOptions, dose),
+    (FirstDivergenceOptions, first_divergence),
     (HeadOptions, head_word_pairs),
     (HeadOptions, HeadWordPairs.table),
     (HeadOptions, verb_shift),

@@ -16,6 +16,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "instruction_use": 2,
         "knock_out": 2,
         "dose": 2,
+        "first_divergence": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,

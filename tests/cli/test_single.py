@@ -46,6 +46,11 @@ COMMANDS = {
         ["responses", "dose", "dose_effects", "dose_controls"],
     ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
+    "first-divergence": (
+        (*PROMPT, *FEW, "--max-tokens", 6),
+        "First divergence, mean over prompts, logits",
+        ["control_validity", "first_divergence", "first_divergence_means", "first_divergence_prompts"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

@@ -95,6 +95,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "instruction_use": 3,
             "knock_out": 3,
             "dose": 3,
+            "first_divergence": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,

@@ -40,6 +40,7 @@ SMALL: dict[str, Any] = {
     "instruction_use": {"draws": 1, "max_tokens": 3},
     "knock_out": {"draws": 1, "max_tokens": 3},
     "dose": {"amounts": [], "parts": ["layer 1"], "part_amounts": [], "max_tokens": 3},
+    "first_divergence": {"max_tokens": 3, "draws": 2},
     "heads": {"top_k": 10, "layers_per_group": 1},
     "mlp": {"n_components": 4, "ranks": [1, 2], "top_words": 3},
 }

@@ -46,6 +46,7 @@ READS_ALL = {
 }
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
 READS_ALL |= {"knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
+READS_ALL |= {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs")
 
 

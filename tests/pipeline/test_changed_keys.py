@@ -41,24 +41,26 @@ OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control", "k
 USE = {*PAIR, *OF_CONTROLS[:2], *ONES, "claims"}
 CUT = {"knock_out_pair", "knock_out_control", "knock_out"}
 DOSE = {"dose_pair", "dose_control", "dose"}
+PARTED = {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
 BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
-BESIDE_CONTROLS |= {"knock_out", "dose"}
+BESIDE_CONTROLS |= {"knock_out", "dose", "first_divergence"}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
 OF_ANY_CONTROL |= {
     f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control", "dose_control")
 }
+OF_ANY_CONTROL |= {"first_divergence_control:controls"}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
     "seed": (
         1,
-        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "knock_out_pair", "coherence"},
+        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "knock_out_pair", "coherence"},
         {"value_rotation_pair", "dose_pair"},
     ),
     "max_new_tokens": (
@@ -72,7 +74,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         | {"outputs/a/b ..", "control_attention", "attention_shift"}
         | USE
         | CUT
-        | DOSE,
+        | DOSE
+        | PARTED,
         set(),
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
@@ -100,6 +103,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "dose.parts": (["head 0.1"], DOSE, set()),
     "dose.part_amounts": ([0.5], DOSE, set()),
     "dose.max_tokens": (2, DOSE, set()),
+    "first_divergence.layers": ([1], PARTED, set()),
+    "first_divergence.max_tokens": (2, PARTED, set()),
+    "first_divergence.unembed": ("tuned", PARTED, set()),
+    "first_divergence.draws": (1, PARTED, set()),
     "mlp.layers": ([1], CONCEPTS, set()),
     "mlp.sides": (["key"], CONCEPTS, set()),
     "mlp.n_components": (3, CONCEPTS, set()),
@@ -114,7 +121,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "controls.kinds": (
         ["norm"],
         OF_ANY_CONTROL | BESIDE_CONTROLS,
-        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair"},
+        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair"},
     ),
     "controls.instruction_use": (
         2,
@@ -127,6 +134,11 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"knock_out_pair", "knock_out_control:spectrum-0"},
     ),
     "controls.dose": (2, {"dose_control:spectrum-1", "dose"}, {"dose_pair", "dose_control:spectrum-0"}),
+    "controls.first_divergence": (
+        2,
+        {"first_divergence_control:spectrum-1", "first_divergence"},
+        {"first_divergence_pair", "first_divergence_control:spectrum-0"},
+    ),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
     "controls.attention": (
         2,

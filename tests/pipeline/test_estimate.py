@@ -151,6 +151,20 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     assert cost(runner, probe, "control_validity") == 1 + 1024 * 2
 
 
+def test_a_first_divergence_is_estimated_by_drafts_and_exchanged_streams(models, tmp_path):
+    config, runner = runner_of(models, tmp_path, first_divergence={"max_tokens": 2})
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0)
+    # of each of 3 prompts 2 tokens are drafted; 5 whole passes, and from layers 0, 1, 2 of 2 on in either direction
+    passes = 3 * (5 + 2 * (1 + 0.5))
+    assert cost(runner, probe, "first_divergence_pair") == 3 * 2 * 3 + passes * (1 + 12 * 2)
+    # at layer round(0.6 * 2) alone, beside the two models' streams
+    control = Unit("spectrum-0")
+    assert cost(runner, probe, "first_divergence_control", control) == 3 * (2 + 2 * 0.5) * (1 + 12 * 2)
+    assert cost(runner, probe, "first_divergence") == 0
+    config, runner = runner_of(models, tmp_path, first_divergence={"max_tokens": 2, "layers": [2]})
+    assert cost(runner, probe, "first_divergence_pair") == 3 * 2 * 3 + 3 * 5 * (1 + 12 * 2)
+
+
 def test_a_method_that_is_asked_for_is_what_is_estimated(models, tmp_path):
     for method in ("forward", "reverse"):
         config, runner = runner_of(models, tmp_path, attribute={"deletion_draws": 0, "method": method})

@@ -1,11 +1,11 @@
 "use strict";
-// A chart of lines over columns (layers): bands of controls, or their dots (a list per column), behind, series with intervals before. One column is chosen, by pointing or
+// A chart of lines over columns (layers): bands of controls, or their dots (a list per column), behind, series with intervals before. One column is chosen (`start` at first), by pointing or
 // with the arrow keys; its values are said below. Colours are the roles': base, tuned, control.
-LensDiff.lines = ({ columns, at = null, axis, unit, series, bands = [], dots = [], label, describe, floor = 0, onchoose }) => {
+LensDiff.lines = ({ columns, at = null, axis, unit, series, bands = [], dots = [], label, describe, floor = 0, start = 0, onchoose }) => {
   const { make, svg, number } = LensDiff;
   const status = make("p", { class: "ld-note ld-status", "aria-live": "polite" });
   const area = make("div", {});
-  let chosen = 0;
+  let chosen = start;
   const all = [...series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]), ...bands.flatMap((b) => [...b.low, ...b.high]), ...dots.flatMap((d) => d.values.flat())];
   const known = all.filter((v) => v !== null);
   const low = Math.min(floor, ...known), highest = Math.max(...known, low);
