@@ -14,6 +14,7 @@ from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
+from lensdiff.analyses.residual_stream import ANALYSIS as RESIDUAL_STREAM
 from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
 from lensdiff.analyses.weights import ANALYSIS as WEIGHTS
 from lensdiff.steps.analysis import Analysis
@@ -23,6 +24,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     INSTRUCTION_USE,
     ATTRIBUTE,
     OUTPUTS,
+    RESIDUAL_STREAM,
     ATTENTION,
     HEADS,
     MLP,

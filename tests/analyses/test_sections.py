@@ -12,6 +12,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "instruction_use",
         "attribute",
         "outputs",
+        "residual_stream",
         "heads",
         "attention",
         "mlp",
