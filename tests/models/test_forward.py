@@ -380,6 +380,7 @@ def test_a_pass_that_begins_at_a_layer_gives_what_a_whole_one_gives(family: str,
     mask = torch.ones_like(ids)
     mask[1, 15:] = 0
     with torch.no_grad():
+        before = forward.logits(ids, mask)
         stream = halved(forward.run(ids, read=[point], mask=mask)[point])
         whole = entered(forward, 1, stream, ids, read=read, mask=mask)[read[0]]
         seen = []
@@ -392,9 +393,7 @@ def test_a_pass_that_begins_at_a_layer_gives_what_a_whole_one_gives(family: str,
     assert not seen, "the first block was computed"
     assert not any("forward" in vars(block) for block in forward.wrapper.model.blocks)
     with torch.no_grad():
-        assert torch.equal(forward.logits(ids, mask), forward.run(ids, read=read, mask=mask)[read[0]]), (
-            "later passes are whole again"
-        )
+        assert torch.equal(forward.logits(ids, mask), before), "later passes are whole again"
 
 
 def test_gradients_go_through_a_pass_that_begins_at_a_layer():
@@ -423,6 +422,18 @@ def test_where_more_than_the_stream_leads_from_block_to_block_a_pass_is_whole():
     kept["out"] = torch.full((1,), 1e3)  # what a pass over other tokens left behind
     found = entered(forward, 1, stream, tokens(), read=read, start=point)[read[0]]
     assert torch.equal(found, expected)
+
+
+@NO_HOOKED
+def test_a_block_that_somebody_changed_stays_changed_behind_a_pass_that_begins_after_it():
+    forward = loaded("llama", "hooked")
+    first = forward.wrapper.model.blocks[0]
+    whole = first.forward
+    first.forward = lambda *args, **kwargs: 2 * whole(*args, **kwargs)
+    point = Point("resid_pre", 1)
+    before = forward.run(tokens(), read=[point])[point]
+    entered(forward, 1, before, tokens(), read=[Point("final")], start=point)
+    assert torch.equal(forward.run(tokens(), read=[point])[point], before)
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,17 @@ def _runs(wrapper: Wrapper, tokens: Tensor) -> bool:
 @contextmanager
 def passed_over(wrapper: Wrapper, extras: list[Extra]) -> Iterator[None]:
     """Let the first blocks hand on what they are given while the context lasts, as many as there are `extras`."""
-    blocks = list(wrapper.model.blocks)[: len(extras)]
+    # in the block's own dictionary: a bridge hands an attribute that is set on to the module that it wraps
+    own = [vars(block) for block in list(wrapper.model.blocks)[: len(extras)]]
+    before = [{name: space[name] for name in ("forward",) if name in space} for space in own]
     try:
-        for block, extra in zip(blocks, extras, strict=True):
-            block.forward = _handing_on(extra)
+        for space, extra in zip(own, extras, strict=True):
+            space["forward"] = _handing_on(extra)
         yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
+        for space, kept in zip(own, before, strict=True):
+            space.pop("forward", None)
+            space.update(kept)
 
 
 def _handing_on(extra: Extra) -> Callable[..., Any]:
