@@ -14,6 +14,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "controls": {
         "kinds": ["spectrum", "norm"],
         "instruction_use": 2,
+        "residual_stream": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,

@@ -12,7 +12,7 @@ LESS = {
     "max_new_tokens": 4,
     "controls": {
         "kinds": ["spectrum"],
-        **dict.fromkeys(("instruction_use", "value_rotation"), 1),
+        **dict.fromkeys(("instruction_use", "residual_stream", "value_rotation"), 1),
         "mlp": 2,
         **dict.fromkeys(("attention", "heads", "attribute"), 0),
     },

@@ -33,6 +33,11 @@ COMMANDS = {
         ["responses", "control_validity", "instruction_use", "instruction_use_differences"],
     ),
     "outputs": (PROMPT, "tokens at which the models differ most", ["responses", "outputs"]),
+    "residual-stream": (
+        (*PROMPT, *FEW),
+        "Logit lens by layer",
+        ["responses", "control_validity", "logit_lens", "logit_lens_shift", "direct_logit_attribution"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

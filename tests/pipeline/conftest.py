@@ -93,6 +93,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "controls": {
             "kinds": ["spectrum", "norm"],
             "instruction_use": 3,
+            "residual_stream": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,

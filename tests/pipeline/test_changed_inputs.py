@@ -19,6 +19,7 @@ from tests.checkpoints import save_checkpoint
 from tests.pipeline.conftest import PROMPTS, WORDS, Recorder
 from tests.pipeline.resuming import (
     EVERY,
+    EVERY_COUNTED,
     Stop,
     Watch,
     assert_same,
@@ -228,7 +229,7 @@ def test_nothing_of_before_is_seen_while_a_run_goes_on(models, tmp_path, whole, 
 
 # how many models are held
 def test_both_models_where_one_was_held(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    none = dict.fromkeys(EVERY_COUNTED, 0)
     analyses = {"analyses": ["weights", "heads", "value_rotation"]}
     config = small(models, tmp_path / "out", **analyses)
     store = run(config | {"keep": "one", "controls": {"kinds": ["spectrum"], **none}})

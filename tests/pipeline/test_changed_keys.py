@@ -42,21 +42,38 @@ USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
-BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+STREAMS = ("logit_lens_shift", "direct_logit_attribution")
+STREAM = {"logit_lens", "control_logit_lens", "logit_parts", *STREAMS}
+STREAM_PAIR = {"logit_parts:base", "logit_parts:tuned"}
+BESIDE_CONTROLS = {
+    *ONES,
+    "attention_shift",
+    "verb_shift",
+    "pair_overlap",
+    "rotation",
+    "value_rotation",
+    "claims",
+    *STREAMS,
+}
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
-    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair", *STREAM_PAIR}),
+    "max_new_tokens": (
+        2,
+        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | STREAM,
+        set(),
+    ),
     "max_prompts": (
         3,
-        {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
-        | {"outputs/a/b ..", "control_attention", "attention_shift"}
+        {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention", "logit_lens")}
+        | {"outputs/a/b ..", "control_attention", "attention_shift", "control_logit_lens", "logit_parts", *STREAMS}
         | USE,
         set(),
     ),
@@ -67,6 +84,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "attribute.method": ("forward", {"attribution", "claims"}, set()),
     "attribute.deletion_draws": (2, {"attribution", "claims"}, set()),
     "attribute.retokenise": (True, {"attribution", "claims"}, set()),
+    "residual_stream.layers": ([1], STREAM, set()),
+    "residual_stream.max_tokens": (2, STREAM, set()),
     "attention.layers": ([1], ATTENTION, set()),
     "attention.sink": ("counted", ATTENTION, set()),
     "attention.keep_patterns": (1, set(), set()),
@@ -90,13 +109,18 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair", *STREAM_PAIR}),
     "controls.instruction_use": (
         2,
         {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
         {*PAIR, *(f"{name}:spectrum-0" for name in OF_CONTROLS)},
     ),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
+    "controls.residual_stream": (
+        2,
+        {"control_logit_lens:spectrum-1", "logit_parts:spectrum-1", *STREAMS},
+        {"control_logit_lens:spectrum-0", "logit_parts:spectrum-0", *STREAM_PAIR},
+    ),
     "controls.attention": (
         2,
         {"control_attention:spectrum-1", "attention_shift"},

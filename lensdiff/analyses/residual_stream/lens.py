@@ -122,9 +122,8 @@ class LogitLens(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the rows of the model's own output at the k response tokens that it commits to last."""
-        frame = self.to_df()
-        last = frame[frame["layer"] == self.n_layers]
-        return pd.DataFrame(last.nlargest(k, "committed")).reset_index(drop=True)
+        frame: Any = self.to_df()
+        return frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
 
     def __repr__(self) -> str:
         """Return the model, the text, and the mean KL and probability by layer."""

@@ -104,8 +104,8 @@ class PartsShift(Result):
             adjusted = stats.adjust(given, family=f"direct_logit_attribution, {len(given)} parts")
             frame["p"], frame["p_adjusted"] = [t.p for t in adjusted], [t.p_adjusted for t in adjusted]
         outside = (frame.difference > frame.control_high) | (frame.difference < frame.control_low)
-        known = frame.control_low.notna().to_numpy()
-        frame["beyond"] = pd.array(np.where(known, outside, None).tolist(), dtype="boolean")
+        known = frame.control_low.notna()
+        frame["beyond"] = outside.astype("boolean").where(known)
         frame["moved"] = (frame.beyond & (frame.p_adjusted <= 1 - self.level)).where(frame.beyond.notna())
         return frame
 

@@ -77,7 +77,8 @@ def split(view: ModelView, text: Read, against: Int[Tensor, " out_pos"] | None) 
     ends = next(layers)
     u, bias = _direction(view, text.said, against)
     work = u.dtype
-    norm = freeze(view.forward.wrapper, view.meaning.gains[("final", 0)], *_to(work, ends.last, ends.final), "the end")
+    where, final = f"the end of {view.info.id}", view.meaning.gains[("final", 0)]
+    norm = freeze(view.forward.wrapper, final, ends.last.to(work), ends.final.to(work), where)
     logit = (ends.final.to(work) * u).sum(dim=-1) + bias
     v = norm.before(u)
     biases = bias if norm.bias is None else bias + u @ norm.bias
@@ -126,10 +127,6 @@ def _layers(view: ModelView, text: Read) -> Iterator:
         ends = []
         for layer in some:
             yield _At(layer, *(found[Point(name, layer)] for name in names))  # pyright: ignore[reportArgumentType]
-
-
-def _to(dtype: torch.dtype, *values: Tensor) -> tuple[Tensor, ...]:
-    return tuple(value.to(dtype) for value in values)
 
 
 def _direction(

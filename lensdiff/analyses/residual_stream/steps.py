@@ -110,9 +110,9 @@ def both_lenses(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> L
         NotPossible: there is no prompt whose layers both models could be read on.
     """
     prompts, found = _prompts(inputs), inputs.found
-    curves = [LensCurves.of(found.some(LENS, LogitLens, [Unit(side, p) for p in prompts])) for side in SIDES]
+    base, tuned = (LensCurves.of(found.some(LENS, LogitLens, [Unit(side, p) for p in prompts])) for side in SIDES)
     origin = inputs.pair.provenance("logit_lens_shift", {})
-    return lens_shift(*curves, list(found.each(CONTROL_LENS, LensCurves)), provenance=origin)
+    return lens_shift(base, tuned, list(found.each(CONTROL_LENS, LensCurves)), provenance=origin)
 
 
 # the parts of every model, a unit each

@@ -74,15 +74,13 @@ def show_parts_shift(result: PartsShift) -> Widget:
     top: Any = _named(result.top(TOP))
     rows = [
         PartRow(
-            row.part,
-            _number(row.layer),
-            _number(row.head_index),
-            known_all([row.difference, row.base, row.tuned]),
-            known_all([row.control_low, row.control_high]),
-            _yes(row.beyond),
-            _yes(row.moved),
+            *part,
+            known_all([row["difference"], row["base"], row["tuned"]]),
+            known_all([row["control_low"], row["control_high"]]),
+            _yes(row["beyond"]),
+            _yes(row["moved"]),
         )
-        for row in frame.itertuples(index=False)
+        for part, row in zip(result.parts, frame.to_dict("records"), strict=True)
     ]
     columns = [
         "part",
@@ -196,9 +194,9 @@ def _cells(frame: pd.DataFrame) -> list[list[Cell]]:
     ]
 
 
-def _number(value: object) -> int | None:
-    return None if value is None or value is pd.NA else int(str(value))
+def _number(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)
 
 
-def _yes(value: object) -> bool | None:
-    return None if value is None or value is pd.NA else bool(value)
+def _yes(value: Any) -> bool | None:
+    return None if pd.isna(value) else bool(value)
