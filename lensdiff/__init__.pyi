@@ -21,6 +21,8 @@ from .analyses.mlp.concepts import mlp_concepts as mlp_concepts
 from .analyses.mlp.rotation import rotation as rotation
 from .analyses.outputs.output_shift import output_shift as output_shift
 from .analyses.position.measure import position_profile as position_profile
+from .analyses.residual_stream.direct import direct_logit_attribution as direct_logit_attribution
+from .analyses.residual_stream.lens import logit_lens as logit_lens
 from .analyses.value_rotation.measure import value_rotation as value_rotation
 from .analyses.weights.weight_shift import weight_shift as weight_shift
 from .inputs.prompts import Prompt as Prompt

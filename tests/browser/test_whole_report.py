@@ -17,6 +17,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "knock_out": 2,
         "dose": 2,
         "first_divergence": 2,
+        "residual_stream": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,

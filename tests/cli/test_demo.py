@@ -12,7 +12,8 @@ LESS = {
     "max_new_tokens": 4,
     "controls": {
         "kinds": ["spectrum"],
-        **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence", "value_rotation"), 1),
+        **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence"), 1),
+        **dict.fromkeys(("residual_stream", "value_rotation"), 1),
         "mlp": 2,
         **dict.fromkeys(("attention", "heads", "attribute"), 0),
     },

@@ -48,6 +48,11 @@ EVERY = {
         f"retokenise = true\n[controls]\nattribute = 0\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "outputs": (f"{PROMPT} --max-new-tokens 7 --seed 4", f"max_new_tokens = 7\nseed = 4\n{PROMPT_TOML}"),
+    "residual-stream": (
+        f"{PROMPT} --layers 0,2-3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
+        f"[controls]\nresidual_stream = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
     "attention": (
         f"{PROMPT} --layers 0,2-3 --sink counted --keep-patterns 1 --max-new-tokens 7 --controls 2 {KINDS}",
         'max_new_tokens = 7\nseed = 4\n[attention]\nlayers = [0, 2, 3]\nsink = "counted"\nkeep_patterns = 1\n'
@@ -81,6 +86,7 @@ DEFAULTS = {
         "--controls": 19,
     },
     "attribute": {"--target": "probability", "--method": "auto", "--deletion-draws": 8, "--controls": 5},
+    "residual-stream": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},
     "mlp": {"--sides": "value", "--components": 300, "--top-words": 50, "--controls": 99, "--fold-gain": True},

@@ -51,6 +51,11 @@ COMMANDS = {
         "First divergence, mean over prompts, logits",
         ["control_validity", "first_divergence", "first_divergence_means", "first_divergence_prompts"],
     ),
+    "residual-stream": (
+        (*PROMPT, *FEW),
+        "Logit lens by layer",
+        ["responses", "control_validity", "logit_lens", "logit_lens_shift", "direct_logit_attribution"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

@@ -54,6 +54,11 @@ OF_ANY_CONTROL |= {
     f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control", "dose_control")
 }
 OF_ANY_CONTROL |= {"first_divergence_control:controls"}
+STREAMS = ("logit_lens_shift", "direct_logit_attribution")
+STREAM = {"logit_lens", "control_logit_lens", "logit_parts", *STREAMS}
+STREAM_PAIR = {"logit_parts:base", "logit_parts:tuned"}
+BESIDE_CONTROLS |= {*STREAMS}
+OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
@@ -61,17 +66,17 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "seed": (
         1,
         OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "knock_out_pair", "coherence"},
-        {"value_rotation_pair", "dose_pair"},
+        {"value_rotation_pair", "dose_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
         2,
-        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT | DOSE,
+        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT | DOSE | STREAM,
         set(),
     ),
     "max_prompts": (
         3,
-        {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
-        | {"outputs/a/b ..", "control_attention", "attention_shift"}
+        {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention", "logit_lens")}
+        | {"outputs/a/b ..", "control_attention", "attention_shift", "control_logit_lens", "logit_parts", *STREAMS}
         | USE
         | CUT
         | DOSE
@@ -85,6 +90,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "attribute.method": ("forward", {"attribution", "claims"}, set()),
     "attribute.deletion_draws": (2, {"attribution", "claims"}, set()),
     "attribute.retokenise": (True, {"attribution", "claims"}, set()),
+    "residual_stream.layers": ([1], STREAM, set()),
+    "residual_stream.max_tokens": (2, STREAM, set()),
     "attention.layers": ([1], ATTENTION, set()),
     "attention.sink": ("counted", ATTENTION, set()),
     "attention.keep_patterns": (1, set(), set()),
@@ -121,7 +128,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "controls.kinds": (
         ["norm"],
         OF_ANY_CONTROL | BESIDE_CONTROLS,
-        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair"},
+        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair", *STREAM_PAIR},
     ),
     "controls.instruction_use": (
         2,
@@ -140,6 +147,11 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"first_divergence_pair", "first_divergence_control:spectrum-0"},
     ),
     "controls.attribute": (2, {"control_responses:spectrum-1", "attribution:spectrum-1"}, set()),
+    "controls.residual_stream": (
+        2,
+        {"control_logit_lens:spectrum-1", "logit_parts:spectrum-1", *STREAMS},
+        {"control_logit_lens:spectrum-0", "logit_parts:spectrum-0", *STREAM_PAIR},
+    ),
     "controls.attention": (
         2,
         {"control_attention:spectrum-1", "attention_shift"},

@@ -217,6 +217,24 @@ def test_doses_are_estimated_by_their_readings(models, tmp_path):
     assert cost(runner, probe, "dose") == 0
 
 
+def test_the_residual_stream_is_estimated_by_its_passes_and_products(models, tmp_path):
+    # a pass over 10 + 2 tokens; 2 tokens' streams of 2 layers and of the end through a block and the unembedding
+    config, runner = runner_of(models, tmp_path, residual_stream={"max_tokens": 2})
+    probe = known(
+        probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4, rate=1e3, parameters=1000
+    )
+    products, entries = 6 * 2 * (1000 / LAYERS + D_MODEL * 400) / 1e3, 6 * 400
+    assert cost(runner, probe, "logit_lens") == pytest.approx(1 + 12 * 2 + products + 1e-8 * entries)
+    control = Unit("spectrum-0")
+    lens = cost(runner, probe, "logit_lens")
+    assert cost(runner, probe, "control_logit_lens", control) == pytest.approx(3 * lens)
+    parts = 3 * (1 + 12 * 2 + 2 * LAYERS * 2 * 2 * D_MODEL * D_MODEL / 1e3)
+    assert cost(runner, probe, "logit_parts", control) == pytest.approx(parts)
+    assert cost(runner, probe, "logit_lens_shift") == cost(runner, probe, "direct_logit_attribution") == 0
+    _, runner = runner_of(models, tmp_path, residual_stream={"max_tokens": 2, "layers": [1]})
+    assert cost(runner, probe, "logit_lens") < lens
+
+
 def test_a_faster_machine_takes_less(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     slow, fast = (

@@ -28,6 +28,10 @@ from lensdiff.analyses.mlp.coherence import Coherence, coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
 from lensdiff.analyses.outputs.output_shift import OutputShift, output_shift
+from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
+from lensdiff.analyses.residual_stream.lens import LogitLens, logit_lens
+from lensdiff.analyses.residual_stream.lens_shift import LensCurves, LensShift, lens_shift
+from lensdiff.analyses.residual_stream.parts_shift import PartsShift
 from lensdiff.analyses.value_rotation.measure import ValueRotation, value_rotation
 from lensdiff.analyses.weights.weight_shift import WeightShift, weight_shift
 from lensdiff.inputs import Prompt, load_prompts
@@ -152,6 +156,36 @@ def test_attention_is_read_on_the_tuned_models_response(finished, pair, prompts,
         same(store.load_result(f"attention/base/{prompt_id}", AttentionPatterns), runs[0][i])
     same(store.load_result("attention_shift", AttentionShift), attention_shift(runs[0], runs[1], runs[2:]))
     assert set(store.load_table("attention").model) == {"base", "tuned"}
+
+
+def test_the_residual_stream_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
+    store, _ = finished
+    controls = [pair.control("spectrum", i) for i in range(3)]
+    given = [list(prompts.values()), [responses[name] for name in prompts]]
+    lenses = [list(logit_lens(model, *given)) for model in (pair.base, pair.tuned, *controls)]
+    for side, found in zip(("base", "tuned"), lenses, strict=False):
+        for one in found:
+            same(store.load_result(f"logit_lens/{side}/{one.prompt_id}", LogitLens), one)
+    base, tuned, *beside = (LensCurves.of(found) for found in lenses)
+    found = store.load_result("logit_lens_shift", LensShift)
+    same(found, lens_shift(base, tuned, beside, provenance=found.provenance))
+    assert found.provenance.control_kinds == ("spectrum",) * 3
+    parts = store.load_result("direct_logit_attribution", PartsShift)
+    both = direct_logit_attribution(pair, *given)
+    for side, model in ((both.base, 0), (both.tuned, 1)):
+        means = torch.stack([one.contributions.mean(dim=1) for one in side])
+        torch.testing.assert_close(parts.contributions[model], means)
+    assert parts.provenance.control_kinds == ("spectrum",) * 3
+    # what a control adds up to is its logit against the tokens that the pair was held against
+    rivals = [lens.choices for lens in lenses[0]]
+    for i, (prompt_id, prompt) in enumerate(prompts.items()):
+        said = torch.tensor(responses[prompt_id].token_ids)
+        ids = view_of(pair.base).tokenizer(prompt.text)["input_ids"]
+        logits = view_of(controls[0]).forward.logits(torch.tensor([[*ids, *said.tolist()]]))[0, len(ids) - 1 : -1]
+        rival = torch.where(rivals[i][:, 0] == said, rivals[i][:, 1], rivals[i][:, 0])
+        expected = (logits.gather(-1, said[:, None]) - logits.gather(-1, rival[:, None])).mean()
+        torch.testing.assert_close(parts.logit[2, i], expected.double(), rtol=1e-4, atol=1e-4)
+    assert set(store.load_table("logit_lens").model) == {"base", "tuned"}
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):

@@ -31,6 +31,7 @@ max_new_tokens = 4
 kinds = ["spectrum"]
 instruction_use = 1
 dose = 1
+residual_stream = 1
 attention = 0
 heads = 0
 mlp = 2

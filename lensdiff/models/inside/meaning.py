@@ -6,6 +6,7 @@ One forward pass over a few tokens is recorded at the modules and hook points of
               y = x^ (w + offset) + b, with x^ the normalised input; no gain where the stream itself is read (OLMo 2)
     matrices  whether a weight takes what its layer reads to what the layer makes of it: (x_i - x_0) W = q_i - q_0
     biases    what is added behind it; positions: what is added to the embedding
+    posts     what scales attention's output on its way into the stream (the post-norm of Gemma 2, OLMo 2)
     points    where the stream, its parts, scores, pattern and z can be read (see `points`)
     logits    whether they are h W_U + b, a multiple of it (Granite, Cohere), or its soft cap (Gemma 2)
 
@@ -51,6 +52,7 @@ class Meaning:
         gains: of what is read by "attn", "mlp" (by layer), and "final" (layer 0); of "q_norm" and "k_norm".
         matrices, biases: why one does not do what its name says; those that do are not listed.
         positions: why W_pos is not what is added to the embedding; an empty text where it is, or nothing is.
+        posts: by layer, what scales what attention makes before it is added to the stream.
         points: where each point is, or why it cannot be read.
     """
 
@@ -58,6 +60,7 @@ class Meaning:
     matrices: dict[tuple[MatrixName, int], str] = field(default_factory=dict)
     biases: dict[tuple[BiasName, int], str] = field(default_factory=dict)
     positions: str = ""
+    posts: dict[int, Gain | Unknown] = field(default_factory=dict)
     points: dict[Point, Site | Unknown] = field(default_factory=dict)
     logits: LogitMap | Unknown = IDENTITY
 
@@ -84,7 +87,9 @@ def measure(wrapper: Wrapper) -> Meaning:
                 elif why := record.wrong_bias(name):
                     bias: BiasName = f"b{name[1:]}"  # pyright: ignore[reportAssignmentType]
                     meaning.biases[(bias, layer)] = why
-            meaning.points |= {Point(name, layer): site for name, site in record.points().items()}  # pyright: ignore[reportArgumentType]
+            sites = record.points()
+            meaning.posts[layer] = record.post_norm(sites["attn_out"])
+            meaning.points |= {Point(name, layer): site for name, site in sites.items()}  # pyright: ignore[reportArgumentType]
         meaning.gains[("final", 0)] = _final_gain(model, tape, norms, close)
         embedded = next((module for module in wrapper.embeddings if tape.made(module) is not None), None)
         unknown = Unknown("the embedding passes through no module")

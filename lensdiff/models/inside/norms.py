@@ -6,10 +6,14 @@ from torch import Tensor, nn
 
 
 class Gain(NamedTuple):
-    """What scales an input: `weight + offset` of the norm at `module`; nothing where `module` is None."""
+    """What scales an input: `weight + offset` of the norm at `module`; nothing where `module` is None.
+
+    `centred` says whether the input's mean is taken away first (LayerNorm).
+    """
 
     module: str | None
     offset: float = 0.0
+    centred: bool = False
 
 
 class Unknown(NamedTuple):
@@ -49,16 +53,16 @@ def scale_of(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: floa
     shift = 0.0 if bias is None else bias.double()
     found = []
     for eps in _epsilons(norm):
-        for centred in (x, x - x.mean(dim=-1, keepdim=True)):
+        for is_centred, centred in enumerate((x, x - x.mean(dim=-1, keepdim=True))):
             normalised = centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt()
             for offset, gain in candidates:
                 if gain.ndim and gain.shape != x.shape[-1:]:
                     continue
-                found.append((float((normalised * gain + shift - y).abs().max()), offset))
-    error, offset = min(found, default=(float("inf"), 0.0))
+                found.append((float((normalised * gain + shift - y).abs().max()), offset, bool(is_centred)))
+    error, offset, is_centred = min(found, default=(float("inf"), 0.0, False))
     if error > close * float(y.abs().max()):
         return Unknown(f"the norm at {path} scales neither by its weight nor by 1 + its weight")
-    return Gain(path if weight is not None else None, offset)
+    return Gain(path if weight is not None else None, offset, is_centred)
 
 
 def _epsilons(norm: Any) -> list[float]:

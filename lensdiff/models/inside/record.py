@@ -72,6 +72,16 @@ class BlockRecord:
             return scale_of(*self.norms[key], self.tape.ins[key], read, self.close)
         return Gain(None) if self._is_stream(read) else Unknown(f"what {name} reads is neither the stream nor its norm")
 
+    def post_norm(self, site: Site | Unknown) -> Gain | Unknown:
+        """Return what scales a part's output behind its matrix, given where the part is added to the stream."""
+        if isinstance(site, Unknown):
+            return site
+        made = self.tape.made(site.module)
+        key = next((key for key in self.norms if same(self.tape.outs[key], made, self.close)), None)
+        if key is None:
+            return Gain(None)
+        return scale_of(*self.norms[key], self.tape.ins[key], self.tape.outs[key], self.close)
+
     def _head_gain(self, name: str) -> Gain | Unknown:
         norm = getattr(self.attn, name, None)
         if not isinstance(norm, nn.Module):
