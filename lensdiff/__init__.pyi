@@ -17,6 +17,8 @@ from .analyses.mlp.concepts import MLPConcepts as MLPConcepts
 from .analyses.mlp.concepts import mlp_concepts as mlp_concepts
 from .analyses.mlp.rotation import rotation as rotation
 from .analyses.outputs.output_shift import output_shift as output_shift
+from .analyses.patch.measure import patch as patch
+from .analyses.patch.measure import patch_sweep as patch_sweep
 from .analyses.position.measure import position_profile as position_profile
 from .analyses.value_rotation.measure import value_rotation as value_rotation
 from .analyses.weights.weight_shift import weight_shift as weight_shift

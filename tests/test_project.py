@@ -44,7 +44,7 @@ first_divergence contrast dose series template_effects run Report
 TO_COME = re.findall(
     r"\w+",
     """
-knock_out logit_lens direct_logit_attribution layer_similarity activation_difference directions patch patch_sweep
+knock_out logit_lens direct_logit_attribution layer_similarity activation_difference directions
 first_divergence dose series template_effects
 """,
 )

@@ -14,6 +14,7 @@ from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
+from lensdiff.analyses.patch import ANALYSIS as PATCH
 from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
 from lensdiff.analyses.weights import ANALYSIS as WEIGHTS
 from lensdiff.steps.analysis import Analysis
@@ -25,6 +26,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     OUTPUTS,
     ATTENTION,
     HEADS,
+    PATCH,
     MLP,
     VALUE_ROTATION,
     ANNOTATE,

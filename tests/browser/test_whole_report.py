@@ -19,6 +19,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "mlp": 2,
         "value_rotation": 2,
         "attribute": 1,
+        "patch": 1,
     },
     "instruction_use": {"draws": 2},
     "heads": {"layers_per_group": 1, "top_k": 30},

@@ -14,7 +14,7 @@ LESS = {
         "kinds": ["spectrum"],
         **dict.fromkeys(("instruction_use", "value_rotation"), 1),
         "mlp": 2,
-        **dict.fromkeys(("attention", "heads", "attribute"), 0),
+        **dict.fromkeys(("attention", "heads", "attribute", "patch"), 0),
     },
     "instruction_use": {"draws": 1},
     "mlp": {"n_components": 16, "ranks": [1, 5]},

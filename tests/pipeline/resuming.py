@@ -28,7 +28,9 @@ from lensdiff.steps.unit import Unit, name_of
 from tests.pipeline.conftest import Recorder, config_for
 
 EVERY = [analysis.name for analysis in ANALYSES if analysis.done == "asked"]
-COUNTS = dict.fromkeys(("instruction_use", "attention", "attribute", "mlp", "value_rotation"), 1) | {"heads": 3}
+COUNTS = dict.fromkeys(("instruction_use", "attention", "attribute", "mlp", "value_rotation", "patch"), 1) | {
+    "heads": 3
+}
 CONTROLS: dict[str, Any] = {"kinds": ["spectrum"], **COUNTS}
 SMALL: dict[str, Any] = {
     "analyses": EVERY,
@@ -37,6 +39,7 @@ SMALL: dict[str, Any] = {
     "controls": CONTROLS,
     "attribute": {"deletion_draws": 1},
     "instruction_use": {"draws": 1, "max_tokens": 3},
+    "patch": {"max_prompts": 2, "max_tokens": 3},
     "heads": {"top_k": 10, "layers_per_group": 1},
     "mlp": {"n_components": 4, "ranks": [1, 2], "top_words": 3},
 }

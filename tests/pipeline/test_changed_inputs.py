@@ -228,7 +228,7 @@ def test_nothing_of_before_is_seen_while_a_run_goes_on(models, tmp_path, whole, 
 
 # how many models are held
 def test_both_models_where_one_was_held(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "patch", "mlp", "value_rotation"), 0)
     analyses = {"analyses": ["weights", "heads", "value_rotation"]}
     config = small(models, tmp_path / "out", **analyses)
     store = run(config | {"keep": "one", "controls": {"kinds": ["spectrum"], **none}})

@@ -39,26 +39,34 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
 PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
 OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control")
 USE = {*PAIR, *OF_CONTROLS, *ONES, "claims"}
-HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
+PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set"}
+HEADS = {"heads", "verb_shift", "pair_overlap", "claims"} | SET
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
 ATTENTION = {"attention", "control_attention", "attention_shift"}
 BESIDE_CONTROLS = {*ONES, "attention_shift", "verb_shift", "pair_overlap", "rotation", "value_rotation", "claims"}
+BESIDE_CONTROLS |= {"patch"} | SET
 OF_ANY_CONTROL = {
     f"{name}:controls" for name in ("control_validity", *OF_CONTROLS, "control_responses", "attribution", "heads")
 }
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_attention", "control_concepts", "value_rotation_control")}
+OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
-    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence"}, {"value_rotation_pair"}),
-    "max_new_tokens": (2, {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE, set()),
+    "seed": (1, OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, "coherence", "patch_prompt"}, {"value_rotation_pair"}),
+    "max_new_tokens": (
+        2,
+        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | PATCH | SET,
+        set(),
+    ),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention")}
-        | {"outputs/a/b ..", "control_attention", "attention_shift"}
-        | USE,
-        set(),
+        | {"outputs/a/b ..", "control_attention", "attention_shift", "patch_control", "patch"}
+        | USE
+        | SET,
+        {"patch_prompt"},
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
     "vocabulary": ("fewer.tsv", HEADS | CONCEPTS | {"ov_reading"}, set()),
@@ -74,8 +82,14 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "heads.top_k": (5, HEADS, set()),
     "heads.threshold_words": (7, HEADS, set()),
     "heads.threshold_std": (1.5, HEADS, set()),
-    "heads.layers_per_group": (2, {"verb_shift", "claims"}, {"heads:controls"}),
+    "heads.layers_per_group": (2, {"verb_shift", "claims"} | SET, {"heads:controls"}),
     "heads.table_top": (1, set(), set()),
+    "patch.layers": ([1], PATCH, set()),
+    "patch.max_prompts": (1, {"patch_control", "patch"} | SET, {"patch_prompt"}),
+    "patch.max_tokens": (2, PATCH | SET, set()),
+    "patch.method": ("estimate", PATCH, set()),
+    "patch.rerun": (2, PATCH, set()),
+    "patch.set_size": (1, SET, set()),
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
@@ -90,7 +104,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"value_rotation_pair", "value_rotation_control", "value_rotation", "claims"},
         set(),
     ),
-    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair"}),
+    "controls.kinds": (["norm"], OF_ANY_CONTROL | BESIDE_CONTROLS, {*PAIR, "value_rotation_pair", "patch_prompt"}),
     "controls.instruction_use": (
         2,
         {f"{name}:spectrum-1" for name in OF_CONTROLS} | {*ONES, "claims"},
@@ -105,8 +119,13 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     # the fourth is not run on text: three of a kind are, where weights alone are read
     "controls.heads": (
         4,
-        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"},
+        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"} | SET,
         {f"heads:spectrum-{i}" for i in range(3)},
+    ),
+    "controls.patch": (
+        2,
+        {"patch_control:spectrum-1", "patch_set_control:spectrum-1", "patch", "patch_set"},
+        {"patch_control:spectrum-0", "patch_set_control:spectrum-0", "patch_prompt", "patch_set_pair"},
     ),
     "controls.mlp": (2, {"control_concepts:spectrum-1", "rotation"}, {"control_concepts:spectrum-0"}),
     "controls.value_rotation": (

@@ -21,7 +21,7 @@ tuned = "b"
 prompts = "p.jsonl"
 """
 LINES = example().split("\n")
-COUNTED = ("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation")
+COUNTED = ("instruction_use", "attribute", "attention", "heads", "patch", "mlp", "value_rotation")
 
 
 def error_of(tmp_path: Path, text: str) -> str:

@@ -43,7 +43,7 @@ from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder, config_for
 
-COUNTED = ("instruction_use", "attention", "heads", "mlp", "value_rotation", "attribute")
+COUNTED = ("instruction_use", "attention", "heads", "mlp", "value_rotation", "attribute", "patch")
 LAYERS, D_MODEL = 2, 32  # of the tiny pair
 TYPES = (torch.float32, torch.float64)
 TAKES_TIME = {"model", "base", "pair", "both", "vocabulary", "vectors"}  # whatever needs one of these

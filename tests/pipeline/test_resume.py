@@ -341,7 +341,7 @@ def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch)
 
 
 def test_a_prompt_that_breaks_a_block_fails_alone(models, tmp_path, monkeypatch):
-    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "mlp", "value_rotation"), 0)
+    none = dict.fromkeys(("instruction_use", "attribute", "attention", "heads", "patch", "mlp", "value_rotation"), 0)
     alone = {"keep": "one", "controls": {"kinds": ["spectrum"], **none}, "analyses": ["outputs"]}
     from lensdiff.analyses.outputs import steps as outputs
 

@@ -95,14 +95,18 @@ def _runs(wrapper: Wrapper, tokens: Tensor) -> bool:
 @contextmanager
 def passed_over(wrapper: Wrapper, extras: list[Extra]) -> Iterator[None]:
     """Let the first blocks hand on what they are given while the context lasts, as many as there are `extras`."""
-    blocks = list(wrapper.model.blocks)[: len(extras)]
+    # put beside the block's own attributes: a bridge's block hands what is set on it on to the module that it wraps
+    blocks = [vars(block) for block in list(wrapper.model.blocks)[: len(extras)]]
+    own = [block.get("forward") for block in blocks]
     try:
         for block, extra in zip(blocks, extras, strict=True):
-            block.forward = _handing_on(extra)
+            block["forward"] = _handing_on(extra)
         yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
+        for block, before in zip(blocks, own, strict=True):
+            del block["forward"]
+            if before is not None:
+                block["forward"] = before
 
 
 def _handing_on(extra: Extra) -> Callable[..., Any]:
