@@ -72,10 +72,10 @@ LensDiff.views.patch_set = (root, data) => {
       "aria-label": `${side.name} these heads ${number(side.effect)}; ${side.told}` },
       ticks.map((t, i) => [svg("line", { class: t === 0 ? "ld-zero" : "ld-grid", x1: x(t), x2: x(t), y1: axis, y2: height }),
         i % step ? null : svg("text", { class: "ld-label", x: x(t), y: axis - 6, "text-anchor": "middle" }, number(t))]),
-      lanes.map((lane, i) => {
+      lanes.flatMap((lane, i) => {
         const y = axis + line * (i + 0.5);
         return [svg("text", { class: "ld-label" + (lane.own ? " ld-strong-label" : ""), x: left, y: y + 4, "text-anchor": "end" }, lane.name),
-          lane.values.map((v) => svg("circle", { class: lane.own ? "tuned" : "control", cx: x(v), cy: y, r: lane.own ? 6 : 3.5, opacity: lane.own ? 1 : 0.6 }))];
+          ...lane.values.map((v) => svg("circle", { class: lane.own ? "tuned" : "control", cx: x(v), cy: y, r: lane.own ? 6 : 3.5, opacity: lane.own ? 1 : 0.6 }))];
       }));
   }
 

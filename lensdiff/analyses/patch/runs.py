@@ -77,8 +77,7 @@ class Run:
         level: float,
     ) -> Patched:
         """Return the sites' effects in every direction, on every prompt, beside controls."""
-        given = [] if isinstance(controls, Sequence) and not controls else controls
-        if not isinstance(given, list) and "base" not in self.into:
+        if not (isinstance(controls, Sequence) and not controls) and "base" not in self.into:
             raise InputError("controls are put into the base, and into='tuned' is given")
         texts: dict[str, AlignedText] = {}
         others = other_heads(self.sizes, sites, self.seed)
@@ -96,7 +95,7 @@ class Run:
         effect = torch.stack([one.effect for one in found.values()])
         several = tuple(site for _ in self.into for site in sites)
         beside, effects = [], []
-        for control in given:
+        for control in controls:
             view = view_of(control)
             was_made = view.is_made
             effects.append(self.of_control(view, texts, several, into, effect))

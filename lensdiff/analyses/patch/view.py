@@ -128,7 +128,8 @@ def _grid(result: Patched, frames: Sequence[Any], at: str) -> GridData:
     what = [shown["head"]] * bool(heads) + ["attention"] * ("attention" in there) + ["MLPs"] * ("mlp" in there)
     own = [frame[(frame["at"] == at) & (frame["component"] != "resid")] for frame in frames]
     keys = [_keys(frame, "head_index") for frame in own]
-    title = f"{', '.join(what).capitalize().replace('mlps', 'MLPs')}: {_group(at)}"
+    parts = ", ".join(what)
+    title = f"{parts[0].upper()}{parts[1:]}: {_group(at)}"
     return _filled(result, own, keys, title, columns, names, [shown[component] for component, _ in columns])
 
 
