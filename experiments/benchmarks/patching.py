@@ -51,7 +51,7 @@ def text_of(pair: ModelPair, n_prompt: int, n_response: int) -> tuple[Prompt, Re
     """Return a prompt and a response of so many tokens."""
     tokenizer = view_of(pair.base).tokenizer
     ids = tokenizer(" ".join([WORDS] * 20), add_special_tokens=False)["input_ids"]
-    prompt = Prompt(tokenizer.decode(ids[:n_prompt]), id="prompt")
+    prompt = Prompt(str(tokenizer.decode(ids[:n_prompt])), id="prompt")
     return prompt, Response("", tuple(ids[n_prompt : n_prompt + n_response]))
 
 

@@ -113,7 +113,7 @@ class Patched(Result):
             "control_low": band.low,
             "control_high": band.high,
         }
-        frame = pd.DataFrame(columns | {name: values.reshape(-1) for name, values in numbers.items()})
+        frame: Any = pd.DataFrame(columns | {name: values.reshape(-1) for name, values in numbers.items()})
         known = frame["effect"].notna() | frame["estimate"].notna()
         return _with_heads(frame[known].reset_index(drop=True))
 

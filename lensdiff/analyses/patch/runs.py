@@ -111,7 +111,7 @@ class Run:
     def _found(self, text: AlignedText, sites: Sequence[Site], others: Mapping[Site, Site], *, estimate: bool) -> Found:
         """Return one prompt's effects, or with `estimate` its estimates alone."""
         places, found = places_of(text, sites), Found([], [], *(torch.zeros(0, dtype=torch.float64) for _ in range(3)))
-        wanted = dict.fromkeys([*sites, *([] if estimate else others.values())])
+        wanted = tuple(dict.fromkeys([*sites, *([] if estimate else others.values())]))
         acts = {side: self._read(text, side, getattr(self.pair, side), wanted) for side in reversed(SIDES)}
         for side in self.into:
             own, donor = acts[side], acts[_other(side)]
@@ -202,7 +202,7 @@ class Run:
             own = self._read(text, "base", self.pair.base, some)
             donor = read(Reader.of(control.whole(), text, "base", self.targets["base"]), own.at)
             reader = Reader.of(base, text, "base", self.targets["base"])
-            rows = self._rows(base, dict.fromkeys(some), places_of(text, some), own, donor)
+            rows = self._rows(base, tuple(dict.fromkeys(some)), places_of(text, some), own, donor)
             by_site = dict(zip(rows, self._effects(reader, own, rows).tolist(), strict=True))
             found[i, run] = torch.tensor([by_site[site] for site in some], dtype=torch.float64)
         return found

@@ -2,7 +2,7 @@
 
     effect    metric of U with V's z of every head of the set, at all positions - metric of U left alone
     beside    the same with as many heads that are not in the set, of the same layers as far as there are enough of
-              them (`draws` seeded sets); and with control models' z of the set in place of the tuned model's
+              them (`draws` seeded sets, each once); and with control models' z of the set in place of the tuned model's
 
 One pass holds the whole set, so that heads act on one another as in the model: this is no sum of single effects.
 """
@@ -34,6 +34,7 @@ from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
 
 RANDOM = "random heads"
+TRIES = 20  # to draw a set that was not drawn before, for each
 Head = tuple[int, int]  # layer, head
 
 
@@ -270,27 +271,30 @@ def risen_heads(rises: pd.DataFrame, n_heads: int, size: int | None = None) -> t
 
 
 def random_sets(heads: Sequence[Head], n_layers: int, n_heads: int, *, draws: int, seed: int) -> list[tuple[Head, ...]]:
-    """Return random sets of as many other heads: of the same layers, and of any where a layer has too few.
+    """Return random sets of as many other heads, each once: of the same layers as far as there are enough of them.
+
+    Where that leaves fewer sets than asked for, the rest are of any layers, and where there are fewer still, all are
+    returned.
 
     Raises:
         InputError: fewer heads are left than the set has.
     """
     taken = set(heads)
-    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    left = [head for head in every if head not in taken]
+    left = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in taken]
     if len(left) < len(heads):
         raise InputError(f"a set of {len(heads)} heads leaves {len(left)} others, expected as many at least")
-    wanted = Counter(layer for layer, _ in heads)
-    found = []
-    for draw in range(draws):
-        chance, drawn = random.Random(f"{seed} {draw}"), []
-        for layer, n in sorted(wanted.items()):
+    wanted, found = Counter(layer for layer, _ in heads), {}
+    for attempt in range(2 * TRIES * draws):
+        chance, drawn = random.Random(f"{seed} {attempt}"), []
+        for layer, n in sorted(wanted.items()) if attempt < TRIES * draws else ():
             own = [head for head in left if head[0] == layer]
             drawn += chance.sample(own, min(n, len(own)))
         rest = [head for head in left if head not in drawn]
         drawn += chance.sample(rest, len(heads) - len(drawn))
-        found.append(tuple(sorted(drawn)))
-    return found
+        found[tuple(sorted(drawn))] = None
+        if len(found) == draws:
+            break
+    return list(found)
 
 
 def _checked(view: ModelView, heads: Sequence[Head]) -> tuple[Head, ...]:

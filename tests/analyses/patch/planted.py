@@ -27,7 +27,8 @@ def pair_of(edit: Edit | None = None, *, tuned_seed: int = 1, family: str = "lla
     if edit is not None:
         with torch.no_grad():
             edit(tuned)
-    return load_pair(base, tuned, **({"tokenizer": tokenizer_of(True)} | OPTIONS | options))
+    given: dict[str, Any] = {"tokenizer": tokenizer_of(True)} | OPTIONS | options
+    return load_pair(base, tuned, **given)
 
 
 def changed_head(layer: int, head: int, *, matrix: str = "q_proj", size: float = 100.0) -> Edit:

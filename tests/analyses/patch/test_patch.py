@@ -44,7 +44,7 @@ def pair() -> ModelPair:
 
 
 def rows_of(found: Patched) -> dict[tuple, float]:
-    frame = found.to_df()
+    frame: Any = found.to_df()
     heads = frame["head_index"].fillna(-1).astype(int)
     names = zip(frame["into"], frame["component"], frame["layer"], heads, frame["at"], strict=True)
     return dict(zip(names, frame["effect"], strict=True))
@@ -57,7 +57,7 @@ def rows_of(found: Patched) -> dict[tuple, float]:
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-5)])
 def test_the_edited_head_carries_the_whole_difference(wrapper: str, dtype: str, bound: float):
     found = patch_sweep(pair_of(changed_head(1, 2), wrapper=wrapper, dtype=dtype), PROMPT, RESPONSE)
-    frame = found.to_df()
+    frame: Any = found.to_df()
     total = frame["donor"] - frame["clean"]
     assert total.abs().min() > 0.05, "an edit that changes nothing proves nothing"
     for into in ("base", "tuned"):
@@ -74,7 +74,7 @@ def test_the_edited_head_carries_the_whole_difference(wrapper: str, dtype: str, 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_the_edited_mlp_carries_the_whole_difference(wrapper: str):
-    frame = patch_sweep(pair_of(changed_mlp(1), wrapper=wrapper), PROMPT, RESPONSE).to_df()
+    frame: Any = patch_sweep(pair_of(changed_mlp(1), wrapper=wrapper), PROMPT, RESPONSE).to_df()
     mlp = frame[(frame["component"] == "mlp") & (frame["layer"] == 1)]
     assert mlp["patched"].tolist() == pytest.approx(mlp["donor"].tolist(), abs=1e-9)
     assert mlp["effect"].abs().min() > 0.05
@@ -83,7 +83,7 @@ def test_the_edited_mlp_carries_the_whole_difference(wrapper: str):
 
 @pytest.mark.parametrize("matrix", ["k_proj", "v_proj"])
 def test_a_key_value_heads_edit_shows_in_its_whole_query_group(matrix: str):
-    frame = patch_sweep(pair_of(changed_head(1, 1, matrix=matrix)), PROMPT, RESPONSE, components=["head"]).to_df()
+    frame: Any = patch_sweep(pair_of(changed_head(1, 1, matrix=matrix)), PROMPT, RESPONSE, components=["head"]).to_df()
     last = frame[frame["layer"] == 1]
     assert last[last["head_index"] < 2]["effect"].eq(0.0).all()
     assert last[last["head_index"] >= 2]["effect"].abs().min() > 1e-4
@@ -102,7 +102,7 @@ def test_a_pass_that_starts_at_a_layer_is_a_whole_pass(wrapper: str, places: lis
     assert len(found) == 2 * (LAYERS * (HEADS + 3) + 1)
     for (into, component, layer, head, where), effect in found.items():
         assert where == at
-        point = Point("resid_post", 1) if layer == LAYERS else Point(POINTS[component], layer)
+        point = Point("resid_post", 1) if layer == LAYERS else Point(POINTS[component], layer)  # type: ignore[arg-type]
         expected = whole_pass(pair, into, point, head if component == "head" else None, places)
         assert effect == pytest.approx(expected, abs=1e-9), (into, component, layer, head)
         assert abs(expected) > 1e-6 or places is not None
@@ -144,7 +144,8 @@ def test_rows_together_are_rows_one_at_a_time(dtype: str, bound: float):
     pair = pair_of(dtype=dtype)
     together, alone = (patch_sweep(pair, PROMPT, RESPONSE, components=EVERY, max_bytes=n) for n in (2**28, 1))
     assert (together.effect - alone.effect).abs().max() < bound
-    for row in together.to_df().sample(5, random_state=0).itertuples():
+    some: Any = together.to_df().sample(5, random_state=0)
+    for row in some.itertuples():
         head = int(row.head_index) if row.component == "head" else None
         one = patch(pair, PROMPT, RESPONSE, component=row.component, layer=row.layer, head=head, into=row.into)
         assert float(one.effect) == pytest.approx(row.effect, abs=bound)
@@ -188,7 +189,7 @@ def test_a_models_own_activation_changes_exactly_nothing_and_zeros_do_something(
 def test_a_model_against_itself_is_exactly_0_everywhere(method: str):
     same = pair_of(lambda model: None)
     found = patch_sweep(same, PROMPT, RESPONSE, components=EVERY, method=method, controls=[same.control("self")])
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert frame["effect"].fillna(0.0).eq(0.0).all()
     assert frame["share"].isna().all()
     assert found.control_effect[:, :, : len(frame) // 2].nan_to_num(0.0).eq(0.0).all()
@@ -219,7 +220,7 @@ def test_an_estimate_tends_to_the_effect_as_the_change_does_to_nothing(wrapper: 
 
     pair = pair_of(edit, wrapper=wrapper)
     found = patch_sweep(pair, PROMPT, RESPONSE, components=EVERY, method="estimate", rerun=100)
-    frame = found.to_df()
+    frame: Any = found.to_df()
     moved = frame[frame["effect"].abs() > 1e-9]
     assert len(moved) > 20
     np.testing.assert_allclose(moved["estimate"], moved["effect"], rtol=1e-3)
@@ -229,7 +230,7 @@ def test_an_estimate_tends_to_the_effect_as_the_change_does_to_nothing(wrapper: 
 def test_the_first_rows_are_run_and_no_others(pair: ModelPair):
     exact = patch_sweep(pair, PROMPT, RESPONSE)
     found = patch_sweep(pair, PROMPT, RESPONSE, method="estimate", rerun=3)
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert found.estimated
     assert not exact.estimated
     assert len(frame) == found.n_rows == exact.n_rows
@@ -264,13 +265,13 @@ def test_a_group_that_one_prompt_lacks_is_missing_there(pair: ModelPair):
     found = patch_sweep(
         pair, [PROMPT, plain], [RESPONSE] * 2, components=["resid"], at=["instruction", "context"], into="base"
     )
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert frame.groupby(["prompt_id", "at"]).size().to_dict() == {
         ("poem", "context"): 3,
         ("poem", "instruction"): 3,
         ("list", "instruction"): 3,
     }
-    means = found.means().set_index(["layer", "at"])
+    means: Any = found.means().set_index(["layer", "at"])
     assert means["n"].tolist() == [2, 1] * 3
     alone = frame[(frame["at"] == "context") & (frame["layer"] == 1)].iloc[0]
     assert means.loc[(1, "context"), ["effect", "total"]].tolist() == pytest.approx(
@@ -292,7 +293,8 @@ def test_a_list_of_prompts_goes_on_without_those_that_fail(pair: ModelPair):
     assert list(found.failures) == ["list"]
     alone = patch_sweep(pair, prompts[2], RESPONSE, at="instruction")
     assert torch.equal(found.effect[1], alone.effect[0])
-    means, frame = found.means(), found.to_df()
+    means: Any = found.means()
+    frame: Any = found.to_df()
     own = frame[(frame["component"] == "mlp") & (frame["layer"] == 0) & (frame["into"] == "base")]
     row = means[(means["component"] == "mlp") & (means["layer"] == 0) & (means["into"] == "base")].iloc[0]
     assert row["effect"] == pytest.approx(own["effect"].mean())
@@ -358,7 +360,7 @@ def test_a_target_has_the_name_that_attribution_gives_it(pair: ModelPair):
 
 def test_another_head_of_the_layer_stands_beside(pair: ModelPair):
     found = patch_sweep(pair, PROMPT, RESPONSE, seed=3)
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert frame[frame["component"] == "mlp"]["other_effect"].isna().all()
     for (_, layer), own in frame[frame["component"] == "head"].groupby(["into", "layer"]):
         effects = own["effect"].tolist()
@@ -393,8 +395,8 @@ def test_bands_need_enough_controls(pair: ModelPair):
         patch_sweep(pair, PROMPT, RESPONSE, rows=rows, controls=(pair.control("norm", i) for i in range(n)))
         for n in (2, 19)
     )
-    assert few.to_df()["control_low"].isna().all()
-    frame = enough.to_df()
+    assert bool(few.to_df()["control_low"].isna().all())
+    frame: Any = enough.to_df()
     assert frame["control_low"].notna().tolist() == [True, False]
     assert frame["control_low"][0] <= float(enough.control_effect[:, 0, 0].min())
     assert enough.means()["control_high"][0] == frame["control_high"][0]
@@ -405,7 +407,7 @@ def test_bands_need_enough_controls(pair: ModelPair):
 
 def test_rows_of_other_tables_say_what_is_patched(pair: ModelPair):
     def named(rows: Any) -> list[tuple]:
-        frame = patch_sweep(pair, PROMPT, RESPONSE, rows=rows, into="base").to_df()
+        frame: Any = patch_sweep(pair, PROMPT, RESPONSE, rows=rows, into="base").to_df()
         return list(zip(frame["component"], frame["layer"], frame["head_index"].fillna(-1), strict=True))
 
     heads = pd.DataFrame({"layer": [1, 0, 1], "head_index": [3, 0, 3], "js_distance": 0.1})
@@ -421,8 +423,9 @@ def test_rows_of_other_tables_say_what_is_patched(pair: ModelPair):
     assert named(weights) == [("head", 0, 2), ("head", 1, 2), ("head", 1, 3), ("mlp", 1, -1), ("attention", 0, -1)]
     assert named({"layer": 1, "side": "value", "component": 4}) == [("mlp", 1, -1)]
     swept = patch_sweep(pair, PROMPT, RESPONSE)
-    again = patch_sweep(pair, PROMPT, RESPONSE, rows=swept.top(3), into="base")
-    assert again.n_rows == len({(r.component, r.layer, r.head_index) for r in swept.top(3).itertuples()})
+    top: Any = swept.top(3)
+    again = patch_sweep(pair, PROMPT, RESPONSE, rows=top, into="base")
+    assert again.n_rows == len(top[["component", "layer", "head_index"]].drop_duplicates())
     by_row = rows_of(swept)
     assert all(effect == pytest.approx(by_row[key], abs=1e-12) for key, effect in rows_of(again).items())
 

@@ -1,6 +1,7 @@
 """What results of patching say of themselves: shares, means over prompts, bands, what is joined; made by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ ENOUGH = {"spectrum": 19}
 
 def test_a_share_is_the_effect_by_the_total():
     result = patched()
-    frame = result.to_df()
+    frame: Any = result.to_df()
     np.testing.assert_allclose(frame["share"], frame["effect"] / (frame["donor"] - frame["clean"]))
     np.testing.assert_allclose(frame["patched"] - frame["clean"], frame["effect"])
     first = result.top(1).iloc[0]
@@ -30,17 +31,18 @@ def test_a_share_is_the_effect_by_the_total():
 def test_a_share_of_about_nothing_is_missing():
     result = patched()
     close = replace(result, donor=result.clean + 0.01)
-    assert close.to_df()["share"].isna().all()
-    assert close.means()["share"].isna().all()
-    assert replace(close, least_total=0.009).to_df()["share"].notna().all()
+    assert bool(close.to_df()["share"].isna().all())
+    assert bool(close.means()["share"].isna().all())
+    assert bool(replace(close, least_total=0.009).to_df()["share"].notna().all())
     # each prompt has a total, and over both it is not told from 0
     donor = result.clean.clone()
     donor[0] += 3.0
     donor[1] -= 1.0
     apart = replace(result, donor=donor)
-    assert apart.to_df()["share"].notna().all()
-    assert apart.means()["total"].eq(1.0).all()
-    assert apart.means()["share"].isna().all()
+    means: Any = apart.means()
+    assert bool(apart.to_df()["share"].notna().all())
+    assert means["total"].eq(1.0).all()
+    assert means["share"].isna().all()
     assert replace(apart, least_total=2.0).to_df()["share"].notna().sum() == len(apart.to_df()) / 2
 
 
@@ -50,13 +52,14 @@ def test_means_have_the_interval_of_a_t_test():
     low, high = stats.paired_interval(result.effect[:, 0].numpy(), np.zeros(2))
     assert row[["low", "high"]].tolist() == pytest.approx([float(low), float(high)])
     assert row["effect"] == pytest.approx(float(result.effect[:, 0].mean()))
-    one = patched(PROMPTS[:1]).means()
+    one: Any = patched(PROMPTS[:1]).means()
     assert one["low"].isna().all()
 
 
 def test_bands_are_those_of_the_controls():
     result = patched(controls=ENOUGH)
-    frame, means = result.to_df(), result.means()
+    frame: Any = result.to_df()
+    means: Any = result.means()
     n = result.n_rows // 2
     expected = stats.rank_band(result.control_effect[:, 1, :n].numpy())
     own = frame[(frame["prompt_id"] == PROMPTS[1]) & (frame["into"] == "base")]
@@ -66,7 +69,7 @@ def test_bands_are_those_of_the_controls():
         means["control_high"][:n], stats.rank_band(result.control_effect[:, :, :n].mean(dim=1).numpy()).high
     )
     assert means["control_low"][n:].isna().all()
-    assert patched(controls={"spectrum": 18}).to_df()["control_low"].isna().all()
+    assert bool(patched(controls={"spectrum": 18}).to_df()["control_low"].isna().all())
 
 
 def test_prompts_are_put_together_and_controls_set_beside():
@@ -117,7 +120,7 @@ def test_a_set_says_its_effect_and_those_beside_it_by_name():
     assert envelope is not None
     assert envelope.direction == "above"
     assert envelope.p == pytest.approx(1 / 20)
-    frame = result.to_df()
+    frame: Any = result.to_df()
     assert frame["share"].tolist() == [0.5, 0.25] * 2
     assert frame["random_high"][0] == pytest.approx(float(stats.rank_band(np.linspace(0.05, 0.15, 19)).high))
     assert frame["control_low"].isna().all(), "one kind has too few"

@@ -66,13 +66,18 @@ def test_a_control_that_is_the_base_does_nothing(pair: ModelPair):
 
 def test_random_sets_are_of_the_same_layers_where_there_are_enough():
     heads = ((0, 0), (0, 1), (2, 3))
-    sets = random_sets(heads, 3, 4, draws=30, seed=1)
+    sets = random_sets(heads, 3, 12, draws=30, seed=1)
     for drawn in sets:
         assert not set(drawn) & set(heads)
         assert len(set(drawn)) == 3
         assert Counter(layer for layer, _ in drawn) == {0: 2, 2: 1}
-    assert sets == random_sets(heads, 3, 4, draws=30, seed=1)
-    assert sets != random_sets(heads, 3, 4, draws=30, seed=2)
+    assert sets == random_sets(heads, 3, 12, draws=30, seed=1)
+    assert sets != random_sets(heads, 3, 12, draws=30, seed=2)
+    assert len(set(sets)) == 30
+    few = random_sets(((0, 0), (0, 1)), 2, 4, draws=5, seed=0)  # one of the same layer, then of any
+    assert few[0] == ((0, 2), (0, 3))
+    assert len(set(few)) == 5
+    assert random_sets(((0, 0),), 1, 2, draws=5, seed=0) == [((0, 1),)]
     crowded = tuple((0, head) for head in range(3))
     for drawn in random_sets(crowded, 2, 4, draws=5, seed=0):
         assert Counter(layer for layer, _ in drawn) == {0: 1, 1: 2}
