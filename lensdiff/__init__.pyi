@@ -20,6 +20,8 @@ from .analyses.mlp.concepts import MLPConcepts as MLPConcepts
 from .analyses.mlp.concepts import mlp_concepts as mlp_concepts
 from .analyses.mlp.rotation import rotation as rotation
 from .analyses.outputs.output_shift import output_shift as output_shift
+from .analyses.patch.measure import patch as patch
+from .analyses.patch.measure import patch_sweep as patch_sweep
 from .analyses.position.measure import position_profile as position_profile
 from .analyses.residual_stream.direct import direct_logit_attribution as direct_logit_attribution
 from .analyses.residual_stream.lens import logit_lens as logit_lens

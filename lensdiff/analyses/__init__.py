@@ -17,6 +17,7 @@ from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.knock_out import ANALYSIS as KNOCK_OUT
 from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
+from lensdiff.analyses.patch import ANALYSIS as PATCH
 from lensdiff.analyses.residual_stream import ANALYSIS as RESIDUAL_STREAM
 from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
 from lensdiff.analyses.weights import ANALYSIS as WEIGHTS
@@ -33,6 +34,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     RESIDUAL_STREAM,
     ATTENTION,
     HEADS,
+    PATCH,
     MLP,
     VALUE_ROTATION,
     ANNOTATE,

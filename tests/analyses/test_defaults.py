@@ -28,6 +28,8 @@ from lensdiff.analyses.mlp import MLPOptions
 from lensdiff.analyses.mlp.components import concept_directions
 from lensdiff.analyses.mlp.concepts import mlp_concepts
 from lensdiff.analyses.mlp.rotation import rotation
+from lensdiff.analyses.patch import PatchOptions
+from lensdiff.analyses.patch.measure import patch_sweep
 from lensdiff.analyses.value_rotation import ValueRotationOptions
 from lensdiff.analyses.value_rotation.measure import value_rotation
 from lensdiff.models.text import generate
@@ -50,6 +52,7 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (MLPOptions, mlp_concepts),
     (MLPOptions, concept_directions),
     (MLPOptions, rotation),
+    (PatchOptions, patch_sweep),
     (ValueRotationOptions, value_rotation),
     (ResponseOptions, generate),
 ]

@@ -18,6 +18,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "residual_stream",
         "heads",
         "attention",
+        "patch",
         "mlp",
         "annotate",
         "value_rotation",

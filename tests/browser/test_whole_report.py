@@ -23,6 +23,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "mlp": 2,
         "value_rotation": 2,
         "attribute": 1,
+        "patch": 1,
     },
     "instruction_use": {"draws": 2},
     "knock_out": {"draws": 2},

@@ -15,7 +15,7 @@ LESS = {
         **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence"), 1),
         **dict.fromkeys(("residual_stream", "value_rotation"), 1),
         "mlp": 2,
-        **dict.fromkeys(("attention", "heads", "attribute"), 0),
+        **dict.fromkeys(("attention", "heads", "attribute", "patch"), 0),
     },
     "instruction_use": {"draws": 1},
     "dose": {"amounts": [], "parts": [], "part_amounts": []},

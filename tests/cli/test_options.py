@@ -64,6 +64,12 @@ EVERY = {
         f"seed = 4\n{WORDS_TOML}[heads]\nlayers = [1]\ntop_k = 7\nthreshold_words = 50\nthreshold_std = 2.5\n"
         f"layers_per_group = 2\ntable_top = 3\n[controls]\nheads = 2\n{KINDS_TOML}",
     ),
+    "patch": (
+        f"{PROMPT} --layers 0,2-3 --max-prompts 2 --max-tokens 5 --method estimate --rerun 3 --set-size 4 "
+        f"--max-new-tokens 7 --controls 2 {KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[patch]\nlayers = [0, 2, 3]\nmax_prompts = 2\nmax_tokens = 5\n"
+        f'method = "estimate"\nrerun = 3\nset_size = 4\n[controls]\npatch = 2\n{KINDS_TOML}{PROMPT_TOML}',
+    ),
     "mlp": (
         f"{WORDS} --layers 1 --sides key,gate --components 9 --ranks 2,4 --top-words 6 --no-fold-gain --controls 2 "
         f"{KINDS}",
@@ -89,6 +95,7 @@ DEFAULTS = {
     "residual-stream": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},
+    "patch": {"--max-prompts": 4, "--max-tokens": 32, "--method": "exact", "--rerun": 20, "--controls": 19},
     "mlp": {"--sides": "value", "--components": 300, "--top-words": 50, "--controls": 99, "--fold-gain": True},
     "value-rotation": {"--controls": 99, "--kinds": "gradient-noise,spectrum", "--seed": 0},
     "outputs": {"--max-new-tokens": 300, "--device": "auto", "--dtype": "float32"},

@@ -67,6 +67,11 @@ COMMANDS = {
         "Heads whose word pairs changed most",
         ["control_validity", "heads", "verb_shift", "pair_overlap", "ov_reading"],
     ),
+    "patch": (
+        (*PROMPT, *FEW),
+        "Patches: the largest effects",
+        ["responses", "control_validity", "patch"],
+    ),
     "mlp": (
         (*FEW, "--components", 6, "--sides", "value, key", "--layers", "1"),
         "Rotation of concepts",

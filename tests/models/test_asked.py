@@ -23,6 +23,8 @@ from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.outputs.output_shift import output_shift
+from lensdiff.analyses.patch.measure import patch, patch_sweep
+from lensdiff.analyses.patch.result import Patched
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_pair
 from lensdiff.models.asked import Asked, as_prompt
@@ -62,10 +64,12 @@ def calls(pair: Any) -> dict[str, Call]:
         "output_shift": lambda *a, **k: output_shift(pair, *a, max_new_tokens=3, **k),
         "instruction_use": lambda *a, **k: instruction_use(pair, *a, by="deletion", max_new_tokens=3, **k),
         "dose": lambda *a, **k: dose(pair, *a, amounts=[1], max_new_tokens=3, **k),
+        "patch": lambda *a, **k: patch(pair, *a, component="mlp", layer=1, max_new_tokens=3, **k),
+        "patch_sweep": lambda *a, **k: patch_sweep(pair, *a, max_new_tokens=3, **k),
     }
 
 
-NAMES = ("generate", "attribute", "attention", "output_shift", "instruction_use", "dose")
+NAMES = ("generate", "attribute", "attention", "output_shift", "instruction_use", "dose", "patch", "patch_sweep")
 WITH_RESPONSES = NAMES[1:]
 
 
@@ -82,7 +86,8 @@ def test_these_are_all_that_take_prompts() -> None:
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    return list(dict.fromkeys(found.prompt_id)) if isinstance(found, InstructionUse | Dose) else list(found.by_id)
+    in_one = isinstance(found, InstructionUse | Dose | Patched)
+    return list(dict.fromkeys(found.prompt_id)) if in_one else list(found.by_id)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -277,7 +282,7 @@ def test_a_list_is_seen_prompt_by_prompt(calls: Any, name: str) -> None:
 
 SCRIPT = """
 import sys, warnings
-from lensdiff import Prompt, attention, attribute, generate, instruction_use, load_pair, output_shift
+from lensdiff import Prompt, attention, attribute, generate, instruction_use, load_pair, output_shift, patch_sweep
 pair = load_pair(*sys.argv[1:], device="cpu", verify=False)
 prompts = [Prompt("Write of the sea", ["Write"], id="sea"), Prompt("List " + "moon " * 200, ["List"], id="long")]
 warnings.simplefilter("default")
@@ -286,6 +291,7 @@ attribute(pair.base, prompts, max_new_tokens=3)
 attention(pair.base, prompts)
 output_shift(pair, prompts, max_new_tokens=3)
 instruction_use(pair, prompts, by="deletion", max_new_tokens=3)
+patch_sweep(pair, prompts, max_new_tokens=3)
 diff = pair.compare(generate, prompts, max_new_tokens=3)
 assert list(diff.base.failures) == list(diff.tuned.failures) == ["long"]
 """
@@ -299,8 +305,8 @@ def test_a_failure_is_told_at_the_line_that_asked_and_once_of_a_pair(tmp_path: P
         command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}
     )
     found = re.findall(r"([a-z]+\.py):(\d+): UserWarning: prompt 'long' failed: ", run.stderr)
-    assert [(file, int(line)) for file, line in found[:5]] == [("script.py", line) for line in range(7, 12)]
-    assert [file for file, _ in found[5:]] == ["pair.py"]
+    assert [(file, int(line)) for file, line in found[:6]] == [("script.py", line) for line in range(7, 13)]
+    assert [file for file, _ in found[6:]] == ["pair.py"]
 
 
 def test_a_pair_of_lists_is_seen_and_has_a_table(pair: Any) -> None:

@@ -90,6 +90,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "device": "cpu",
         "max_new_tokens": 4,
         "attribute": {"deletion_draws": 2},
+        "patch": {"max_prompts": 2, "max_tokens": 3},
         "controls": {
             "kinds": ["spectrum", "norm"],
             "instruction_use": 3,
@@ -102,6 +103,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "mlp": 3,
             "value_rotation": 3,
             "attribute": 2,
+            "patch": 2,
         },
         "dose": {"amounts": [0.5], "parts": ["layer 1"], "part_amounts": []},
         "heads": {"top_k": 10, "layers_per_group": 1},

@@ -59,29 +59,42 @@ STREAM = {"logit_lens", "control_logit_lens", "logit_parts", *STREAMS}
 STREAM_PAIR = {"logit_parts:base", "logit_parts:tuned"}
 BESIDE_CONTROLS |= {*STREAMS}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
+PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set"}
+HEADS |= SET
+BESIDE_CONTROLS |= {"patch"} | SET
+OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
     "seed": (
         1,
-        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "knock_out_pair", "coherence"},
+        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt"},
         {"value_rotation_pair", "dose_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
         2,
-        {"responses", "control_responses", "attribution", "outputs"} | ATTENTION | USE | CUT | DOSE | STREAM,
+        {"responses", "control_responses", "attribution", "outputs"}
+        | ATTENTION
+        | USE
+        | CUT
+        | DOSE
+        | STREAM
+        | PATCH
+        | SET,
         set(),
     ),
     "max_prompts": (
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention", "logit_lens")}
         | {"outputs/a/b ..", "control_attention", "attention_shift", "control_logit_lens", "logit_parts", *STREAMS}
+        | {"patch_control", "patch"}
         | USE
         | CUT
         | DOSE
-        | PARTED,
-        set(),
+        | PARTED
+        | SET,
+        {"patch_prompt"},
     ),
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
     "vocabulary": ("fewer.tsv", HEADS | CONCEPTS | {"ov_reading"}, set()),
@@ -99,8 +112,14 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "heads.top_k": (5, HEADS, set()),
     "heads.threshold_words": (7, HEADS, set()),
     "heads.threshold_std": (1.5, HEADS, set()),
-    "heads.layers_per_group": (2, {"verb_shift", "claims"}, {"heads:controls"}),
+    "heads.layers_per_group": (2, {"verb_shift", "claims"} | SET, {"heads:controls"}),
     "heads.table_top": (1, set(), set()),
+    "patch.layers": ([1], PATCH, set()),
+    "patch.max_prompts": (1, {"patch_control", "patch"} | SET, {"patch_prompt"}),
+    "patch.max_tokens": (2, PATCH | SET, set()),
+    "patch.method": ("estimate", PATCH, set()),
+    "patch.rerun": (2, PATCH, set()),
+    "patch.set_size": (1, SET, set()),
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
@@ -128,7 +147,11 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "controls.kinds": (
         ["norm"],
         OF_ANY_CONTROL | BESIDE_CONTROLS,
-        {*PAIR, "knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair", *STREAM_PAIR},
+        {
+            *PAIR,
+            *("knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair", "patch_prompt"),
+            *STREAM_PAIR,
+        },
     ),
     "controls.instruction_use": (
         2,
@@ -160,8 +183,13 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     # the fourth is not run on text: three of a kind are, where weights alone are read
     "controls.heads": (
         4,
-        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"},
+        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"} | SET,
         {f"heads:spectrum-{i}" for i in range(3)},
+    ),
+    "controls.patch": (
+        2,
+        {"patch_control:spectrum-1", "patch_set_control:spectrum-1", "patch", "patch_set"},
+        {"patch_control:spectrum-0", "patch_set_control:spectrum-0", "patch_prompt", "patch_set_pair"},
     ),
     "controls.mlp": (2, {"control_concepts:spectrum-1", "rotation"}, {"control_concepts:spectrum-0"}),
     "controls.value_rotation": (

@@ -37,6 +37,7 @@ heads = 0
 mlp = 2
 value_rotation = 2
 attribute = 0
+patch = 1
 [mlp]
 layers = [0]
 n_components = 8

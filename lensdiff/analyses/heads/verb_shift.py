@@ -81,6 +81,8 @@ class VerbShift(Result):
         whole: all layers as one group.
         heads_up, heads_down: heads whose count rose and fell, per group and verb.
         base_count, tuned_count: each verb's count over a group's heads.
+        layers, head_indices: that were read.
+        head_base_count, head_tuned_count: each head's count of all instruction verbs.
         sign_mean, log_mean: each verb's, per group and (last) for the whole.
         control_differences: `difference` of every control model, per group and (last) for the whole; NaN: not testable.
         control_sign, control_log: T of every control model, of sign_mean and of log_mean.
@@ -96,6 +98,10 @@ class VerbShift(Result):
     heads_down: Int[Tensor, "group verb"]
     base_count: Int[Tensor, "group verb"]
     tuned_count: Int[Tensor, "group verb"]
+    layers: tuple[int, ...]
+    head_indices: tuple[int, ...]
+    head_base_count: Int[Tensor, "layer head_index"]
+    head_tuned_count: Int[Tensor, "layer head_index"]
     sign_mean: Float[Tensor, "group_and_whole verb"]
     log_mean: Float[Tensor, "group_and_whole verb"]
     control_differences: Float[Tensor, "control group_and_whole"]
@@ -123,6 +129,18 @@ class VerbShift(Result):
             "log_mean": self.log_mean[:-1],
         }
         return tidy({"group": [group.group for group in self.groups], "verb": self.verbs}, columns)
+
+    def heads(self) -> pd.DataFrame:
+        """Return a row per head, those in which instruction verbs rose most first.
+
+        Columns: layer, head_index, base_count and tuned_count (of all instruction verbs), rise (tuned - base).
+        """
+        counts = {"base_count": self.head_base_count, "tuned_count": self.head_tuned_count}
+        frame = tidy(
+            {"layer": self.layers, "head_index": self.head_indices},
+            counts | {"rise": self.head_tuned_count - self.head_base_count},
+        )
+        return frame.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
 
     def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
         """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.
@@ -252,6 +270,9 @@ def verb_shift(
         down,
         base_count,
         tuned_count,
+        base.layers,
+        base.heads,
+        *(torch.from_numpy(x[..., : len(verbs)].sum(axis=-1).astype(np.int64)) for x in (before, after)),
         *(torch.from_numpy(values) for values in (*moved, *np.moveaxis(beside, 2, 0).copy())),
     )
 

@@ -1,0 +1,279 @@
+"""What patching finds: effects of rows (a component at some positions, in one direction) on prompts, and their shares.
+
+total     donor - clean: the metric in the model that gives, less that in the model that is patched
+share     effect / total; NaN where the total is about 0: on one prompt where it is at most `least_total`, over
+          several where its interval over prompts holds 0 as well
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lensdiff import stats
+from lensdiff.analyses.patch.sites import NO_HEAD
+from lensdiff.results import InputError, Provenance, Result
+
+NOT_ADDED = "Effects of single parts do not add up to the whole."
+
+
+@dataclass(frozen=True, eq=False)
+class ControlPatch(Result):
+    """The effects of one control model's activations on the base, read apart from the pair's.
+
+    Attributes:
+        prompt_id: the prompts.
+        effect: of every row that patches the base, in the pair's order; NaN where the pair has none.
+    """
+
+    prompt_id: tuple[str, ...]
+    effect: Float[Tensor, "prompt row"]
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per prompt and row: prompt_id, row, effect."""
+        index = pd.MultiIndex.from_product([self.prompt_id, range(self.effect.shape[1])], names=["prompt_id", "row"])
+        return pd.DataFrame({"effect": self.effect.flatten().numpy()}, index=index).reset_index()
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k largest effects."""
+        return self.to_df().nlargest(k, "effect").reset_index(drop=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Patched(Result):
+    """Effects of exchanging single components between two models; see the module and `measure`.
+
+    Axis `row` is a component at some positions, in one direction.
+
+    Attributes:
+        metric: what is moved.
+        prompt_id: the prompts (axis `prompt`).
+        component, layer, head_index, at, into: what a row is about; head_index -1 is no head.
+        clean, donor: the metric in the patched model left alone, and in the model that gives.
+        effect: patched - clean; NaN where it was not run, or the prompt lacks the positions.
+        estimate: gradient times difference; NaN where none was asked for.
+        other_effect: of a random other head of the layer; NaN of what is no head.
+        control_effect: of a control's activation in place of the tuned model's, in the order of
+            `provenance.controls`; NaN of what is not put into the base.
+        failures: why a prompt is not among them.
+        least_total, level: below which a total is about 0; of bands and intervals.
+    """
+
+    metric: str
+    prompt_id: tuple[str, ...]
+    component: tuple[str, ...]
+    layer: Int[Tensor, " row"]
+    head_index: Int[Tensor, " row"]
+    at: tuple[str, ...]
+    into: tuple[str, ...]
+    clean: Float[Tensor, "prompt row"]
+    donor: Float[Tensor, "prompt row"]
+    effect: Float[Tensor, "prompt row"]
+    estimate: Float[Tensor, "prompt row"]
+    other_effect: Float[Tensor, "prompt row"]
+    control_effect: Float[Tensor, "control prompt row"]
+    failures: dict[str, str]
+    least_total: float
+    level: float
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.component)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether rows were ranked by an estimate, and only the first of them run."""
+        return not bool(self.estimate.isnan().all())
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per prompt and row of which anything is known.
+
+        Columns: prompt_id, component, layer, head_index (missing of what is no head), at, into, clean, patched, donor,
+        effect (patched - clean), share, estimate, other_effect, control_low, control_high (limits within which one
+        more control's effect lies; missing with fewer than 19 of a kind, and of rows into the tuned model).
+        """
+        n = len(self.prompt_id)
+        columns: dict[str, Any] = {"prompt_id": np.repeat(np.array(self.prompt_id, dtype=object), self.n_rows)}
+        columns |= {name: np.tile(values, n) for name, values in self._rows().items()}
+        effect, total = self.effect.numpy(), (self.donor - self.clean).numpy()
+        band = _band(self.effect, self.control_effect, self.provenance, self.level)
+        numbers = {
+            "clean": self.clean.numpy(),
+            "patched": self.clean.numpy() + effect,
+            "donor": self.donor.numpy(),
+            "effect": effect,
+            "share": _share(effect, total, np.abs(total) > self.least_total),
+            "estimate": self.estimate.numpy(),
+            "other_effect": self.other_effect.numpy(),
+            "control_low": band.low,
+            "control_high": band.high,
+        }
+        frame: Any = pd.DataFrame(columns | {name: values.reshape(-1) for name, values in numbers.items()})
+        known = frame["effect"].notna() | frame["estimate"].notna()
+        return _with_heads(frame[known].reset_index(drop=True))
+
+    def means(self) -> pd.DataFrame:
+        """Return a row per row, the mean over the prompts that have it.
+
+        Columns: component, layer, head_index, at, into, n (prompts), effect, low, high (its interval over prompts;
+        missing with fewer than two), total (donor - clean), share, estimate, other_effect, control_low, control_high.
+        """
+        effect, total = self.effect.numpy(), (self.donor - self.clean).numpy()
+        known = ~np.isnan(effect)
+        low, high = self._interval(effect)
+        mean_total = _mean(np.where(known, total, np.nan))
+        control = torch.from_numpy(_mean(self.control_effect.numpy(), axis=1))
+        band = _band(torch.from_numpy(_mean(effect)), control, self.provenance, self.level)
+        columns = {
+            "n": known.sum(axis=0),
+            "effect": _mean(effect),
+            "low": low,
+            "high": high,
+            "total": mean_total,
+            "share": _share(_mean(effect), mean_total, self._has_total(np.where(known, total, np.nan))),
+            "estimate": _mean(self.estimate.numpy()),
+            "other_effect": _mean(self.other_effect.numpy()),
+            "control_low": band.low,
+            "control_high": band.high,
+        }
+        return _with_heads(pd.DataFrame(self._rows() | columns))
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k rows with the largest mean effect, of either sign."""
+        frame = self.means()
+        order = np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")  # NaN last
+        return frame.iloc[order[:k]].reset_index(drop=True)
+
+    def one(self, row: int = 0) -> pd.Series:
+        """Return the means of one row."""
+        return self.means().iloc[row]
+
+    def agreement(self) -> pd.DataFrame:
+        """Return how well the estimate does on the rows that were run: a row per direction.
+
+        Columns: into, n (rows run), correlation (of estimate and effect), largest_error, same_sign (share of rows).
+        """
+        frame: Any = self.to_df().dropna(subset=["effect", "estimate"])
+        rows = []
+        for into, own in frame.groupby("into", sort=False):
+            effect, estimate = own["effect"].to_numpy(), own["estimate"].to_numpy()
+            varies = len(own) > 1 and effect.std() > 0 and estimate.std() > 0
+            correlation = float(np.corrcoef(effect, estimate)[0, 1]) if varies else np.nan
+            error, sign = np.abs(estimate - effect).max(), (np.sign(estimate) == np.sign(effect)).mean()
+            rows.append((into, len(own), correlation, error, sign))
+        return pd.DataFrame(rows, columns=["into", "n", "correlation", "largest_error", "same_sign"])
+
+    def with_controls(self, controls: Sequence[ControlPatch]) -> "Patched":
+        """Return the same beside controls that were read apart.
+
+        Raises:
+            InputError: a control has other rows, or lacks a prompt.
+        """
+        effects = []
+        for control in controls:
+            if control.effect.shape[1] != self.n_rows or not set(self.prompt_id) <= set(control.prompt_id):
+                raise InputError(
+                    f"control {control.provenance.model} has {control.effect.shape[1]} rows of prompts "
+                    f"{', '.join(control.prompt_id)}, expected {self.n_rows} of {', '.join(self.prompt_id)}"
+                )
+            effects.append(control.effect[[control.prompt_id.index(name) for name in self.prompt_id]])
+        beside = self.provenance.beside([control.provenance for control in controls])
+        return replace(self, provenance=beside, control_effect=_stacked(effects, self.effect))
+
+    @classmethod
+    def together(cls, parts: Sequence["Patched"]) -> "Patched":
+        """Return the results of several prompts as one; each has the same rows, and no controls.
+
+        Raises:
+            InputError: there are no parts, or they differ in rows or metric.
+        """
+        if not parts:
+            raise InputError("there are no results of prompts to put together")
+        first = parts[0]
+        for part in parts[1:]:
+            mine, theirs = ((p.metric, p.component, p.at, p.into, p.layer.tolist()) for p in (first, part))
+            if mine != theirs or not torch.equal(first.head_index, part.head_index):
+                raise InputError("results of prompts differ in what was patched, expected the same rows of each")
+        names = ("clean", "donor", "effect", "estimate", "other_effect")
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return replace(
+            first,
+            prompt_id=tuple(name for part in parts for name in part.prompt_id),
+            control_effect=torch.zeros(0, *joined["effect"].shape, dtype=torch.float64),
+            failures={name: reason for part in parts for name, reason in part.failures.items()},
+            **joined,
+        )
+
+    def __repr__(self) -> str:
+        """Return what was patched, the totals, and the rows with the largest effects."""
+        lines = [f"Patched {self.provenance.model}: {self.metric}, {len(self.prompt_id)} prompt(s)"]
+        frame: Any = self.means()
+        for into in dict.fromkeys(self.into):
+            own = frame[frame["into"] == into]
+            order = np.argsort(-own["effect"].abs().to_numpy(), kind="stable")[:3]
+            lines.append(f"  into {into}: total {own['total'].max():.3g}; {len(own)} rows, the largest effects:")
+            lines += [f"    {name(row)} {row.effect:+.3g}" for row in own.iloc[order].itertuples()]
+        lines.append(f"  {NOT_ADDED}")
+        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+
+    def _rows(self) -> dict[str, Any]:
+        names = {name: np.array(getattr(self, name), dtype=object) for name in ("component", "at", "into")}
+        columns = {"component": names["component"], "layer": self.layer.numpy(), "head_index": self.head_index.numpy()}
+        return columns | {"at": names["at"], "into": names["into"]}
+
+    def _interval(self, values: Float[np.ndarray, "prompt row"]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the t interval over prompts of each row; NaN where there are fewer than two."""
+        low, high = np.full((2, values.shape[1]), np.nan)
+        for row in range(values.shape[1]):
+            own = values[~np.isnan(values[:, row]), row]
+            if len(own) >= stats.FEWEST_PAIRS:
+                low[row], high[row] = stats.paired_interval(own, np.zeros_like(own), level=self.level)
+        return low, high
+
+    def _has_total(self, total: Float[np.ndarray, "prompt row"]) -> Any:
+        """Return for each row whether its total is told from 0."""
+        low, high = self._interval(total)
+        apart = np.isnan(low) | (low > 0) | (high < 0)
+        return apart & (np.abs(_mean(total)) > self.least_total)
+
+
+def name(row: Any) -> str:
+    """Return a row of `means` in words: `layer 3, head 2` or `layer 3, MLP`."""
+    what = {"head": f"head {row.head_index}", "mlp": "MLP", "attention": "attention", "resid": "residual stream"}
+    where = "" if row.at == "all" else f", {row.at}"
+    return f"layer {row.layer}, {what[row.component]}{where}"
+
+
+def _share(effect: np.ndarray, total: np.ndarray, known: Any) -> np.ndarray:
+    return np.divide(effect, total, out=np.full(effect.shape, np.nan), where=np.asarray(known, dtype=bool))
+
+
+def _mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the mean over an axis of what is there; NaN where nothing is."""
+    known = ~np.isnan(values)
+    n = known.sum(axis=axis)
+    return np.divide(np.where(known, values, 0.0).sum(axis=axis), n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
+def _band(effect: Tensor, controls: Float[Tensor, "control ..."], provenance: Provenance, level: float) -> stats.Band:
+    """Return the controls' band of each effect; NaN where there are too few, or an effect is not known."""
+    low, high = np.full((2, *effect.shape), np.nan)
+    there = (~effect.isnan() & ~controls.isnan().any(dim=0)).numpy() if len(controls) else np.zeros(effect.shape, bool)
+    if there.any():
+        of_kinds = stats.by_kind(controls.numpy()[:, there], provenance.control_kinds)
+        low[there], high[there] = stats.against_controls(effect.numpy()[there], of_kinds, level=level).band
+    return stats.Band(low, high)
+
+
+def _stacked(effects: Sequence[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(list(effects)) if effects else torch.zeros(0, *like.shape, dtype=torch.float64)
+
+
+def _with_heads(frame: pd.DataFrame) -> pd.DataFrame:
+    heads = frame["head_index"].astype("Int64")
+    return frame.assign(head_index=heads.mask(heads == NO_HEAD))
