@@ -1,9 +1,8 @@
 """What is checked before anything large is loaded: prompts, word lists, files of vectors, the device."""
 
-import torch
-
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.spans import shorten
+from lensdiff.models.loading import usable_device
 from lensdiff.pipeline.config import PromptEntry, RunConfig
 from lensdiff.pipeline.material import Material
 from lensdiff.results import InputError
@@ -42,9 +41,5 @@ def _check_entry(entry: PromptEntry, name: str) -> None:
 
 def check_device(name: str) -> None:
     """Refuse a device that torch does not know or this machine does not have."""
-    if name == "auto":
-        return
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not there ({str(error).splitlines()[0]})") from None
+    if name != "auto":
+        usable_device(name)

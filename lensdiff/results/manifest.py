@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 2
+ROOMS = ("arrays", "tables")  # of the files below a results directory
 State = Literal["pending", "running", "done", "failed", "skipped"]
 UnitOutcome = Literal["done", "failed", "impossible"]
 Kept = Literal["whole", "part", "nothing"]
@@ -133,3 +134,31 @@ class Manifest(BaseModel):
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
     checksums: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("pair")
+    @classmethod
+    def _sides(cls, pair: dict[str, Any]) -> dict[str, Any]:
+        for side in ("base", "tuned"):
+            if not isinstance(pair.get(side, {}), dict):
+                raise ValueError(f"{side} is no table of facts")
+        if not isinstance(pair.get("notice", ""), str):
+            raise ValueError("notice is no text")
+        return pair
+
+    @field_validator("checksums")
+    @classmethod
+    def _files(cls, checksums: dict[str, str]) -> dict[str, str]:
+        return checked_files(checksums)
+
+
+def checked_files(checksums: dict[str, str]) -> dict[str, str]:
+    """Return checksums by file ("arrays/NAME" or "tables/NAME").
+
+    Raises:
+        ValueError: a file is in no room of the directory, or a checksum is no text.
+    """
+    for file, checksum in checksums.items():
+        room, _, name = file.partition("/")
+        if room not in ROOMS or not name or not isinstance(checksum, str):
+            raise ValueError(f"{file!r} is no file of a results directory")
+    return checksums
