@@ -16,7 +16,7 @@ FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py te
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check test-tl4 test-newest test-floor lock format lint types unit reproduce clean
+.PHONY: demo test check test-tl4 test-newest test-floor lock format lint types unit soak mutate reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
@@ -59,6 +59,14 @@ lock:
 	.venv-lock/bin/python .ci/lock.py constraints.txt '$(TORCH)' 'transformer-lens<4'
 	.venv-lock/bin/python .ci/lock.py constraints-tl4.txt '$(TORCH)' 'transformer-lens>=4'
 	rm -r .venv-lock
+
+# Twenty minutes of trouble with the real command: kills, a full disk, two writers, many prompts, hostile strings.
+soak: $(VENV)/dev.done
+	$(VENV)/bin/python -m tests.soak.run
+
+# One formula of the kernels broken at a time; a test must fail.
+mutate: $(VENV)/dev.done
+	$(VENV)/bin/python .ci/mutate.py
 
 # Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
 PAPER ?=
