@@ -87,6 +87,8 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     with at_the_door(f"cannot load {name}"):
         if commit := _commit(where, options):  # a branch may move while files are read
             options["revision"] = commit
+        if not is_folder and find_adapter_config_file(where, **options):
+            raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
         folder = Path(str(cached_file(where, "config.json", **options))).parent
         check_folder(folder, whole=is_folder)
         config = _config(where, name, options)
@@ -159,8 +161,6 @@ def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase | InputEr
 
 
 def _config(where: str, name: str, options: dict[str, Any]) -> Any:
-    if not Path(where).is_dir() and find_adapter_config_file(where, **options):
-        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
     config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     refuse_quantised(config, name)
     if hasattr(config, "quantization_config"):
