@@ -138,8 +138,7 @@ FILES = [
     case("vectors: no numbers", vectors("sea a b\n"), "line 1"),
     case("vectors: another number of values", vectors("sea 1 2\nmoon 1 2\nsun 1\n"), "line 3"),
     case("vectors: not finite", vectors("sea 1 nan\nmoon 1 2\n"), "sea"),
-    case("vectors: a header of 10^30", vectors(f"1 {10**30}\nsea 1 2\n"), "line 2"),
-    case("vectors: a header of 5,000 digits", vectors(f"1 {DIGITS}\nsea 1 2\n"), "vectors.txt"),
+    case("vectors: a header of 5,000 digits", vectors(f"1 {DIGITS}\nsea 1 2\n"), "'1'", "not finite"),
     case("vectors: no text", vectors(b"\xff\xfe\x00\n"), "vectors.txt"),
     case("vectors: no gzip", vectors(b"junk", "vectors.gz"), "vectors.gz"),
     case("vectors: a gzip that is cut", vectors(gzip.compress(b"sea 1 2\n" * 999)[:-20], "vectors.gz"), "vectors.gz"),
@@ -188,7 +187,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
-LINES = st.dictionaries(st.sampled_from(["text", "id", "instruction", "context", "kind", "reference", "zzz"]), JSON)
+LINES = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(("text", "id", "instruction", "context", "zzz"), JSON)
+    | dict.fromkeys(("kind", "reference"), st.text(max_size=4)),
+)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
