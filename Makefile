@@ -17,7 +17,7 @@ FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py te
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check test-tl4 test-newest test-floor lock audit format lint types unit reproduce clean
+.PHONY: demo test check test-tl4 test-newest test-floor lock audit format lint types unit soak mutate reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
@@ -70,6 +70,14 @@ audit:
 	  $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --timeout 20 --no-deps --disable-pip -r $$lock || \
 	    { echo "audit: $$lock has known vulnerabilities, or the service could not be asked (see above)" >&2; exit 1; }; \
 	done
+
+# Twenty minutes of trouble with the real command: kills, a full disk, two writers, many prompts, hostile strings.
+soak: $(VENV)/dev.done
+	$(VENV)/bin/python -m tests.soak.run
+
+# One formula of the kernels broken at a time; a test must fail.
+mutate: $(VENV)/dev.done
+	$(VENV)/bin/python .ci/mutate.py
 
 # Every experiment on the toy pair, and on the published material: make reproduce PAPER=clone of the authors' repository.
 PAPER ?=

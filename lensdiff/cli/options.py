@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+MOST_DIGITS = 5  # of a layer's number
+SHOWN = 60  # characters of an option that cannot be read
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
     str, typer.Argument(metavar="TUNED", help="Of its tuned version, or a folder with a LoRA adapter on the base.")
@@ -42,8 +44,10 @@ def layer_list(name: str, given: str | None) -> list[int] | None:
     found: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
-            raise typer.BadParameter(f"{name} {given!r} is no list of layers like 0,1,5-8")
+        ends = [first, last] if dash else [first]
+        # without its length int() refuses a text of thousands of digits, and a range of billions fills the memory
+        if not all(end.isdecimal() and len(end) <= MOST_DIGITS for end in ends) or (dash and int(first) > int(last)):
+            raise typer.BadParameter(f"{name} {given[:SHOWN]!r} is no list of layers like 0,1,5-8")
         found.extend(range(int(first), int(last if dash else first) + 1))
     return found
 
@@ -58,7 +62,7 @@ def number_list(name: str, given: str, kind: type[int] | type[float] = int) -> l
         return [kind(part) for part in given.split(",")]
     except ValueError:
         what = "whole numbers like 1,5,10" if kind is int else "numbers like 0.5,1"
-        raise typer.BadParameter(f"{name} {given!r} is no list of {what}") from None
+        raise typer.BadParameter(f"{name} {given[:SHOWN]!r} is no list of {what}") from None
 
 
 def prompt_keys(

@@ -24,13 +24,23 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write a commented example of a config for run."""
-    if path.exists() and not force:
+    if _is_there(path) and not force:
         raise typer.BadParameter(f"{path} is there already; --force writes over it")
     from lensdiff.pipeline.example import example
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(example(), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(example(), encoding="utf-8")
+    except OSError as error:  # nothing heavy is imported for a config: `put_text` would
+        raise typer.BadParameter(f"{str(path)[:80]} cannot be written: {error.strerror or error}") from None
     write(str(path))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def run(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from lensdiff.inputs.tables import read_text
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 PLACEHOLDERS = {"describe": ("{words}",), "classify": ("{words}", "{description}")}
 Messages = list[dict[str, str]]
@@ -47,7 +48,7 @@ class AnnotationPrompts:
         Raises:
             InputError: there is no such file, it is no UTF-8 or no TOML, or something is missing in it.
         """
-        path = Path(path)
+        path = as_path(path, "a file of annotation prompts")
         if not path.is_file():
             raise InputError(f"no file of annotation prompts at {path}")
         return cls.parse(read_text(path), str(path))
@@ -61,7 +62,7 @@ class AnnotationPrompts:
         """
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no TOML, a number of thousands of digits, too deep
             raise InputError(f"the annotation prompts of {name} are no TOML ({error})") from error
         parts = {key: _texts(data, key, name) for key in ("describe", "classify", "tasks", "levels")}
         for step, placeholders in PLACEHOLDERS.items():

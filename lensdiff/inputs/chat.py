@@ -14,6 +14,7 @@ model elsewhere is the same question.
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -24,12 +25,15 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from lensdiff.inputs.characters import escaped
+from lensdiff.inputs.spans import shorten
 from lensdiff.results import InputError
+from lensdiff.results.numbers import check_count
 
 Kind = Literal["said", "refused", "malformed", "rejected", "empty"]
 FORMATS = ("json_schema", "json_object", "none")
 REJECTED = (400, 413, 422)
 TROUBLE = 300  # characters of a server's message that are kept
+MOST_RETRIES = 100
 QUOTED = 200  # characters of a malformed answer that are kept
 LIMIT, LIMIT_ELSEWHERE = "max_tokens", "max_completion_tokens"  # two names that servers have for one option
 NO_KEY = "none"  # a server of one's own needs no key, but the client insists on one
@@ -127,6 +131,14 @@ class Chat:
         Raises:
             InputError: the openai package is missing, there is no key, or an option cannot be.
         """
+        check_count("max_tokens", max_tokens)
+        check_count("max_retries", max_retries, least=0, most=MOST_RETRIES)
+        if not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+            raise InputError(f"timeout={timeout!r} given, expected seconds above 0")
+        if temperature is not None and not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
+            raise InputError(f"temperature={temperature!r} given, expected a number of at least 0, or None")
+        if base_url is not None:
+            _check_url(base_url)
         if response_format not in FORMATS:
             raise InputError(f"response_format={response_format!r} is none of {', '.join(FORMATS)}")
         try:
@@ -256,6 +268,19 @@ def _secrets_in(base_url: str | None) -> tuple[str, ...]:
         return ()
     name, password = unquote(found.username or ""), unquote(found.password)
     return base64.b64encode(f"{name}:{password}".encode()).decode(), password
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no address of a server, before a client tries it again and again."""
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number, half a bracket
+        found = False
+    if not found or not url.isprintable() or " " in url:
+        raise InputError(
+            f"base_url={shorten(url)} is no address of a server, expected one like http://127.0.0.1:8000/v1"
+        )
 
 
 def _text_of(content: Any) -> str:

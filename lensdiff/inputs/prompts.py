@@ -17,6 +17,7 @@ from lensdiff.inputs.json_lines import read_json_lines
 from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, split_spans, unescape
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 Part = Literal["instruction", "context"]
 PROMPT_COLUMNS = ("ID", "Prompt", "Response", "Instruct&Context")
@@ -129,7 +130,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
         InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable
             (named by its number).
     """
-    path = Path(path)
+    path = as_path(path, "a file of prompts")
     if path.suffix.lower() not in _READERS:
         raise InputError(f"{path} is no prompt file, expected a name that ends in {' or '.join(_READERS)}")
     prompts: dict[str, Prompt] = {}

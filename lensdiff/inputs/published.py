@@ -42,6 +42,7 @@ from lensdiff.inputs.tables import (
     unescape,
 )
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 Model = Literal["base", "tuned"]
 
@@ -121,7 +122,7 @@ def read_pickle(path: Path) -> Any:
         except InputError as error:
             raise InputError(f"{path} {error}") from None
         except Exception as error:  # a damaged pickle can raise anything
-            raise InputError(f"{path} is not a readable pickle ({type(error).__name__}: {error})") from None
+            raise InputError(f"{path} is not a readable pickle ({str(error) or type(error).__name__})") from None
 
 
 # ---- attributions --------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def load_published(path: str | Path) -> Published:
         when
             they are read.
     """
-    path = Path(path)
+    path = as_path(path, "a clone of the authors' repository")
     table = path / "datasets" / "FinalDataset.tsv"
     if not table.is_file():
         raise InputError(f"{path} is no clone of the authors' repository, expected datasets/FinalDataset.tsv in it")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lensdiff.inputs.spans import shorten
 from lensdiff.results import InputError
 
 HIGHEST = 4
@@ -41,7 +42,7 @@ def read_ratings(path: str | Path) -> dict[str, int]:
         try:
             found[name] = int(text)
         except ValueError:
-            raise InputError(f"{path}: the rating {text!r} of prompt {name!r} is no whole number") from None
+            raise InputError(f"{path}: the rating {shorten(text)} of prompt {name!r} is no whole number") from None
         if found[name] > HIGHEST:
             raise InputError(f"{path}: the rating {text} of prompt {name!r} is above {HIGHEST}")
     return found

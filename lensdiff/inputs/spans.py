@@ -25,7 +25,10 @@ _INPUT_MARK = "Input:"
 
 def shorten(value: object, width: int = 60) -> str:
     """Return `repr(value)`, cut in the middle to at most `width` characters."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists
+        shown = f"a {type(value).__name__} too long to be shown"
     return shown if len(shown) <= width else f"{shown[: width - 23]}...{shown[-20:]}"
 
 

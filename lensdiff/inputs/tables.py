@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 
 def unescape(field: str) -> str:
@@ -22,10 +23,12 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: there is no such file, or it is not UTF-8.
     """
-    if not path.is_file():
+    if not as_path(path, "a file").is_file():
         raise InputError(f"no file at {path}")
     try:
         return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 

@@ -11,7 +11,7 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
 from functools import cache
 
 from lensdiff.inputs.vocabulary import DATA, Vocabulary
-from lensdiff.results import InputError
+from lensdiff.results.numbers import check_count
 
 # fmt: off
 INSTRUCTION_VERBS = (
@@ -35,8 +35,7 @@ def general_verbs(n: int = 3000) -> tuple[str, ...]:
     Raises:
         InputError: n is below 1.
     """
-    if n < 1:
-        raise InputError(f"n is {n}, expected at least 1 verb")
+    check_count("n", n)
     listed = Vocabulary._parse((DATA / "verbs.tsv").read_text(encoding="utf-8"), "verbs.tsv", "verbs.tsv", merge=False)
     excluded = {*INSTRUCTION_VERBS, *STOP_WORDS}
     return tuple(verb for verb in listed.words if verb not in excluded)[:n]

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from lensdiff.inputs.characters import composed, lone_surrogate
 from lensdiff.inputs.tables import read_text
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 DATA = files("lensdiff.inputs") / "data"
 DEFAULT_SOURCE = "lensdiff default: words of WordNet 3.0 by their tagged frequency"
@@ -89,7 +90,7 @@ class Vocabulary:
         Raises:
             InputError: the file is missing or empty, or a line is no word with a frequency (named by its number).
         """
-        path = Path(path)
+        path = as_path(path, "a word list")
         return cls._parse(read_text(path), str(path), path.name, merge)
 
     @classmethod

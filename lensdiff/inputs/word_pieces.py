@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lensdiff.inputs.characters import lone_surrogate
+from lensdiff.inputs.spans import shorten
+from lensdiff.results import InputError
+
 WORD_BOUNDARIES = ("▁", "Ġ", " ")
 
 
@@ -22,6 +26,9 @@ def word_pieces(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list
     """Return each word's token ids; an empty list for a word that maps to no token below `d_vocab`.
 
     The last list of a tokenizer is kept: a hundred controls share the base's tokenizer and one word list.
+
+    Raises:
+        InputError: a word is no text, or holds half a character.
     """
     key = tuple(words), d_vocab, len(tokenizer)
     kept = _last.get(tokenizer)
@@ -31,6 +38,9 @@ def word_pieces(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list
 
 
 def _tokenised(tokenizer: Any, words: Sequence[str], d_vocab: int) -> list[list[int]]:
+    for word in words:
+        if not isinstance(word, str) or lone_surrogate(word) is not None:
+            raise InputError(f"{shorten(word)} is no word, expected a text of whole characters")
     pieces: list[list[int]] = tokenizer([" " + word for word in words], add_special_tokens=False)["input_ids"]
     # some tokenizers know a boundary piece by one string, some by the other: look up what exists
     known = tokenizer.get_vocab()

@@ -9,6 +9,8 @@ Reference: Wu et al., NAACL 2024, section 5; Pennington et al., EMNLP 2014 (GloV
 """
 
 import gzip
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -26,8 +28,10 @@ from lensdiff.inputs.characters import composed
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 GLOVE = "average_word_embeddings_glove.840B.300d"  # the paper's
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of words or of values, in word2vec's header
 LOOK_AHEAD = 16  # lines that settle a file's number of dimensions: a word may itself contain spaces
 
 
@@ -81,7 +85,7 @@ class WordVectors:
         Raises:
             InputError: the file is missing, not text, holds none of the words, or a line has another number of values.
         """
-        path = Path(path)
+        path = as_path(path, "a file of word vectors")
         if not path.is_file():
             raise InputError(f"no file at {path}")
         wanted = None if words is None else {composed(form) for word in words for form in (word, word.lower())}
@@ -94,7 +98,7 @@ class WordVectors:
                     kept[word] = np.array(values, dtype=np.float32)
                 except ValueError:
                     raise InputError(f"{path}, line {number}: the vector of {word!r} holds no number") from None
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise InputError(f"{path} is no GloVe or word2vec text ({error})") from None
         if not kept:
             raise InputError(f"{path} holds {'no vectors' if wanted is None else 'a vector of none of the words'}")
@@ -170,7 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
         lines = ((n, line) for n, line in lines if line)
         first = list(islice(lines, LOOK_AHEAD))
         header = first[0][1].replace("\t", " ").split(" ") if first else []
-        sized = len(header) == 2 and all(field.isdigit() for field in header)
+        sized = len(header) == 2 and all(_NUMBER.fullmatch(field) for field in header)
         first = first[1:] if sized else first
         # a word may itself contain spaces: only a tab, where every line has one, says where it ends
         tabbed = bool(first) and all("\t" in line for _, line in first)

@@ -55,6 +55,7 @@ from lensdiff.models.inside.weights import Weights
 from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.view import ModelView
 from lensdiff.results import Control, InputError
+from lensdiff.results.numbers import check_seed
 
 __all__ = ["KINDS", "NAMES", "ChangedWeights", "Kind", "control_view"]
 
@@ -131,6 +132,7 @@ def control_view(
     Raises:
         InputError: `kind` is unknown, or an option is unknown, another kind's or not what is expected.
     """
+    check_seed(seed)
     chosen = checked(kind, options or {}, user_folder())
     control = Control(kind, seed, chosen.recorded(kind))
     maker = (workshop or Workshop(base, tuned, change)).maker(kind, seed, chosen)

@@ -28,6 +28,7 @@ from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.response import Response
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.results import InputError, Results
+from lensdiff.results.numbers import check_counts
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,7 @@ def own_responses(
     Raises:
         InputError: as `generate`, of one prompt.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name}={value} is not positive")
+    check_counts(max_new_tokens=max_new_tokens, batch_size=batch_size)
     encoded: dict[str, Encoded] = {}
     for prompt in asked.going():
         with asked.guard(prompt):

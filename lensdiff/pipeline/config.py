@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, create_model, model_validator
 from lensdiff.analyses import ANALYSES
 from lensdiff.defaults import KINDS, MAX_NEW_TOKENS
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Number, Options, checked_once, contradiction, option
+from lensdiff.steps.options import Count, Number, Options, Seed, checked_once, contradiction, option
 
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 Words = Annotated[str, Field(min_length=1)]
@@ -99,7 +99,7 @@ class RunConfig(Options):
     keep: Literal["auto", "both", "one"] = option(
         "auto", "both models in memory, one at a time (then no controls), or auto: both if they fit."
     )
-    seed: int = option(0, "Of the controls and of resampling.")
+    seed: Seed = option(0, "Of the controls and of resampling.")
     vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one.")
     vectors: Words = option(
         "base", "Word vectors: GloVe or word2vec text (.gz), glove, or base: the base's embeddings."
@@ -114,8 +114,14 @@ class RunConfig(Options):
         return self
 
     def path(self, given: str) -> Path:
-        """Return a path of the config as one that can be opened."""
-        return self._folder / Path(given).expanduser()
+        """Return a path of the config as one that can be opened.
+
+        Raises:
+            InputError: it is none that a file could have.
+        """
+        from lensdiff.results.paths import as_path  # a command's help needs nothing of that room
+
+        return self._folder / as_path(given, "a key of the config")
 
     def source(self, side: str) -> str:
         """Return the path of "base" or "tuned" where one exists, else its name as given (a hub name)."""

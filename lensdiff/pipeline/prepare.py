@@ -7,12 +7,11 @@ that stands in the config is the config's fault, and refused here.
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.loading import usable_device
 from lensdiff.models.pair import ModelPair
 from lensdiff.pipeline.config import PromptEntry, RunConfig
 from lensdiff.pipeline.estimate import n_layers
@@ -121,9 +120,5 @@ def check_tokenizers(config: RunConfig, pair: ModelPair) -> None:
 
 def check_device(name: str) -> None:
     """Refuse a device that torch does not know or this machine does not have."""
-    if name == "auto":
-        return
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not there ({str(error).splitlines()[0]})") from None
+    if name != "auto":
+        usable_device(name)

@@ -15,6 +15,7 @@ from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
+from lensdiff.results.paths import as_path, put_text
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
 from lensdiff.steps.responses import CONTROL_RESPONSES, RESPONSES, SaidResponse
@@ -95,10 +96,7 @@ class Report:
         text = self.html()
         if path is None:
             return self.store.write_text("report.html", text)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
+        return put_text(as_path(path, "a report"), text)
 
 
 def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from lensdiff.pipeline.config import RunConfig, WholeConfig, parse
 from lensdiff.results.errors import InputError
+from lensdiff.results.numbers import shown
+from lensdiff.results.paths import as_path
 
 _EXPECTED = {
     "string_type": "a text in quotes",
@@ -20,6 +22,7 @@ _EXPECTED = {
     "string_too_short": "a text that is not empty",
     "too_short": "a list that is not empty",
     "distinct": "distinct layers",
+    "finite_number": "a finite number",
 }
 
 
@@ -30,16 +33,22 @@ def load_config(path: str | Path) -> RunConfig:
         InputError: the file is missing or no TOML, a key is unknown or missing, a value is of another type or out of
             range, or choices contradict each other; with the line.
     """
-    path = Path(path)
+    path = as_path(path, "a config file")
     if not path.is_file():
         raise InputError(f"no config file at {path}")
     try:
         text = path.read_bytes().decode("utf-8-sig")
         values = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not TOML that can be read (nested too deeply)") from None
+    except ValueError:
+        raise InputError(f"{path} is not TOML that can be read (a number of thousands of digits)") from None
     return check_config(values, str(path), text).at(path.parent)
 
 
@@ -92,7 +101,7 @@ def _fault(error: dict[str, Any], text: str | None) -> tuple[int, str]:
     if kind == "missing":
         return 0, f"{name} is missing, a config needs it"
     if kind == "extra_forbidden":
-        return _where(text, keys), f"unknown key {name!r}, available: {', '.join(_available(keys[:-1]))}"
+        return _where(text, keys), f"unknown key {_shown(name)}, available: {', '.join(_available(keys[:-1]))}"
     given = error["input"]
     if kind == "literal_error":
         expected = f"one of {error['ctx']['expected']}"
@@ -131,5 +140,5 @@ def _available(keys: tuple[str | int, ...]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else shown[:40] + "..."
+    spelled = shown(value)
+    return spelled if len(spelled) <= 40 else spelled[:40] + "..."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState, in_a_room
+from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState, checked_files, in_a_room
 
 
 class Journal:
@@ -42,7 +42,7 @@ class Journal:
         for number, line in enumerate(whole, start=1):
             try:
                 apply(found, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InputError(f"{self.path}, line {number} is damaged, expected an event of a run") from error
         return found
 
@@ -65,4 +65,4 @@ def apply(manifest: Manifest, event: dict[str, Any]) -> None:
         if event["checksum"] is None:
             manifest.checksums.pop(event["file"], None)
         else:
-            manifest.checksums[event["file"]] = event["checksum"]
+            manifest.checksums |= checked_files({event["file"]: event["checksum"]})

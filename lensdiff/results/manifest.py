@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 2
 ROOMS = ("arrays", "tables")  # of a results directory
@@ -17,7 +17,8 @@ def in_a_room(file: str) -> str:
     Raises:
         ValueError: it lies in none.
     """
-    if file.partition("/")[0] not in ROOMS or "/" not in file:
+    room, _, name = file.partition("/")
+    if room not in ROOMS or not name:
         raise ValueError(f"{file!r} lies in none of {', '.join(ROOMS)}")
     return file
 
@@ -150,3 +151,26 @@ class Manifest(BaseModel):
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
     checksums: dict[Annotated[str, AfterValidator(in_a_room)], str] = Field(default_factory=dict)
+
+    @field_validator("pair")
+    @classmethod
+    def _sides(cls, pair: dict[str, Any]) -> dict[str, Any]:
+        for side in ("base", "tuned"):
+            if not isinstance(pair.get(side, {}), dict):
+                raise ValueError(f"{side} is no table of facts")
+        if not isinstance(pair.get("notice", ""), str):
+            raise ValueError("notice is no text")
+        return pair
+
+
+def checked_files(checksums: dict[str, str]) -> dict[str, str]:
+    """Return checksums by file.
+
+    Raises:
+        ValueError: a file is in no room of the directory, or a checksum is no text.
+    """
+    for file, checksum in checksums.items():
+        if not isinstance(checksum, str):
+            raise ValueError(f"the checksum of {in_a_room(file)!r} is no text")
+        in_a_room(file)
+    return checksums

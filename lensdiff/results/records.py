@@ -159,9 +159,9 @@ class Records:
                 return self._journal.replay(Manifest.model_validate(stored))
         except InputError:
             raise
-        except (ValidationError, ValueError, AttributeError) as error:
+        except (ValidationError, ValueError, AttributeError, RecursionError, OSError) as error:
             raise InputError(f"{self._path} is not a manifest of lensdiff") from error
-        raise InputError(f"{self._folder.root} holds results of schema {schema}, this version reads {SCHEMA}")
+        raise InputError(f"{self._folder.root} holds results of schema {schema!r:.40}, this version reads {SCHEMA}")
 
 
 def name_of(step: str, unit: str) -> str:

@@ -10,18 +10,18 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.fields import adapter, checked_fields
 from lensdiff.results.joining import joined
+from lensdiff.results.paths import as_path, first_line
 from lensdiff.results.provenance import Provenance
 
 SCHEMA = 2
@@ -79,7 +79,7 @@ class Result(ABC):
             if isinstance(value, Tensor):
                 arrays[f.name] = value.detach().cpu().contiguous()
             else:
-                values[f.name] = _adapter(type(value)).dump_python(value, mode="json")
+                values[f.name] = adapter(type(value)).dump_python(value, mode="json")
         header = {"class": type(self).__name__, "schema": str(SCHEMA), "values": json.dumps(values)}
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -97,27 +97,23 @@ class Result(ABC):
         """Read what `save` wrote.
 
         Raises:
-            InputError: the file is missing, is no result, or holds a result of another class.
+            InputError: the file is missing, is no result, holds a result of another class, or a field that its class
+                does not have or that is of another type or shape.
         """
-        path = Path(path)
+        path = as_path(path, "a result")
         if not path.is_file():
             raise InputError(f"no result file at {path}")
         try:
             with safe_open(path, framework="pt") as stored:
                 header = stored.metadata() or {}
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a saved result ({error})") from error
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a saved result ({first_line(error)})") from error
         if header.get("class") != cls.__name__:
-            raise InputError(f"{path} holds {header.get('class', 'no result')!r}, expected {cls.__name__!r}")
+            raise InputError(f"{path} holds {header.get('class', 'no result')[:40]!r}, expected {cls.__name__!r}")
         if header.get("schema") != str(SCHEMA):
-            raise InputError(f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}")
-        values = json.loads(header["values"])
-        hints = get_type_hints(cls)
-        return cls(**arrays, **{name: _adapter(hints[name]).validate_python(value) for name, value in values.items()})
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter:
-    """Return what turns a field's values into JSON values and back; to make one takes longer than to use it."""
-    return TypeAdapter(kind)
+            raise InputError(f"{path} has schema {header.get('schema', 'none')[:40]}, this version reads {SCHEMA}")
+        try:
+            return cls(**checked_fields(cls, header.get("values", ""), arrays))
+        except InputError as error:
+            raise InputError(f"{path} is not a saved {cls.__name__}: {error}") from error

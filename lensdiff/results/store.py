@@ -26,10 +26,12 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.files import encode_part, write_parquet
 from lensdiff.results.folder import Folder, checksum_of
 from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
+from lensdiff.results.paths import as_path, first_line, make_folder
 from lensdiff.results.records import Records, file_event, name_of, table_event, unit_event
 from lensdiff.results.result import Result
 
 LOCK = ".lock"
+SHOWN = 80  # characters of a name that is not there
 R = TypeVar("R", bound=Result)
 
 
@@ -41,7 +43,7 @@ class ResultStore:
     """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root)
+        self.root = as_path(root, "a results directory")
         self._folder = Folder(self.root)
         self._records = Records(self._folder)
 
@@ -119,7 +121,7 @@ class ResultStore:
             if asked := self._records.parts(name):
                 missing = [part.rpartition("/")[2] for part in asked if not self.has(part)]
                 raise InputError(f"{self.root} has the result {name!r} without layers {', '.join(missing)}")
-            raise InputError(f"{self.root} has no result {name!r}{_available(self.names())}")
+            raise InputError(f"{self.root} has no result {name[:SHOWN]!r}{_available(self.names())}")
         return self.load_files(parts, cls)
 
     def load_files(self, names: Sequence[str], cls: type[R]) -> R:
@@ -203,7 +205,7 @@ class ResultStore:
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file, expected a directory for results")
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         lock = FileLock(self.root / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -261,12 +263,12 @@ class ResultStore:
 
     def _read_table(self, name: str, read: Callable[[Path], Any]) -> Any:
         if not self.has_table(name):
-            raise InputError(f"{self.root} has no table {name!r}{_available(self.table_names())}")
+            raise InputError(f"{self.root} has no table {name[:SHOWN]!r}{_available(self.table_names())}")
         path = self._checked("tables", name)
         try:
             return read(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} is damaged: {first_line(error)}") from None
 
     def _write(self, room: str, name: str, write: Callable[[Path], Any], event: dict[str, Any] | None = None) -> Path:
         self._records.check_there()

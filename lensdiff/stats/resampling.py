@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.numbers import check_count
 from lensdiff.stats.result import Test
 from lensdiff.stats.samples import (
     check_alternative,
@@ -165,5 +166,4 @@ def _batch(n: int) -> int:
 
 
 def _check_resamples(n_resamples: int) -> None:
-    if n_resamples < FEWEST_RESAMPLES:
-        raise InputError(f"n_resamples is {n_resamples}, expected at least {FEWEST_RESAMPLES}")
+    check_count("n_resamples", n_resamples, least=FEWEST_RESAMPLES)

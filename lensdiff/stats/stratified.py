@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.numbers import check_count
 from lensdiff.stats.resampling import BATCH, FEWEST_RESAMPLES
 from lensdiff.stats.result import Test
 from lensdiff.stats.samples import check_alternative, numbers
@@ -39,8 +40,7 @@ def stratified_permutations(
         InputError: shapes differ, a value is not finite, no stratum holds both labels, or an option does not exist.
     """
     check_alternative(alternative)
-    if n_resamples < FEWEST_RESAMPLES:
-        raise InputError(f"n_resamples is {n_resamples}, expected at least {FEWEST_RESAMPLES}")
+    check_count("n_resamples", n_resamples, least=FEWEST_RESAMPLES)
     x, member, rows = _checked(values, group, strata)
     kept = [own for own in rows if 0 < member[own].sum() < len(own)]
     if not kept:

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from lensdiff.defaults import LARGEST_SEED, MOST
+
 
 class Options(BaseModel):
     """A table of the config: no key but those it names, no value but of its type."""
@@ -68,6 +70,8 @@ def checked_once(name: str, chosen: Sequence[Any]) -> None:
         raise contradiction(name, f"{name.rpartition('.')[2]} {list(chosen)}: one comes twice, expected each once")
 
 
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Number = Annotated[int, Field(ge=0, le=MOST)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Layers = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct)]

@@ -20,6 +20,8 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
+from lensdiff.results.paths import as_path, put_text
+
 Role = Literal["base", "tuned", "control", "model"]  # whose colour a part of a view takes
 
 _ids = itertools.count(1)
@@ -105,10 +107,7 @@ class Widget:
 
     def save(self, path: str | Path) -> Path:
         """Write the self-contained page and return its path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html(), encoding="utf-8")
-        return path
+        return put_text(as_path(path, "a page"), self.html())
 
     def _repr_html_(self) -> str:
         # a frame keeps the notebook's styles out and the page's content-security policy in

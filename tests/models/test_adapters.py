@@ -339,10 +339,10 @@ def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has the peft_type 'FROM_NEXT_YEAR', expected one of .*\bLORA\b"):
         load_model(tmp_path, device="cpu")
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(InputError, match=r"cannot read adapter_config\.json in "):
+    with pytest.raises(InputError, match=r"adapter_config\.json(: not JSON| holds \[\], expected an object)"):
         load_model(tmp_path, device="cpu")
     (tmp_path / "adapter_config.json").write_text("[]")
-    with pytest.raises(InputError, match=r"cannot read adapter_config\.json in "):
+    with pytest.raises(InputError, match=r"adapter_config\.json(: not JSON| holds \[\], expected an object)"):
         load_model(tmp_path, device="cpu")
 
 

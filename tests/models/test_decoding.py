@@ -165,7 +165,10 @@ def test_generate_takes_a_list_and_keeps_its_order():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_new_tokens": 0}, "max_new_tokens=0 is not positive"), ({"batch_size": 0}, "batch_size=0 is not positive")],
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 given, expected at least 1"),
+        ({"batch_size": 0}, "batch_size=0 given, expected at least 1"),
+    ],
 )
 def test_generate_refuses_what_is_not_positive(options, message):
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")

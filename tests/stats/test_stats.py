@@ -779,5 +779,5 @@ def test_impossible_level(call: Callable[..., object], level: float) -> None:
     ],
 )
 def test_too_few_resamples(call: Callable[[int], Test]) -> None:
-    with pytest.raises(InputError, match="n_resamples is 98, expected at least 99"):
+    with pytest.raises(InputError, match="n_resamples=98 given, expected at least 99"):
         call(98)

@@ -28,9 +28,11 @@ from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped, Answer, Chat
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError
+from lensdiff.results.numbers import check_count, check_counts, check_seed
 
 SEEDS = (0, 1, 2, 3, 4)
 WORDS = 15
+MOST_REQUESTS = 1000  # at a time, each of them a thread
 NOT_SAID = {"refused": "refused", "rejected": "rejected", "empty": "malformed", "malformed": "malformed"}
 ALL_REJECTED = 20  # in a row and nothing accepted: the server does not take such requests
 
@@ -81,8 +83,7 @@ def annotate(
     """
     prompts = prompts or AnnotationPrompts.default()
     chosen, n = _selection(concepts, layers, components, seeds, top_words)
-    if concurrency < 1:
-        raise InputError(f"concurrency={concurrency} given, expected at least 1")
+    check_count("concurrency", concurrency, most=MOST_REQUESTS)
     chat = Chat.connect(
         model,
         cache,
@@ -118,9 +119,9 @@ def _selection(
     chosen = chosen_indices(layers, concepts.layers, "layers")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds={list(seeds)} given, expected at least one and each once")
-    for name, value in (("components", components), ("top_words", top_words)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value} given, expected at least 1")
+    for seed in seeds:
+        check_seed(seed, "a seed")
+    check_counts(top_words=top_words, **({} if components is None else {"components": components}))
     had = concepts.index.shape[2]
     return chosen, had if components is None else min(components, had)
 

@@ -40,6 +40,7 @@ from lensdiff.analyses.annotate.shares import (
 )
 from lensdiff.analyses.mlp.components import Side
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
 
 STATISTICS = (
@@ -127,8 +128,8 @@ def annotation_shift(
         InputError: the two were annotated differently, or an option cannot be used.
     """
     _check(base, tuned)
-    if layers_per_group < 1:
-        raise InputError(f"layers_per_group={layers_per_group} given, expected at least 1")
+    check_count("layers_per_group", layers_per_group)
+    check_seed(seed)
     if not bound > 0:
         raise InputError(f"bound is {bound}, expected the largest difference that counts as no change, above 0")
     labels = labels_of(base)

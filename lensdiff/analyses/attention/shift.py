@@ -39,6 +39,7 @@ from lensdiff.analyses.attention.distances import DISTANCES, distances_of
 from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.same_texts import Patterns, same_texts
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import check_seed
 from lensdiff.results.tidy import tidy
 
 STATISTICS = ("base", "tuned", "difference", "low", "high", "control_low", "control_high", "p", "p_adjusted")
@@ -108,6 +109,7 @@ def attention_shift(
         InputError: no results, unequal numbers of them, patterns that were not kept, base and tuned (or a control) read
             other tokens, layers or heads, measured parts differently, or an unusable option.
     """
+    check_seed(seed)
     read = _together(base, tuned, controls)
     before, after, *controlled = read.origins
     options = {

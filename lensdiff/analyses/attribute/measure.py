@@ -41,6 +41,7 @@ from lensdiff.models.asked import Asked
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate, token_strings
 from lensdiff.results import InputError, Results
+from lensdiff.results.numbers import check_count, check_counts
 
 Method = Literal["auto", "forward", "reverse"]
 EXACT = (torch.float32, torch.float64)
@@ -139,8 +140,8 @@ def attribute(
     if method not in get_args(Method):
         raise InputError(f"method {method!r} is none of {', '.join(get_args(Method))}")
     _check_precision(view)
-    if deletion_draws < 0 or (chunk is not None and chunk < 1):
-        raise InputError(f"deletion_draws={deletion_draws} and chunk={chunk} given, expected at least 0 and at least 1")
+    check_count("deletion_draws", deletion_draws, least=0)
+    check_counts(max_new_tokens=max_new_tokens, **({} if chunk is None else {"chunk": chunk}))
     options = {
         "target": target if isinstance(target, str) else getattr(target, "__name__", "custom"),
         **({"path": path, "baseline": baseline, "nodes": nodes} if path != PATH else {}),

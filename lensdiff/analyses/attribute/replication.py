@@ -31,6 +31,7 @@ from lensdiff import stats
 from lensdiff.analyses.attribute import density as importance
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import InputError
+from lensdiff.results.numbers import check_count
 
 MIN_TOKENS = 5
 OWN = "own responses"
@@ -140,8 +141,7 @@ def replication(
         InputError: `min_tokens` is not positive, an attribution has another target, an id comes twice, or what is given
             as the same text is not.
     """
-    if min_tokens < 1:
-        raise InputError(f"min_tokens={min_tokens} is not positive")
+    check_count("min_tokens", min_tokens)
     own = _Shared.of(base, tuned, min_tokens)
     ways = []
     for log in (False, True):

@@ -49,10 +49,13 @@ from lensdiff.analyses.heads.word_pairs import (
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.memory import available_memory
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_count, check_counts
 
 SAME_ARGUMENTS = "word pairs made with the same arguments"
+BYTES_OF_PAIR = 12  # of two candidates: their cosine, the threshold it has to pass, and what is kept
 COMPARED_OPTIONS = ("top_k", "threshold_words", "threshold_std", "word_vectors", "words_without_vector")
 
 
@@ -117,8 +120,7 @@ class HeadWordPairs(Result):
         Raises:
             InputError: table_top is below 1.
         """
-        if table_top < 1:
-            raise InputError(f"table_top is {table_top}, expected at least 1")
+        check_count("table_top", table_top)
         return self._rows(table_top, None, None)
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -243,12 +245,11 @@ def head_word_pairs(
         chunk: heads at a time.
 
     Raises:
-        InputError: a number is out of range, a word comes twice, no word maps to a token, or under two have a vector.
+        InputError: a number is out of range, a word comes twice, no word maps to a token, under two have a vector, or
+            the candidates' pairs do not fit the memory.
     """
     view = view_of(model)
-    for name, value in (("top_k", top_k), ("threshold_words", threshold_words), ("chunk", chunk)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")
+    check_counts(top_k=top_k, threshold_words=threshold_words, chunk=chunk)
     if not math.isfinite(threshold_std):
         raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
     chosen = (
@@ -259,6 +260,7 @@ def head_word_pairs(
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])
         raise InputError(f"the word {repeated!r} comes twice in the word list, expected distinct words")
+    _check_room(view, min(top_k, len(tokens.words)), min(chunk, len(chosen[1])))
     unit, thresholds, found = _compared(word_vectors, tokens.words, view.device, threshold_words, threshold_std)
     embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
@@ -278,6 +280,16 @@ def head_word_pairs(
         "words_without_vector": int((~found).sum()),
     }
     return _assembled(view, options, chosen, tokens.words, parts)
+
+
+def _check_room(view: ModelView, top_k: int, chunk: int) -> None:
+    """Refuse so many candidates that the cosines of all their pairs, a chunk of heads at a time, fill the memory."""
+    needed, free = BYTES_OF_PAIR * top_k**2 * view.d_head * chunk, available_memory(view.device)
+    if needed > free:
+        raise InputError(
+            f"top_k={top_k} of {chunk} heads at a time takes about {needed / 2**30:.0f} GiB of {free / 2**30:.1f} GiB: "
+            "expected a smaller top_k or chunk"
+        )
 
 
 _Compared = tuple[Float[Tensor, "word dim"], Float[Tensor, " word"], Bool[np.ndarray, " word"]]

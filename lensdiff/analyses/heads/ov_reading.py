@@ -37,6 +37,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordList, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_counts
 from lensdiff.results.tidy import tidy
 
 OV_SIDES = ("read", "write")
@@ -158,9 +159,7 @@ def ov_reading(
         InputError: a number is out of range, or no word maps to a token.
     """
     view = view_of(model)
-    for name, value in (("components", components), ("top_words", top_words)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")
+    check_counts(components=components, top_words=top_words)
     chosen = (
         chosen_indices(layers, range(view.n_layers), "layers"),
         chosen_indices(heads, range(view.n_heads), "heads"),

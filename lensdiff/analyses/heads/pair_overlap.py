@@ -30,6 +30,7 @@ from lensdiff import stats
 from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 CHANGES = ("gained", "lost")
@@ -141,8 +142,7 @@ def pair_overlap(
     Raises:
         InputError: the results are not comparable, or table_top is below 0.
     """
-    if table_top < 0:
-        raise InputError(f"table_top is {table_top}, expected at least 0")
+    check_count("table_top", table_top, least=0)
     check_comparable(base, tuned, "tuned")
     shape = len(base.layers), len(base.heads)
     places = [(layer, head) for layer in base.layers for head in base.heads]

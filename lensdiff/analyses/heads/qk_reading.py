@@ -32,6 +32,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 
@@ -104,8 +105,7 @@ def qk_reading(
     view = view_of(model)
     if not pairs:
         raise InputError("expected at least one pair of words, given none")
-    if chunk < 1:
-        raise InputError(f"chunk is {chunk}, expected at least 1")
+    check_count("chunk", chunk)
     steps, at = _positions(view, distances, query_pos)
     chosen = (
         chosen_indices(layers, range(view.n_layers), "layers"),

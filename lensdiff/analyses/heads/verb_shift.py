@@ -66,6 +66,7 @@ from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
 
 STATISTICS = ("sign", "log")
@@ -236,6 +237,7 @@ def verb_shift(
         "matches": matches,
     }
     _check(numbers)
+    check_seed(seed)
     check_comparable(base, tuned, "tuned")
     before, after = (counts_of_heads(x, listed, min_seen=min_seen).numpy() for x in (base, tuned))
     options = Options(len(verbs), min_heads, min_verbs, matches, seed)
@@ -301,5 +303,4 @@ def _control_effects(
 def _check(numbers: dict[str, int]) -> None:
     for name, value in numbers.items():
         least = stats.FEWEST_PAIRS if name == "min_verbs" else 1  # a test needs as many
-        if value < least:
-            raise InputError(f"{name} is {value}, expected at least {least}")
+        check_count(name, value, least=least)

@@ -42,6 +42,8 @@ from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import check_counts, check_seed
+from lensdiff.stats.samples import check_level
 
 BY = ("swap", "deletion")
 MIN_TOKENS = 2
@@ -92,6 +94,8 @@ def instruction_use(
             there is no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
     """
     asked = Asked.of(prompts)
+    check_seed(seed)
+    check_level(level)
     _check(by, {"draws": draws, "min_tokens": min_tokens, "max_new_tokens": max_new_tokens})
     kinds = _kinds(asked.prompts, kinds)
     given = None if response is None else _texts(asked, response)
@@ -185,6 +189,4 @@ def _given(asked: Asked, responses: object) -> dict[str, str | Response]:
 def _check(by: str, numbers: dict[str, int]) -> None:
     if by not in BY:
         raise InputError(f"by={by!r} is none of {', '.join(BY)}")
-    for name, value in numbers.items():
-        if value < 1:
-            raise InputError(f"{name}={value} is not positive")
+    check_counts(**numbers)

@@ -40,6 +40,7 @@ from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, view_of
 from lensdiff.models.words import word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
 
 WORDS = 15  # as many as an annotator is shown
@@ -143,10 +144,9 @@ def coherence(
     """
     if reading not in READINGS:
         raise InputError(f"reading={reading!r} is none of {', '.join(READINGS)}")
-    if top_words < 2:
-        raise InputError(f"top_words={top_words} given, expected at least 2: coherence is about pairs")
-    if n_directions < stats.FEWEST_FOR_RANK:
-        raise InputError(f"n_directions={n_directions} given, expected at least {stats.FEWEST_FOR_RANK}")
+    check_count("top_words", top_words, least=2)  # coherence is about pairs
+    check_count("n_directions", n_directions, least=stats.FEWEST_FOR_RANK)
+    check_seed(seed)
     view = view_of(model)
     if view.d_model != concepts.components.shape[-1]:
         raise InputError(

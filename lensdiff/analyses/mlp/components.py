@@ -34,6 +34,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 Side = Literal["value", "key", "gate"]
@@ -119,8 +120,7 @@ class Selection:
         chosen = chosen_indices(layers, range(view.n_layers), "layers")
         if isinstance(sides, str) or not sides or not set(sides) <= set(MLP_SIDES):
             raise InputError(f"sides={sides!r} given, expected a list of some of {', '.join(MLP_SIDES)}")
-        if n_components < 1:
-            raise InputError(f"n_components={n_components} given, expected at least 1")
+        check_count("n_components", n_components)
         used = min(n_components, view.d_model, view.d_mlp - 1)
         return cls(chosen, tuple(dict.fromkeys(cast(Sequence[Side], sides))), n_components, used, fold_gain)
 

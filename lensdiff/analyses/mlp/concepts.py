@@ -30,6 +30,7 @@ from lensdiff.analyses.mlp.defaults import READ_SIDES, TOP_WORDS
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 Embedding = Literal["W_U", "W_E"]
@@ -160,8 +161,7 @@ def mlp_concepts(
     """
     view = view_of(model)
     selection = Selection.of(view, layers, sides, n_components, fold_gain)
-    if top_words < 1:
-        raise InputError(f"top_words={top_words} given, expected at least 1")
+    check_count("top_words", top_words)
     tokens = word_tokens(view, vocabulary)
     names: set[Embedding] = {READ_AGAINST[side] for side in selection.sides}
     embeddings = {name: word_directions(view, name, tokens) for name in names}

@@ -40,6 +40,7 @@ from lensdiff.analyses.attribute.density import (
 from lensdiff.analyses.published.tables import EPS as RELEASED_EPS
 from lensdiff.inputs.published import ReleasedAttribution
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import check_count
 
 Map = Attribution | ReleasedAttribution
 BINS = 10
@@ -153,8 +154,7 @@ def position_profile(
     Raises:
         InputError: a number is out of range, or fewer than two prompts have importance in both models.
     """
-    if n_bins < 2:
-        raise InputError(f"n_bins={n_bins} given, expected at least 2 parts of a prompt")
+    check_count("n_bins", n_bins, least=2)
     if not 0 < ends < 0.5:
         raise InputError(f"ends={ends} given, expected a share of the prompt between 0 and 0.5")
     sides = [{_id(one): one for one in given} for given in (base, tuned)]

@@ -44,7 +44,8 @@ from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
-from lensdiff.results import InputError, Result
+from lensdiff.results import Result
+from lensdiff.results.numbers import check_count
 
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")
 DIRECTIONS = 8
@@ -135,8 +136,7 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
     Raises:
         InputError: `directions` is not positive, the pair keeps one model, or one model is folded and the other not.
     """
-    if directions < 1:
-        raise InputError(f"directions={directions} is not positive")
+    check_count("directions", directions)
     change = pair.change()
     rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
     rows += _other_rows(pair, change, directions)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.results import InputError
+from lensdiff.results.numbers import check_count
 
 Kind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm", "self"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -16,11 +17,6 @@ TRAINED = ("distilled", "shuffled")
 KEPT = ("distilled", "shuffled", "gradient-noise")  # what they are made from is kept on disk
 DATA_LENGTH = 256  # of tuning data's rows
 Divide = Literal["none", "rms"]
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r} is no whole number of at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +41,7 @@ class Recipe:
     def __post_init__(self) -> None:
         lowest = {"steps": 1, "batch": 1, "length": 2} | ({} if self.rank is None else {"rank": 1})
         for name, least in lowest.items():
-            _check_count(name, getattr(self, name), least)
+            check_count(name, getattr(self, name), least=least)
         if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 < self.rate < math.inf:
             raise InputError(f"rate={self.rate!r} is no positive number")
 
@@ -68,7 +64,7 @@ class GradientNoise:
         if self.divide not in get_args(Divide):
             raise InputError(f"divide={self.divide!r} is none of {', '.join(get_args(Divide))}")
         if self.tokens is not None:
-            _check_count("tokens", self.tokens, 1)
+            check_count("tokens", self.tokens)
         if self.tokens is not None and self.texts is not None:
             raise InputError("tokens says how many of the base's own samples are drawn: texts are taken whole")
 

@@ -6,7 +6,6 @@ in the file, the matrices are untied first, and the merged model says what the u
 """
 
 import copy
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lensdiff.inputs.spans import shorten
 from lensdiff.models.loading.checkpoints import (
-    LOADING_ERRORS,
     VOCABULARIES,
     Source,
+    at_the_door,
     few,
-    first_line,
     holds,
     read_tokenizer,
     refuse_quantised,
     same_as_stored,
 )
 from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
+from lensdiff.models.loading.stated import read_object
 from lensdiff.results import InputError
 
+CONFIG = "adapter_config.json"
 ADAPTER = "default"  # peft's name for the only adapter of a model
 # where a file holds a whole embedding, adapted or not
 EMBEDDING_KEYS = ("weight", "base_layer.weight", "token_adapter.base_layer.weight")
@@ -45,16 +46,13 @@ def read_config(path: Path) -> Any:
         from peft import PeftConfig, PeftType
     except ImportError as error:
         raise InputError("a LoRA adapter needs the extra: pip install 'lensdiff[lora]'") from error
-    try:
-        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
-        if kind not in {known.value for known in PeftType}:
-            kinds = ", ".join(sorted(known.value for known in PeftType))
-            raise InputError(f"adapter_config.json in {path} has the peft_type {kind!r}, expected one of {kinds}")
+    stated, known = read_object(path / CONFIG), sorted(kind.value for kind in PeftType)
+    if (kind := stated.get("peft_type")) not in known:
+        raise InputError(f"{CONFIG} in {path} has the peft_type {shorten(kind)}, expected one of {', '.join(known)}")
+    if not isinstance(base := stated.get("base_model_name_or_path"), str | None):
+        raise InputError(f"{CONFIG} in {path} has base_model_name_or_path={shorten(base)}, expected a name or a path")
+    with at_the_door(f"cannot read {CONFIG} in {path}"):
         config = PeftConfig.from_pretrained(str(path))
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(f"cannot read adapter_config.json in {path}: {first_line(error)}") from error
     _refuse_kind(config, path.name)
     return config
 
@@ -71,16 +69,13 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
     name = path.name
     stored = _stored(path)
     _fit_vocabulary(under.model, stored, name)
-    try:
-        model = PeftModel(under.model, config)
-        _check_shapes(model, stored, name)
-        report = model.load_adapter(str(path), ADAPTER, torch_device="cpu")
-    except KeyError as error:  # of a module that was saved whole
-        raise InputError(f"the adapter {name} lacks {error.args[0]}") from error
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(f"the adapter {name} does not fit its base: {first_line(error)}") from error
+    with at_the_door(f"the adapter {name} does not fit its base"):
+        try:
+            model = PeftModel(under.model, config)
+            _check_shapes(model, stored, name)
+            report = model.load_adapter(str(path), ADAPTER, torch_device="cpu")
+        except KeyError as error:  # of a module that was saved whole
+            raise InputError(f"the adapter {name} lacks {error.args[0]}") from error
     _check_keys(model, stored, report, name)
     notes = (*_unknown_options(path, config), *_zeros(model))
     merged = _merge(model, name)
@@ -127,14 +122,17 @@ def _refuse_kind(config: Any, name: str) -> None:
 
 def _stored(path: Path) -> dict[str, Tensor]:
     file, pickled = path / "adapter_model.safetensors", path / "adapter_model.bin"
-    try:
+    found: Any = None
+    with at_the_door(f"cannot load the adapter {path.name}"):
         if file.is_file():
-            return load_file(file)
-        if pickled.is_file():
-            return torch.load(pickled, map_location="cpu", weights_only=True)
-    except LOADING_ERRORS as error:
-        raise InputError(f"cannot load the adapter {path.name}: {first_line(error)}") from error
-    raise InputError(f"the adapter folder {path} has neither {file.name} nor {pickled.name}")
+            found = load_file(file)
+        elif pickled.is_file():
+            found = torch.load(pickled, map_location="cpu", weights_only=True)
+    if found is None:
+        raise InputError(f"the adapter folder {path} has neither {file.name} nor {pickled.name}")
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise InputError(f"{pickled.name} of the adapter {path.name} holds {shorten(found)}, expected tensors by name")
+    return found
 
 
 def _fit_vocabulary(base: Any, stored: dict[str, Tensor], name: str) -> None:
@@ -205,10 +203,8 @@ def _merge(model: Any, name: str) -> PreTrainedModel:
     own = [token for config in model.peft_config.values() for token in _own_tokens(config)][: probe.shape[1]]
     probe[0, : len(own)] = torch.tensor(own, dtype=probe.dtype)
     expected = logits_of(model, probe)
-    try:
+    with at_the_door(f"the adapter {name} cannot be merged into the weights"):
         merged = model.merge_and_unload()
-    except LOADING_ERRORS as error:
-        raise InputError(f"the adapter {name} cannot be merged into the weights: {first_line(error)}") from error
     if holds_adapter(merged):
         raise InputError(f"the adapter {name} cannot be merged into the weights")
     difference = float((logits_of(merged, probe) - expected).abs().max() / expected.abs().max())
@@ -256,6 +252,6 @@ def _zeros(model: Any) -> tuple[str, ...]:
 def _unknown_options(path: Path, config: Any) -> tuple[str, ...]:
     # peft leaves out what a later version of it has written, with a warning at most
     known = {field.name for field in fields(config)} | {"peft_version"}
-    given = json.loads((path / "adapter_config.json").read_text())
+    given = read_object(path / CONFIG)
     left_out = [f"{key}={value!r}" for key, value in given.items() if key not in known and value]
     return (f"this peft does not know {few(left_out)} of adapter_config.json and left it out",) if left_out else ()

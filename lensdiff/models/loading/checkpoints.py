@@ -6,10 +6,10 @@ reading of the files, tensor by tensor, that shares nothing with the first but t
 fused on the way into a model (the experts of a mixture) have no counterpart; of those only the report speaks.
 """
 
-import json
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lensdiff.models.loading.commits import commit_in
 from lensdiff.models.loading.probe import TOLERANCE
+from lensdiff.models.loading.stated import check_folder, read_object
 from lensdiff.results import InputError
 
 # what the libraries raise at a file with something else in it than they expect; an InputError is one of them, too
 LOADING_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError),
-    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, re.error),
 )
+NO_MEMORY = "can't allocate memory"  # what torch says of the machine's own, in a plain RuntimeError
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
@@ -82,9 +84,14 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
             unexpected, of another shape or not those in the files.
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
+    is_folder = Path(where).is_dir()
+    with at_the_door(f"cannot load {name}"):
         if commit := _commit(where, options):  # a branch may move while files are read
             options["revision"] = commit
+        if not is_folder and find_adapter_config_file(where, **options):
+            raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
+        folder = Path(str(cached_file(where, "config.json", **options))).parent
+        check_folder(folder, whole=is_folder)
         config = _config(where, name, options)
         # weights_only is what .bin files are opened with; a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -96,14 +103,11 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
             **OPTIONS,
             **options,
         )
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(f"cannot load {name}: {first_line(error)}") from error
     model, report = loaded
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
-    check_tensors(model, _weight_files(Path(str(cached_file(where, "config.json", **options))).parent), name)
+    with at_the_door(f"cannot load {name}"):
+        check_tensors(model, _weight_files(folder), name)
     notes = code_note(config, type(model).__name__)
     return Source(name, model, _tokenizer(where, name, options), commit or revision, notes=notes)
 
@@ -112,6 +116,25 @@ def code_note(config: Any, architecture: str) -> tuple[str, ...]:
     """Return a note where a checkpoint brings code for a model that `transformers` has too: only the latter runs."""
     own = dict(getattr(config, "auto_map", None) or {})
     return (f"its own code ({few(map(str, own.values()))}) was not run: a {architecture} it is",) if own else ()
+
+
+@contextmanager
+def at_the_door(what: str) -> Iterator[None]:
+    """Make one sentence, which begins with `what`, of whatever a library stumbles over in a file.
+
+    A lack of memory says nothing about the file, and passes as it is.
+
+    Raises:
+        InputError: as a library or a check of ours said.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except LOADING_ERRORS as error:
+        if NO_MEMORY in str(error):
+            raise
+        raise InputError(f"{what}: {first_line(error)}") from error
 
 
 def _commit(where: str, options: dict[str, Any]) -> str | None:
@@ -146,8 +169,6 @@ def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase | InputEr
 
 
 def _config(where: str, name: str, options: dict[str, Any]) -> Any:
-    if not Path(where).is_dir() and find_adapter_config_file(where, **options):
-        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
     config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     refuse_quantised(config, name)
     if hasattr(config, "quantization_config"):
@@ -211,7 +232,7 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
-    return [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return [folder / file for file in sorted(set(read_object(index)["weight_map"].values()))]
 
 
 def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
@@ -288,6 +309,8 @@ def first_line(error: BaseException) -> str:
     """Return what an error says first, with its kind where that is no sentence."""
     if OTHERS_CODE in str(error):
         return "it brings code of its own (auto_map), which is never run: expected what transformers itself can read"
-    said = str(error).strip().split("\n", 1)[0]
+    said, *more = str(error).strip().split("\n")[:2]
+    if said.endswith(":") and more:  # "Validation error for field 'x':" says what is wrong in the next line
+        said = f"{said} {re.sub(r'^[A-Za-z]+Error: ', '', more[0].strip())}"
     kind = type(error).__name__
     return f"{kind} {said}".strip() if not said or isinstance(error, LookupError) else said

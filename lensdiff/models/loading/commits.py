@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from lensdiff.inputs.fingerprints import fingerprint
+from lensdiff.results.paths import as_path
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIGS = ("config.json", "adapter_config.json")  # one of them is in the cache wherever a model or an adapter is
@@ -16,7 +17,7 @@ TIMEOUT = 5.0  # seconds; a hub that cannot be reached at once is answered for b
 
 def is_hub_name(source: str | Path) -> bool:
     """Return whether `source` is read as a hub name, that is, neither is a path nor looks like one."""
-    path, given = Path(source).expanduser(), str(source)
+    path, given = as_path(source, "a model"), str(source)
     looks = path.suffix.lower() == ".gguf" or given.startswith((".", "~")) or given.count("/") > 1
     return not (looks or path.is_absolute() or path.exists())
 

@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from lensdiff.models.loading.checkpoints import LOADING_ERRORS, OPTIONS, check_report, first_line, read_tokenizer
-from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, settle_sizes
+from lensdiff.models.loading.checkpoints import OPTIONS, at_the_door, check_report, read_tokenizer
+from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, check_stated_sizes, settle_sizes
 from lensdiff.models.loading.gguf_rope import TENSORS as ROPE_TENSORS
 from lensdiff.models.loading.gguf_rope import settle_rope
 from lensdiff.results import InputError
@@ -68,16 +68,13 @@ def load_gguf(
     file = GGUFFile.read(path)
     if file.architecture in LAYER_NAMES:
         check_layers_alike(file)
+        check_stated_sizes(file)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    try:
+    with at_the_door(f"cannot load {path.name}"):
         config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
         notes = _settle(config, file)
         parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=dtype, **OPTIONS)
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(f"cannot load {path.name}: {first_line(error)}") from error
     model, report = loaded
     check_report(report, path.name, type(model).__name__)
     for name, parameter in parts.items():

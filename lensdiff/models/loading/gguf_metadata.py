@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lensdiff.models.loading.gguf_header import check_header
+from lensdiff.models.loading.stated import check_sizes
 from lensdiff.results import InputError
 
 # prefixes of keys that do not change the function: descriptions, how the file was made, what the tokenizer reads
@@ -148,6 +149,24 @@ def check_layers_alike(file: GGUFFile) -> None:
     """Refuse a size that the file gives for each layer, unless they are all the same."""
     for name in (*REQUIRED, "attention.head_count_kv"):
         _one(file, name, None)
+
+
+def check_stated_sizes(file: GGUFFile) -> None:
+    """Refuse sizes that no model has, or that the file has no room for, before anything is made of them.
+
+    Raises:
+        InputError: with the key and its value.
+    """
+    names = {name: attribute for name, attribute in REQUIRED.items() if not name.endswith("epsilon")}
+    names |= {"attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim"}
+    given = {attribute: _one(file, name, None) for name, attribute in names.items()}
+    called = {attribute: file.key(name) for name, attribute in names.items()}
+    check_sizes(
+        {attribute: value for attribute, value in given.items() if value is not None},
+        file.path.name,
+        file.path.stat().st_size,
+        called,
+    )
 
 
 def settle_sizes(config: Any, file: GGUFFile) -> None:

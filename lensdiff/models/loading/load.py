@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from lensdiff.inputs.spans import shorten
 from lensdiff.models.decoding import uncached_note
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked, wrapper_of
@@ -74,7 +75,7 @@ def load_model(
             register(ModelView(view.info, tokenizer, wrapper_of(source)))
         return source
     dtype = as_dtype(dtype)
-    device = _usable(str(device or default_device()))
+    device = usable_device(str(device or default_device()))
     with quiet():
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = _chosen(tokenizer, found)
@@ -138,12 +139,23 @@ def _chosen(given: PreTrainedTokenizerBase | None, found: Source) -> PreTrainedT
     return found.tokenizer
 
 
-def _usable(device: str) -> str:
+def usable_device(device: str) -> str:
+    """Return the name of a device on which this machine can compute.
+
+    Raises:
+        InputError: torch does not know it, the machine has none, or it holds shapes alone ("meta").
+    """
     try:
-        torch.empty(0, device=device)
+        held = torch.zeros(1, device=device)
+    except torch.OutOfMemoryError:  # it is there, and full
+        raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        what = str(error).strip().split("\n", 1)[0]
-        raise InputError(f"device {device!r} cannot be used here: {what}") from error
+        what = shorten(str(error).strip().split("\n", 1)[0], 200)
+        raise InputError(f"device {shorten(device)} cannot be used here: {what}") from error
+    if held.is_meta:
+        raise InputError(
+            f"device {device!r} holds no numbers, expected one that computes, such as {default_device()!r}"
+        )
     return device
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lensdiff.models.loading.adapters import from_adapter, holds_adapter, is_peft, merge_peft, read_config
+from lensdiff.models.loading.adapters import CONFIG, from_adapter, holds_adapter, is_peft, merge_peft, read_config
 from lensdiff.models.loading.checkpoints import Source, from_name, refuse_quantised
 from lensdiff.models.loading.commits import is_hub_name
 from lensdiff.results import InputError
+from lensdiff.results.paths import as_path
 
 
 def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:
@@ -24,7 +25,7 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
         return _from_object(source)
     if not isinstance(source, str | Path):
         raise InputError(f"a model is given as a name, a path or a model object, got {type(source).__name__}")
-    path = Path(source).expanduser()
+    path = as_path(source, "a model")
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise InputError(f"no GGUF file at {path}")
@@ -40,7 +41,7 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
             f"folder {path} has no config.json, so it is no checkpoint (nor has it an adapter_config.json)"
         )
     if not is_hub_name(source):
-        raise InputError(f"no model folder at {path}")
+        raise InputError(f"no model folder at {source}")
     return from_name(str(source), str(source), revision=revision, dtype=dtype)
 
 
@@ -51,7 +52,7 @@ def _refuse_revision(revision: str | None, what: str) -> None:
 
 def is_adapter(source: Any) -> bool:
     """Return whether `source` is a folder with a LoRA adapter."""
-    return isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file()
+    return isinstance(source, str | Path) and (as_path(source, "a model") / CONFIG).is_file()
 
 
 def _from_object(model: torch.nn.Module) -> Source:

@@ -32,13 +32,13 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     """Return what `source` makes of a random probe; the continuation ends before a token that rounding could change.
 
     Raises:
-        InputError: `transformers` itself cannot run the model.
+        InputError: `transformers` itself cannot run the model, or it says nothing at all.
     """
     probe = probe_tokens(source)
     training = source.training
     source.eval()
     try:
-        return _run(source, probe, dtype)
+        found = _run(source, probe, dtype)
     except torch.OutOfMemoryError:  # nothing about the checkpoint
         raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -46,6 +46,11 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
         raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error
     finally:
         source.train(training)
+    if not found.logits.any():
+        raise InputError(
+            f"every logit of the {type(source).__name__} is zero: its weights compute nothing, expected a trained model"
+        )
+    return found
 
 
 def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected:

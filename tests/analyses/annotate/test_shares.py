@@ -107,7 +107,7 @@ def test_a_share_that_is_no_number_is_an_error(values: list[float]) -> None:
         ([[3, 2], [0, 1]], {}, "tuned holds a count below 0 or above its total"),
         ([[-1, 2], [0, 1]], {}, "tuned holds a count below 0"),
         ([[0, 2], [0, 1]], {"method": "student"}, "unknown bootstrap method 'student'"),
-        ([[0, 2], [0, 1]], {"n_resamples": 9}, "n_resamples is 9, expected at least 99"),
+        ([[0, 2], [0, 1]], {"n_resamples": 9}, "n_resamples=9 given, expected at least 99"),
         ([[0, 2], [0, 1]], {"level": 1.0}, "level is 1.0"),
     ],
 )

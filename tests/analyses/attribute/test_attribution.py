@@ -253,7 +253,7 @@ def test_options_are_in_the_provenance(model):
         (("word " * 200,), {}, "tokens, the model's context holds 128"),
         (([TEXT], ["a", "b"]), {}, "1 prompts were given with 2 responses, expected as many"),
         (([TEXT], "a"), {}, "1 prompts were given with a single response, expected as many"),
-        ((TEXT,), {"max_new_tokens": 0}, "max_new_tokens=0 is not positive"),
+        ((TEXT,), {"max_new_tokens": 0}, "max_new_tokens=0 given, expected at least 1"),
     ],
 )
 def test_unusable_input_is_refused(model, arguments, options, message):

@@ -63,3 +63,9 @@ def test_columns_below_the_epsilon_vanish_and_are_counted():
     scores = torch.tensor([[1e-8, 1.0, -1.0], [2e-8, 0.0, -2.0]])
     assert density.vanished_columns(scores) == 1, "the negative column has no importance to lose"
     assert density.vanished_columns(scores, eps=1e-12) == 0
+
+
+def test_a_level_of_exactly_b_is_set_to_zero():
+    levels = torch.tensor([[7, 8], [0, 7]])
+    assert density.sparsify(levels, b=7).tolist() == [[0, 8], [0, 0]]
+    assert density.importance_density(levels, b=7, p=1.0, eps=0.0)[0] == 1.0

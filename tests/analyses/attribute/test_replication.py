@@ -219,7 +219,7 @@ def test_unusable_attributions_are_refused():
     one = planted("p", varied(0, 8, 0.5))
     with pytest.raises(InputError, match="the id 'p' comes twice among the attributions"):
         replication([one, one], [one])
-    with pytest.raises(InputError, match="min_tokens=0 is not positive"):
+    with pytest.raises(InputError, match="min_tokens=0 given, expected at least 1"):
         replication([one], [one], min_tokens=0)
     other = replace(one, provenance=replace(one.provenance, options={"target": "logit"}))
     with pytest.raises(InputError, match="the attribution of 'p' has the target 'logit', expected 'probability'"):

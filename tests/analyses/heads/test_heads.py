@@ -262,9 +262,9 @@ def test_half_precision_is_read_in_single(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 0}, "top_k is 0, expected at least 1"),
+        ({"top_k": 0}, "top_k=0 given, expected at least 1"),
         ({"threshold_words": 0}, "threshold_words is 0"),
-        ({"chunk": 0}, "chunk is 0"),
+        ({"chunk": 0}, "chunk=0 given, expected at least 1"),
         ({"threshold_std": float("nan")}, "threshold_std is nan, expected a finite number"),
         ({"layers": [2]}, r"layers=\[2\] given, expected at least one of 0 to 1, each once"),
         ({"layers": []}, r"layers=\[\] given"),
@@ -331,7 +331,7 @@ def test_of_head_and_tables_refuse_what_was_not_read(found: HeadWordPairs) -> No
         found.of_head(7, 0)
     with pytest.raises(InputError, match=r"heads=\[9\] given, expected at least one of 0 to 3, each once"):
         found.to_df(heads=[9])
-    with pytest.raises(InputError, match="table_top is 0, expected at least 1"):
+    with pytest.raises(InputError, match="table_top=0 given, expected at least 1"):
         found.table(0)
 
 

@@ -217,7 +217,7 @@ def test_unusable_input_is_refused(base: HeadWordPairs) -> None:
         pair_overlap(base, other)
     with pytest.raises(InputError, match=r"control 1 has layers"):
         pair_overlap(base, base, controls=[base, other])
-    with pytest.raises(InputError, match="table_top is -1, expected at least 0"):
+    with pytest.raises(InputError, match="table_top=-1 given, expected at least 0"):
         pair_overlap(base, base, table_top=-1)
     with pytest.raises(InputError, match="layer 5, head 0 was not compared, available: layers 0, 1, heads 0, 1, 2, 3"):
         pair_overlap(base, base).changes(5, 0)

@@ -182,7 +182,7 @@ def test_models_are_unchanged_and_controls_are_models() -> None:
         (PAIRS, {"distances": (2, 2)}, r"distances=\[2, 2\]"),
         (PAIRS, {"query_pos": 1}, "query_pos is 1, expected more than the largest distance, 1"),
         (PAIRS, {"distances": (200,)}, "less than the model's 128 positions"),
-        (PAIRS, {"chunk": 0}, "chunk is 0"),
+        (PAIRS, {"chunk": 0}, "chunk=0 given, expected at least 1"),
         (PAIRS, {"layers": [2]}, r"layers=\[2\] given"),
         (PAIRS, {"first": "<none>"}, "has no token '<none>'"),
         ([("", "sea")], {}, "the word '' maps to no token"),

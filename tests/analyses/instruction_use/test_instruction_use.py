@@ -654,9 +654,9 @@ def test_table_text_and_file(tmp_path: Any) -> None:
     ("arguments", "options", "message"),
     [
         ((PROMPTS,), {"by": "noise"}, "by='noise' is none of swap, deletion"),
-        ((PROMPTS,), {"draws": 0}, "draws=0 is not positive"),
-        ((PROMPTS,), {"min_tokens": 0}, "min_tokens=0 is not positive"),
-        ((PROMPTS,), {"max_new_tokens": 0}, "max_new_tokens=0 is not positive"),
+        ((PROMPTS,), {"draws": 0}, "draws=0 given, expected at least 1"),
+        ((PROMPTS,), {"min_tokens": 0}, "min_tokens=0 given, expected at least 1"),
+        ((PROMPTS,), {"max_new_tokens": 0}, "max_new_tokens=0 given, expected at least 1"),
         ((PROMPTS,), {"kinds": ["a"]}, r"5 prompts were given with kinds=\['a'\], expected a list of as many"),
         ((PROMPTS, [RESPONSE]), {}, "5 prompts were given with 1 responses, expected as many"),
         ((PROMPTS, RESPONSE), {}, "5 prompts were given with a single response"),

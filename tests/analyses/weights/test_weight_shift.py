@@ -367,7 +367,7 @@ def test_table_and_largest(tmp_path):
 
 
 def test_unusable_arguments_are_refused(tmp_path):
-    with pytest.raises(InputError, match="directions=0 is not positive"):
+    with pytest.raises(InputError, match="directions=0 given, expected at least 1"):
         shift_of(nothing, directions=0)
     folder = save_checkpoint("llama", tmp_path / "model")
     options = {"device": "cpu", "verify": False}

@@ -1,0 +1,121 @@
+"""Break one formula of the measuring kernels at a time: the tests beside it must fail.
+
+    python .ci/mutate.py [WORD]     all of them, or those whose file or formula holds WORD
+
+Works in a copy of the project. A formula that no test misses is printed last, and the exit code is 1.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("lensdiff", "tests", "pyproject.toml")
+LIMIT = 600  # seconds that the tests of one formula may take
+
+
+class Mutation(NamedTuple):
+    """A formula, what it becomes, and the tests that have to see it; files below analyses/ unless they say where."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+GRADIENTS = "attribute/test_gradients.py"
+DENSITY = "attribute/test_density.py"
+HEADS = "heads/test_heads.py"
+OUTPUTS = "outputs/test_output_shift.py"
+ROTATED = "value_rotation/test_value_rotation.py"
+WEIGHTS = "weights/test_weight_shift.py"
+POSITION = "position/test_position.py"
+ATTENTION = "attention/test_attention.py"
+STATS = "tests/stats/test_stats.py"
+MUTATIONS = [
+    Mutation("attribute/gradients.py", "(grad[inputs] * embedded[inputs])", "grad[inputs]", GRADIENTS),
+    Mutation("attribute/gradients.py", "directions = embedded[at]", "directions = embedded[at] * 2", GRADIENTS),
+    Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
+    Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
+    Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),
+    Mutation("attribute/density.py", "levels > b, levels,", "levels >= b, levels,", DENSITY),
+    Mutation("attribute/density.py", "kept.sum(dim=1) / (", "kept.sum(dim=1) * (", DENSITY),
+    Mutation("attribute/density.py", "math.log2(2 +", "math.log2(1 +", DENSITY),
+    Mutation("attribute/density.py", "scores.relu()", "scores.abs()", DENSITY),
+    Mutation("heads/word_pairs.py", "every @ mean + threshold_std *", "every @ mean - threshold_std *", HEADS),
+    Mutation("heads/word_pairs.py", "/ len(background)", "/ (len(background) - 1)", HEADS),
+    Mutation("heads/word_pairs.py", "activations.abs().topk", "activations.topk", HEADS),
+    Mutation("heads/word_pairs.py", "q_values.sign()[:, None, :] > 0", "q_values.sign()[:, None, :] < 0", HEADS),
+    Mutation("heads/word_pairs.py", "torch.maximum(thresholds", "torch.minimum(thresholds", HEADS),
+    Mutation("heads/word_pairs.py", "activations.square().sum", "activations.abs().sum", HEADS),
+    Mutation("mlp/components.py", "every - every.mean(dim=0)", "every", "mlp/test_components.py"),
+    Mutation("mlp/components.py", "keys * as_double(gain)", "keys / as_double(gain)", "mlp/test_components.py"),
+    Mutation("mlp/concepts.py", "view.weights.W_U.T if name", "view.weights.W_E if name", "mlp/test_concepts.py"),
+    Mutation("mlp/concepts.py", "tokens), dim=1)", "tokens), dim=0)", "mlp/test_concepts.py"),
+    Mutation("mlp/coherence.py", "sum(axis=1) - k)", "sum(axis=1))", "mlp/test_coherence.py"),
+    Mutation("mlp/subspaces.py", "cosine**2 >= 0.5", "cosine**2 <= 0.5", "mlp/test_subspaces.py"),
+    Mutation("mlp/subspaces.py", "2 * (nearer / 2).asin()", "(nearer / 2).asin()", "mlp/test_subspaces.py"),
+    Mutation("value_rotation/procrustes.py", "return left @ right", "return right.T @ left.T", ROTATED),
+    Mutation("value_rotation/procrustes.py", "1.0 - (left / change) ** 2", "1.0 - left / change", ROTATED),
+    Mutation("value_rotation/shares.py", "layer.change**2", "-(layer.change**2)", ROTATED),
+    Mutation("outputs/distributions.py", "p.exp() * (p - q)", "q.exp() * (p - q)", OUTPUTS),
+    Mutation("outputs/distributions.py", "mean = (p + q) / 2", "mean = p", OUTPUTS),
+    Mutation("outputs/distributions.py", "log_probs > log_probs.gather", "log_probs >= log_probs.gather", OUTPUTS),
+    Mutation("attention/patterns.py", "/ math.log(2)", "", ATTENTION),
+    Mutation("attention/patterns.py", "pattern[:, queries, 0]", "pattern[:, queries, 1]", ATTENTION),
+    Mutation("weights/weight_shift.py", "special.entr(values / values.sum())", "special.entr(values)", WEIGHTS),
+    Mutation("weights/weight_shift.py", "energy = values.square()", "energy = values", WEIGHTS),
+    Mutation("position/measure.py", "(first + last) / 2 - middle", "(first + last) - middle", POSITION),
+    Mutation("lensdiff/stats/controls.py", "p=(1 + count) / (1 + n)", "p=count / n", STATS),
+    Mutation("lensdiff/stats/t_tests.py", "std(axis=0, ddof=1)", "std(axis=0)", STATS),
+    Mutation("lensdiff/stats/t_tests.py", "t.mean() - b.mean()), (len(t)", "b.mean() - t.mean()), (len(t)", STATS),
+    Mutation("lensdiff/stats/studentised.py", "(1 + int(count)) / (1 + RESAMPLES)", "int(count) / RESAMPLES", STATS),
+]  # fmt: skip
+
+
+def whole(name: str, room: str) -> str:
+    """Return the path of a file below the project."""
+    return name if name.startswith(("lensdiff", "tests")) else f"{room}/analyses/{name}"
+
+
+def killed(copy: Path, mutation: Mutation) -> bool:
+    """Break the formula in a copy of the project, run its tests, mend it, and return whether a test failed."""
+    path = copy / whole(mutation.file, "lensdiff")
+    text = path.read_text(encoding="utf-8")
+    assert text.count(mutation.old) == 1, f"{mutation.file} has {mutation.old!r} {text.count(mutation.old)} times"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", whole(mutation.tests, "tests")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")])}
+    try:
+        ran = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert ran.returncode in (0, 1), ran.stdout + ran.stderr  # the tests themselves ran
+    return ran.returncode == 1
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    chosen = [mutation for mutation in MUTATIONS if word in mutation.file or word in mutation.old]
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="lensdiff-mutants-") as name:
+        copy = Path(name)
+        for item in COPIED:
+            source = ROOT / item
+            shutil.copytree(source, copy / item) if source.is_dir() else shutil.copy(source, copy)
+        for mutation in chosen:
+            dead = killed(copy, mutation)
+            survivors += [] if dead else [mutation]
+            print(f"{'killed' if dead else 'LIVES '}  {mutation.file}: {mutation.old} -> {mutation.new}", flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} broken formulas were seen by a test")
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
