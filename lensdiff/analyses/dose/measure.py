@@ -65,7 +65,7 @@ from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
 
 Text = str | Response
-Texts = dict[str, Mapping[str, Text]]  # responses by the text's name and the prompt's id
+Texts = Mapping[str, Mapping[str, Text]]  # responses by the text's name and the prompt's id
 Amounts = Sequence[float | int] | Mapping[str, Sequence[float | int]]
 
 
