@@ -230,7 +230,8 @@ def test_the_residual_stream_is_estimated_by_its_passes_and_products(models, tmp
     assert cost(runner, probe, "control_logit_lens", control) == pytest.approx(3 * lens)
     parts = 3 * (1 + 12 * 2 + 2 * LAYERS * 2 * 2 * D_MODEL * D_MODEL / 1e3)
     assert cost(runner, probe, "logit_parts", control) == pytest.approx(parts)
-    assert cost(runner, probe, "logit_lens_shift") == cost(runner, probe, "direct_logit_attribution") == 0
+    assert cost(runner, probe, "logit_lens_shift") == pytest.approx(1e-3 * 3)
+    assert cost(runner, probe, "direct_logit_attribution") == pytest.approx(1e-3 * LAYERS * (1 + 4))
     _, runner = runner_of(models, tmp_path, residual_stream={"max_tokens": 2, "layers": [1]})
     assert cost(runner, probe, "logit_lens") < lens
 

@@ -16,7 +16,7 @@ class ResidualStreamOptions(Options):
 
 ANALYSIS = Analysis(
     name="residual_stream",
-    question="Where in the layers a response is made, and by which heads and MLPs",
+    question="By which layers, heads and MLPs a response is made",
     more="All models read the tuned model's response: what each layer's stream would say (logit lens), and what each "
     "part adds to the response's tokens (direct logit attribution).",
     beside="the band of control models",

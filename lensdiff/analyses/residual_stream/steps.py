@@ -18,7 +18,7 @@ from lensdiff.steps import responses
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -26,6 +26,7 @@ from lensdiff.steps.validity import of_unit as validity_of
 
 LENS, CONTROL_LENS, LENS_SHIFT = "logit_lens", "control_logit_lens", "logit_lens_shift"
 PARTS, PARTS_SHIFT = "logit_parts", "direct_logit_attribution"
+TEST_SECONDS = 1e-3  # of a part's or a layer's difference over prompts
 LOGIT_SECONDS = 1e-8  # per entry of the distributions that are compared, beside the product that makes them
 
 
@@ -115,6 +116,10 @@ def both_lenses(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> L
     return lens_shift(base, tuned, list(found.each(CONTROL_LENS, LensCurves)), provenance=origin)
 
 
+def lens_shift_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
+    return TEST_SECONDS * (1 + probe.n_layers(unit, options.layers))
+
+
 # the parts of every model, a unit each
 def parts(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> ModelParts:
     """Split the logits of the response's tokens, each against the token that the base finds most probable beside it.
@@ -171,9 +176,13 @@ def both_parts(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> Pa
     return parts_shift(base, tuned, controls, provenance=origin)
 
 
+def parts_shift_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
+    return TEST_SECONDS * probe.view.n_layers * (1 + probe.view.n_heads)
+
+
 _COMMON: Any = {"options": ResidualStreamOptions}
 _MODEL: Any = _COMMON | {"needs": frozenset({"model", "pair", "prompts"}), "units": no_units, "kept": none_kept}
-_PAIR: Any = _COMMON | {"needs": frozenset({"pair"}), "units": one_unit, "cost": no_cost}
+_PAIR: Any = _COMMON | {"needs": frozenset({"pair"}), "units": one_unit}
 STEPS: tuple[Step[Any, Any], ...] = (
     responses.RESPONSES,
     VALIDITY,
@@ -204,6 +213,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         title="logit lens beside controls",
         result=LensShift,
         work=both_lenses,
+        cost=lens_shift_cost,
         reads=lens_shift_reads,
         **_PAIR,
     ),
@@ -222,6 +232,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         title="parts of logits beside controls",
         result=PartsShift,
         work=both_parts,
+        cost=parts_shift_cost,
         reads=parts_shift_reads,
         **_PAIR,
     ),

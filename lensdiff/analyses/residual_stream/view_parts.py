@@ -195,8 +195,8 @@ def _cells(frame: pd.DataFrame) -> list[list[Cell]]:
 
 
 def _number(value: Any) -> int | None:
-    return None if pd.isna(value) else int(value)
+    return None if value is None or value is pd.NA else int(value)
 
 
 def _yes(value: Any) -> bool | None:
-    return None if pd.isna(value) else bool(value)
+    return None if value is None or value is pd.NA else bool(value)
