@@ -39,8 +39,8 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
 PAIR, ONES = ("instruction_use_pair", "instruction_use_deletion_pair"), ("instruction_use", "instruction_use_deletion")
 OF_CONTROLS = ("instruction_use_control", "instruction_use_deletion_control", "knock_out_control")
 USE = {*PAIR, *OF_CONTROLS[:2], *ONES, "claims"}
-CUT = {"knock_out_pair", "knock_out_control", "knock_out"}
-DOSE = {"dose_pair", "dose_control", "dose"}
+CUT = {"knock_out_pair", "knock_out_control", "knock_out", "claims"}
+DOSE = {"dose_pair", "dose_control", "dose", "claims"}
 PARTED = {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 HEADS = {"heads", "verb_shift", "pair_overlap", "claims"}
 CONCEPTS = {"concepts", "coherence", "control_concepts", "rotation"}
@@ -59,7 +59,7 @@ STREAM = {"logit_lens", "control_logit_lens", "logit_parts", *STREAMS}
 STREAM_PAIR = {"logit_parts:base", "logit_parts:tuned"}
 BESIDE_CONTROLS |= {*STREAMS}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
-PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set"}
+PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set", "claims"}
 HEADS |= SET
 BESIDE_CONTROLS |= {"patch"} | SET
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
@@ -120,9 +120,9 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "patch.method": ("estimate", PATCH, set()),
     "patch.rerun": (2, PATCH, set()),
     "patch.set_size": (1, SET, set()),
-    "attribute.path": ("integrated", {"attribution"}, set()),
-    "attribute.baseline": ("zero", {"attribution"}, set()),
-    "attribute.nodes": (3, {"attribution"}, set()),
+    "attribute.path": ("integrated", {"attribution", "claims"}, set()),
+    "attribute.baseline": ("zero", {"attribution", "claims"}, set()),
+    "attribute.nodes": (3, {"attribution", "claims"}, set()),
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),
@@ -163,10 +163,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     ),
     "controls.knock_out": (
         2,
-        {"knock_out_control:spectrum-1", "knock_out"},
+        {"knock_out_control:spectrum-1", "knock_out", "claims"},
         {"knock_out_pair", "knock_out_control:spectrum-0"},
     ),
-    "controls.dose": (2, {"dose_control:spectrum-1", "dose"}, {"dose_pair", "dose_control:spectrum-0"}),
+    "controls.dose": (2, {"dose_control:spectrum-1", "dose", "claims"}, {"dose_pair", "dose_control:spectrum-0"}),
     "controls.first_divergence": (
         2,
         {"first_divergence_control:spectrum-1", "first_divergence"},
@@ -191,7 +191,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     ),
     "controls.patch": (
         2,
-        {"patch_control:spectrum-1", "patch_set_control:spectrum-1", "patch", "patch_set"},
+        {"patch_control:spectrum-1", "patch_set_control:spectrum-1", "patch", "patch_set", "claims"},
         {"patch_control:spectrum-0", "patch_set_control:spectrum-0", "patch_prompt", "patch_set_pair"},
     ),
     "controls.mlp": (2, {"control_concepts:spectrum-1", "rotation"}, {"control_concepts:spectrum-0"}),

@@ -66,7 +66,7 @@ def instruction_evidence(
         return f"{n} prompt(s) have responses that can be read in both models, at least {stats.FEWEST_PAIRS} are needed"
     effect, beside = swap.effects()
     test = swap.difference()
-    controls, made = _valid(swap, beside, validity)
+    controls, made = valid_controls(swap, beside, validity)
     ways = [_way(f"on the {text} text", swap, text, "the text", validity) for text in swap.texts if len(swap.texts) > 1]
     if deletion is not None and len(deletion.prompts()) >= stats.FEWEST_PAIRS:
         ways.append(_way("with the instruction deleted", deletion, None, "how the instruction is taken away", validity))
@@ -94,7 +94,7 @@ def _way(name: str, use: InstructionUse, text: str | None, of: str, validity: pd
     if not len(use.prompts(text)):
         return None
     effect, beside = use.effects() if text is None else use.effects(text)
-    controls, _ = _valid(use, beside, validity)
+    controls, _ = valid_controls(use, beside, validity)
     return Way(name, effect, of, stats.against_controls(effect, controls).envelope)
 
 
@@ -107,11 +107,11 @@ def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Ev
     whole, (effect, beside) = shift.whole, shift.effects()
     if effect is None or whole.label_test is None:
         return (whole.label_note or "too few verbs stand in the heads' word pairs").removeprefix("not testable: ")
-    controls, made = _valid(shift, beside, validity)
+    controls, made = valid_controls(shift, beside, validity)
     log, log_beside = shift.effects("log")
     ways = []
     if log is not None:
-        log_controls, _ = _valid(shift, log_beside, validity)
+        log_controls, _ = valid_controls(shift, log_beside, validity)
         log_envelope = stats.against_controls(log, log_controls).envelope
         ways.append(Way("mean change of log(1 + count)", log, "how a verb's rise is measured", log_envelope, ""))
     also = {
@@ -145,7 +145,7 @@ def rotation_evidence(found: ValueRotation, validity: pd.DataFrame | None = None
     if not bool((found.change > 0).any()):
         return "the values of the feed-forward layers did not change"
     beside = found.control_shares.mean(dim=1).tolist()
-    controls, made = _valid(found, beside, validity)
+    controls, made = valid_controls(found, beside, validity)
     facts = [
         f"{len(found.layers)} layers; the values changed by {float(found.change.mean()):.2%} of their norm, mean",
         f"share of each layer from {float(found.shares.min()):.3f} to {float(found.shares.max()):.3f}",
@@ -155,7 +155,9 @@ def rotation_evidence(found: ValueRotation, validity: pd.DataFrame | None = None
     return Evidence(found.share, ROTATION, controls, made, signed=False, facts=tuple(facts))
 
 
-def _valid(found: Result, effects: Sequence[float], validity: pd.DataFrame | None) -> tuple[Controls, tuple[Made, ...]]:
+def valid_controls(
+    found: Result, effects: Sequence[float], validity: pd.DataFrame | None
+) -> tuple[Controls, tuple[Made, ...]]:
     """Return the effects of a result's controls that are no ruined models, and how many there are of each kind.
 
     Whether a kind ruins the model is told by all of its controls that were run on text, also where others are compared.

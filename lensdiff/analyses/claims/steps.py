@@ -10,11 +10,16 @@ from lensdiff import stats
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.replication import of_own
 from lensdiff.analyses.claims import ClaimOptions
+from lensdiff.analyses.claims.cause import Cause
 from lensdiff.analyses.claims.evidence import heads_evidence, instruction_evidence, rotation_evidence
+from lensdiff.analyses.claims.interventions import heads_cause, instruction_cause, rotation_cause
 from lensdiff.analyses.claims.measure import Claims, Evidence, claims
 from lensdiff.analyses.claims.words import Made, Name
+from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.knock_out.shift import KnockOutShift
+from lensdiff.analyses.patch.sets import SetPatch
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Provenance
 from lensdiff.steps.found import Found
@@ -32,12 +37,13 @@ RESTS_ON: dict[Name, str] = {  # the result that a claim rests on
     "rotation": "value_rotation",
 }
 DELETION = "instruction_use_deletion"
+CAUSES = ("knock_out", "patch_set", "dose")  # results that say what an intervention shows
 
 
 def reads(plan: Plan, unit: Unit, options: ClaimOptions) -> Iterable[Read]:
     """Return everything that a claim rests on; what was not asked for is not there."""
     own = [Read("attribution", unit, required=False) for unit in sides_and_prompts(plan)]
-    results = [Read(name, required=False) for name in (*RESTS_ON.values(), DELETION)]
+    results = [Read(name, required=False) for name in (*RESTS_ON.values(), DELETION, *CAUSES)]
     return [Read("pair"), *results, *own, *of_all(plan)]
 
 
@@ -53,7 +59,19 @@ def work(inputs: Inputs, unit: Unit, options: ClaimOptions) -> Claims:
             answers[name] = reason.rstrip(".")
     facts = found.one("pair", PairFacts).provenance
     provenance = Provenance("claims", facts.model, options=dict(facts.options))
-    return claims(provenance, answers, {"instruction": _score(found)})
+    return claims(provenance, answers, {"instruction": _score(found)}, _causes(found, validity))
+
+
+def _causes(found: Found, validity: pd.DataFrame | None) -> dict[Name, Cause]:
+    """Return what the interventions say, as far as they were made."""
+    causes: dict[Name, Cause | None] = {}
+    if (cut := found.maybe("knock_out", KnockOutShift)) is not None:
+        causes["instruction"] = instruction_cause(cut, validity)
+    if (heads := found.maybe("patch_set", SetPatch)) is not None:
+        causes["heads"] = heads_cause(heads, validity)
+    if (dosed := found.maybe("dose", Dose)) is not None:
+        causes["rotation"] = rotation_cause(dosed, validity)
+    return {name: cause for name, cause in causes.items() if cause is not None}
 
 
 def _with_lacking(evidence: Evidence | str, found: Found) -> Evidence | str:

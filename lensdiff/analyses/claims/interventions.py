@@ -1,0 +1,81 @@
+"""What the interventions say of the paper's claims, a line each (`cause`).
+
+    instruction   attention to the instruction cut (`knock_out`): what a response loses, tuned - base, nats per token
+    heads         the heads whose instruction verbs rose most, put into the base together (`patch`): what the tuned
+                  model's response gains there, beside random sets of as many heads as well
+    rotation      the change of the values W_out alone, put into the base (`dose`): what the tuned model's response
+                  gains there
+
+Each stands beside the same number of every valid control, kind by kind, as the claims do.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lensdiff import stats
+from lensdiff.analyses.claims.cause import Cause
+from lensdiff.analyses.claims.evidence import valid_controls
+from lensdiff.analyses.dose.result import Dose
+from lensdiff.analyses.knock_out.shift import KnockOutShift
+from lensdiff.analyses.patch.sets import RANDOM, SetPatch
+from lensdiff.results import InputError, Result
+
+PER_TOKEN = " nats per token"
+
+
+def instruction_cause(found: KnockOutShift, validity: pd.DataFrame | None = None) -> Cause | None:
+    """Return what cutting attention to the instruction says; None where no prompt could be read in every model."""
+    try:
+        effect, beside = found.effects()
+    except InputError:
+        return None
+    test = found.difference()
+    interval = None if test is None or test.low is None or test.high is None else (test.low, test.high)
+    means = [found.own(model=side) for side in (0, 1)]
+    facts = [
+        f"cause: loss with attention to the instruction cut {test.estimate:.3g} nats per token in the {name}"
+        for name, test in zip(("base", "tuned model"), means, strict=True)
+        if test is not None
+    ]
+    what = "with attention to the instruction cut a response loses, tuned less base"
+    return Cause(what, effect, PER_TOKEN, _kinds(found, beside, validity), interval, tuple(facts))
+
+
+def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause:
+    """Return what exchanging the heads with the most new instruction verbs says."""
+    effect, beside = found.effects()
+    back, _ = found.effects("tuned")
+    named = ", ".join(f"{layer}.{head}" for layer, head in found.heads)
+    kinds = {RANDOM: beside[RANDOM]} | dict(_kinds(found, found.control_effects(), validity))
+    what = (
+        f"the {len(found.heads)} heads whose instruction verbs rose most, put into the base together, give the tuned "
+        "model's response"
+    )
+    facts = (
+        f"cause: heads {named}; the base's put into the tuned model: {back:+.3g} nats per token",
+        "cause: effects of single heads do not add up to that of all together",
+    )
+    return Cause(what, effect, PER_TOKEN, {kind: values for kind, values in kinds.items() if values}, facts=facts)
+
+
+def rotation_cause(found: Dose, validity: pd.DataFrame | None = None) -> Cause | None:
+    """Return what the change of the values alone does; None where it was not asked for or no response could be read."""
+    try:
+        effect, beside = found.effects()
+    except InputError:
+        return None
+    share = found.share()
+    try:
+        test = found.effect()
+        interval = None if test.low is None or test.high is None else (test.low, test.high)
+    except stats.TooFew:  # of one prompt
+        interval = None
+    part = "undefined, the whole gain is about 0" if pd.isna(share) else f"{share:.0%}"
+    facts = (f"cause: share of the whole change's gain {part}; shares of groups do not add up to 1",)
+    what = "the change of the values W_out alone, put into the base, gives the tuned model's response"
+    return Cause(what, effect, PER_TOKEN, _kinds(found, beside, validity), interval, facts)
+
+
+def _kinds(found: Result, effects: Sequence[float], validity: pd.DataFrame | None) -> dict[str, list[float]]:
+    return valid_controls(found, effects, validity)[0]
