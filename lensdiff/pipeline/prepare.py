@@ -79,7 +79,7 @@ def _check_ids(config: RunConfig, material: Material) -> None:
 
 def _unnameable(prompt: Prompt) -> InputError | None:
     try:
-        ResultStore("").check_name(name_of(RESPONSES_STEP, Unit(SIDES[1], prompt.id)))
+        ResultStore(".").check_name(name_of(RESPONSES_STEP, Unit(SIDES[1], prompt.id)))
     except InputError as error:
         return error
     return None
