@@ -50,7 +50,7 @@ def random_pair(folder: Path) -> tuple[Path, Path]:
     places = folder / "base", folder / "tuned"
     for place in places:
         model.save_pretrained(place)
-        AutoTokenizer.from_pretrained(toy_pair.BASE).save_pretrained(place)
+        AutoTokenizer.from_pretrained(toy_pair.BASE, trust_remote_code=False).save_pretrained(place)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(CHANGE * torch.randn_like(parameter))
