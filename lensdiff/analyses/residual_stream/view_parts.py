@@ -168,7 +168,7 @@ def _facts(result: PartsShift) -> list[str]:
         facts.append(f"That logit, tuned − base over prompts: {test}.")
     if beside is not None:
         facts.append(f"Beside controls, mean over prompts of the model − base: {beside}.")
-    moved = result.frame["moved"]
+    moved: Any = result.frame["moved"]
     if moved.notna().all():
         facts.append(f"{int(moved.sum())} of {len(moved)} parts moved beyond the controls and over prompts.")
     facts.append("Direct effects alone: the parts add up to the logit, and large ones may cancel.")
