@@ -61,7 +61,7 @@ BESIDE_CONTROLS |= {*STREAMS}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
 PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set", "claims"}
 HEADS |= SET
-BESIDE_CONTROLS |= {"patch"} | SET
+BESIDE_CONTROLS |= {"patch", "patch_set"}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
@@ -69,7 +69,9 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
     "seed": (
         1,
-        OF_ANY_CONTROL | BESIDE_CONTROLS | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt"},
+        OF_ANY_CONTROL
+        | BESIDE_CONTROLS
+        | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt", "patch_set_pair"},
         {"value_rotation_pair", "dose_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
@@ -112,7 +114,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "heads.top_k": (5, HEADS, set()),
     "heads.threshold_words": (7, HEADS, set()),
     "heads.threshold_std": (1.5, HEADS, set()),
-    "heads.layers_per_group": (2, {"verb_shift", "claims"} | SET, {"heads:controls"}),
+    "heads.layers_per_group": (2, {"verb_shift", "claims"}, {"heads:controls"}),
     "heads.table_top": (1, set(), set()),
     "patch.layers": ([1], PATCH, set()),
     "patch.max_prompts": (1, {"patch_control", "patch"} | SET, {"patch_prompt"}),
@@ -152,7 +154,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         OF_ANY_CONTROL | BESIDE_CONTROLS,
         {
             *PAIR,
-            *("knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair", "patch_prompt"),
+            *("knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair"),
+            *("patch_prompt", "patch_set_pair"),
             *STREAM_PAIR,
         },
     ),
@@ -186,7 +189,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     # the fourth is not run on text: three of a kind are, where weights alone are read
     "controls.heads": (
         4,
-        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"} | SET,
+        {"heads:spectrum-3", "verb_shift", "pair_overlap", "claims"},
         {f"heads:spectrum-{i}" for i in range(3)},
     ),
     "controls.patch": (

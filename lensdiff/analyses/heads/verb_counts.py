@@ -4,15 +4,20 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
     `verb_shift`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.analyses.heads.word_pairs import Pairs
+from lensdiff.inputs.verbs import INSTRUCTION_VERBS
+from lensdiff.results.tidy import tidy
 
 CALIPER = 1.5  # largest ratio of 1 + base count between a verb and its control; a count of 0 is matched with 0 alone
 WHOLE = "all"  # the name of all layers as one group
@@ -55,6 +60,36 @@ def counts_of_heads(
         for head in result.heads
     ]
     return torch.stack(counts).reshape(len(result.layers), len(result.heads), len(verbs))
+
+
+def head_rises(
+    layers: Sequence[int],
+    heads: Sequence[int],
+    base: Int[Tensor, "layer head_index"],
+    tuned: Int[Tensor, "layer head_index"],
+) -> pd.DataFrame:
+    """Return a row per head, those in which a count rose most first: layer, head_index, base_count, tuned_count, rise.
+
+    Args:
+        base, tuned: the count of a head, of all instruction verbs together.
+    """
+    counts = {"base_count": base, "tuned_count": tuned, "rise": tuned - base}
+    frame = tidy({"layer": layers, "head_index": heads}, counts)
+    return frame.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
+
+
+def verb_rises(
+    base: HeadWordPairs, tuned: HeadWordPairs, *, verbs: Sequence[str] = INSTRUCTION_VERBS, min_seen: int = 2
+) -> pd.DataFrame:
+    """Return `head_rises` of two models' word pairs: what `verb_shift(...).heads()` says, without its tests.
+
+    Raises:
+        InputError: the results are not comparable.
+    """
+    check_comparable(base, tuned, "tuned")
+    listed = tuple(verb.lower() for verb in verbs)
+    before, after = (counts_of_heads(x, listed, min_seen=min_seen).sum(dim=-1) for x in (base, tuned))
+    return head_rises(base.layers, base.heads, before, after)
 
 
 def matched_controls(

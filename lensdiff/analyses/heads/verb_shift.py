@@ -44,7 +44,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.heads.defaults import LAYERS_PER_GROUP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
-from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads, layer_groups, shares
+from lensdiff.analyses.heads.verb_counts import counts_of_heads, flat_heads, head_rises, layer_groups, shares
 from lensdiff.analyses.heads.verb_groups import (
     GroupShift,
     Options,
@@ -136,12 +136,7 @@ class VerbShift(Result):
 
         Columns: layer, head_index, base_count and tuned_count (of all instruction verbs), rise (tuned - base).
         """
-        counts = {"base_count": self.head_base_count, "tuned_count": self.head_tuned_count}
-        frame = tidy(
-            {"layer": self.layers, "head_index": self.head_indices},
-            counts | {"rise": self.head_tuned_count - self.head_base_count},
-        )
-        return frame.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
+        return head_rises(self.layers, self.head_indices, self.head_base_count, self.head_tuned_count)
 
     def effects(self, statistic: str = "sign") -> tuple[float | None, list[float]]:
         """Return T of the whole model (None: not testable) and that of every control, of "sign" or "log" means.

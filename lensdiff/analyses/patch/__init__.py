@@ -14,7 +14,7 @@ class PatchOptions(Options):
     max_prompts: Count = option(PROMPTS, "Only the first prompts.")
     max_tokens: Count = option(READ_TOKENS, "Tokens of the tuned model's response that are read.")
     method: Literal["exact", "estimate"] = option(
-        "exact", "exact: every row is run; estimate: rows are ranked by gradients, and the first ones are run."
+        "exact", "exact: every row is run; estimate: ranked by gradients, and the first rows run."
     )
     rerun: Count = option(RERUN, "Rows of each direction that are run after an estimate.")
     set_size: Count | None = option(
@@ -24,7 +24,7 @@ class PatchOptions(Options):
 
 ANALYSIS = Analysis(
     name="patch",
-    question="Which heads and MLPs carry what changed, shown by exchanging them",
+    question="Which heads and MLPs carry what changed",
     more="Both models read the tuned model's response; what one model has at a head, an MLP or the residual stream is "
     "put into the other. Effects of single parts do not add up to the whole.",
     beside="other heads of the same layer, random sets of heads; control models",

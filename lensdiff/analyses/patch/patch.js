@@ -59,6 +59,7 @@ LensDiff.views.patch_set = (root, data) => {
   const area = make("div", {});
   root.append(...data.facts.map((fact) => make("p", { class: "ld-note ld-long" }, fact)), area);
   const all = data.directions.flatMap((d) => [0, d.effect, ...d.lanes.flatMap((lane) => lane.values)]);
+  if (!data.directions.length) return;
   const low = Math.min(...all), high = Math.max(...all) > low ? Math.max(...all) : low + 1;
   const line = 24, axis = 22, right = 14;
   let width = 0;

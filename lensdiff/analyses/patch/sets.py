@@ -30,12 +30,14 @@ from lensdiff.models.asked import Asked, Given
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS
-from lensdiff.results import InputError, Result
+from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.diff import SIDES
 
 RANDOM = "random heads"
 TRIES = 20  # to draw a set that was not drawn before, for each
 Head = tuple[int, int]  # layer, head
+COLUMNS = ["into", "n_heads", "clean", "patched", "donor", "effect", "share", "random_low", "random_high"]
+COLUMNS += ["control_low", "control_high"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class SetPatch(Result):
     Axis `side` is the model that is patched, as `SIDES`.
 
     Attributes:
-        heads: the set, as (layer, head); random_heads: those of each draw.
+        heads: the set, as (layer, head); none where there was none to patch. random_heads: those of each draw.
         clean, effect: the metric in the model left alone, and how far the set moves it. The total is the other
             model's `clean` less its own.
         random_effect: of the random sets; control_effect: of control models' activations in the base, in the order of
@@ -74,6 +76,8 @@ class SetPatch(Result):
         """
         if into not in SIDES:
             raise InputError(f"into={into!r} is none of {', '.join(SIDES)}")
+        if not self.heads:
+            return float("nan"), {}
         side = SIDES.index(into)
         beside = {RANDOM: self.random_effect[:, :, side].mean(dim=1).tolist()}
         if into == "base":
@@ -85,13 +89,13 @@ class SetPatch(Result):
         return self.control_effect.mean(dim=1).tolist()
 
     def beside(self, into: str = "base") -> stats.Envelope | None:
-        """Return the effect beside random sets and every kind of control.
+        """Return the effect beside random sets and every kind of control; None of no heads.
 
         Raises:
             InputError: there is no such model.
         """
         effect, beside = self.effects(into)
-        return stats.against_controls(effect, beside, level=self.level).envelope
+        return stats.against_controls(effect, beside, level=self.level).envelope if beside else None
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt and direction.
@@ -105,16 +109,16 @@ class SetPatch(Result):
                 numbers = self._numbers(self.clean[p], float(self.effect[p, side]), side)
                 draws, controls = self.random_effect[:, p, side], self.control_effect[:, p]
                 rows.append({"prompt_id": name, "into": into, **numbers, **self._limits(draws, controls, side)})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["prompt_id", *COLUMNS])
 
     def means(self) -> pd.DataFrame:
         """Return the same, the mean over prompts, a row per direction."""
         rows, clean = [], self.clean.mean(dim=0)
-        for side, into in enumerate(SIDES):
+        for side, into in enumerate(SIDES if self.heads else ()):
             numbers = self._numbers(clean, float(self.effect[:, side].mean()), side)
             draws, controls = self.random_effect[:, :, side].mean(dim=1), self.control_effect.mean(dim=1)
             rows.append({"into": into, **numbers, **self._limits(draws, controls, side)})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows with the largest effects, of either sign."""
@@ -138,7 +142,7 @@ class SetPatch(Result):
         """Return the heads, and each direction's effect beside random sets and controls."""
         listed = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
         lines = [f"SetPatch of {self.provenance.model}: heads {listed}; {len(self.prompt_id)} prompt(s)"]
-        lines += [f"  into {into}: {self.beside(into)}" for into in SIDES]
+        lines += [f"  into {into}: {self.beside(into)}" for into in SIDES if self.heads]
         return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
 
     def _numbers(self, clean: Tensor, effect: float, side: int) -> dict[str, Any]:
@@ -256,6 +260,13 @@ def control_set(
         {},
         of_pair.level,
     )
+
+
+def no_set(provenance: Provenance) -> SetPatch:
+    """Return the result of no heads, where none rose: no prompt was read, and there is no effect."""
+    nothing = torch.zeros(0, 2, dtype=torch.float64)
+    draws = torch.zeros(0, 0, 2, dtype=torch.int64), torch.zeros(0, 0, 2, dtype=torch.float64)
+    return SetPatch(provenance, (), METRIC, (), nothing, nothing.clone(), *draws, _stacked([], 0), {}, 0.95)
 
 
 def risen_heads(rises: pd.DataFrame, n_heads: int, size: int | None = None) -> tuple[Head, ...]:

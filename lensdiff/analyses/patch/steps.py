@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.heads import HeadOptions
+from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
+from lensdiff.analyses.heads.verb_counts import verb_rises
 from lensdiff.analyses.patch import PatchOptions
 from lensdiff.analyses.patch.defaults import COMPONENTS, DRAWS
 from lensdiff.analyses.patch.measure import control_patch, patch_sites
 from lensdiff.analyses.patch.result import ControlPatch, Patched
-from lensdiff.analyses.patch.sets import SetPatch, control_set, patch_set, risen_heads
+from lensdiff.analyses.patch.sets import SetPatch, control_set, no_set, patch_set, risen_heads
 from lensdiff.analyses.patch.sites import ALL, Site, sweep_sites
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import view_of
@@ -18,7 +20,7 @@ from lensdiff.results import InputError
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
-from lensdiff.steps.plan import Plan
+from lensdiff.steps.plan import Plan, layer_units
 from lensdiff.steps.probe import Probe
 from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
@@ -28,7 +30,7 @@ from lensdiff.steps.validity import of_unit as validity_of
 
 OF_PROMPT, OF_CONTROL, ALL_OF_IT = "patch_prompt", "patch_control", "patch"
 SET_PAIR, SET_CONTROL, SET = "patch_set_pair", "patch_set_control", "patch_set"
-VERBS = "verb_shift"
+PAIRS = "heads"
 ROW = 0.7  # of a pass: a row starts at the layer that it patches, and rows of a layer share a pass
 
 
@@ -128,26 +130,29 @@ def all_of_it(inputs: Inputs, unit: Unit, options: PatchOptions) -> Patched:
     return _together(inputs.found).with_controls(list(inputs.found.each(OF_CONTROL, ControlPatch)))
 
 
-# the heads whose verbs rose most, where the verbs were counted
+# the heads whose verbs rose most, where the word pairs were read; of both models alone, so that controls can follow
 def set_units(plan: Plan, options: PatchOptions) -> list[Unit]:
     return one_unit(plan, options) if "heads" in plan.controls else []
 
 
 def set_reads(plan: Plan, unit: Unit, options: PatchOptions) -> Iterable[Read]:
     said = [read for prompt in _first(plan, options) for read in responses.of_prompt(prompt)]
-    return [Read(VERBS), *(Read(read.step, read.unit, required=False) for read in said)]
+    layers = plan.options_of(HeadOptions).layers
+    own = [Read(PAIRS, one) for side in SIDES for one in layer_units(plan, side, layers)]
+    return [*own, *(Read(read.step, read.unit, required=False) for read in said)]
 
 
 def patch_heads(inputs: Inputs, unit: Unit, options: PatchOptions) -> SetPatch:
-    """Patch the heads whose instruction verbs rose most, all together.
+    """Patch the heads whose instruction verbs rose most, all together; nothing where they rose in none.
 
     Raises:
-        NotPossible: no head's count rose, or no prompt was answered.
+        NotPossible: no prompt was answered.
     """
-    view, shift = view_of(inputs.pair.base), inputs.found.one(VERBS, VerbShift)
-    heads = risen_heads(shift.heads(), view.n_layers * view.n_heads, options.set_size)
+    view = view_of(inputs.pair.base)
+    base, tuned = (inputs.found.of_model(PAIRS, HeadWordPairs, side) for side in SIDES)
+    heads = risen_heads(verb_rises(base, tuned), view.n_layers * view.n_heads, options.set_size)
     if not heads:
-        raise NotPossible("in no head do more word pairs name an instruction verb than in the base")
+        return no_set(inputs.pair.provenance("patch_set", {}, inputs.seed))
     answered = inputs.found.prompts(responses.RESPONSES_STEP, *SIDES)
     said = _said(inputs, [inputs.prompt_of(name) for name in answered], options)
     if not said:
@@ -173,6 +178,8 @@ def set_control_reads(plan: Plan, unit: Unit, options: PatchOptions) -> Iterable
 def set_control(inputs: Inputs, unit: Unit, options: PatchOptions) -> SetPatch:
     """Put a control's activations of the same heads into the base."""
     pair = inputs.found.one(SET_PAIR, SetPatch)
+    if not pair.heads:
+        return no_set(view_of(inputs.model).provenance("patch_set", {}))
     prompts = [inputs.prompt_of(name) for name in pair.prompt_id]
     return control_set(inputs.pair, inputs.model, prompts, list(_said(inputs, prompts, options).values()), pair)
 

@@ -267,6 +267,9 @@ class PatchSetData:
 def show_set(result: SetPatch) -> Widget:
     """Return the set's effect in both directions, before random sets and controls."""
     means, found = result.means(), []
+    title = f"Heads patched together: {result.provenance.model}"
+    if not result.heads:
+        return Widget("patch_set", PatchSetData(["In no head did the instruction verbs' count rise."], []), title)
     clean = result.clean.mean(dim=0).tolist()
     for side, into in enumerate(SIDES):
         effect, beside = result.effects(into)
@@ -279,6 +282,5 @@ def show_set(result: SetPatch) -> Widget:
         f"log-probability of the tuned model's response with the patch, less that without, nats per token, over "
         f"{len(result.prompt_id)} prompts. Random heads are as many others, of the same layers where there are enough."
     ]
-    title = f"Heads patched together: {result.provenance.model}"
     fallback = table_html(means, "Heads whose instruction verbs rose most, patched together")
     return Widget("patch_set", PatchSetData(facts, found), title, height=480, fallback=fallback)

@@ -9,7 +9,7 @@ import torch
 
 from lensdiff import stats
 from lensdiff.analyses.patch.result import ControlPatch, Patched
-from lensdiff.analyses.patch.sets import SetPatch
+from lensdiff.analyses.patch.sets import SetPatch, no_set
 from lensdiff.results import InputError, Provenance
 from tests.analyses.controls import controls_of
 from tests.analyses.patch.results import PLANTED, PROMPTS, TOTAL, patched, set_patch
@@ -127,6 +127,20 @@ def test_a_set_says_its_effect_and_those_beside_it_by_name():
     assert set_patch(controls=ENOUGH).to_df()["control_low"].notna().tolist() == [True, False] * 2
     assert "heads 0.1, 1.0" in repr(result)
     assert result.top(1)["effect"].tolist() == [1.0]
+
+
+def test_no_heads_have_no_effect(tmp_path):
+    nothing = no_set(Provenance("patch_set", "a -> b"))
+    effect, beside = nothing.effects()
+    assert np.isnan(effect)
+    assert beside == {}
+    assert nothing.beside() is None
+    assert len(nothing.to_df()) == len(nothing.means()) == len(nothing.top()) == 0
+    assert list(nothing.to_df()) == list(set_patch().to_df())
+    assert "heads ; 0 prompt(s)" in repr(nothing)
+    assert SetPatch.load(nothing.save(tmp_path / "none.safetensors")).heads == ()
+    assert nothing.with_controls([nothing]).effects()[1] == {}
+    assert "In no head" in nothing.show().html()
 
 
 def test_a_control_of_other_heads_is_refused():
