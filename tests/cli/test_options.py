@@ -42,8 +42,8 @@ EVERY = {
         f"part_amounts = [0.25]\nmax_tokens = 5\n[controls]\ndose = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "attribute": (
-        f"{PROMPT} --target logit --path integrated --baseline 'token: a' --nodes 5 --method reverse --deletion-draws 3 "
-        f"--retokenise --max-new-tokens 7 --controls 0 {KINDS}",
+        f"{PROMPT} --target logit --path integrated --baseline 'token: a' --nodes 5 --method reverse "
+        f"--deletion-draws 3 --retokenise --max-new-tokens 7 --controls 0 {KINDS}",
         'max_new_tokens = 7\nseed = 4\n[attribute]\ntarget = "logit"\npath = "integrated"\nbaseline = "token: a"\n'
         'nodes = 5\nmethod = "reverse"\ndeletion_draws = 3\n'
         f"retokenise = true\n[controls]\nattribute = 0\n{KINDS_TOML}{PROMPT_TOML}",
