@@ -105,8 +105,8 @@ def choices_in_pair(
     if options.get("target") != "choice":
         return (prompt, response), options
     asked = Asked.of(prompt, response)
-    habits = {name: options.get(name) for name in ("max_new_tokens", "prepend_bos")}
-    habits["max_new_tokens"] = habits["max_new_tokens"] or MAX_NEW_TOKENS
+    habits: Any = {"max_new_tokens": options.get("max_new_tokens", MAX_NEW_TOKENS)}
+    habits["prepend_bos"] = options.get("prepend_bos")
     if options.get("retokenise"):
         raise InputError("target 'choice' forces one text on both models: retokenise is for each model's own response")
 

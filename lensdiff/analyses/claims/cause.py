@@ -25,6 +25,7 @@ class Cause:
         effect: the number; unit: as it follows a number.
         controls: the same number of the valid controls, by kind.
         interval: of the effect over prompts.
+        of: what the controls are.
         facts: what else a reader wants to know, a phrase each.
     """
 
@@ -34,6 +35,7 @@ class Cause:
     controls: Mapping[str, Sequence[float]] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     facts: tuple[str, ...] = ()
+    of: str = MEANINGLESS
 
     @property
     def beside(self) -> stats.Envelope | None:
@@ -52,16 +54,16 @@ class Cause:
         if self.interval is not None:
             low, high = self.interval
             said += f" (95 % over prompts {low:.3g} to {high:.3g})"
-        return f"{said}; {_place(self.beside, self.unit)}"
+        return f"{said}; {_place(self.beside, self.unit, self.of)}"
 
 
-def _place(beside: stats.Envelope | None, unit: str) -> str:
+def _place(beside: stats.Envelope | None, unit: str, of: str) -> str:
     if beside is None:
         return "no controls stand beside it"
     if beside.band is None:
         needed = stats.FEWEST_FOR_RANK
         return f"beside {counted(beside)} controls, too few to tell ({needed} of each kind are needed)"
-    words = beside_words(beside, unit)
+    words = beside_words(beside, unit, of)
     if beside.verdict() == "beyond":
         return f"{'above' if beside.direction == 'above' else 'below'} every kind of control: {words}"
-    return f"no more than {MEANINGLESS}: {words}"
+    return f"no more than {of}: {words}"

@@ -16,6 +16,7 @@ import pandas as pd
 from lensdiff import stats
 from lensdiff.analyses.claims.cause import Cause
 from lensdiff.analyses.claims.evidence import valid_controls
+from lensdiff.analyses.claims.words import MEANINGLESS
 from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.analyses.patch.sets import RANDOM, SetPatch
@@ -56,7 +57,9 @@ def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause:
         f"cause: heads {named}; the base's put into the tuned model: {back:+.3g} nats per token",
         "cause: effects of single heads do not add up to that of all together",
     )
-    return Cause(what, effect, PER_TOKEN, {kind: values for kind, values in kinds.items() if values}, facts=facts)
+    made = {kind: values for kind, values in kinds.items() if values}
+    of = f"as many random heads, and of {MEANINGLESS}" if len(made) > 1 else "as many random heads"
+    return Cause(what, effect, PER_TOKEN, made, facts=facts, of=of)
 
 
 def rotation_cause(found: Dose, validity: pd.DataFrame | None = None) -> Cause | None:

@@ -131,13 +131,13 @@ def sentence(
     }[case]
 
 
-def beside_words(beside: stats.Envelope, unit: str) -> str:
+def beside_words(beside: stats.Envelope, unit: str, of: str = MEANINGLESS) -> str:
     """Return where the controls' bands reach, and how many controls there are."""
     if beside.band is None:
         return f"beside {counted(beside)}"
     low, high = beside.band
     return (
-        f"the {100 * beside.level:g} % bands of {MEANINGLESS} reach from {_plain(low)} to {_plain(high)}{unit} "
+        f"the {100 * beside.level:g} % bands of {of} reach from {_plain(low)} to {_plain(high)}{unit} "
         f"({counted(beside)})"
     )
 

@@ -111,7 +111,8 @@ class Run:
     def _found(self, text: AlignedText, sites: Sequence[Site], others: Mapping[Site, Site], *, estimate: bool) -> Found:
         """Return one prompt's effects, or with `estimate` its estimates alone."""
         places, found = places_of(text, sites), Found([], [], *(torch.zeros(0, dtype=torch.float64) for _ in range(3)))
-        wanted = tuple(dict.fromkeys([*sites, *([] if estimate else others.values())]))
+        both: list[Site] = [*sites, *([] if estimate else others.values())]
+        wanted = tuple(dict.fromkeys(both))
         acts = {side: self._read(text, side, getattr(self.pair, side), wanted) for side in reversed(SIDES)}
         for side in self.into:
             own, donor = acts[side], acts[_other(side)]
