@@ -43,12 +43,14 @@ def instruction_cause(found: KnockOutShift, validity: pd.DataFrame | None = None
     return Cause(what, effect, PER_TOKEN, _kinds(found, beside, validity), interval, tuple(facts))
 
 
-def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause:
-    """Return what exchanging the heads with the most new instruction verbs says."""
+def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause | None:
+    """Return what exchanging the heads with the most new instruction verbs says; None where they rose in no head."""
+    if not found.heads:
+        return None
     effect, beside = found.effects()
     back, _ = found.effects("tuned")
     named = ", ".join(f"{layer}.{head}" for layer, head in found.heads)
-    kinds = {RANDOM: beside[RANDOM]} | dict(_kinds(found, found.control_effects(), validity))
+    kinds = {RANDOM: beside.get(RANDOM, [])} | dict(_kinds(found, found.control_effects(), validity))
     what = (
         f"the {len(found.heads)} heads whose instruction verbs rose most, put into the base together, give the tuned "
         "model's response"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lensdiff.analyses.claims.interventions import heads_cause, instruction_cause, rotation_cause
-from lensdiff.analyses.patch.sets import RANDOM
+from lensdiff.analyses.patch.sets import RANDOM, no_set
 from lensdiff.results import Result
 from tests.analyses.dose.results import GAIN, SHARES, dose
 from tests.analyses.knock_out.results import shift
@@ -41,6 +41,7 @@ def test_what_the_instruction_cut_costs():
 def test_what_the_heads_bring():
     found = set_patch(controls=KINDS)
     cause = heads_cause(found)
+    assert cause is not None
     effect, beside = found.effects()
     assert cause.effect == effect
     assert set(cause.controls) == {RANDOM, *KINDS}
@@ -48,7 +49,9 @@ def test_what_the_heads_bring():
     assert cause.beside is not None
     assert "random heads" in cause.statement
     assert f"the {len(found.heads)} heads whose instruction verbs rose most" in cause.statement
-    assert sum(map(len, heads_cause(found, validity(found, ruined=2)).controls.values())) == len(beside[RANDOM]) + 36
+    left = heads_cause(found, validity(found, ruined=2))
+    assert left is not None
+    assert sum(map(len, left.controls.values())) == len(beside[RANDOM]) + 36
 
 
 def test_what_the_values_change_brings():
@@ -64,6 +67,8 @@ def test_what_the_values_change_brings():
 
 
 def test_without_a_number_there_is_no_line():
+    found = set_patch(controls=KINDS)
+    assert heads_cause(no_set(found.provenance)) is None
     assert rotation_cause(dose(groups=("all",))) is None
     one = rotation_cause(dose(prompts=("one",)))
     assert one is not None
