@@ -4,8 +4,8 @@
 
 The second model is the first with noise on its weights; its activations are put into the first, one direction. The loop
 runs a whole pass for each row, its logits at every position, one row at a time; it is timed on a sample of the rows,
-spread over the layers, and scaled to all of them. Effects must agree, or it stops. Printed are both times, their ratio,
-and the peak of resident memory above the two models.
+spread over the layers, and scaled to all of them. Effects must agree, or it stops. Printed are both times, on the
+clock and on the processor, their ratio, and the peak of resident memory above the two models.
 """
 
 import time
@@ -98,20 +98,24 @@ def main(
     text = align_text(pair, *given, max_new_tokens=1, prepend_bos=None)
     patch_sweep(pair, *given, layers=[0], into="base")  # what points mean is measured once
     RESET.write_text("5")
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start, busy = memory("VmRSS"), time.perf_counter(), time.process_time()
     found = patch_sweep(pair, *given, into="base", max_bytes=max_bytes)
     seconds, peak = time.perf_counter() - start, memory("VmHWM") - before
+    busy = time.process_time() - busy
     every = list(zip(found.component, found.layer.tolist(), found.head_index.tolist(), strict=True))
     chosen = [round(i * (len(every) - 1) / (sample - 1)) for i in range(sample)]
+    loop_busy = time.process_time()
     effects, sampled = plain_loop(pair, text, [every[i] for i in chosen])
     gap = max(abs(effect - float(found.effect[0, i])) for effect, i in zip(effects, chosen, strict=True))
     if not gap < AGREEMENT:
         raise SystemExit(f"the plain loop differs by {gap:.1e} nats per token")
+    loop_busy = (time.process_time() - loop_busy) / sample * len(every)
     loop = sampled / sample * len(every)
     print(f"{len(every)} rows, {text.n_read} positions, {text.n_out} response tokens, {threads} threads")
     print(
         f"patch_sweep {seconds:.1f} s; plain loop {loop:.1f} s ({sample} rows timed): {loop / seconds:.1f} times slower"
     )
+    print(f"processor time of all threads: {busy:.0f} s; plain loop {loop_busy:.0f} s, {loop_busy / busy:.1f} times it")
     print(f"largest difference {gap:.1e} nats per token of {float(found.effect.abs().max()):.2g} at most")
     print(f"peak memory {peak:.0f} MiB above the two models")
 
