@@ -193,7 +193,7 @@ def test_a_model_against_itself_is_exactly_0_everywhere(method: str):
     assert frame["effect"].fillna(0.0).eq(0.0).all()
     assert frame["share"].isna().all()
     assert found.control_effect[:, :, : len(frame) // 2].nan_to_num(0.0).eq(0.0).all()
-    assert method == "exact" or frame["estimate"].eq(0.0).all()
+    assert method == "exact" or bool(frame["estimate"].eq(0.0).all())
     assert "equal" in repr(found).splitlines()[0]
 
 
@@ -201,9 +201,9 @@ def test_the_whole_stream_makes_the_whole_difference(pair: ModelPair):
     # the unembedding is the patched model's own, so the bases share it
     with_same_head = pair_of(lambda model: changed_head(0, 1)(model) or changed_mlp(1)(model))
     one = patch(with_same_head, PROMPT, RESPONSE, component="resid", layer=LAYERS).one()
-    assert one["share"] == pytest.approx(1, abs=1e-9)
-    assert one["total"] == pytest.approx(one["effect"], abs=1e-9)
-    first = patch(with_same_head, PROMPT, RESPONSE, component="resid", layer=0).one()
+    assert bool(one["share"] == pytest.approx(1, abs=1e-9))
+    assert bool(one["total"] == pytest.approx(one["effect"], abs=1e-9))
+    first: Any = patch(with_same_head, PROMPT, RESPONSE, component="resid", layer=0).one()
     assert first["effect"] == 0.0, "both models embed alike"
 
 
@@ -224,7 +224,7 @@ def test_an_estimate_tends_to_the_effect_as_the_change_does_to_nothing(wrapper: 
     moved = frame[frame["effect"].abs() > 1e-9]
     assert len(moved) > 20
     np.testing.assert_allclose(moved["estimate"], moved["effect"], rtol=1e-3)
-    assert found.agreement()["correlation"].min() > 0.9999
+    assert bool(found.agreement()["correlation"].min() > 0.9999)
 
 
 def test_the_first_rows_are_run_and_no_others(pair: ModelPair):
@@ -242,7 +242,7 @@ def test_the_first_rows_are_run_and_no_others(pair: ModelPair):
     there = ~found.effect.isnan()
     assert torch.equal(found.effect[there], exact.effect[there])
     assert found.agreement()["n"].tolist() == [3, 3]
-    assert found.top(20)["effect"].notna().sum() == 6
+    assert bool(found.top(20)["effect"].notna().sum() == 6)
 
 
 # positions, layers, prompts

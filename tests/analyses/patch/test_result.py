@@ -43,7 +43,7 @@ def test_a_share_of_about_nothing_is_missing():
     assert bool(apart.to_df()["share"].notna().all())
     assert means["total"].eq(1.0).all()
     assert means["share"].isna().all()
-    assert replace(apart, least_total=2.0).to_df()["share"].notna().sum() == len(apart.to_df()) / 2
+    assert bool(replace(apart, least_total=2.0).to_df()["share"].notna().sum() == len(apart.to_df()) / 2)
 
 
 def test_means_have_the_interval_of_a_t_test():
