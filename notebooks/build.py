@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-WIDTH = 1100
+WIDTH, HEIGHT = 1100, 800
 
 
 def picture(page: Page, html: str) -> str:
@@ -24,12 +24,14 @@ def picture(page: Page, html: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as file:
         file.write(f"<!doctype html><meta charset=utf-8><body style='margin:0'>{html}</body>")
         file.flush()
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
         page.goto(f"file://{file.name}")
         frame = page.frames[1]
         frame.wait_for_selector(".ld-widget[data-ready]")
         page.wait_for_timeout(700)  # circuitsvis draws after the page is ready
         height = frame.evaluate("Math.ceil(document.body.getBoundingClientRect().bottom)")
         page.evaluate("h => document.querySelector('iframe').style.height = h + 'px'", height)
+        page.set_viewport_size({"width": WIDTH, "height": max(HEIGHT, height)})  # what is out of sight is not drawn
         page.wait_for_timeout(1500)  # and again in its new size
         return base64.b64encode(page.locator("iframe").screenshot()).decode()
 
@@ -52,7 +54,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": WIDTH, "height": 800})
+        page = browser.new_page()
         for path in paths:
             build(path, page)
         browser.close()

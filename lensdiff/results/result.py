@@ -43,6 +43,23 @@ class Result(ABC):
 
     provenance: Provenance
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # dataclass would write one that prints every array and word list
+            cls.__repr__ = Result.__repr__
+
+    def __repr__(self) -> str:
+        """Return what it is, of which model, and the shape of each array; below a pair's notice."""
+        prompt = getattr(self, "prompt_id", "")
+        where = f", {prompt}" if prompt and isinstance(prompt, str) else ""
+        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        shapes = [f"{name} {' x '.join(map(str, x.shape)) or '()'}" for name, x in values if isinstance(x, Tensor)]
+        lines = [f"{type(self).__name__} of {self.provenance.model}{where}"]
+        if shapes:
+            lines.append(f"  arrays: {', '.join(shapes)}")
+        lines.append("  tables by top() and to_df(), a view by show()")
+        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+
     @abstractmethod
     def to_df(self) -> pd.DataFrame:
         """Return the tidy table, one row per observation; the columns are documented per result."""

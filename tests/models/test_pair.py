@@ -81,6 +81,15 @@ def test_both_models_are_loaded_and_differ(folders):
         )
 
 
+def test_a_pair_and_a_model_are_told_apart(folders):
+    both = load_pair(*folders, **OPTIONS)
+    pair.check_pair(both)
+    with pytest.raises(InputError, match="expected a pair of models, as load_pair makes it, got "):
+        pair.check_pair(both.base)
+    with pytest.raises(InputError, match=r"expected one model, got a pair: give pair\.base or pair\.tuned"):
+        view_of(both)
+
+
 def test_options_of_one_model_go_to_it_alone(folders):
     found = load_pair(*folders, tuned_options={"dtype": "float64"}, **OPTIONS)
     assert (view_of(found.base).dtype, view_of(found.tuned).dtype) == (torch.float32, torch.float64)

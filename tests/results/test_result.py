@@ -47,6 +47,30 @@ def test_saves_and_loads_every_field(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["lengths.safetensors"], "no temporary file may stay"
 
 
+def test_what_is_printed_is_short_and_begins_with_a_pairs_notice():
+    many = lengths(*range(5000))
+    assert repr(many).splitlines() == [
+        "Lengths of model ünicode",
+        "  arrays: values 5000",
+        "  tables by top() and to_df(), a view by show()",
+    ]
+    equal = replace(many.provenance, options={"notice": "the weights are equal"})
+    assert repr(replace(many, provenance=equal)).splitlines()[:2] == [
+        "the weights are equal",
+        "Lengths of model ünicode",
+    ]
+
+    @dataclass(frozen=True, eq=False)
+    class Named(Lengths):
+        prompt_id: str
+
+        def __repr__(self) -> str:
+            return f"{self.prompt_id}, and {super().__repr__()}"
+
+    said = repr(Named(many.provenance, (), None, torch.zeros(2, 3)[:, 0], "poem"))
+    assert said.startswith("poem, and Named of model ünicode, poem\n")
+
+
 def test_saves_a_view_of_an_array(tmp_path):
     result = Lengths(Provenance("lengths", "m"), ("a", "b"), 1.5, torch.arange(4.0)[::2])
     assert Lengths.load(result.save(tmp_path / "r")).values.tolist() == [0.0, 2.0]

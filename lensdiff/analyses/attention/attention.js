@@ -55,7 +55,7 @@ LensDiff.views.attention_shift = (root, data) => {
     const band = (r, c) => (measure.low && measure.low[c][r] !== null ? `; controls ${number(measure.low[c][r])} to ${number(measure.high[c][r])}` : "; no controls");
     area.replaceChildren(
       LensDiff.map({
-        rows: data.heads, columns: data.layers, corner: "head", label: `${measure.label}, layers across, heads down`,
+        rows: data.heads, columns: data.layers, corner: "head \\ layer", label: `${measure.label}, layers across, heads down`,
         hint: "Point at a head, or move with the arrow keys; choose one for all its numbers.",
         cell: (r, c) => {
           const v = measure.values[c][r];

@@ -57,7 +57,7 @@ from lensdiff.models.asked import Asked
 from lensdiff.models.change import SharedTokens
 from lensdiff.models.dosing import DosedModel, dosed_model
 from lensdiff.models.inside.parts import Weight
-from lensdiff.models.pair import ModelPair
+from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS, encode, own_responses
 from lensdiff.models.weight_groups import Group, Part
@@ -108,6 +108,7 @@ def dose(
             or of another shape; of one prompt (or of all in a list): the two models do not read a text as the same
             tokens, it cannot be tokenised, or there is nothing to read.
     """
+    check_pair(pair)
     asked = Asked.of(prompt)
     wanted = _points(groups, amounts)
     given = None if response is None else _given(asked, response)

@@ -284,12 +284,14 @@ class Dose(Result):
 
     def __repr__(self) -> str:
         """Return what each group does to the tuned model's response, and W_out beside controls."""
-        said = f"Dose of {self.provenance.model}, {len(self.prompt_id)} prompts (nats per token of the tuned response)"
+        n = len(self.prompt_id)
+        said = f"Dose of {self.provenance.model}, {n} prompt{'s' * (n != 1)} (nats per token of the tuned response)"
         lines = [self.provenance.notice, said] if self.provenance.notice else [said]
         rows: Any = self.summary([GAIN]).itertuples()
         for row in rows:
             share = "" if np.isnan(row.share) else f", {row.share:.0%} of the whole"
-            lines.append(f"  {row.group} alone: {row.effect:+.3f} ({row.low:.3f} to {row.high:.3f}){share}")
+            limits = "" if np.isnan(row.low) else f" ({row.low:.3f} to {row.high:.3f})"
+            lines.append(f"  {row.group} alone: {row.effect:+.3f}{limits}{share}")
         if self.has_gains:
             lines.append(f"  W_out beside controls: {self.beside()}")
         return "\n".join(lines)

@@ -44,7 +44,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair
+from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.text import strings_of
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
@@ -87,6 +87,7 @@ def first_divergence(
             control with another vocabulary; of one prompt (or of all in a list): the models do not read it as the same
             tokens, or put other special tokens in front, it cannot be tokenised, or a logit is not finite.
     """
+    check_pair(pair)
     asked = Asked.of(prompt)
     base = view_of(pair.base)
     wanted = chosen_indices(layers, range(base.n_layers + 1), "layers")

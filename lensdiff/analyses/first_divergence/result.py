@@ -300,13 +300,21 @@ class FirstDivergence(Result):
     def __repr__(self) -> str:
         """Return after how many prompts the models part, and the mean effects at the headline layer."""
         n, model = len(self.prompt_id), self.provenance.model
-        lines = [f"FirstDivergence of {model}: the models part after {n} of {n + len(self.agreed)} prompts (logits)"]
+        lines = [f"FirstDivergence of {model}: the models part after {n} of {n + len(self.agreed)} prompts"]
+        if n == 1:
+            said, two = "".join(self.common[0]), f"{self.base_token[0]!r}, the tuned model {self.tuned_token[0]!r}"
+            lines.append(f"  after {said!r} the base chooses {two}" if said else f"  the base begins with {two}")
         if n:
-            lines.append(f"  streams cross at layer {self.headline} of {self.n_layers}, unembedding of {self.unembed}")
-        for effect in EFFECTS if n else ():
+            where = f"layer {self.headline} of {self.n_layers}, unembedding of {self.unembed}"
+            lines.append(f"  streams cross at {where}; in logits, towards the tuned model's token:")
+        cells = self._control_cells(self.headline, None)
+        for place, effect in enumerate(EFFECTS if n else ()):
             values = self.values(effect)
             test = stats.mean_difference(values, level=self.level)
             said = f"{values.mean():+.3g}" if test is None else test.numbers()
+            if cells is not None:
+                beside = effects_of(cells)[:, place]
+                said += f" (controls {float(beside.min()):+.3g} to {float(beside.max()):+.3g})"
             lines.append(f"  {effect}: {said}")
         if len(self.controls):
             lines.append(f"  beside {len(self.controls)} control(s)")

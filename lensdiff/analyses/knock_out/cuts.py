@@ -39,6 +39,12 @@ class Condition(NamedTuple):
     window_last: int
     first: bool
 
+    def __str__(self) -> str:
+        """Return it in words: `response, layers 0 to 3, token 0 too`."""
+        one, last = self.window_first, self.window_last
+        layers = f"layer {one}" if one == last else f"layers {one} to {last}"
+        return f"{self.cut}, {layers}{', token 0 too' if self.first else ''}"
+
 
 def cut_mask(keys: Bool[Tensor, " pos"], last: int, cut: str) -> Bool[Tensor, "query_pos key_pos"]:
     """Return where attention is cut.

@@ -12,6 +12,8 @@ from torch import Tensor
 from lensdiff.analyses.knock_out.cuts import Condition
 from lensdiff.results import Result
 
+SHOWN = 8  # ways to cut that the repr tells of
+
 
 @dataclass(frozen=True, eq=False)
 class KnockOut(Result):
@@ -42,8 +44,9 @@ class KnockOut(Result):
     def to_df(self) -> pd.DataFrame:
         """Return a row per way to cut and response token.
 
-        Columns: prompt_id, cut, window_first, window_last, out_pos, token, log_prob, drop, random_drop (mean of the
-        draws), first.
+        Columns: prompt_id, cut, window_first, window_last (the layers that were cut), out_pos, token, log_prob, drop,
+        random_drop (mean of the draws), first (whether token 0 was cut too: an instruction that begins with it has
+        rows of both).
         """
         n, columns = len(self.out_tokens), self._conditions(len(self.out_tokens))
         first = columns.pop("first")
@@ -68,6 +71,21 @@ class KnockOut(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that lose most."""
         return self.to_df().nlargest(k, "drop").reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        """Return the mean loss beside that of other tokens for each way to cut, and the token that loses most."""
+        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {len(self.out_tokens)} tokens"
+        lines = [f"KnockOut of {name} (nats lost, the instruction's {self.n_instruction} tokens cut)"]
+        of_others = _mean(self.mean_random()).tolist()
+        for condition, drop, others in list(zip(self.conditions, self.drop, of_others, strict=True))[:SHOWN]:
+            if not len(drop):
+                continue
+            beside = "not to be had" if np.isnan(others) else f"{others:+.3g}"
+            most = f"{float(drop.max()):+.3g} at {self.out_tokens[int(drop.argmax())]!r}"
+            lines.append(f"  {condition}: mean {float(drop.mean()):+.3g} (other tokens cut {beside}), most {most}")
+        if len(self.conditions) > SHOWN:
+            lines.append(f"  {len(self.conditions) - SHOWN} more, see summary()")
+        return "\n".join(lines)
 
     def mean_random(self) -> Float[Tensor, "condition out_pos"]:
         """Return `random_drop`, mean over draws."""

@@ -37,7 +37,7 @@ from lensdiff.analyses.patch.sites import Site, one_site, several_ats, sweep_sit
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
-from lensdiff.models.pair import ModelPair
+from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError
@@ -84,6 +84,7 @@ def patch(
     Raises:
         InputError: as `patch_sweep`, or there is no such head.
     """
+    check_pair(pair)
     run = Run(pair, Asked.of(prompt, response), (into,), metric, seed, max_new_tokens, prepend_bos)
     sites = (one_site(run.sizes, component, layer, head, at),)
     return run.result("patch", sites, controls, progress, least_total=least_total, level=level)
@@ -121,7 +122,8 @@ def patch_sweep(
         controls: `pair.control(kind, seed)`, or models with the base's tokenizer, put into the base; at least 19 of a
             kind for a band.
         rows: a row, or rows, of `attention_shift`, `pair_overlap`, `verb_shift(...).heads()`, `rotation`,
-            `weight_shift` or of this: the heads and MLPs that they name are patched, and nothing else.
+            `weight_shift` or of this: the heads and MLPs that they name are patched, and nothing else (so without
+            `components` and `layers`).
         method: "exact", or "estimate": ranked by gradients, and the first `rerun` rows of each direction run exactly.
         seed: of the other heads.
         max_new_tokens: of the tuned model's own response.
@@ -137,6 +139,7 @@ def patch_sweep(
             marks no such group, a position lies behind the text, the models read the text as different tokens, the
             response is empty, or the metric is not a number for each response token.
     """
+    check_pair(pair)
     both = (into,) if isinstance(into, str) else tuple(into)
     run = Run(pair, Asked.of(prompt, response), both, metric, seed, max_new_tokens, prepend_bos, max_bytes)
     if method not in METHODS:
@@ -147,8 +150,8 @@ def patch_sweep(
     if rows is None:
         sites = sweep_sites(run.sizes, components, layers, ats)
     else:
-        if layers is not None:
-            raise InputError("layers and rows are given: rows name their layers themselves")
+        if layers is not None or tuple(components) != COMPONENTS:
+            raise InputError("rows are given with layers or components: rows name their heads and MLPs themselves")
         sites = sites_of_rows(run.sizes, rows, ats)
     ranked = rerun if method == "estimate" else None
     return run.result("patch_sweep", sites, controls, progress, rerun=ranked, least_total=least_total, level=level)

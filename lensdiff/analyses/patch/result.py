@@ -216,10 +216,19 @@ class Patched(Result):
         for into in dict.fromkeys(self.into):
             own = frame[frame["into"] == into]
             order = np.argsort(-own["effect"].abs().to_numpy(), kind="stable")[:3]
-            lines.append(f"  into {into}: total {own['total'].max():.3g}; {len(own)} rows, the largest effects:")
-            lines += [f"    {name(row)} {row.effect:+.3g}" for row in own.iloc[order].itertuples()]
+            what = f"{len(own)} rows, the largest effects:" if len(own) > 1 else "of it"
+            lines.append(f"  into {into}: total {own['total'].max():.3g}; {what}")
+            lines += [f"    {name(row)} {row.effect:+.3g}{self._beside(row)}" for row in own.iloc[order].itertuples()]
         lines.append(f"  {NOT_ADDED}")
         return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+
+    def _beside(self, row: Any) -> str:
+        """Return what stands beside a row of `means`, in brackets: another head, and the range of the controls."""
+        said = [] if np.isnan(row.other_effect) else [f"another head {row.other_effect:+.3g}"]
+        means = _mean(self.control_effect[:, :, row.Index].numpy(), axis=1)
+        if means.size and not np.isnan(means).any():
+            said.append(f"{len(means)} control(s) {means.min():+.3g} to {means.max():+.3g}")
+        return f" ({', '.join(said)})" if said else ""
 
     def _rows(self) -> dict[str, Any]:
         names = {name: np.array(getattr(self, name), dtype=object) for name in ("component", "at", "into")}

@@ -109,7 +109,9 @@ class DirectLogitAttribution(Result):
 
     def __repr__(self) -> str:
         """Return model, text and the parts that add most."""
-        what = "logit of the token" if not self.against else "logit of the token less that of another"
+        rivals = dict.fromkeys(self.against)
+        other = repr(next(iter(rivals))) if len(rivals) == 1 else "the base's best other one (see against)"
+        what = "logit of the token" + (f" less that of {other}" if rivals else "")
         first = ", ".join(
             f"{Part(*part)} {value:+.3g}"
             for part, value in sorted(

@@ -14,6 +14,8 @@ def wrapper_of(model: Model) -> Wrapper:
     Raises:
         InputError: `model` is neither.
     """
+    if hasattr(type(model), "tuned"):  # a ModelPair, which cannot be imported here
+        raise InputError("expected one model, got a pair: give pair.base or pair.tuned, or pair.compare this analysis")
     if not (is_hooked(model) or is_bridge(model)):
         raise InputError(
             f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "

@@ -342,6 +342,14 @@ def test_curves_shares_and_halves_of_a_change_that_follows_the_dose() -> None:
     assert "25% of the whole" in said
 
 
+def test_one_prompt_has_an_effect_and_no_limits() -> None:
+    said = repr(dose(pair_of(), POEM, SAID, groups=["all", "W_out"]))
+    assert said.startswith("Dose of ")
+    assert ", 1 prompt (" in said
+    assert "all alone: " in said
+    assert "nan" not in said
+
+
 def test_the_half_is_where_lines_cross_it() -> None:
     assert crossing([0.0, 0.5, 1.0], [0.0, 0.9, 1.0], 0.5) == pytest.approx(0.5 * 5 / 9)
     assert crossing([0.0, 0.5, 1.0], [0.0, -1.0, 1.0], 0.5) == pytest.approx(0.875)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from experiments.families import exact_rotary
-from lensdiff.analyses.knock_out.cuts import cut_mask, cut_scores
+from lensdiff.analyses.knock_out.cuts import Condition, cut_mask, cut_scores
 from lensdiff.analyses.knock_out.measure import knock_out
 from lensdiff.analyses.knock_out.passes import Plan, Row, drops, text_of, writes
 from lensdiff.analyses.knock_out.result import KnockOut, medians, slopes
@@ -22,6 +23,7 @@ from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError, Results
 from tests.analyses.knock_out.planted import blind, copying
+from tests.analyses.knock_out.results import knock_out as by_hand
 from tests.checkpoints import hf_model, tokenizer_of
 
 NO_HOOKED = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
@@ -335,6 +337,25 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     assert again.provenance == found.provenance
     assert found.provenance.options["layers"] == "windows"
     assert found.provenance.seed == 0
+
+
+def test_what_is_printed_says_what_each_way_to_cut_takes_and_where():
+    assert repr(by_hand(prompt_id="poem")).splitlines() == [
+        "KnockOut of a, poem: 3 tokens (nats lost, the instruction's 2 tokens cut)",
+        "  response, layers 0 to 3: mean +0.5 (other tokens cut +0.25), most +2 at 'A'",
+        "  response, layers 0 to 1: mean +0.25 (other tokens cut not to be had), most +1 at 'A'",
+    ]
+    found = by_hand()
+    many = replace(
+        found,
+        conditions=tuple(Condition("after", layer, layer, True) for layer in range(12)),
+        drop=found.drop[:1].expand(12, -1),
+        random_drop=found.random_drop[:1].expand(12, -1, -1),
+    )
+    assert repr(many).splitlines()[1].startswith("  after, layer 0, token 0 too: mean +0.5")
+    assert repr(many).splitlines()[-1] == "  4 more, see summary()"
+    assert len(repr(many).splitlines()) == 10
+    assert "nan" not in repr(by_hand(()))
 
 
 def test_an_empty_response_loses_nothing_and_a_token_has_no_slope():

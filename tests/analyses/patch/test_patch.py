@@ -502,7 +502,8 @@ SWEEPS: list[tuple[dict[str, Any], str]] = [
     ({"method": "fast"}, "method='fast' is none of exact, estimate"),
     ({"rerun": 0}, "rerun=0, max_bytes=268435456 given, expected positive numbers"),
     ({"max_bytes": 0}, "max_bytes=0 given, expected positive numbers"),
-    ({"rows": {"layer": 0, "head_index": 1}, "layers": [0]}, "rows name their layers themselves"),
+    ({"rows": {"layer": 0, "head_index": 1}, "layers": [0]}, "rows name their heads and MLPs themselves"),
+    ({"rows": {"layer": 0, "head_index": 1}, "components": ["mlp"]}, "rows are given with layers or components"),
     ({"into": "tuned", "controls": [1]}, "controls are put into the base, and into='tuned' is given"),
 ]
 

@@ -72,6 +72,19 @@ def test_bands_are_those_of_the_controls():
     assert bool(patched(controls={"spectrum": 18}).to_df()["control_low"].isna().all())
 
 
+def test_what_is_printed_stands_beside_another_head_and_the_controls():
+    result = patched(controls={"spectrum": 3})
+    row = list(result.to_df()["layer"]).index(PLANTED[0]) + PLANTED[1]
+    controls = result.control_effect[:, :, row].mean(dim=1)
+    said = repr(result).splitlines()
+    assert len(said) <= 12
+    assert said[2] == (
+        f"    layer 1, head 1 +1.55 (another head +0.05, 3 control(s) {controls.min():+.3g} to {controls.max():+.3g})"
+    )
+    assert said[6] == "    layer 1, head 1 -1.55", "a control is put into the base alone"
+    assert repr(patched()).splitlines()[2] == "    layer 1, head 1 +1.55 (another head +0.05)"
+
+
 def test_prompts_are_put_together_and_controls_set_beside():
     parts = [patched([name]) for name in PROMPTS]
     joined = Patched.together(parts)

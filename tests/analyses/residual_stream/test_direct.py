@@ -143,6 +143,7 @@ def test_both_models_are_held_against_the_bases_choice_or_its_runner_up():
     found = direct_logit_attribution(pair, PROMPT, max_new_tokens=6)
     assert isinstance(found, Diff)
     assert found.base.against == found.tuned.against
+    assert "less that of the base's best other one (see against): mean" in repr(found.tuned)
     own = generate(pair.tuned, PROMPT, max_new_tokens=6)
     ids = torch.tensor([[*tokenizer_of()(PROMPT.text)["input_ids"], *own.token_ids]])
     n, said = len(own.token_ids), torch.tensor(own.token_ids)
@@ -155,6 +156,7 @@ def test_both_models_are_held_against_the_bases_choice_or_its_runner_up():
         torch.testing.assert_close(one.logit, expected, rtol=1e-3, atol=1e-3)
     given = direct_logit_attribution(pair, PROMPT, own, against=" a")
     assert set(given.base.against) == {" a"}
+    assert "logit of the token less that of ' a': mean" in repr(given.base)
 
 
 def test_tokens_keep_their_strings_where_the_vocabularies_differ():
@@ -188,6 +190,7 @@ def test_the_table_has_a_row_per_token_and_part(tmp_path):
     again = DirectLogitAttribution.load(found.save(tmp_path / "parts"))
     pd.testing.assert_frame_equal(again.to_df(), frame)
     assert "most of it: " in repr(found)
+    assert "logit of the token: mean" in repr(found)
     assert [str(Part(*p)) for p in found.parts[:3]] == ["embed", "head 0.0", "head 0.1"]
 
 
