@@ -17,8 +17,7 @@ def in_a_room(file: str) -> str:
     Raises:
         ValueError: it lies in none.
     """
-    room, _, name = file.partition("/")
-    if room not in ROOMS or not name:
+    if file.partition("/")[0] not in ROOMS or "/" not in file:
         raise ValueError(f"{file!r} lies in none of {', '.join(ROOMS)}")
     return file
 

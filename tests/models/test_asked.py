@@ -20,11 +20,16 @@ from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.dose.result import Dose
+from lensdiff.analyses.first_divergence.measure import first_divergence
+from lensdiff.analyses.first_divergence.result import FirstDivergence
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.knock_out.measure import knock_out
 from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.analyses.patch.measure import patch, patch_sweep
 from lensdiff.analyses.patch.result import Patched
+from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
+from lensdiff.analyses.residual_stream.lens import logit_lens
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_pair
 from lensdiff.models.asked import Asked, as_prompt
@@ -57,6 +62,10 @@ def calls(pair: Any) -> dict[str, Call]:
         assert response is None, "generate takes none"
         return generate(pair.base, prompt, max_new_tokens=3, **options)
 
+    def first_divergence_of(prompt: Any, response: Any = None, **options: Any) -> Any:
+        assert response is None, "both models' own words part"
+        return first_divergence(pair, prompt, max_new_tokens=3, **options)
+
     return {
         "generate": of_responses,
         "attribute": lambda *a, **k: attribute(pair.base, *a, deletion_draws=0, max_new_tokens=3, **k),
@@ -66,11 +75,19 @@ def calls(pair: Any) -> dict[str, Call]:
         "dose": lambda *a, **k: dose(pair, *a, amounts=[1], max_new_tokens=3, **k),
         "patch": lambda *a, **k: patch(pair, *a, component="mlp", layer=1, max_new_tokens=3, **k),
         "patch_sweep": lambda *a, **k: patch_sweep(pair, *a, max_new_tokens=3, **k),
+        "knock_out": lambda *a, **k: knock_out(pair.tuned, *a, max_new_tokens=3, draws=1, **k),
+        "first_divergence": first_divergence_of,
+        "logit_lens": lambda *a, **k: logit_lens(pair.base, *a, max_new_tokens=3, **k),
+        "direct_logit_attribution": lambda *a, **k: direct_logit_attribution(pair.base, *a, max_new_tokens=3, **k),
     }
 
 
-NAMES = ("generate", "attribute", "attention", "output_shift", "instruction_use", "dose", "patch", "patch_sweep")
-WITH_RESPONSES = NAMES[1:]
+OWN_WORDS = ("generate", "first_divergence")
+WITH_RESPONSES = (
+    *("attribute", "attention", "output_shift", "instruction_use", "dose", "patch", "patch_sweep"),
+    *("knock_out", "logit_lens", "direct_logit_attribution"),
+)
+NAMES = (*OWN_WORDS, *WITH_RESPONSES)
 
 
 def test_these_are_all_that_take_prompts() -> None:
@@ -86,7 +103,7 @@ def test_these_are_all_that_take_prompts() -> None:
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    in_one = isinstance(found, InstructionUse | Dose | Patched)
+    in_one = isinstance(found, InstructionUse | Dose | Patched | FirstDivergence)
     return list(dict.fromkeys(found.prompt_id)) if in_one else list(found.by_id)
 
 
