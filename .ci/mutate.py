@@ -33,12 +33,20 @@ HEADS = "heads/test_heads.py"
 OUTPUTS = "outputs/test_output_shift.py"
 ROTATED = "value_rotation/test_value_rotation.py"
 WEIGHTS = "weights/test_weight_shift.py"
+PARTED = "first_divergence/test_first_divergence.py"
+LENS = "residual_stream/test_lens.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
 MUTATIONS = [
-    Mutation("attribute/gradients.py", "(grad[inputs] * embedded[inputs])", "grad[inputs]", GRADIENTS),
-    Mutation("attribute/gradients.py", "directions = embedded[at]", "directions = embedded[at] * 2", GRADIENTS),
+    Mutation("attribute/gradients.py", "(grad[inputs] * along)", "grad[inputs]", GRADIENTS),
+    Mutation("attribute/gradients.py", ", along.split(chunk),", ", (2 * along).split(chunk),", GRADIENTS),
+    Mutation("attribute/paths.py", "(1 - place) * directions", "place * directions", "attribute/test_paths.py"),
+    Mutation("attribute/paths.py", "(places + 1) / 2", "(places + 1) / 3", "attribute/test_paths.py"),
+    Mutation("lensdiff/models/dosing.py", "start + amount * (", "start - amount * (", "tests/models/test_dosing.py"),
+    Mutation("dose/reading.py", "base + amount * (", "tuned + amount * (", "dose/test_dose.py"),
+    Mutation("first_divergence/cells.py", "plus].double() - logits", "plus].double() + logits", PARTED),
+    Mutation("residual_stream/lens.py", "p * (own - log_probs)", "p * (log_probs - own)", LENS),
     Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
     Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
     Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),

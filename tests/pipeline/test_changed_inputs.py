@@ -47,7 +47,9 @@ READS_ALL = {
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
 READS_ALL |= {"knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
 READS_ALL |= {"first_divergence_pair", "first_divergence_control", "first_divergence"}
-OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs")
+READS_ALL |= {"patch_prompt", "patch_control", "patch", "patch_set_pair", "patch_set_control", "patch_set"}
+READS_ALL |= {"control_logit_lens", "logit_lens_shift", "logit_parts", "direct_logit_attribution"}
+OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs", "logit_lens")
 
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -295,7 +297,7 @@ def test_what_is_not_asked_for_now_goes_with_what_it_rests_on(models, tmp_path, 
     assert gone == {"responses", "control_responses", "attribution", "outputs", "attention", "attention_shift"} | {
         "instruction_use",
         "instruction_use_deletion",
-        "knock_out",
+        *("knock_out", "dose", "patch", "patch_set", "logit_lens", "logit_lens_shift", "direct_logit_attribution"),
     }
     assert not store.has_table("attribution")
     assert not store.has_table("responses")
