@@ -26,7 +26,10 @@ __all__ = ["lensdiff", "models"]
 COMMANDS = sorted(c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback)
 WHOLE = ("demo", "init", "run", "report", "published", "annotate")
 VERBS = [name for name in COMMANDS if name not in WHOLE]
-PROMPTED = ("attention", "attribute", "instruction-use", "outputs")
+PROMPTED = (
+    *("attention", "attribute", "dose", "first-divergence", "instruction-use", "knock-out", "outputs", "patch"),
+    "residual-stream",
+)
 DEEP = "[" * 100_000
 DIGITS = "9" * 5_000
 

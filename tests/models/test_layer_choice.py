@@ -12,12 +12,17 @@ import pytest
 from lensdiff import analyses
 from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.analyses.attention.patterns import attention
+from lensdiff.analyses.first_divergence.measure import control_divergence, first_divergence
 from lensdiff.analyses.heads.head_word_pairs import head_word_pairs
 from lensdiff.analyses.heads.ov_reading import ov_reading
 from lensdiff.analyses.heads.qk_reading import qk_reading
+from lensdiff.analyses.knock_out.measure import knock_out
 from lensdiff.analyses.mlp.components import concept_directions
 from lensdiff.analyses.mlp.concepts import mlp_concepts
+from lensdiff.analyses.patch.measure import patch_sweep
+from lensdiff.analyses.residual_stream.lens import logit_lens
 from lensdiff.analyses.value_rotation.measure import control_rotation, value_rotation
+from lensdiff.inputs import Prompt
 from lensdiff.models import load_model, load_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError
@@ -47,6 +52,9 @@ def test_a_wrong_choice_is_refused_in_one_sentence(wanted: Any, available: Any, 
     assert str(refused.value) == message
 
 
+TO_THE_END = (first_divergence, control_divergence, logit_lens)  # theirs count one more: behind the last block
+
+
 def takers() -> Iterator[Callable[..., Any]]:
     """Every function of the analyses with an option `layers`."""
     for module in pkgutil.walk_packages(analyses.__path__, f"{analyses.__name__}."):
@@ -63,12 +71,18 @@ def calls() -> dict[Callable[..., Any], Callable[..., Any]]:
     model = load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu", verify=False)
     words = known_words(40)
     pair = load_pair(model, hf_model("llama", seed=1), tokenizer=tokenizer_of(), device="cpu", verify=False)
-    concepts = mlp_concepts(model, words)
+    concepts, prompt = mlp_concepts(model, words), Prompt("Write a poem", ["Write"])
+    parted = first_divergence(pair, prompt, max_new_tokens=8)
     return {
         annotate: partial(annotate, concepts, model="none", cache="none"),
         attention: partial(attention, model, "Write a poem"),
         concept_directions: partial(concept_directions, model),
+        control_divergence: partial(control_divergence, model, model, parted),
         control_rotation: partial(control_rotation, model, model),
+        first_divergence: partial(first_divergence, pair, prompt),
+        knock_out: partial(knock_out, model, prompt, "the moon"),
+        logit_lens: partial(logit_lens, model, prompt, "the moon"),
+        patch_sweep: partial(patch_sweep, pair, prompt, "the moon"),
         head_word_pairs: partial(head_word_pairs, model, words, random_vectors(words)),
         mlp_concepts: partial(mlp_concepts, model, words),
         ov_reading: partial(ov_reading, model, words),
@@ -78,11 +92,12 @@ def calls() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 @pytest.mark.parametrize("taker", [*takers()], ids=lambda function: function.__name__)
-@pytest.mark.parametrize("wanted", [[], [0, 0], [1, 2]], ids=str)
+@pytest.mark.parametrize("wanted", [[], [0, 0], [1, 3]], ids=str)
 def test_every_analysis_refuses_the_same(calls: Any, taker: Callable[..., Any], wanted: list[int]) -> None:
     with pytest.raises(InputError) as refused:
         calls[taker](layers=wanted)
-    assert str(refused.value) == f"layers={wanted} given, expected at least one of 0 to 1, each once"
+    last = 2 if taker in TO_THE_END else 1
+    assert str(refused.value) == f"layers={wanted} given, expected at least one of 0 to {last}, each once"
 
 
 def test_a_table_is_of_the_heads_that_were_read(calls: Any) -> None:

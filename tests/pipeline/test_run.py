@@ -489,7 +489,7 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
         same(one.load_result(name, kind), store.load_result(name, kind))
     assert one.load_result("attention_shift", AttentionShift).whole is None
     states = {name: state.state for name, state in one.manifest.steps.items()}
-    impossible = {"weights", "value_rotation_pair", "value_rotation"}
+    impossible = {"weights", "value_rotation_pair", "value_rotation", "dose_pair", "dose"}
     assert {name for name, state in states.items() if state == "skipped"} == impossible
     assert {state for name, state in states.items() if name not in impossible} == {"done"}
     assert not any(unit.model in CONTROLS for state in one.manifest.steps.values() for unit in state.units.values())
@@ -612,7 +612,7 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     assert_refused("no file at", prompts=str(tmp_path / "none.jsonl"))
     assert_refused("no file at", vocabulary=str(tmp_path / "none.tsv"))
     assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
-    assert_refused("device 'abacus' is not there", device="abacus")
+    assert_refused("device 'abacus' cannot be used here", device="abacus")
     assert_refused("unknown key 'colour'", colour=1)
     for analysis in ("heads", "mlp", "value_rotation", "attention"):
         message = rf"^{analysis}\.layers=\[1, 99\] given, expected at least one of 0 to 1, each once$"
