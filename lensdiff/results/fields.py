@@ -68,6 +68,8 @@ def _values(text: str) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, hint: Any, sizes: dict[str, int]) -> Any:
     """Return a field's value as its class has it; sizes of axes are put into `sizes`."""
+    if isinstance(value, Tensor) and Tensor in (hint, *get_args(hint)):
+        return value  # a class that states no axes
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, AbstractArray)]
     if isinstance(value, Tensor) or (kinds and not (value is None and type(None) in get_args(hint))):
         if not isinstance(value, Tensor) or not any(isinstance(value, kind) for kind in kinds):

@@ -49,6 +49,11 @@ EVERY = {
         f"retokenise = true\n[controls]\nattribute = 0\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "outputs": (f"{PROMPT} --max-new-tokens 7 --seed 4", f"max_new_tokens = 7\nseed = 4\n{PROMPT_TOML}"),
+    "first-divergence": (
+        f"{PROMPT} --layers 0,2-3 --max-tokens 5 --unembed tuned --draws 3 --max-new-tokens 7 --controls 2 {KINDS}",
+        'max_new_tokens = 7\nseed = 4\n[first_divergence]\nlayers = [0, 2, 3]\nmax_tokens = 5\nunembed = "tuned"\n'
+        f"draws = 3\n[controls]\nfirst_divergence = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
     "residual-stream": (
         f"{PROMPT} --layers 0,2-3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
         "max_new_tokens = 7\nseed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"

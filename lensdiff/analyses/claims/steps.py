@@ -43,7 +43,8 @@ CAUSES = ("knock_out", "patch_set", "dose")  # results that say what an interven
 def reads(plan: Plan, unit: Unit, options: ClaimOptions) -> Iterable[Read]:
     """Return everything that a claim rests on; what was not asked for is not there."""
     own = [Read("attribution", unit, required=False) for unit in sides_and_prompts(plan)]
-    results = [Read(name, required=False) for name in (*RESTS_ON.values(), DELETION, *CAUSES)]
+    causes = [name for name in CAUSES if name != "patch_set" or "heads" in plan.controls]  # it needs word pairs
+    results = [Read(name, required=False) for name in (*RESTS_ON.values(), DELETION, *causes)]
     return [Read("pair"), *results, *own, *of_all(plan)]
 
 

@@ -22,7 +22,7 @@ class FirstDivergenceOptions(Options):
 
 ANALYSIS = Analysis(
     name="first_divergence",
-    question="Which layers bring the first token at which the models part",
+    question="Which layers bring the first token at which models part",
     more="The base's stream runs through the tuned model's late layers, and the reverse, at the first position where "
     "greedy choices differ. Such positions are selected: this is not how the models differ on average.",
     beside="later and earlier positions; the other final norm and unembedding; control models",

@@ -65,7 +65,7 @@ SUMMARIES = {
 
 
 SECTION = Section(
-    "Which layers bring the first token at which the models part",
+    "Which layers bring the first token at which models part",
     "Lines are the logit of the tuned model's token less that of the base's, by the layer at which one model's stream "
     "enters the other's late layers; a broken line crosses models. Where the orange broken line lies above the blue "
     "one, tuned late layers bring the token on the base's stream; grey is what meaningless changes do there.",
