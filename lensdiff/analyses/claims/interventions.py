@@ -6,10 +6,9 @@
     rotation      the change of the values W_out alone, put into the base (`dose`): what the tuned model's response
                   gains there
 
-Each stands beside the same number of every valid control, kind by kind, as the claims do.
+Each stands beside the same number of every control, kind by kind. Controls that are ruined models are left out, as the
+claims do, but for the last: only a control's values are put into the base there, and what that does is the number.
 """
-
-from collections.abc import Sequence
 
 import pandas as pd
 
@@ -20,7 +19,7 @@ from lensdiff.analyses.claims.words import MEANINGLESS
 from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.analyses.patch.sets import RANDOM, SetPatch
-from lensdiff.results import InputError, Result
+from lensdiff.results import InputError
 
 PER_TOKEN = " nats per token"
 
@@ -40,7 +39,8 @@ def instruction_cause(found: KnockOutShift, validity: pd.DataFrame | None = None
         if test is not None
     ]
     what = "with attention to the instruction cut a response loses, tuned less base"
-    return Cause(what, effect, PER_TOKEN, _kinds(found, beside, validity), interval, tuple(facts))
+    controls, made = valid_controls(found, beside, validity)
+    return Cause(what, effect, PER_TOKEN, controls, interval, tuple(facts), level=found.level, made=made)
 
 
 def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause | None:
@@ -50,7 +50,8 @@ def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause 
     effect, beside = found.effects()
     back, _ = found.effects("tuned")
     named = ", ".join(f"{layer}.{head}" for layer, head in found.heads)
-    kinds = {RANDOM: beside.get(RANDOM, [])} | dict(_kinds(found, found.control_effects(), validity))
+    valid, counts = valid_controls(found, found.control_effects(), validity)
+    kinds = {RANDOM: beside.get(RANDOM, [])} | valid
     what = (
         f"the {len(found.heads)} heads whose instruction verbs rose most, put into the base together, give the tuned "
         "model's response"
@@ -61,10 +62,10 @@ def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause 
     )
     made = {kind: values for kind, values in kinds.items() if values}
     of = f"as many random heads, and of {MEANINGLESS}" if len(made) > 1 else "as many random heads"
-    return Cause(what, effect, PER_TOKEN, made, facts=facts, of=of)
+    return Cause(what, effect, PER_TOKEN, made, facts=facts, of=of, made=counts)
 
 
-def rotation_cause(found: Dose, validity: pd.DataFrame | None = None) -> Cause | None:
+def rotation_cause(found: Dose) -> Cause | None:
     """Return what the change of the values alone does; None where it was not asked for or no response could be read."""
     try:
         effect, beside = found.effects()
@@ -79,8 +80,5 @@ def rotation_cause(found: Dose, validity: pd.DataFrame | None = None) -> Cause |
     part = "undefined, the whole gain is about 0" if pd.isna(share) else f"{share:.0%}"
     facts = (f"cause: share of the whole change's gain {part}; shares of groups do not add up to 1",)
     what = "the change of the values W_out alone, put into the base, gives the tuned model's response"
-    return Cause(what, effect, PER_TOKEN, _kinds(found, beside, validity), interval, facts)
-
-
-def _kinds(found: Result, effects: Sequence[float], validity: pd.DataFrame | None) -> dict[str, list[float]]:
-    return valid_controls(found, effects, validity)[0]
+    controls, made = valid_controls(found, beside, None)
+    return Cause(what, effect, PER_TOKEN, controls, interval, facts, level=found.level, made=made)

@@ -71,7 +71,7 @@ def _causes(found: Found, validity: pd.DataFrame | None) -> dict[Name, Cause]:
     if (heads := found.maybe("patch_set", SetPatch)) is not None:
         causes["heads"] = heads_cause(heads, validity)
     if (dosed := found.maybe("dose", Dose)) is not None:
-        causes["rotation"] = rotation_cause(dosed, validity)
+        causes["rotation"] = rotation_cause(dosed)
     return {name: cause for name, cause in causes.items() if cause is not None}
 
 
