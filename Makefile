@@ -71,7 +71,7 @@ audit:
 	    { echo "audit: $$lock has known vulnerabilities, or the service could not be asked (see above)" >&2; exit 1; }; \
 	done
 
-# Twenty minutes of trouble with the real command: kills, a full disk, two writers, many prompts, hostile strings.
+# Trouble with the real command: kills, a full disk, two writers, many prompts, hostile strings.
 soak: $(VENV)/dev.done
 	$(VENV)/bin/python -m tests.soak.run
 
