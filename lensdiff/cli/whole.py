@@ -34,7 +34,7 @@ def init(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(example(), encoding="utf-8")
     except OSError as error:  # nothing heavy is imported for a config: `put_text` would
-        raise typer.BadParameter(f"{str(path)[:80]} cannot be written: {error.strerror or error}") from None
+        raise typer.BadParameter(f"{str(path)[-200:]} cannot be written: {error.strerror or error}") from None
     write(str(path))
 
 

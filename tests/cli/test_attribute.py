@@ -127,7 +127,7 @@ BAD = {
     "an unknown method": (("--prompt", PROMPT, "--method", "both"), "attribute.method is 'both', expected one of"),
     "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribute needs float32 or float64"),
     "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
-    "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' is not there"),
+    "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' cannot be used here"),
     "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),
     "a file of another kind": (("--prompts", "none.csv"), "is no prompt file"),
 }

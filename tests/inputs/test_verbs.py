@@ -30,7 +30,7 @@ def test_general_verbs_are_the_most_frequent_others() -> None:
 
 @pytest.mark.parametrize("n", [0, -3])
 def test_a_number_of_verbs_is_at_least_one(n: int) -> None:
-    with pytest.raises(InputError, match=f"n is {n}, expected at least 1"):
+    with pytest.raises(InputError, match=f"n={n} given, expected at least 1"):
         general_verbs(n)
 
 

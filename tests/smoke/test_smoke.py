@@ -46,8 +46,8 @@ ranks = [1, 4]
 layers = [0]
 top_k = 10
 [[prompt]]
-text = "State the first letter of overside."
-instruction = ["State the first letter of"]
+text = "Tell me how to spell disinvest."
+instruction = ["Tell me how to spell"]
 [[prompt]]
 text = "Repeat this word: moon"
 instruction = ["Repeat this word:"]

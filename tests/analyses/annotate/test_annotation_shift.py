@@ -147,7 +147,7 @@ def test_errors() -> None:
         (base, {"bound": 0.0}, "bound is 0.0"),
         (base, {"adjustment": "sidak"}, "unknown adjustment 'sidak'"),
         (base, {"level": 2.0}, "level is 2.0"),
-        (base, {"n_resamples": 3}, "n_resamples is 3"),
+        (base, {"n_resamples": 3}, "n_resamples=3 given, expected at least 99"),
     ]
     for tuned, options, message in cases:
         with pytest.raises(InputError, match=message):

@@ -282,7 +282,13 @@ def test_without_an_instruction_there_is_no_score(model):
     assert math.isnan(attribute(model, "Write a poem.", "The sea", deletion_draws=0).instruction_score())
 
 
-@pytest.mark.parametrize("options", [{"deletion_draws": -1}, {"chunk": 0}])
-def test_numbers_below_what_is_possible_are_refused(model, options):
-    with pytest.raises(InputError, match="expected at least 0 and at least 1"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deletion_draws": -1}, "deletion_draws=-1 given, expected at least 0"),
+        ({"chunk": 0}, "chunk=0 given, expected at least 1"),
+    ],
+)
+def test_numbers_below_what_is_possible_are_refused(model, options, message):
+    with pytest.raises(InputError, match=message):
         attribute(model, "Write a poem.", "The sea", **options)

@@ -263,7 +263,7 @@ def test_half_precision_is_read_in_single(words: list[str]) -> None:
     ("options", "message"),
     [
         ({"top_k": 0}, "top_k=0 given, expected at least 1"),
-        ({"threshold_words": 0}, "threshold_words is 0"),
+        ({"threshold_words": 0}, "threshold_words=0 given, expected at least 1"),
         ({"chunk": 0}, "chunk=0 given, expected at least 1"),
         ({"threshold_std": float("nan")}, "threshold_std is nan, expected a finite number"),
         ({"layers": [2]}, r"layers=\[2\] given, expected at least one of 0 to 1, each once"),

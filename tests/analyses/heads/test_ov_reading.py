@@ -177,7 +177,7 @@ def test_unusable_input_is_refused() -> None:
     base = ov_reading(model, WORDS)
     refused: list[tuple[dict[str, Any], str]] = [
         ({"components": 0}, "components=0 given, expected at least 1"),
-        ({"top_words": 0}, "top_words is 0"),
+        ({"top_words": 0}, "top_words=0 given, expected at least 1"),
         ({"layers": [2]}, r"layers=\[2\] given"),
         ({"heads": [4]}, r"heads=\[4\] given"),
     ]

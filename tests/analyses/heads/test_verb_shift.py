@@ -378,10 +378,10 @@ def test_verbs_default_to_the_shipped_lists() -> None:
         ({"control_verbs": ()}, "8 verbs and 0 control verbs were given"),
         ({"control_verbs": ("be1", "DO1")}, "the verb 'do1' is listed twice"),
         ({"layers_per_group": 0}, "layers_per_group=0 given, expected at least 1"),
-        ({"min_seen": 0}, "min_seen is 0"),
-        ({"min_heads": 0}, "min_heads is 0"),
+        ({"min_seen": 0}, "min_seen=0 given, expected at least 1"),
+        ({"min_heads": 0}, "min_heads=0 given, expected at least 1"),
         ({"min_verbs": 1}, "min_verbs=1 given, expected at least 2"),
-        ({"matches": 0}, "matches is 0"),
+        ({"matches": 0}, "matches=0 given, expected at least 1"),
         ({"level": 1.5}, "level is 1.5"),
     ],
 )
