@@ -12,6 +12,10 @@ Tuned = Annotated[
     str, typer.Argument(metavar="TUNED", help="Of its tuned version, or a folder with a LoRA adapter on the base.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Results go here; made if missing, continued if stopped.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that do controls side by side, each with the pair in memory."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
 Prompt = Annotated[str | None, typer.Option(help="One prompt.")]
 Instruction = Annotated[list[str] | None, typer.Option(help="A part of --prompt that instructs; may be given again.")]

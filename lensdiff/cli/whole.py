@@ -1,5 +1,6 @@
 """Everything about a pair: the demo, a run from a config, its report again, the paper's tables, annotation."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,7 @@ def run(
         Path, typer.Argument(metavar="CONFIG.toml", help="What to do; `lensdiff init` writes an example.")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Results go here instead of the config's out.")] = None,
+    workers: o.Workers = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Every analysis that a config asks for, and a report.
@@ -58,22 +60,30 @@ def run(
     """
     from lensdiff.pipeline.toml import load_config
 
-    found = load_config(config)
-    _whole(found if out is None else found.model_copy(update={"out": str(out.absolute())}), quiet)
+    changes: dict[str, Any] = {} if out is None else {"out": str(out.absolute())}
+    changes |= {} if workers is None else {"workers": workers}
+    _whole(load_config(config).model_copy(update=changes), quiet)
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Results and report go here.")] = Path("lensdiff-demo"),
+    workers: o.Workers = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Every analysis of the shipped toy pair, and a report.
 
-    It needs no network and takes about three minutes on a laptop.
+    It needs no network and takes about three minutes on a laptop. By default it has a worker a core, up to 4.
     """
     from lensdiff.pipeline.toml import check_config
 
     models = {"base": str(TOY_PAIR / "base"), "tuned": str(TOY_PAIR / "tuned")}
-    _whole(check_config(models | {"prompts": str(TOY_PAIR / "prompts.jsonl"), "out": str(out)} | DEMO), quiet)
+    own = {"prompts": str(TOY_PAIR / "prompts.jsonl"), "out": str(out), "workers": workers or min(4, _cores())}
+    _whole(check_config(models | own | DEMO), quiet)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _whole(config: Any, quiet: bool) -> None:

@@ -14,6 +14,7 @@ is nothing to dose towards, and it is refused.
 Memory: a third model; one weight in float64; the embeddings again where the vocabularies differ.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ class DosedModel:
 
     def energy(self, group: Group) -> float:
         """Return the squared Frobenius norm of a group's change, tied embeddings counted once."""
-        return sum((self._energies.get(part, 0.0) for part in group), 0.0)
+        return math.fsum(self._energies.get(part, 0.0) for part in group)  # exact: a set has no order to repeat
 
     @cached_property
     def _energies(self) -> dict[Part, float]:

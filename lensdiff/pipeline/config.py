@@ -99,6 +99,9 @@ class RunConfig(Options):
     keep: Literal["auto", "both", "one"] = option(
         "auto", "both models in memory, one at a time (then no controls), or auto: both if they fit."
     )
+    workers: Count = option(
+        1, "Processes that do controls side by side, each with the pair in memory; on one GPU 1 is best."
+    )
     seed: Seed = option(0, "Of the controls and of resampling.")
     vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one.")
     vectors: Words = option(

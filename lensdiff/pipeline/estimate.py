@@ -28,6 +28,7 @@ from lensdiff.steps.probe import Probe
 from lensdiff.steps.unit import SIDES, split_control
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
+PROGRAM = 500 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
 UNIT_SECONDS = 0.01  # to write what a unit found, and what became of it
 READ_SECONDS = 0.002  # to read a result of another unit
 TRAINED_TOKEN = 12  # operations per parameter, with what small matrices lose
@@ -41,6 +42,7 @@ class Memory:
     Attributes:
         parameters: of the larger model; None where that cannot be told before loading.
         both, one: needed to hold both models (and a control), or one at a time.
+        worker: that one more process needs, which holds both and a control.
         free: of the device.
     """
 
@@ -48,6 +50,7 @@ class Memory:
     both: int
     one: int
     free: int
+    worker: int = 0
 
 
 def memory_of(config: RunConfig) -> Memory:
@@ -59,7 +62,8 @@ def memory_of(config: RunConfig) -> Memory:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
     held = 2 + (config.most_controls > 0)
-    return Memory(max(sizes), int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS)), free)
+    both, one = int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS))
+    return Memory(max(sizes), both, one, free, worker=both + PROGRAM)
 
 
 def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:
@@ -72,6 +76,20 @@ def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Litera
         said += f"; both models need {amount(memory.both)}, so one is held at a time and no controls are made"
     listener.say(said)
     return keep
+
+
+def choose_workers(config: RunConfig, memory: Memory, listener: Listener) -> int:
+    """Return how many processes do controls: as many as asked for, if memory holds them, beside the run's own."""
+    if config.workers == 1 or memory.parameters is None:
+        return config.workers
+    fit = (memory.free - memory.both) // memory.worker
+    count = config.workers if fit >= config.workers else max(1, fit)
+    if count < config.workers:
+        listener.say(
+            f"memory: {config.workers} workers need {amount(memory.worker)} each, so "
+            f"{f'{count} are used' if count > 1 else 'none is used'}"
+        )
+    return count
 
 
 def n_parameters(source: str) -> int | None:
@@ -148,6 +166,8 @@ def seconds_of(units: Iterable[Key], runner: Runner, probe: Probe) -> dict[str, 
         found[under] = found.get(under, 0.0) + seconds
     if controls:
         found[CONTROLS] += _making(list(controls), runner)
+        if runner.workers is not None:
+            found[CONTROLS] /= min(runner.workers.count, len(controls))
     return found
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lensdiff.analyses import ANALYSES
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import announce, choose_keep, memory_of
+from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_workers, memory_of
 from lensdiff.pipeline.graph import Graph, paths, tables_of
 from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
@@ -22,6 +24,8 @@ from lensdiff.pipeline.runner import Runner
 from lensdiff.pipeline.tables import clear_tables, write_tables
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
+from lensdiff.pipeline.worker import Start
+from lensdiff.pipeline.workers import Workers
 from lensdiff.results import ResultStore
 from lensdiff.results.manifest import StepState, UnitState
 from lensdiff.results.provenance import package_versions
@@ -76,7 +80,7 @@ def execute(
         graph = Graph(analyses, plan_of(material, both, _n_layers(facts), config.chosen), identities, store)
         _clear(material, both, facts, identities, store, graph)
         clear_tables(store, tables_of(ANALYSES), graph)
-        runner = Runner(graph, supplies, listener)
+        runner = Runner(graph, supplies, listener, _workers(config, graph, facts, memory, listener))
         if estimate:
             announce(config, runner, listener)
         runner.run()
@@ -84,6 +88,19 @@ def execute(
         write_description(store, tables_of(ANALYSES))
         store.update(ended=True)
     return store
+
+
+def _workers(config: RunConfig, graph: Graph, facts: PairFacts, memory: Memory, listener: Listener) -> Workers | None:
+    """Return the processes that do the run's controls, or None where its own does them."""
+    count = choose_workers(config, memory, listener) if graph.plan.both else 1
+    if count == 1:
+        return None
+    # of a hub name the commit that was read: a branch may move until the last process has begun
+    revisions = {
+        f"{side}_revision": commit for side in SIDES if (commit := getattr(facts, side).get("revision")) is not None
+    }
+    start = Start(config.model_dump() | revisions, config.path("."), graph.plan, graph.store.root.absolute())
+    return Workers(count, start, max(1, torch.get_num_threads() // count))
 
 
 def implied() -> list[Analysis[Any]]:

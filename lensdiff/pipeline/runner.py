@@ -1,7 +1,8 @@
 """Does the units of a run that are not there yet, each once, and records what became of it.
 
     before the controls   the steps that read no control, one after the other
-    controls              control by control, whatever steps read it, so that each is made once
+    controls              control by control, whatever steps read it, so that each is made once; several side by side
+                          where the run has several processes (`lensdiff.pipeline.workers`)
     after the controls    the steps that set them beside the pair
 
 What only its readers need of a result is removed when they are done; if one of them has to be done again, it is made
@@ -10,12 +11,14 @@ on; anything else ends the run.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lensdiff.inputs.spans import shorten
 from lensdiff.pipeline.graph import Graph, Key, unit_state
 from lensdiff.pipeline.listener import Listener
+from lensdiff.pipeline.worker import Answer, Task, result_of
+from lensdiff.pipeline.workers import Chain, Workers
 from lensdiff.results import InputError, Result
 from lensdiff.results.manifest import UnitOutcome
 from lensdiff.steps.inputs import Inputs, chosen
@@ -31,8 +34,8 @@ CONTROLS = "controls"
 class Runner:
     """See the module."""
 
-    def __init__(self, graph: Graph, supplies: Supplies, listener: Listener):
-        self.graph, self.supplies, self.listener = graph, supplies, listener
+    def __init__(self, graph: Graph, supplies: Supplies, listener: Listener, workers: Workers | None = None):
+        self.graph, self.supplies, self.listener, self.workers = graph, supplies, listener, workers
         self.plan, self.store = graph.plan, graph.store
         self._tried: set[Key] = set()
 
@@ -75,6 +78,8 @@ class Runner:
             self._reduce()
         finally:
             self.supplies.free()
+            if self.workers is not None:
+                self.workers.close()
 
     def _do_step(self, name: str, units: Sequence[Unit]) -> None:
         if not units:
@@ -112,17 +117,44 @@ class Runner:
             by_control.setdefault(unit.control, []).append((name, unit))
         order = {name: i for i, name in enumerate(self._controls())}
         self.listener.begin(CONTROLS, len(order), len(order) - len(by_control))
-        start, done = time.perf_counter(), []
+        start, controls = time.perf_counter(), sorted(by_control, key=order.__getitem__)
         try:
-            for control in sorted(by_control, key=order.__getitem__):
-                for name, unit in by_control[control]:
-                    self._make_whole(self.graph.reads(name, unit))
-                    self._do(self.graph.steps[name], [unit])
-                    done.append((name, unit))
-                self.listener.advance(CONTROLS, control)
+            if self.workers is None or len(controls) == 1:
+                for control in controls:
+                    for name, unit in self._chain(control, by_control[control]):
+                        self._do(self.graph.steps[name], [unit])
+            else:
+                chains = (self._tasks(self._chain(control, by_control[control])) for control in controls)
+                self.workers.do(chains, self._take)
         finally:
             self.listener.end(CONTROLS, time.perf_counter() - start)
-        self._tell(CONTROLS, done)
+        self._tell(CONTROLS, [key for control in controls for key in by_control[control]])
+
+    def _chain(self, control: str, keys: Sequence[Key]) -> Iterator[Key]:
+        """Yield the units of a control, each after those that it reads and that were removed; tell of its end."""
+        for name, unit in keys:
+            yield from self._removed(self.graph.reads(name, unit))
+            yield name, unit
+        self.listener.advance(CONTROLS, control)
+
+    def _tasks(self, chain: Iterator[Key]) -> Chain:
+        """Yield what another process can do of a chain, and do the rest here."""
+        for name, unit in chain:
+            step = self.graph.steps[name]
+            if unit.control is None or self._refusal(step, unit) is not None:
+                self._do(step, [unit])
+            else:
+                reads = self.graph.reads(name, unit)
+                files = [(read.step, read.unit.path) for read in reads]
+                yield (name, unit), Task(name, unit, reads, self.store.manifest.of(files))
+
+    def _take(self, key: Key, answer: Answer) -> None:
+        """Record what another process found."""
+        for line in answer.said:
+            self.listener.say(line)
+        name, unit = key
+        assert isinstance(answer.found, Result | InputError)
+        self._record(self.graph.steps[name], unit, answer.found, answer.seconds)
 
     def _controls(self) -> list[str]:
         """Return the names of all controls of the run, kind by kind as the config names them."""
@@ -146,25 +178,14 @@ class Runner:
             self._record(step, unit, found[unit], seconds)
 
     def _results(self, step: Step[Any, Any], units: Sequence[Unit]) -> Sequence[Result | InputError]:
-        options = chosen(step, self.plan.options_of(step.options))
         inputs = [self._inputs(step, unit) for unit in units]
         if step.block is not None and not self.plan.both:
             try:
-                return step.block(inputs, units, options)
+                return step.block(inputs, units, chosen(step, self.plan.options_of(step.options)))
             except RuntimeError as error:
-                if type(error) is not RuntimeError:  # see `_result`
+                if type(error) is not RuntimeError:  # see `result_of`
                     raise
-        return [self._result(step, own, unit, options) for own, unit in zip(inputs, units, strict=True)]
-
-    def _result(self, step: Step[Any, Any], inputs: Inputs, unit: Unit, options: Any) -> Result | InputError:
-        try:
-            return step.work(inputs, unit, options)
-        except InputError as error:
-            return error
-        except RuntimeError as error:
-            if type(error) is not RuntimeError:  # out of memory is a RuntimeError too, of a class of its own
-                raise
-            return InputError(str(error))
+        return [result_of(step, own, unit, self.plan) for own, unit in zip(inputs, units, strict=True)]
 
     def _inputs(self, step: Step[Any, Any], unit: Unit) -> Inputs:
         reads = self.graph.reads(step.name, unit)
@@ -220,10 +241,15 @@ class Runner:
 
     def _make_whole(self, reads: Iterable[Read]) -> None:
         """Do again what was removed and is now needed."""
+        for name, unit in self._removed(reads):
+            self._do(self.graph.steps[name], [unit])
+
+    def _removed(self, reads: Iterable[Read]) -> Iterator[Key]:
+        """Yield what was removed and is now needed, each after what it reads; who takes it does it."""
         for read in dict.fromkeys(reads):
             if self._is_reduced(read):
-                self._make_whole(self.graph.reads(read.step, read.unit))
-                self._do(self.graph.steps[read.step], [read.unit])
+                yield from self._removed(self.graph.reads(read.step, read.unit))
+                yield read.step, read.unit
 
     def _reduce(self) -> None:
         """Remove what only readers need of the results of steps whose readers are all done."""

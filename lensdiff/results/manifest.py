@@ -1,5 +1,6 @@
 """What a results directory says of itself: versions, config, the state of every unit, and a checksum of every file."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -160,6 +161,19 @@ class Manifest(BaseModel):
         if not isinstance(pair.get("notice", ""), str):
             raise ValueError("notice is no text")
         return pair
+
+    def of(self, units: Iterable[tuple[str, str]]) -> "Manifest":
+        """Return what it says of some units' results, each given as (step, unit), and nothing else."""
+        steps: dict[str, StepState] = {}
+        checksums: dict[str, str] = {}
+        for step, unit in units:
+            known = self.steps.get(step, StepState()).units.get(unit)
+            if known is not None:
+                steps.setdefault(step, StepState()).units[unit] = known
+                file = f"arrays/{step}/{unit}" if unit else f"arrays/{step}"
+                if file in self.checksums:
+                    checksums[file] = self.checksums[file]
+        return Manifest(steps=steps, checksums=checksums)
 
 
 def checked_files(checksums: dict[str, str]) -> dict[str, str]:

@@ -43,6 +43,10 @@ class Records:
             self._manifest = self._read()
         return self._manifest
 
+    def take(self, manifest: Manifest) -> None:
+        """Take what a manifest in memory says for what the directory's own would."""
+        self._manifest = manifest
+
     def step(self, name: str) -> StepState:
         """Return the state of a step; one that never began is pending."""
         return self.manifest.steps.get(name, StepState())

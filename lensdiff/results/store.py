@@ -47,6 +47,13 @@ class ResultStore:
         self._folder = Folder(self.root)
         self._records = Records(self._folder)
 
+    @classmethod
+    def known(cls, root: str | Path, manifest: Manifest) -> "ResultStore":
+        """Return a directory to be read as a manifest in memory says, whatever is on the disk."""
+        store = cls(root)
+        store._records.take(manifest)
+        return store
+
     # what is there
     def exists(self) -> bool:
         """Return whether the directory holds a manifest."""

@@ -67,6 +67,7 @@ OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_c
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
+    "workers": (3, set(), set()),
     "seed": (
         1,
         OF_ANY_CONTROL

@@ -113,7 +113,10 @@ def test_the_data_count_as_one_permutation_and_statistics_share_them() -> None:
         (lambda f: f(np.ones((1, 3)), [0, 1, 2], [0, 0, 0]), r"group holds \[0.0, 1.0, 2.0\], expected 0 and 1"),
         (lambda f: f(np.full((1, 3), np.nan), [0, 1, 1], [0, 0, 0]), r"values\[0, 0\] is nan"),
         (lambda f: f(np.ones((1, 3)), [0, 1, 1], [0, 1, 2]), "none of 3 strata holds both labels"),
-        (lambda f: f(np.ones((1, 3)), [0, 1, 1], [0, 0, 0], n_resamples=98), "n_resamples=98 given, expected at least 99"),
+        (
+            lambda f: f(np.ones((1, 3)), [0, 1, 1], [0, 0, 0], n_resamples=98),
+            "n_resamples=98 given, expected at least 99",
+        ),
         (lambda f: f(np.ones((1, 3)), [0, 1, 1], [0, 0, 0], alternative="up"), "unknown alternative 'up'"),
     ],
 )

@@ -1,0 +1,231 @@
+"""Controls done by several processes: the same results to the last bit, and nothing lost where one of them ends."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lensdiff.inputs import toy_pair
+from lensdiff.pipeline import worker as child
+from lensdiff.pipeline import workers
+from lensdiff.pipeline.config import parse
+from lensdiff.pipeline.estimate import Memory, choose_workers, seconds_of
+from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.plans import plan_of
+from lensdiff.pipeline.runner import CONTROLS
+from lensdiff.pipeline.worker import Answer, Start, Task, Worker, send, sendable, serve
+from lensdiff.pipeline.workers import Process, Workers
+from lensdiff.results import InputError, ResultStore
+from lensdiff.results.manifest import Manifest, StepState, UnitState
+from lensdiff.steps.unit import Unit
+from tests.pipeline.conftest import Recorder
+from tests.pipeline.resuming import Stop, assert_same, run, small
+from tests.pipeline.test_estimate import known, runner_of
+
+
+@pytest.fixture(scope="module")
+def alone(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    """A run of one process."""
+    return run(small(models, tmp_path_factory.mktemp("alone") / "out"))
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Every process that is begun."""
+    found: list[Process] = []
+
+    class Remembered(Process):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            found.append(self)
+
+    monkeypatch.setattr(workers, "Process", Remembered)
+    return found
+
+
+def ended(process: Process) -> bool:
+    return process._process.poll() is not None
+
+
+def test_two_find_what_one_finds(models, tmp_path, alone, begun):
+    recorder = Recorder()
+    store = run(small(models, tmp_path / "out", workers=2), recorder)
+    assert len(begun) == 2
+    assert all(ended(process) for process in begun)
+    assert store.manifest.config["workers"] == 2
+    assert_same(store, alone)
+    controls = [event for event in recorder.units() if event.startswith("controls: ")]
+    assert len(controls) == len(set(controls)) == len({unit.split("/")[0] for unit in of_controls(alone)})
+
+
+def of_controls(store: ResultStore) -> list[str]:
+    """The names of all units of controls, each beginning with its control's."""
+    units = (unit for state in store.manifest.steps.values() for unit in state.units.items())
+    return [name for name, unit in units if Unit(unit.model).control is not None]
+
+
+def test_one_that_is_killed_ends_the_run_and_the_next_goes_on(models, tmp_path, alone, begun):
+    def kill(event: str) -> None:
+        if event.startswith("controls: ") and not ended(begun[0]):
+            begun[0]._process.kill()
+
+    config = small(models, tmp_path / "out", workers=2)
+    with pytest.raises(InputError, match=r"was ended from outside while it did .*with fewer workers than 2"):
+        run(config, Recorder(kill))
+    assert all(ended(process) for process in begun)
+    before = set(of_controls(ResultStore(tmp_path / "out")))
+    assert 0 < len(before) < len(of_controls(alone))
+    assert_same(run(config | {"workers": 1}), alone)
+
+
+def test_a_stopped_run_leaves_no_process(models, tmp_path, begun):
+    def stop(event: str) -> None:
+        if event.startswith("controls: "):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(small(models, tmp_path / "out", workers=2), Recorder(stop))
+    assert len(begun) == 2
+    assert all(ended(process) for process in begun)
+
+
+# one process
+def start(tmp_path: Path, **changes: Any) -> Start:
+    values = {"base": str(toy_pair.BASE), "tuned": str(toy_pair.TUNED), "device": "cpu"}
+    config = parse(values | {"analyses": ["weights"], "out": str(tmp_path)} | changes)
+    return Start(config.model_dump(), tmp_path, plan_of(Material(config), True, 4, config.chosen), tmp_path)
+
+
+def test_it_answers_until_there_is_nothing_more_to_do(tmp_path):
+    with open(tmp_path / "told", "w+b") as told, open(tmp_path / "answers", "w+b") as answers:
+        for message in (start(tmp_path), Task("weights", Unit(), (), Manifest()), Task("none", Unit(), (), Manifest())):
+            send(message, told)
+        told.seek(0)
+        serve(told, answers)
+        answers.seek(0)
+        first, second = pickle.load(answers), pickle.load(answers)
+        assert answers.read() == b""
+    assert type(first.found).__name__ == "WeightShift"
+    assert first.seconds > 0
+    assert isinstance(second.found, KeyError)  # raised again where the run is
+
+
+@pytest.mark.parametrize("error", [InputError("no"), MemoryError("none left"), AssertionError("a fault")])
+def test_what_a_unit_raises_is_its_answer(tmp_path, monkeypatch, error):
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(child, "result_of", fail)
+    found = Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).found
+    assert (type(found), str(found)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_the_unit"),
+    [
+        (InputError("no"), True),
+        (RuntimeError("a score is not finite"), True),
+        (torch.OutOfMemoryError("none left"), False),
+        (MemoryError("none left"), False),
+        (AssertionError("a fault"), False),
+    ],
+)
+def test_what_is_for_a_units_input_alone(models, tmp_path, error, is_of_the_unit):
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    _, runner = runner_of(models, tmp_path)
+    step, unit = replace(runner.graph.steps["weights"], work=fail), Unit()
+    if is_of_the_unit:
+        found = child.result_of(step, runner._inputs(step, unit), unit, runner.plan)
+        assert (type(found), str(found)) == (InputError, str(error))
+    else:
+        with pytest.raises(type(error)):
+            child.result_of(step, runner._inputs(step, unit), unit, runner.plan)
+
+
+class Peculiar(Exception):
+    def __init__(self, one: str, other: str):
+        super().__init__(f"{one} and {other}")
+
+
+def test_an_error_of_any_class_can_be_sent():
+    assert isinstance(sendable(InputError("no")), InputError)
+    found = sendable(Peculiar("one", "other"))
+    assert type(found) is RuntimeError
+    assert str(found) == "Peculiar: one and other"
+
+
+def test_another_error_than_the_inputs_is_raised_again(monkeypatch, tmp_path):
+    class Fails(Process):
+        def __init__(self, start: Start, threads: int, answers: Any):
+            self._answers = answers
+
+        def send(self, message: object) -> None:
+            self._answers.put((self, Answer(MemoryError("none left"), (), 0.0)))
+
+        def end(self) -> None: ...
+
+    monkeypatch.setattr(workers, "Process", Fails)
+    task = Task("weights", Unit("spectrum-0"), (), Manifest())
+    with pytest.raises(MemoryError, match="none left"):
+        Workers(1, start(tmp_path), 1).do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
+
+
+# what a process is told
+def test_a_task_has_what_the_manifest_says_of_its_reads_alone():
+    state = UnitState(digest="d")
+    manifest = Manifest(
+        config={"base": "b"},
+        steps={
+            "responses": StepState(wanted=["base/1"], units={"base/1": state, "base/2": state}),
+            "pair": StepState(),
+        },
+        checksums={"arrays/responses/base/1": "x", "arrays/responses/base/2": "y", "tables/weights": "z"},
+    )
+    found = manifest.of([("responses", "base/1"), ("none", "")])
+    assert found.steps == {"responses": StepState(units={"base/1": state})}
+    assert found.checksums == {"arrays/responses/base/1": "x"}
+    assert found.config == {}
+
+
+def test_a_directory_can_be_read_as_told(tmp_path):
+    told = Manifest(steps={"responses": StepState(units={"base/1": UnitState(digest="d")})})
+    assert ResultStore.known(tmp_path, told).step("responses") == told.steps["responses"]
+    assert ResultStore(tmp_path).step("responses") == StepState()
+
+
+# how many there are
+@pytest.mark.parametrize(
+    ("asked", "free", "count", "said"),
+    [
+        (1, 0, 1, []),
+        (3, 1000, 3, []),
+        (3, 500, 2, ["memory: 3 workers need 1 MiB each, so 2 are used"]),
+        (3, 300, 1, ["memory: 3 workers need 1 MiB each, so none is used"]),
+        (3, 0, 1, ["memory: 3 workers need 1 MiB each, so none is used"]),
+    ],
+)
+def test_there_are_as_many_as_memory_holds(models, tmp_path, asked, free, count, said):
+    config, _ = runner_of(models, tmp_path, workers=asked)
+    recorder = Recorder()
+    assert choose_workers(config, Memory(10, both=100, one=60, free=free, worker=200), recorder) == count
+    assert recorder.said == said
+
+
+def test_where_the_size_is_unknown_there_are_as_many_as_asked_for(models, tmp_path):
+    config, _ = runner_of(models, tmp_path, workers=7)
+    assert choose_workers(config, Memory(None, 0, 0, 0), Recorder()) == 7
+
+
+def test_side_by_side_takes_a_share_of_the_time(models, tmp_path):
+    config, runner = runner_of(models, tmp_path)
+    from lensdiff.pipeline.estimate import probe_of
+
+    probe = known(probe_of(config, runner), n_response=4)
+    alone = seconds_of(runner.left(), runner, probe)[CONTROLS]
+    runner.workers = Workers(2, start(tmp_path), 1)
+    assert seconds_of(runner.left(), runner, probe)[CONTROLS] == pytest.approx(alone / 2, rel=0.2)
