@@ -21,6 +21,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.response import Response
 from lensdiff.results import InputError, Results
+from lensdiff.results.memory import is_lack_of_memory
 
 R = TypeVar("R")
 Given = str | Response | None
@@ -118,7 +119,8 @@ class Asked:
         try:
             yield
         except (InputError, RuntimeError) as error:
-            if self.single or not (isinstance(error, InputError) or type(error) is RuntimeError):
+            of_this = isinstance(error, InputError) or (type(error) is RuntimeError and not is_lack_of_memory(error))
+            if self.single or not of_this:
                 raise
             self.errors[prompt.id] = error
 

@@ -18,6 +18,7 @@ from lensdiff.pipeline.graph import Graph, Key, unit_state
 from lensdiff.pipeline.listener import Listener
 from lensdiff.results import InputError, Result
 from lensdiff.results.manifest import UnitOutcome
+from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.inputs import Inputs, chosen
 from lensdiff.steps.step import NotPossible, Read, Step, all_kept
 from lensdiff.steps.supplies import Supplies
@@ -152,7 +153,7 @@ class Runner:
             try:
                 return step.block(inputs, units, options)
             except RuntimeError as error:
-                if type(error) is not RuntimeError:  # see `_result`
+                if type(error) is not RuntimeError or is_lack_of_memory(error):  # see `_result`
                     raise
         return [self._result(step, own, unit, options) for own, unit in zip(inputs, units, strict=True)]
 
@@ -162,7 +163,7 @@ class Runner:
         except InputError as error:
             return error
         except RuntimeError as error:
-            if type(error) is not RuntimeError:  # out of memory is a RuntimeError too, of a class of its own
+            if type(error) is not RuntimeError or is_lack_of_memory(error):  # nothing about this unit
                 raise
             return InputError(str(error))
 

@@ -26,6 +26,7 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.files import encode_part, write_parquet
 from lensdiff.results.folder import Folder, checksum_of
 from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
+from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.results.paths import as_path, first_line, make_folder
 from lensdiff.results.records import Records, file_event, name_of, table_event, unit_event
 from lensdiff.results.result import Result
@@ -268,6 +269,8 @@ class ResultStore:
         try:
             return read(path)
         except (pa.ArrowException, OSError) as error:
+            if is_lack_of_memory(error):
+                raise
             raise InputError(f"{path} is damaged: {first_line(error)}") from None
 
     def _write(self, room: str, name: str, write: Callable[[Path], Any], event: dict[str, Any] | None = None) -> Path:

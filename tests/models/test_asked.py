@@ -38,6 +38,7 @@ from lensdiff.models.text import generate
 from lensdiff.results import Diff, InputError, Results
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.conftest import ROOT
+from tests.lacks import LACKS
 from tests.views.pages import given
 
 SEA = Prompt("Write of the sea", ["Write"], id="sea")
@@ -236,7 +237,7 @@ def failing(error: Exception) -> Results[str]:
 def test_what_is_not_the_prompts_own_fault_ends_the_call() -> None:
     with pytest.warns(UserWarning, match="prompt '0' failed: broken"):
         assert list(failing(RuntimeError("broken"))) == ["b"]
-    for error in (torch.OutOfMemoryError("full"), RecursionError("deep"), KeyError("k")):
+    for error in (*LACKS, RecursionError("deep"), KeyError("k")):
         with pytest.raises(type(error)):
             failing(error)
 
