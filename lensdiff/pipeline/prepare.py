@@ -17,7 +17,7 @@ from lensdiff.pipeline.config import PromptEntry, RunConfig
 from lensdiff.pipeline.estimate import n_layers
 from lensdiff.pipeline.material import Material
 from lensdiff.results import InputError, ResultStore
-from lensdiff.steps.options import are_layers
+from lensdiff.steps.options import are_layers, choosable
 from lensdiff.steps.responses import RESPONSES_STEP
 from lensdiff.steps.unit import SIDES, Unit, name_of
 
@@ -87,18 +87,18 @@ def _unnameable(prompt: Prompt) -> InputError | None:
 
 def _check_layers(config: RunConfig) -> None:
     """Refuse layers that the models do not have; where that is not known yet, their own step does."""
-    chosen = {
-        analysis.name: (name, layers)
+    chosen = [
+        (analysis.name, name, layers, field)
         for analysis in config.chosen
         for name, field in analysis.options.model_fields.items()
         if are_layers(field) and (layers := getattr(config.options(analysis), name)) is not None
-    }
+    ]
     available = n_layers(config.source("base"), config.revision("base")) if chosen else None
     if available is None:
         return
-    for analysis, (name, layers) in chosen.items():
+    for analysis, name, layers, field in chosen:
         try:
-            chosen_indices(layers, range(available), name)
+            chosen_indices(layers, choosable(field, available), name)
         except InputError as error:
             raise InputError(f"{analysis}.{error}") from None
 
