@@ -60,13 +60,19 @@ def _check_texts(config: RunConfig) -> None:
 
 
 def _texts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a config with their keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{inner}", text) for inner, text in _texts(value))
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                yield key, text
+    """Yield the texts of a config with their keys, tables within tables one after the other."""
+    left = [("", values)]
+    while left:
+        above, table = left.pop()
+        inner = []
+        for name, value in table.items():
+            key = f"{above}{name}"
+            if isinstance(value, dict):
+                inner.append((f"{key}.", value))
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    yield key, text
+        left += reversed(inner)
 
 
 def _check_ids(config: RunConfig, material: Material) -> None:

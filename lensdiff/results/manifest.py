@@ -22,6 +22,9 @@ def in_a_room(file: str) -> str:
     return file
 
 
+FileName = Annotated[str, AfterValidator(in_a_room)]
+
+
 class UnitState(BaseModel):
     """What became of one unit of a step.
 
@@ -149,7 +152,7 @@ class Manifest(BaseModel):
     ended: bool = False
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
-    checksums: dict[Annotated[str, AfterValidator(in_a_room)], str] = Field(default_factory=dict)
+    checksums: dict[FileName, str] = Field(default_factory=dict)
 
     @field_validator("pair")
     @classmethod
@@ -160,16 +163,3 @@ class Manifest(BaseModel):
         if not isinstance(pair.get("notice", ""), str):
             raise ValueError("notice is no text")
         return pair
-
-
-def checked_files(checksums: dict[str, str]) -> dict[str, str]:
-    """Return checksums by file.
-
-    Raises:
-        ValueError: a file is in no room of the directory, or a checksum is no text.
-    """
-    for file, checksum in checksums.items():
-        if not isinstance(checksum, str):
-            raise ValueError(f"the checksum of {in_a_room(file)!r} is no text")
-        in_a_room(file)
-    return checksums

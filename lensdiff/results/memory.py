@@ -1,4 +1,4 @@
-"""Whether an error tells of a lack of memory: that says nothing of what a user gave, and passes wherever it comes by."""
+"""Whether an error tells of a lack of memory: that says nothing of what a user gave, and passes as it is."""
 
 import errno
 

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import rich.console
-import torch
 
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
@@ -168,9 +167,9 @@ def test_where_all_fail_the_first_reason_is_raised_and_nothing_else_told(calls: 
     ("prompt", "response", "message"),
     [
         (SEA, ["a"], "one prompt takes one response, given a list"),
-        ([SEA], "a", "1 prompts were given with a single response, expected as many"),
-        ([SEA], Response("a", (5,)), "1 prompts were given with a single response, expected as many"),
-        ([SEA, MOON], ["a"], "2 prompts were given with 1 responses, expected as many"),
+        ([SEA], "a", "1 prompt given with a single response, expected as many"),
+        ([SEA], Response("a", (5,)), "1 prompt given with a single response, expected as many"),
+        ([SEA, MOON], ["a"], "2 prompts given with 1 response, expected as many"),
     ],
 )
 def test_responses_are_as_many_as_prompts(calls: Any, name: str, prompt: Any, response: Any, message: str) -> None:
@@ -204,7 +203,7 @@ def test_responses_of_generate_are_those_to_the_same_prompts(pair: Any, calls: A
     assert found.failures == said.failures
     expected = calls[name]([SEA, Prompt(MOON.text, MOON.instruction, id="2")], list(said))
     pd.testing.assert_frame_equal(found.to_df(), expected.to_df())
-    with pytest.raises(InputError, match=r"2 prompts were given with responses to others \(\['sea', '2', 'long'\]\)"):
+    with pytest.raises(InputError, match=r"2 prompts given with responses to others \(\['sea', '2', 'long'\]\)"):
         calls[name]([SEA, MOON], said)
 
 

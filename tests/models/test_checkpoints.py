@@ -302,10 +302,12 @@ def test_a_folder_without_a_tokenizer_has_none_and_half_a_one_is_refused(family,
     assert from_name(str(folder), "model", revision=None, dtype=torch.float32).tokenizer is None
 
 
-def test_an_error_is_told_in_one_line_with_its_kind_where_it_says_little():
+def test_an_error_is_told_in_one_line_of_words():
     assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(KeyError("key")) == "KeyError 'key'"
-    assert first_line(AssertionError()) == "AssertionError"
+    assert first_line(KeyError("key")) == "'key' is not known"
+    assert first_line(KeyError()) == "a name is not known"
+    assert first_line(IndexError("list index out of range")) == "list index out of range"
+    assert first_line(AssertionError()) == "assertion error"
 
 
 # quantised checkpoints

@@ -44,7 +44,7 @@ from lensdiff.models.validity import validity
 from lensdiff.pipeline import plans
 from lensdiff.pipeline.execute import execute, read_config
 from lensdiff.pipeline.graph import steps_of, tables_of
-from lensdiff.pipeline.prepare import prepare
+from lensdiff.pipeline.prepare import _texts, prepare
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers
@@ -617,6 +617,21 @@ def test_every_analysis_with_layers_is_among_those_that_are_tried():
 def test_the_last_layer_that_an_analysis_reads_may_be_asked_for(models, tmp_path, analysis):
     given = {"analyses": [analysis], analysis: {"layers": [LAST_LAYERS[analysis]]}}
     prepare(read_config(config_for(models, tmp_path / "out", **given)))
+
+
+def test_texts_are_looked_at_however_deep_they_lie():
+    deep: dict[str, Any] = {"leaf": ["a", "b"], "last": "c"}
+    for _ in range(5_000):
+        deep = {"in": deep}
+    found = [*_texts({"first": "x", "table": {"one": "y"}, "deep": deep})]
+    below = "deep." + "in." * 5_000
+    assert found == [
+        ("first", "x"),
+        ("table.one", "y"),
+        (f"{below}leaf", "a"),
+        (f"{below}leaf", "b"),
+        (f"{below}last", "c"),
+    ]
 
 
 def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, monkeypatch):

@@ -314,11 +314,12 @@ def few(names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first, with its kind where that is no sentence."""
+    """Return what an error says first, as words of a sentence also where it has none of its own."""
     if OTHERS_CODE in str(error):
         return "it brings code of its own (auto_map), which is never run: expected what transformers itself can read"
     said, *more = str(error).strip().split("\n")[:2]
     if said.endswith(":") and more:  # "Validation error for field 'x':" says what is wrong in the next line
         said = f"{said} {re.sub(r'^[A-Za-z]+Error: ', '', more[0].strip())}"
-    kind = type(error).__name__
-    return f"{kind} {said}".strip() if not said or isinstance(error, LookupError) else said
+    if isinstance(error, KeyError):
+        return f"{said} is not known" if said else "a name is not known"
+    return said or re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()

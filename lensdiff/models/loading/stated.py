@@ -13,6 +13,7 @@ from typing import Any
 from lensdiff.inputs.json_lines import parsed
 from lensdiff.inputs.spans import shorten
 from lensdiff.results import InputError
+from lensdiff.results.paths import unreadable
 
 WIDTH = ("hidden_size", "n_embd")
 # what is counted of a model, as its family calls it; all of it is at least 1
@@ -37,7 +38,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text that can be read ({error})") from None
     found = parsed(text, str(path))
     if not isinstance(found, dict):

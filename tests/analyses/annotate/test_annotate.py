@@ -470,7 +470,7 @@ def test_lasting_trouble_stops_and_a_second_run_repeats_nothing(
     server.script = lambda body, n: trouble if words_in(body)[0] == dead else answer(body)
     with pytest.raises(AnnotationStopped, match=message) as caught:
         run(server, tmp_path, max_retries=1, concurrency=2)
-    assert "of 12 annotations are done and kept, run again to go on" in str(caught.value)
+    assert "of 12 annotations done and kept, run again to go on" in str(caught.value)
     answered = [body for body in server.requests if words_in(body)[0] != dead]
     assert len(answered) >= 10  # the components before it
     server.script = lambda body, n: answer(body)
