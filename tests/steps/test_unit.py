@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from lensdiff.analyses.dose import DoseOptions
 from lensdiff.inputs import Prompt
 from lensdiff.results import Control
 from lensdiff.steps.options import (
@@ -86,6 +87,13 @@ def test_layers_are_chosen_to_the_end_of_the_stream_where_their_type_says_so():
     assert choosable(Chosen.model_fields["layers"], 2) == range(2)
     with pytest.raises(ValidationError, match="distinct layers"):
         Entered(layers=[1, 1])
+
+
+@pytest.mark.parametrize("amount", ["0.5", True, float("nan"), float("inf")])
+def test_a_finite_number_is_one_in_every_analysis(amount):
+    assert DoseOptions(amounts=[1, 0.5]).amounts == [1.0, 0.5]
+    with pytest.raises(ValidationError):
+        DoseOptions(amounts=[amount])
 
 
 @pytest.mark.parametrize("values", [{"layers": []}, {"layers": [1, 1]}, {"layers": [-1]}, {"n_best": "3"}, {"more": 1}])
