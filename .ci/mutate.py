@@ -2,7 +2,8 @@
 
     python .ci/mutate.py [WORD]     all of them, or those whose file or formula holds WORD
 
-Works in a copy of the project. A formula that no test misses is printed last, and the exit code is 1.
+Works in a copy of the project, whose tests have to pass before anything is broken: where they do not, nothing is said
+of any formula, and the exit code is 2. A formula that no test misses makes it 1.
 """
 
 import os
@@ -90,18 +91,24 @@ def whole(name: str, room: str) -> str:
     return name if name.startswith(("lensdiff", "tests")) else f"{room}/analyses/{name}"
 
 
+def run_tests(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    """Run test files of a copy of the project."""
+    files = [whole(name, "tests") for name in tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT * len(files), check=False
+    )
+
+
 def killed(copy: Path, mutation: Mutation) -> bool:
     """Break the formula in a copy of the project, run its tests, mend it, and return whether a test failed."""
     path = copy / whole(mutation.file, "lensdiff")
     text = path.read_text(encoding="utf-8")
     assert text.count(mutation.old) == 1, f"{mutation.file} has {mutation.old!r} {text.count(mutation.old)} times"
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", whole(mutation.tests, "tests")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")])}
     try:
-        ran = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-        )
+        ran = run_tests(copy, mutation.tests)
     finally:
         path.write_text(text, encoding="utf-8")
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr  # the tests themselves ran
@@ -111,12 +118,20 @@ def killed(copy: Path, mutation: Mutation) -> bool:
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [mutation for mutation in MUTATIONS if word in mutation.file or word in mutation.old]
+    if not chosen:
+        print(f"no file and no formula holds {word!r}")
+        return 2
     survivors = []
     with tempfile.TemporaryDirectory(prefix="lensdiff-mutants-") as name:
         copy = Path(name)
         for item in COPIED:
             source = ROOT / item
             shutil.copytree(source, copy / item) if source.is_dir() else shutil.copy(source, copy)
+        unbroken = run_tests(copy, *dict.fromkeys(mutation.tests for mutation in chosen))
+        if unbroken.returncode != 0:
+            print(unbroken.stdout + unbroken.stderr)
+            print("the unbroken tests do not pass, so none of them can tell of a broken formula")
+            return 2
         for mutation in chosen:
             dead = killed(copy, mutation)
             survivors += [] if dead else [mutation]

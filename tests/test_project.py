@@ -208,6 +208,16 @@ def test_a_lock_is_written_from_pips_report():
     assert "torch==2.13.0, on Python 3.11, Linux" in header
 
 
+def test_every_promise_of_security_names_a_test_that_is_there():
+    promised = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("## Promised")[1].split("## Not promised")[0]
+    promises = promised.strip().split("\n- ")
+    assert len(promises) > 5
+    for promise in promises:
+        named = re.findall(r"`(tests/[^`]+)`", promise)
+        assert named, promise
+        assert all((ROOT / name).exists() for name in named), named
+
+
 # warnings
 
 

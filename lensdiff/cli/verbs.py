@@ -176,14 +176,14 @@ def _complain(analysis: Analysis[Any], store: Any) -> bool:
 def _show(analysis: Analysis[Any], store: Any, is_whole: bool) -> None:
     """Print the command's tables, put its tables and its page at the top of the directory, and say where they are."""
     from lensdiff.pipeline.report import sections_page
-    from lensdiff.results import InputError
+    from lensdiff.results.errors import NotThere
     from lensdiff.steps.found import Found
 
     write_notice(store)
     for title, summary in analysis.summaries.items():
         try:
             frame = summary(Found(store))
-        except InputError:
+        except NotThere:
             if is_whole:
                 raise
             continue  # of what failed; that was said

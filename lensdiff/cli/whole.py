@@ -154,4 +154,6 @@ def published(
     if other is not None:
         print_frame("Table 2 under other choices", other, rows=100)
     if tables.not_found:
-        complain(f"{tables.not_found} instruction spans were not found in their prompt's tokens")
+        from lensdiff.results.numbers import n_of
+
+        complain(f"{n_of(tables.not_found, 'instruction span')} not found among the tokens of a prompt")

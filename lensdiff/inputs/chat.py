@@ -5,7 +5,8 @@ is not kept: a question that the server rejects (400, 413, 422), that it answers
 answers with something else than was asked for, is reported and asked again by the next run. A server that cannot be
 reached, refuses the key, stays busy (429) or fails (5xx) after the client's own retries stops the run: everything
 answered until then is on disk. The key is in no message and no file, also where a server repeats it, nor is a password
-in the server's address, nor what a message says to be the value of an Authorization header.
+in the server's address (or a user name that stands there alone, which may be a token), nor what a message says to be
+the value of an Authorization header.
 
 The content is model, messages, options and seed. The server's address does not count: the same question to the same
 model elsewhere is the same question.
@@ -37,7 +38,9 @@ MOST_RETRIES = 100
 QUOTED = 200  # characters of a malformed answer that are kept
 LIMIT, LIMIT_ELSEWHERE = "max_tokens", "max_completion_tokens"  # two names that servers have for one option
 NO_KEY = "none"  # a server of one's own needs no key, but the client insists on one
-AUTHORIZATION = re.compile(r"\b((?:bearer|basic)[\s:=]+)(?!\[key\])[^\s,;\"']+", re.IGNORECASE)
+AUTHORIZATION = re.compile(
+    r"\b(authorization[\"']?\s*[:=,]\s*[\"']?)?((bearer|basic)[\s:=]+)(?!\[key\])([^\s,;\"']+)", re.IGNORECASE
+)
 SECRET = 16  # characters from which on a key is never a word that an answer holds by itself
 
 
@@ -99,7 +102,8 @@ class Chat:
     """A chat model behind a server; safe to use from several threads.
 
     Attributes:
-        key: what no message may hold; secrets: more of that, out of the server's address.
+        key: what no message may hold; secrets: more of that, out of the server's address; login: a user name that
+            stands alone there.
         names: options that the server turned out to know by another name.
     """
 
@@ -111,6 +115,7 @@ class Chat:
     key: str = field(default=NO_KEY, repr=False)
     names: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    login: str = field(default="", repr=False)
 
     @classmethod
     def connect(
@@ -152,8 +157,9 @@ class Chat:
         options: dict[str, Any] = {LIMIT: max_tokens}
         if temperature is not None:
             options["temperature"] = temperature
-        answers, secrets = AnswerCache(Path(cache)), _secrets_in(base_url)
-        return cls(client, model, answers, options, response_format, key, secrets=secrets)
+        secrets, login = _secrets_in(base_url)
+        answers = AnswerCache(Path(cache))
+        return cls(client, model, answers, options, response_format, key, secrets=secrets, login=login)
 
     def ask(
         self,
@@ -240,34 +246,65 @@ class Chat:
         if refusal or finish == "content_filter":
             return Answer("refused", self._told(refusal or "the content filter stopped the answer"), finish)
         said = escaped(_text_of(getattr(message, "content", None)))
-        return Answer("said", self._hidden(said) if len(self.key) >= SECRET else said, finish)
+        return Answer("said", self._hidden(said, answer=True), finish)
 
     def _told(self, problem: object) -> str:
         """Return what a server or an error says as it may be kept: short, writable, without the key."""
-        return AUTHORIZATION.sub(r"\1[key]", self._hidden(escaped(str(problem))))[:TROUBLE]
+        return AUTHORIZATION.sub(_without_value, self._hidden(escaped(str(problem))))[:TROUBLE]
 
-    def _hidden(self, text: str) -> str:
-        for secret in (self.key, *self.secrets):
-            if secret not in ("", NO_KEY):
+    def _hidden(self, text: str, *, answer: bool = False) -> str:
+        for secret in (self.key, *self.secrets, self.login):
+            may_be_word = len(secret) < SECRET and (secret == self.login or len(self.key) < SECRET)
+            if secret not in ("", NO_KEY) and not (answer and may_be_word):
                 for spelled in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="")):
                     text = text.replace(spelled, "[key]")
         return text
 
     def _cause(self, error: Exception) -> Exception | None:
         # a traceback shows the cause in its own words
-        return error if AUTHORIZATION.sub("", self._hidden(str(error))) == str(error) else None
+        return error if AUTHORIZATION.sub(_without_value, self._hidden(str(error))) == str(error) else None
 
     def _stopped(self, what: str, error: Exception) -> AnnotationStopped:
         return AnnotationStopped(f"{what}: {self._told(error)}")
 
 
-def _secrets_in(base_url: str | None) -> tuple[str, ...]:
-    """Return the password in a server's address, and the header that a client makes of it."""
+def _secrets_in(base_url: str | None) -> tuple[tuple[str, ...], str]:
+    """Return the password in a server's address with the header that a client makes of it, and a user name without."""
     found = urlsplit(base_url or "")
-    if not found.password:
-        return ()
-    name, password = unquote(found.username or ""), unquote(found.password)
-    return base64.b64encode(f"{name}:{password}".encode()).decode(), password
+    name, password = unquote(found.username or ""), unquote(found.password or "")
+    if not name and not password:
+        return (), ""
+    header = base64.b64encode(f"{name}:{password}".encode()).decode()
+    return ((header, password), "") if password else ((header,), name)
+
+
+def _without_value(found: re.Match[str]) -> str:
+    """Return what says that a value of an Authorization header follows, without that value.
+
+    The word "basic" is also one of ordinary texts: what follows it is a value behind the header's name, where it is
+    what such values are (base64 of NAME:PASSWORD), or where it is no word.
+    """
+    header, kind, scheme, value = found.groups()
+    if scheme.lower() == "basic" and not header and not _is_login(value):
+        return found[0]
+    return f"{header or ''}{kind}[key]"
+
+
+def _is_login(value: str) -> bool:
+    padded = value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4)
+    try:
+        if b":" in base64.b64decode(padded, validate=True):
+            return True
+    except ValueError:
+        pass
+    return any(letter.isdigit() for letter in value) and any(letter.isalpha() for letter in value)
+
+
+def _without_login(url: str) -> str:
+    """Return an address as an error may show it: without what stands before the last @."""
+    login, at, rest = url.rpartition("@")
+    scheme, slashes, _ = login.partition("//")
+    return f"{scheme}{slashes}[key]@{rest}" if at and slashes else f"[key]@{rest}" if at else url
 
 
 def _check_url(url: str) -> None:
@@ -279,7 +316,7 @@ def _check_url(url: str) -> None:
         found = False
     if not found or not url.isprintable() or " " in url:
         raise InputError(
-            f"base_url={shorten(url)} is no address of a server, expected one like http://127.0.0.1:8000/v1"
+            f"base_url={shorten(_without_login(url))} is no address of a server, expected one like http://127.0.0.1:8000/v1"
         )
 
 

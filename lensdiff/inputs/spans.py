@@ -23,6 +23,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+")
 _INPUT_MARK = "Input:"
 
 
+def no_tokenizer(of: str) -> InputError:
+    """Return the error of a model that is to read text and has nothing to read it by."""
+    return InputError(f"{of} has no tokenizer: give one to load_model(..., tokenizer=...)")
+
+
 def shorten(value: object, width: int = 60) -> str:
     """Return `repr(value)`, cut in the middle to at most `width` characters."""
     try:

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from lensdiff.inputs.characters import composed
+from lensdiff.inputs.spans import no_tokenizer
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.results import InputError
@@ -151,7 +152,7 @@ class WordVectors:
         listed = Vocabulary.default().words if words is None else tuple(words)
         tokenizer = model.tokenizer
         if tokenizer is None:
-            raise InputError("the model has no tokenizer, expected one to read the words' embeddings")
+            raise no_tokenizer("the model")
         matrix = getattr(model, "weights", model).W_E.detach()
         pieces = word_pieces(tokenizer, listed, len(matrix))
         kept = [ids for ids in pieces if ids]

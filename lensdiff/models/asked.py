@@ -21,6 +21,8 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.response import Response
 from lensdiff.results import InputError, Results
+from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.numbers import n_of
 
 R = TypeVar("R")
 Given = str | Response | None
@@ -83,10 +85,11 @@ class Asked:
             return (response,)
         if isinstance(response, Results):
             return self._of_results(response)
+        given = n_of(len(self.prompts), "prompt")
         if not isinstance(response, Sequence) or isinstance(response, str):
-            raise InputError(f"{len(self.prompts)} prompts were given with a single response, expected as many")
+            raise InputError(f"{given} given with a single response, expected as many")
         if len(response) != len(self.prompts):
-            raise InputError(f"{len(self.prompts)} prompts were given with {len(response)} responses, expected as many")
+            raise InputError(f"{given} given with {n_of(len(response), 'response')}, expected as many")
         for one in response:
             if not isinstance(one, str | Response | None):
                 raise InputError(f"a response is {shorten(one)}, expected a text or a Response for every prompt")
@@ -95,7 +98,7 @@ class Asked:
     def _of_results(self, responses: Results) -> tuple[Given, ...]:
         if {*responses.by_id, *responses.failures} != {prompt.id for prompt in self.prompts}:
             raise InputError(
-                f"{len(self.prompts)} prompts were given with responses to others "
+                f"{n_of(len(self.prompts), 'prompt')} given with responses to others "
                 f"({shorten([*responses.by_id, *responses.failures])}), expected those to these prompts"
             )
         for prompt in self.prompts:
@@ -118,7 +121,8 @@ class Asked:
         try:
             yield
         except (InputError, RuntimeError) as error:
-            if self.single or not (isinstance(error, InputError) or type(error) is RuntimeError):
+            of_this = isinstance(error, InputError) or (type(error) is RuntimeError and not is_lack_of_memory(error))
+            if self.single or not of_this:
                 raise
             self.errors[prompt.id] = error
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 T = TypeVar("T")
 BATCH_SIZE = 8
@@ -106,9 +107,9 @@ def with_cache(view: ModelView, draw: Callable[[], T]) -> T | None:
         return None
     try:
         return draw()
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        if is_lack_of_memory(error):
+            raise
         # somebody else's cache: whatever it stumbles over (logits that are not finite, too), whole passes do not
         distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
         return None

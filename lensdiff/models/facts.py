@@ -12,6 +12,7 @@ from lensdiff.models.inside.parts import GainName
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError, Provenance
+from lensdiff.results.numbers import n_of
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def differences(base: Known, tuned: Known) -> list[tuple[str, object, object, st
         rows.append(("chat_template", mine["chat_template"], theirs["chat_template"], unused))
     if base.vocabulary is not None and tuned.vocabulary is not None and base.vocabulary != tuned.vocabulary:
         lost, added = base.vocabulary.keys() - tuned.vocabulary.keys(), tuned.vocabulary.keys() - base.vocabulary.keys()
-        mine, theirs = (f"{len(tokens)} tokens of its own" for tokens in (lost, added))
+        mine, theirs = (n_of(len(tokens), "token") + " of its own" for tokens in (lost, added))
         rows.append(("tokenizer", mine, theirs, "compared on the token strings that both have"))
     a, b = base.gains, tuned.gains
     if a.shape == b.shape and len(a) and not torch.equal(a, b):

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.inputs.spans import no_tokenizer
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.meaning import Meaning, measure
 from lensdiff.models.inside.weights import ModelWeights, Weights
 from lensdiff.models.inside.wrappers import Model, Wrapper, wrapper_of
-from lensdiff.results import Control, InputError, Provenance
+from lensdiff.results import Control, Provenance
 
 
 class ModelView:
@@ -108,7 +109,7 @@ class ModelView:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's own tokenizer, with its own habit of adding special tokens."""
         if self._tokenizer is None:
-            raise InputError(f"model {self.info.id!r} has no tokenizer: give one to load_model(..., tokenizer=...)")
+            raise no_tokenizer(f"model {self.info.id!r}")
         return self._tokenizer
 
     def provenance(self, analysis: str, options: dict[str, Any], seed: int | None = None) -> Provenance:

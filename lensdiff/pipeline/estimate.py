@@ -18,12 +18,15 @@ import torch
 
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import control_cost
+from lensdiff.models.loading.checkpoints import LOADING_ERRORS
 from lensdiff.models.loading.load import as_dtype, default_device, quiet
+from lensdiff.models.loading.stated import check_folder
 from lensdiff.models.memory import available_memory
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.graph import Key
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.runner import CONTROLS, Runner
+from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.probe import Probe
 from lensdiff.steps.unit import SIDES, split_control
 
@@ -93,32 +96,52 @@ def choose_workers(config: RunConfig, memory: Memory, listener: Listener) -> int
 
 
 def n_parameters(source: str) -> int | None:
-    """Return how many parameters a checkpoint has, without loading it; None where that cannot be told."""
+    """Return how many parameters a checkpoint has, without loading it; None where that cannot be told.
+
+    Raises:
+        InputError: the config of a folder cannot be meant; nothing is built of it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = Path(source)
     if path.suffix.lower() == ".gguf" and path.is_file():
         return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
+    _check_folder(path)
     try:
         with quiet(), torch.device("meta"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):  # loading says what is wrong; an adapter is told by its base
+    except LOADING_ERRORS as error:  # loading says what is wrong; an adapter is told by its base
+        if is_lack_of_memory(error):
+            raise
         return None
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def n_layers(source: str, revision: str | None) -> int | None:
-    """Return how many layers a checkpoint has, by its config alone; None where that cannot be told before loading."""
+    """Return how many layers a checkpoint has, by its config alone; None where that cannot be told before loading.
+
+    Raises:
+        InputError: as `n_parameters`.
+    """
     from transformers import AutoConfig
 
+    _check_folder(Path(source))
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
             found = config.get_text_config().num_hidden_layers
-    except Exception:  # loading says what is wrong, in its own words
+    except Exception as error:  # loading says what is wrong, in its own words
+        of_a_hub = not Path(source).exists()  # the kinds differ between versions of huggingface_hub
+        if is_lack_of_memory(error) or not (of_a_hub or isinstance(error, LOADING_ERRORS)):
+            raise
         return None
     return found if isinstance(found, int) and found > 0 else None
+
+
+def _check_folder(path: Path) -> None:
+    if (path / "config.json").is_file():  # an adapter has none
+        check_folder(path, whole=True)
 
 
 # time

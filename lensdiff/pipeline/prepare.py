@@ -17,7 +17,7 @@ from lensdiff.pipeline.config import PromptEntry, RunConfig
 from lensdiff.pipeline.estimate import n_layers
 from lensdiff.pipeline.material import Material
 from lensdiff.results import InputError, ResultStore
-from lensdiff.steps.options import are_layers
+from lensdiff.steps.options import are_layers, choosable
 from lensdiff.steps.responses import RESPONSES_STEP
 from lensdiff.steps.unit import SIDES, Unit, name_of
 
@@ -60,13 +60,19 @@ def _check_texts(config: RunConfig) -> None:
 
 
 def _texts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a config with their keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{inner}", text) for inner, text in _texts(value))
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                yield key, text
+    """Yield the texts of a config with their keys, tables within tables one after the other."""
+    left = [("", values)]
+    while left:
+        above, table = left.pop()
+        inner = []
+        for name, value in table.items():
+            key = f"{above}{name}"
+            if isinstance(value, dict):
+                inner.append((f"{key}.", value))
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    yield key, text
+        left += reversed(inner)
 
 
 def _check_ids(config: RunConfig, material: Material) -> None:
@@ -87,18 +93,18 @@ def _unnameable(prompt: Prompt) -> InputError | None:
 
 def _check_layers(config: RunConfig) -> None:
     """Refuse layers that the models do not have; where that is not known yet, their own step does."""
-    chosen = {
-        analysis.name: (name, layers)
+    chosen = [
+        (analysis.name, name, layers, field)
         for analysis in config.chosen
         for name, field in analysis.options.model_fields.items()
         if are_layers(field) and (layers := getattr(config.options(analysis), name)) is not None
-    }
+    ]
     available = n_layers(config.source("base"), config.revision("base")) if chosen else None
     if available is None:
         return
-    for analysis, (name, layers) in chosen.items():
+    for analysis, name, layers, field in chosen:
         try:
-            chosen_indices(layers, range(available), name)
+            chosen_indices(layers, choosable(field, available), name)
         except InputError as error:
             raise InputError(f"{analysis}.{error}") from None
 

@@ -15,6 +15,7 @@ from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
+from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path, put_text
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
@@ -166,7 +167,7 @@ def _run_facts(store: ResultStore) -> list[str]:
         if (most := found.one(RESPONSES.name, SaidResponse, unit).provenance.options.get("max_new_tokens"))
     }
     if lengths:
-        told.append(f"each model's own greedy response, at most {max(lengths)} tokens")
+        told.append(f"each model's own greedy response, at most {n_of(max(lengths), 'token')}")
     made = [f"{text} for {name}" for name, text in _controls_made(found).items() if text]
     if made:
         told.append(f"controls, meaningless changes of the base: {'; '.join(made)}")
@@ -193,14 +194,14 @@ def _notes(store: ResultStore, analysis: Analysis[Any]) -> list[str]:
     for name in steps:
         state = store.step(name)
         if state.state == "running" and not store.manifest.ended:
-            notes.append(f"{name}: not finished, {len(state.done)} of {len(state.wanted)} units are done")
+            notes.append(f"{name}: not finished, {len(state.done)} of {n_of(len(state.wanted), 'unit')} done")
         elif state.note:
             notes.append(f"{name}: {state.note}")
             continue
         failures = list(state.failures.items())
         notes += [f"{name}, {unit}: {reason}" for unit, reason in failures[:MOST_FAILURES]]
         if len(failures) > MOST_FAILURES:
-            notes.append(f"{name}: {len(failures) - MOST_FAILURES} more units failed")
+            notes.append(f"{name}: {n_of(len(failures) - MOST_FAILURES, 'more unit')} failed")
     tables = [store.manifest.tables.get(table.name) for table in analysis.tables]
     return list(dict.fromkeys([*notes, *(table.note for table in tables if table is not None and table.note)]))
 

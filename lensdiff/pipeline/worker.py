@@ -21,6 +21,7 @@ from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import supplies_of
 from lensdiff.results import InputError, Result, ResultStore
 from lensdiff.results.manifest import Manifest
+from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.inputs import Inputs, chosen
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.step import Read, Step
@@ -100,7 +101,7 @@ def result_of(step: Step[Any, Any], inputs: Inputs, unit: Unit, plan: Plan) -> R
     except InputError as error:
         return error
     except RuntimeError as error:
-        if type(error) is not RuntimeError:  # out of memory is a RuntimeError too, of a class of its own
+        if type(error) is not RuntimeError or is_lack_of_memory(error):  # nothing about this unit
             raise
         return InputError(str(error))
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import decode_part, encode_part, flush, numeric_order
 from lensdiff.results.manifest import ROOMS
+from lensdiff.results.paths import unreadable
 
 PARTIAL = ".partial"
 ENDINGS: dict[str, str] = dict(zip(ROOMS, (".safetensors", ".parquet"), strict=True))
@@ -107,4 +108,4 @@ def checksum_of(path: Path) -> str:
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        raise unreadable(path, error) from None

@@ -8,8 +8,30 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState, checked_files, in_a_room
+from lensdiff.results.manifest import FileName, Manifest, StepState, TableState, UnitState
+from lensdiff.results.paths import unreadable
+
+
+class _OfUnit(BaseModel):
+    step: str
+    unit: str
+    state: UnitState | None
+
+
+class _OfTable(BaseModel):
+    table: str
+    state: TableState | None
+
+
+class _OfFile(BaseModel):
+    file: FileName
+    checksum: str | None
+
+
+EVENTS: dict[str, type[BaseModel]] = {"unit": _OfUnit, "table": _OfTable, "file": _OfFile}
 
 
 class Journal:
@@ -33,18 +55,36 @@ class Journal:
         """Return a manifest with the events in it.
 
         Raises:
-            InputError: a line before the last is none that was written here.
+            InputError: it cannot be read, or a line before the last is none that was written here.
         """
         if not self.path.is_file():
             return manifest
         found = manifest.model_copy(deep=True)
-        *whole, _ = self.path.read_bytes().split(b"\n")
+        try:
+            *whole, _ = self.path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         for number, line in enumerate(whole, start=1):
             try:
-                apply(found, json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                event = checked(json.loads(line))
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{self.path}, line {number} is damaged, expected an event of a run") from error
+            apply(found, event)
         return found
+
+
+def checked(event: Any) -> dict[str, Any]:
+    """Return an event, as a line holds it.
+
+    Raises:
+        ValueError: it lacks something, or holds what is none of it.
+    """
+    if not isinstance(event, dict):
+        raise ValueError("it is no table of keys")
+    for about, kind in EVENTS.items():
+        if about in event:
+            kind.model_validate(event)
+    return event
 
 
 def apply(manifest: Manifest, event: dict[str, Any]) -> None:
@@ -61,8 +101,7 @@ def apply(manifest: Manifest, event: dict[str, Any]) -> None:
         else:
             manifest.tables[event["table"]] = TableState.model_validate(event["state"])
     if "file" in event:
-        in_a_room(event["file"])
         if event["checksum"] is None:
             manifest.checksums.pop(event["file"], None)
         else:
-            manifest.checksums |= checked_files({event["file"]: event["checksum"]})
+            manifest.checksums[event["file"]] = event["checksum"]

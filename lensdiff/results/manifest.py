@@ -23,6 +23,9 @@ def in_a_room(file: str) -> str:
     return file
 
 
+FileName = Annotated[str, AfterValidator(in_a_room)]
+
+
 class UnitState(BaseModel):
     """What became of one unit of a step.
 
@@ -150,7 +153,7 @@ class Manifest(BaseModel):
     ended: bool = False
     steps: dict[str, StepState] = Field(default_factory=dict)
     tables: dict[str, TableState] = Field(default_factory=dict)
-    checksums: dict[Annotated[str, AfterValidator(in_a_room)], str] = Field(default_factory=dict)
+    checksums: dict[FileName, str] = Field(default_factory=dict)
 
     @field_validator("pair")
     @classmethod
@@ -174,16 +177,3 @@ class Manifest(BaseModel):
                 if file in self.checksums:
                     checksums[file] = self.checksums[file]
         return Manifest(steps=steps, checksums=checksums)
-
-
-def checked_files(checksums: dict[str, str]) -> dict[str, str]:
-    """Return checksums by file.
-
-    Raises:
-        ValueError: a file is in no room of the directory, or a checksum is no text.
-    """
-    for file, checksum in checksums.items():
-        if not isinstance(checksum, str):
-            raise ValueError(f"the checksum of {in_a_room(file)!r} is no text")
-        in_a_room(file)
-    return checksums

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 import pandas as pd
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.numbers import n_of
 
 R = TypeVar("R")
 TOLD = 3  # failures that are told one by one
@@ -37,7 +38,7 @@ class Results(Sequence[R]):
     def __repr__(self) -> str:
         """Return what there is of which prompts, and why there is nothing of others."""
         kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in self)) or "nothing"
-        lines = [f"Results of {len(self)} prompts, {kinds}: {', '.join(self.by_id)}"]
+        lines = [f"Results of {n_of(len(self), 'prompt')}, {kinds}: {', '.join(self.by_id)}"]
         lines += [f"  without {name!r}: {reason}" for name, reason in list(self.failures.items())[:TOLD]]
         if len(self.failures) > TOLD:
             lines.append(f"  without {len(self.failures) - TOLD} more, see failures")

@@ -19,7 +19,9 @@ def check_count(name: str, value: Any, *, least: int = 1, most: int = MOST) -> N
         InputError: it is none, too small, or so large that no memory would hold what it asks for.
     """
     number = _whole(value)
-    if number is None or number < least:
+    if number is None:
+        raise InputError(f"{name}={shown(value)} given, expected a whole number of at least {least}")
+    if number < least:
         raise InputError(f"{name}={shown(value)} given, expected at least {least}")
     if number > most:
         raise InputError(f"{name}={shown(value)} given, expected at most {most:,}")
@@ -48,6 +50,11 @@ def shown(value: Any) -> str:
     if number is not None and abs(number) >= 10**DIGITS:
         return f"a whole number of {number.bit_length()} bits"
     return repr(value)
+
+
+def n_of(n: int, noun: str) -> str:
+    """Return how many there are of what `noun` names, as people say it: `1 prompt`, `2 prompts`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _whole(value: Any) -> int | None:

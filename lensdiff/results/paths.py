@@ -81,6 +81,13 @@ def _refused(path: Path, what: str, error: OSError) -> OSError | InputError:
     return InputError(f"{what} cannot be made at {path}: {(error.strerror or str(error)).lower()}")
 
 
+def unreadable(path: Path, error: OSError) -> InputError | OSError:
+    """Return what says that a file is there and cannot be read, which is no damage; a lack of memory stays itself."""
+    if error.errno == errno.ENOMEM:
+        return error
+    return InputError(f"{path} cannot be read: {error.strerror or first_line(error)}")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind where it says nothing."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

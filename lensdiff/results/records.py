@@ -12,6 +12,7 @@ from lensdiff.results.files import numeric_order
 from lensdiff.results.folder import ENDINGS, Folder
 from lensdiff.results.journal import Journal, apply
 from lensdiff.results.manifest import SCHEMA, Manifest, StepState, TableState, UnitState
+from lensdiff.results.paths import unreadable
 from lensdiff.results.provenance import package_versions
 
 MANIFEST = "manifest.json"
@@ -158,14 +159,22 @@ class Records:
         if not self.exists():
             return Manifest()
         try:
-            stored = json.loads(self._path.read_bytes())
-            if (schema := stored.get("schema_version")) == SCHEMA:
-                return self._journal.replay(Manifest.model_validate(stored))
-        except InputError:
-            raise
-        except (ValidationError, ValueError, AttributeError, RecursionError, OSError) as error:
+            text = self._path.read_bytes()
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        try:
+            stored = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self._path} is not a manifest of lensdiff") from error
-        raise InputError(f"{self._folder.root} holds results of schema {schema!r:.40}, this version reads {SCHEMA}")
+        if not isinstance(stored, dict):
+            raise InputError(f"{self._path} is not a manifest of lensdiff")
+        if (schema := stored.get("schema_version")) != SCHEMA:
+            raise InputError(f"{self._folder.root} holds results of schema {schema!r:.40}, this version reads {SCHEMA}")
+        try:
+            manifest = Manifest.model_validate(stored)
+        except (ValidationError, RecursionError) as error:
+            raise InputError(f"{self._path} is not a manifest of lensdiff") from error
+        return self._journal.replay(manifest)
 
 
 def name_of(step: str, unit: str) -> str:

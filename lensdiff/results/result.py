@@ -21,7 +21,8 @@ from torch import Tensor
 from lensdiff.results.errors import InputError
 from lensdiff.results.fields import adapter, checked_fields
 from lensdiff.results.joining import joined
-from lensdiff.results.paths import as_path, first_line
+from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.paths import as_path, first_line, unreadable
 from lensdiff.results.provenance import Provenance
 
 SCHEMA = 2
@@ -125,6 +126,10 @@ class Result(ABC):
                 header = stored.metadata() or {}
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError) as error:
+            if is_lack_of_memory(error):
+                raise
+            if isinstance(error, OSError) and error.errno is not None:  # of a damaged file libraries give none
+                raise unreadable(path, error) from None
             raise InputError(f"{path} is not a saved result ({first_line(error)})") from error
         if header.get("class") != cls.__name__:
             raise InputError(f"{path} holds {header.get('class', 'no result')[:40]!r}, expected {cls.__name__!r}")

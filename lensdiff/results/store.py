@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from lensdiff.results.errors import InputError
+from lensdiff.results.errors import InputError, NotThere
 from lensdiff.results.files import encode_part, write_parquet
 from lensdiff.results.folder import Folder, checksum_of
 from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
-from lensdiff.results.paths import as_path, first_line, make_folder
+from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.paths import as_path, first_line, make_folder, unreadable
 from lensdiff.results.records import Records, file_event, name_of, table_event, unit_event
 from lensdiff.results.result import Result
 
@@ -127,8 +128,8 @@ class ResultStore:
         if not parts:
             if asked := self._records.parts(name):
                 missing = [part.rpartition("/")[2] for part in asked if not self.has(part)]
-                raise InputError(f"{self.root} has the result {name!r} without layers {', '.join(missing)}")
-            raise InputError(f"{self.root} has no result {name[:SHOWN]!r}{_available(self.names())}")
+                raise NotThere(f"{self.root} has the result {name!r} without layers {', '.join(missing)}")
+            raise NotThere(f"{self.root} has no result {name[:SHOWN]!r}{_available(self.names())}")
         return self.load_files(parts, cls)
 
     def load_files(self, names: Sequence[str], cls: type[R]) -> R:
@@ -270,11 +271,15 @@ class ResultStore:
 
     def _read_table(self, name: str, read: Callable[[Path], Any]) -> Any:
         if not self.has_table(name):
-            raise InputError(f"{self.root} has no table {name[:SHOWN]!r}{_available(self.table_names())}")
+            raise NotThere(f"{self.root} has no table {name[:SHOWN]!r}{_available(self.table_names())}")
         path = self._checked("tables", name)
         try:
             return read(path)
         except (pa.ArrowException, OSError) as error:
+            if is_lack_of_memory(error):
+                raise
+            if isinstance(error, OSError) and error.errno is not None:  # of a damaged file libraries give none
+                raise unreadable(path, error) from None
             raise InputError(f"{path} is damaged: {first_line(error)}") from None
 
     def _write(self, room: str, name: str, write: Callable[[Path], Any], event: dict[str, Any] | None = None) -> Path:

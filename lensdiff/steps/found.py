@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
-from lensdiff.results import InputError, Result, ResultStore
+from lensdiff.results import Result, ResultStore
+from lensdiff.results.errors import NotThere
 from lensdiff.steps.unit import WHOLE, Unit, name_of
 
 R = TypeVar("R", bound=Result)
@@ -86,7 +87,7 @@ class Found:
         """
         if not self.has(step, unit):
             reason = self.reason(step, unit) or "it was not done"
-            raise InputError(f"there is no result {name_of(step, unit)!r}: {reason}")
+            raise NotThere(f"there is no result {name_of(step, unit)!r}: {reason}")
         return self.store.load_files([name_of(step, unit)], kind)
 
     def maybe(self, step: str, kind: type[R], unit: Unit = WHOLE) -> R | None:
@@ -123,11 +124,11 @@ class Found:
         for unit in units:
             if self._outcome(step, unit) != "done":
                 reason = self.reason(step, unit) or "it was not done"
-                raise InputError(f"there is no result {name_of(step, unit)!r}: {reason}")
+                raise NotThere(f"there is no result {name_of(step, unit)!r}: {reason}")
         if missing := self._missing(step, model):
-            raise InputError(f"there is no result {f'{step}/{missing[0]}'!r}: it was not done")
+            raise NotThere(f"there is no result {f'{step}/{missing[0]}'!r}: it was not done")
         if not units:
-            raise InputError(f"there is no result {step!r} of {model}")
+            raise NotThere(f"there is no result {step!r} of {model}")
         return [name_of(step, unit) for unit in units]
 
     def _missing(self, step: str, model: str) -> list[str]:

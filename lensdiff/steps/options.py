@@ -44,8 +44,14 @@ def flag_of(name: str, field: FieldInfo) -> str:
 
 def are_layers(field: FieldInfo) -> bool:
     """Return whether a field's values are layers, which the command line takes as `0,1,5-8`."""
-    of_type = Layers in (field.annotation, *get_args(field.annotation))
-    return of_type or any(getattr(item, "func", None) is _distinct for item in field.metadata)
+    of_type = {Layers, LayersToTheEnd} & {field.annotation, *get_args(field.annotation)}
+    return bool(of_type) or any(getattr(item, "func", None) is _distinct for item in field.metadata)
+
+
+def choosable(field: FieldInfo, n_layers: int) -> range:
+    """Return the layers that such a field may name, of a model with so many."""
+    to_the_end = LayersToTheEnd in (field.annotation, *get_args(field.annotation)) or TO_THE_END in field.metadata
+    return range(n_layers + to_the_end)
 
 
 def example_of(field: FieldInfo) -> Any:
@@ -75,3 +81,6 @@ Number = Annotated[int, Field(ge=0, le=MOST)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Layers = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct)]
+TO_THE_END = "to the end"
+# of the stream: where it enters a layer, and one more, where it leaves the last
+LayersToTheEnd = Annotated[list[Number], Field(min_length=1), AfterValidator(_distinct), TO_THE_END]

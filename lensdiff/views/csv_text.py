@@ -4,12 +4,15 @@ A text (a token, an id, an answer) that begins as a formula does gets an apostro
 text; numbers are written as they are.
 """
 
+import re
 from typing import Any
 
 import pandas as pd
 
 # spreadsheets take a cell that begins so for a formula, wide letters too; white space is skipped on the way to one
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # fmt: skip
+# what is not seen is skipped too: blanks, and marks of no width
+HIDDEN = re.compile(r"[\s\u200b\u200e\u200f\u2060\ufeff]*")
 
 
 def csv_text(frame: pd.DataFrame, *, float_format: str | None = "%.6g") -> str:
@@ -30,4 +33,7 @@ def csv_text(frame: pd.DataFrame, *, float_format: str | None = "%.6g") -> str:
 
 def plain(value: Any) -> Any:
     """Return a value as a spreadsheet may have it: a text that begins as a formula does begins with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    seen = HIDDEN.sub("", value, count=1)
+    return f"'{value}" if value.startswith(FORMULA) or seen.startswith(FORMULA) else value

@@ -10,7 +10,9 @@ from lensdiff.results import InputError
 from tests.cli.conftest import Ran
 
 LONGEST = 1200  # characters; a list of what is available may be long
-RAW = re.compile(r"Traceback|Error: |Error\(|0x[0-9a-f]{6}")  # what only an error that nobody worded has
+RAW = re.compile(
+    r"Traceback|Error: |Error\(|\b(?:[A-Z][a-z]*)+Error\b|0x[0-9a-f]{6}"
+)  # what only an error that nobody worded has
 
 
 class Case(NamedTuple):

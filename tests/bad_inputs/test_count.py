@@ -5,9 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.bad_inputs.refusals import is_sentence
+
 ROOM = Path(__file__).parent
 CONTRIBUTING = ROOM.parents[1] / "CONTRIBUTING.md"
 FEWEST = 250
+
+
+@pytest.mark.parametrize(
+    "raw", ["KeyError 'x'", "it failed: TypeError", "an InputError", "ValueError: x", "<a 0x7f00ff00>"]
+)
+def test_what_nobody_worded_is_no_sentence(raw):
+    with pytest.raises(AssertionError):
+        is_sentence(raw)
+    is_sentence("an error of reading: 'x' is not known, expected a, b")
 
 
 def test_contributing_says_how_many_cases_there_are(request: pytest.FixtureRequest):

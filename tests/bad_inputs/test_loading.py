@@ -112,16 +112,35 @@ def pickled(content: bytes | Callable[[Path], None]) -> Callable[[Path], None]:
     return spoil
 
 
-def sharded(**files: str) -> Callable[[Path], None]:
-    """An index in place of the one file; each tensor in the file that is named."""
+def sharded(file: str) -> Callable[[Path], None]:
+    """An index in place of the one file; each tensor in the file that is named, which is not there."""
 
     def spoil(folder: Path) -> None:
-        keys = load_file(folder / MODEL)
-        weight_map = dict.fromkeys(keys, files["file"])
+        weight_map = dict.fromkeys(load_file(folder / MODEL), file)
         (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         (folder / MODEL).unlink()
 
     return spoil
+
+
+def outside(named: Callable[[Path], str], index: str = INDEX) -> Callable[[Path], None]:
+    """An index of a whole file that lies above the folder; nothing is wrong but where it is."""
+
+    def spoil(folder: Path) -> None:
+        there = folder.parent / MODEL
+        if index == INDEX:
+            shutil.copy(folder / MODEL, there)
+        else:
+            torch.save(load_file(folder / MODEL), there)
+        sharded(named(there))(folder)
+        (folder / INDEX).rename(folder / index)
+
+    return spoil
+
+
+def named_above(folder: Path) -> None:
+    shutil.copy(folder / MODEL, folder.parent)
+    edit_json(folder / CONFIG, transformers_weights=f"../{MODEL}")
 
 
 def index_is(content: Any) -> Callable[[Path], None]:
@@ -165,9 +184,18 @@ CHECKPOINTS = [
         "model.embed_tokens.weight",
     ),
     case("all weights zero", tensors(MODEL, lambda found: [value.zero_() for value in found.values()]), "zero"),
-    case("index with ../", sharded(file="../../outside.safetensors"), "model"),
-    case("index with an absolute path", sharded(file="/etc/passwd"), "model"),
-    case("index of a file that is not there", sharded(file="model-00001-of-00002.safetensors"), "model-00001-of-00002"),
+    case("index with ../", outside(lambda file: f"../{file.name}"), f"'../{MODEL}', expected one in the same folder"),
+    case("index with an absolute path", outside(str), f"/{MODEL}', expected one in the same folder"),
+    case(
+        "index of .bin files with ../",
+        outside(lambda file: f"../{file.name}", "pytorch_model.bin.index.json"),
+        f"'../{MODEL}', expected one in the same folder",
+    ),
+    case("index of a .bin file", sharded("model.bin"), "'model.bin', expected one of .safetensors"),
+    case("index of a file that is not there", sharded("model-00001-of-00002.safetensors"), "model-00001-of-00002"),
+    case("weights named above the folder", named_above, "transformers_weights", "expected a file in the same folder"),
+    case("weights named by a number", config(transformers_weights=3), "transformers_weights=3"),
+    case("own code in words", config(auto_map="zzz"), "auto_map='zzz'"),
     case("index of no JSON", index_is("{"), "model"),
     case("index of a list", index_is([1]), "model"),
     case("index without a map", index_is({"metadata": {}}), "model"),

@@ -7,7 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensdiff.results import ResultStore
+from lensdiff.analyses import ANALYSES
+from lensdiff.cli.verbs import _show
+from lensdiff.results import InputError, ResultStore
+from lensdiff.results.errors import NotThere
+from lensdiff.steps.found import Found
 from tests.cli.conftest import Command, assert_refused
 
 FAST = ("--device", "cpu", "--quiet")
@@ -120,3 +124,21 @@ def test_a_run_says_what_is_lacking_and_ends_with_1(lensdiff: Command, models: P
     assert ran.err.count("lensdiff: ") == 1
     assert "lensdiff: without prompt 'long': prompt 'long'" in ran.err
     assert ResultStore(tmp_path / "out").names("outputs/") == ["outputs/ok"]
+
+
+def test_a_result_that_is_damaged_is_not_passed_over_as_one_that_is_not_there(tmp_path, monkeypatch):
+    analysis = next(analysis for analysis in ANALYSES if analysis.name == "weights")
+    raised: list[InputError] = [NotThere("there is none")]
+
+    def summary(found: Found) -> pd.DataFrame:
+        raise raised[-1]
+
+    monkeypatch.setattr(type(analysis), "summaries", {"Weights": summary})
+    monkeypatch.setattr("lensdiff.pipeline.report.sections_page", lambda *_: "")
+    store = ResultStore(tmp_path)
+    _show(analysis, store, False)
+    with pytest.raises(NotThere):
+        _show(analysis, store, True)
+    raised.append(InputError("it is damaged"))
+    with pytest.raises(InputError, match="it is damaged"):
+        _show(analysis, store, False)

@@ -279,5 +279,7 @@ def test_words_that_map_to_no_token_are_left_out() -> None:
 
 
 def test_a_model_without_tokenizer_has_no_words() -> None:
-    with pytest.raises(InputError, match="the model has no tokenizer"):
+    with pytest.raises(
+        InputError, match=r"^the model has no tokenizer: give one to load_model\(\.\.\., tokenizer=\.\.\.\)$"
+    ):
         WordVectors.from_model(SimpleNamespace(tokenizer=None, W_E=torch.ones(3, 2)), ["a"])

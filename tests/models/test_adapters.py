@@ -339,10 +339,10 @@ def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has the peft_type 'FROM_NEXT_YEAR', expected one of .*\bLORA\b"):
         load_model(tmp_path, device="cpu")
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(InputError, match=r"adapter_config\.json(: not JSON| holds \[\], expected an object)"):
+    with pytest.raises(InputError, match=r"adapter_config\.json: not JSON \("):
         load_model(tmp_path, device="cpu")
     (tmp_path / "adapter_config.json").write_text("[]")
-    with pytest.raises(InputError, match=r"adapter_config\.json(: not JSON| holds \[\], expected an object)"):
+    with pytest.raises(InputError, match=r"adapter_config\.json holds \[\], expected an object of keys$"):
         load_model(tmp_path, device="cpu")
 
 
@@ -391,6 +391,17 @@ def test_a_base_object_with_the_layers_of_any_adapter_is_refused(kind):
     adapted(KINDS[kind]("llama"), base)
     with pytest.raises(InputError, match="holds the layers of a"):
         load_model(base, tokenizer=tokenizer_of(), device="cpu")
+
+
+@pytest.mark.parametrize("ours", ["_check_shapes", "_check_keys", "_refuse_kind"])
+def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(ours, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("ours")
+
+    folder = save(adapted(lora(), hf_model("llama")), tmp_path)
+    monkeypatch.setattr(adapters, ours, broken)
+    with pytest.raises(TypeError, match="ours"):
+        load_model(folder, device="cpu")
 
 
 # what is said aloud

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import rich.console
-import torch
 
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
@@ -38,6 +37,7 @@ from lensdiff.models.text import generate
 from lensdiff.results import Diff, InputError, Results
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.conftest import ROOT
+from tests.lacks import LACKS
 from tests.views.pages import given
 
 SEA = Prompt("Write of the sea", ["Write"], id="sea")
@@ -167,9 +167,9 @@ def test_where_all_fail_the_first_reason_is_raised_and_nothing_else_told(calls: 
     ("prompt", "response", "message"),
     [
         (SEA, ["a"], "one prompt takes one response, given a list"),
-        ([SEA], "a", "1 prompts were given with a single response, expected as many"),
-        ([SEA], Response("a", (5,)), "1 prompts were given with a single response, expected as many"),
-        ([SEA, MOON], ["a"], "2 prompts were given with 1 responses, expected as many"),
+        ([SEA], "a", "1 prompt given with a single response, expected as many"),
+        ([SEA], Response("a", (5,)), "1 prompt given with a single response, expected as many"),
+        ([SEA, MOON], ["a"], "2 prompts given with 1 response, expected as many"),
     ],
 )
 def test_responses_are_as_many_as_prompts(calls: Any, name: str, prompt: Any, response: Any, message: str) -> None:
@@ -203,7 +203,7 @@ def test_responses_of_generate_are_those_to_the_same_prompts(pair: Any, calls: A
     assert found.failures == said.failures
     expected = calls[name]([SEA, Prompt(MOON.text, MOON.instruction, id="2")], list(said))
     pd.testing.assert_frame_equal(found.to_df(), expected.to_df())
-    with pytest.raises(InputError, match=r"2 prompts were given with responses to others \(\['sea', '2', 'long'\]\)"):
+    with pytest.raises(InputError, match=r"2 prompts given with responses to others \(\['sea', '2', 'long'\]\)"):
         calls[name]([SEA, MOON], said)
 
 
@@ -236,7 +236,7 @@ def failing(error: Exception) -> Results[str]:
 def test_what_is_not_the_prompts_own_fault_ends_the_call() -> None:
     with pytest.warns(UserWarning, match="prompt '0' failed: broken"):
         assert list(failing(RuntimeError("broken"))) == ["b"]
-    for error in (torch.OutOfMemoryError("full"), RecursionError("deep"), KeyError("k")):
+    for error in (*LACKS, RecursionError("deep"), KeyError("k")):
         with pytest.raises(type(error)):
             failing(error)
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers import modeling_utils
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.loading import checkpoints
+from lensdiff.models.loading import checkpoints, stated
 from lensdiff.models.loading.checkpoints import few, first_line, from_name, same_as_stored
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, TEXT, hf_model, save_checkpoint, tokenizer_of
@@ -88,12 +89,21 @@ def test_a_tensor_of_another_shape_is_named_with_both(tmp_path):
         load_model(folder, device="cpu")
 
 
+WHOLE = "expected a whole number of at least 1$"
+
+
 @pytest.mark.parametrize(
-    "options", [{"num_attention_heads": "4"}, {"hidden_size": None}, {"num_attention_heads": 0}, {"rope_parameters": 3}]
+    ("options", "message"),
+    [
+        ({"num_attention_heads": "4"}, rf"^config\.json in \S+ has num_attention_heads='4', {WHOLE}"),
+        ({"num_attention_heads": 0}, rf"^config\.json in \S+ has num_attention_heads=0, {WHOLE}"),
+        ({"hidden_size": None}, r"^cannot load model: .*hidden_size"),  # a class may know better
+        ({"rope_parameters": 3}, r"^cannot load model: .*rope_parameters"),
+    ],
 )
-def test_a_config_with_another_kind_of_value_is_refused(options, tmp_path):
+def test_a_config_with_another_kind_of_value_is_refused(options, message, tmp_path):
     folder = edit_config(save_checkpoint("llama", tmp_path / "model"), **options)
-    with pytest.raises(InputError, match=rf"cannot load model: \S|config.json in \S+ has {next(iter(options))}=\S"):
+    with pytest.raises(InputError, match=message):
         load_model(folder, device="cpu")
 
 
@@ -292,10 +302,12 @@ def test_a_folder_without_a_tokenizer_has_none_and_half_a_one_is_refused(family,
     assert from_name(str(folder), "model", revision=None, dtype=torch.float32).tokenizer is None
 
 
-def test_an_error_is_told_in_one_line_with_its_kind_where_it_says_little():
+def test_an_error_is_told_in_one_line_of_words():
     assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(KeyError("key")) == "KeyError 'key'"
-    assert first_line(AssertionError()) == "AssertionError"
+    assert first_line(KeyError("key")) == "'key' is not known"
+    assert first_line(KeyError()) == "a name is not known"
+    assert first_line(IndexError("list index out of range")) == "list index out of range"
+    assert first_line(AssertionError()) == "assertion error"
 
 
 # quantised checkpoints
@@ -407,3 +419,63 @@ def test_an_adapter_on_the_hub_is_refused_by_name(hub):
 
     with pytest.raises(InputError, match="somebody/adapter is an adapter and no checkpoint: download it"):
         load_model(hub("adapter", save), device="cpu")
+
+
+# what of a folder is read
+
+
+def weights_beside(folder: Path, name: str) -> None:
+    """An index of shards that are not there, as half a download leaves it."""
+    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": {Q_PROJ: "shard-1-of-2"}}))
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_that_transformers_does_not_read_is_not_checked(index, tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    expected = logits(folder)
+    weights_beside(folder, index)
+    torch.testing.assert_close(logits(folder), expected)
+
+
+@pytest.mark.parametrize("shard", [None, "20KB"])
+def test_weights_are_looked_for_in_the_order_of_transformers(shard, tmp_path, monkeypatch):
+    folder = save_checkpoint("llama", tmp_path / "model", shard=shard)
+    torch.save({}, folder / "pytorch_model.bin")
+    weights_beside(folder, "pytorch_model.bin.index.json")
+    found = stated.weight_files(folder, whole=True)
+    assert set(found) == set(folder.glob("*.safetensors"))
+    assert (len(found) > 1) is (shard is not None)
+    read = []
+    honest = modeling_utils._get_resolved_checkpoint_files
+
+    def watched(*arguments: object, **options: object) -> object:
+        read.append(honest(*arguments, **options))
+        return read[-1]
+
+    monkeypatch.setattr(modeling_utils, "_get_resolved_checkpoint_files", watched)
+    load_model(folder, device="cpu")
+    assert sorted(map(str, read[0][0])) == sorted(map(str, found))
+
+
+def test_a_file_that_the_config_names_is_the_one_that_is_compared(tmp_path):
+    folder = save_checkpoint("llama", tmp_path / "model")
+    expected = logits(folder)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    edit(save_checkpoint("llama", tmp_path / "else"), lambda state: state.update({Q_PROJ: 0 * state[Q_PROJ]}))
+    (tmp_path / "else" / "model.safetensors").rename(folder / "model.safetensors")
+    edit_config(folder, transformers_weights="other.safetensors")
+    torch.testing.assert_close(logits(folder), expected)
+
+
+# whose fault it is
+
+
+@pytest.mark.parametrize("ours", ["check_folder", "weight_files", "check_tensors", "refuse_quantised", "_check_tensor"])
+def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(ours, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("ours")
+
+    folder = save_checkpoint("llama", tmp_path / "model")
+    monkeypatch.setattr(checkpoints, ours, broken)
+    with pytest.raises(KeyError, match="ours"):
+        load_model(folder, device="cpu")

@@ -12,6 +12,7 @@ from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.text import generate
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
+from tests.lacks import LACKS
 
 needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 WRAPPERS = [pytest.param("hooked", marks=needs_hooked), "bridge"]
@@ -113,14 +114,15 @@ def test_a_cache_that_fails_costs_time_alone_and_says_so_once(monkeypatch, caplo
     ]
 
 
-def test_too_little_memory_is_no_fault_of_the_cache(monkeypatch):
+@pytest.mark.parametrize("lack", LACKS, ids=lambda lack: type(lack).__name__)
+def test_too_little_memory_is_no_fault_of_the_cache(monkeypatch, lack):
     view, _ = loaded("bridge")
 
     def full(tokens, mask, cache):
-        raise torch.OutOfMemoryError("out of memory")
+        raise lack
 
     monkeypatch.setattr(view.forward, "cached_logits", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(lack), match=str(lack)):
         greedy(view, prompts(11), max_new_tokens=6, stops=())
     assert view.forward.cache_fault is None
 

@@ -6,6 +6,7 @@ package, under its own table of names.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.loading import gguf_file
 from lensdiff.models.loading.gguf_file import bos_note, load_gguf
 from lensdiff.models.loading.gguf_metadata import GGUFFile
 from lensdiff.results import InputError
@@ -363,6 +365,77 @@ def test_heads_that_differ_by_layer_are_refused(tmp_path):
 def test_a_gemma_3_without_a_window_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no gemma3\.attention\.sliding_window, which it needs"):
         load_model(write_gguf(tmp_path / "m.gguf", gemma3(), "gemma3"))
+
+
+NUMBER, WHOLE = "expected a number", "expected a whole number of at least 1"
+OTHER_KINDS: dict[str, tuple[Callable[[gguf.GGUFWriter], None], str]] = {
+    "factor": (lambda w: w.add_string("llama.rope.scaling.factor", "8"), rf"factor = '8', {NUMBER}"),
+    "scale": (lambda w: w.add_bool("llama.attention.scale", True), rf"attention\.scale = True, {NUMBER}"),
+    "cap": (lambda w: w.add_array("llama.final_logit_softcapping", [1.0]), rf"softcapping = \[1\.0\], {NUMBER}"),
+    "context": (
+        lambda w: w.add_uint32("llama.rope.scaling.original_context_length", 0),
+        rf"original_context_length = 0, {WHOLE}",
+    ),
+    "window": (
+        lambda w: w.add_string("llama.attention.sliding_window", "8"),
+        r"sliding_window = '8', expected a whole number of at least 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_KINDS)
+def test_a_key_of_another_kind_is_refused_by_name(tmp_path, what):
+    keys, message = OTHER_KINDS[what]
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=keys, tensors=llama3_tensor(64) if what == "context" else {})
+    with pytest.raises(InputError, match=rf"^m\.gguf has llama\.\S*{message}$"):
+        load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("pattern", [0, [True], "local"])
+def test_a_pattern_of_windows_that_is_none_is_refused(tmp_path, pattern):
+    def keys(writer: gguf.GGUFWriter) -> None:
+        gemma3_keys(writer)
+        name = "gemma3.attention.sliding_window_pattern"
+        if isinstance(pattern, list):
+            writer.add_array(name, pattern)
+        elif isinstance(pattern, str):
+            writer.add_string(name, pattern)
+        else:
+            writer.add_uint32(name, pattern)
+
+    message = r"sliding_window_pattern = .*, expected a whole number of at least 1, or a value for every layer$"
+    with pytest.raises(InputError, match=message):
+        load_model(write_gguf(tmp_path / "m.gguf", gemma3(), "gemma3", keys=keys), device="cpu")
+
+
+def test_sizes_that_are_given_by_layer_and_alike_are_one(tmp_path):
+    def keys(writer: gguf.GGUFWriter) -> None:
+        writer.add_array("llama.attention.key_length", [D_HEAD, D_HEAD])
+
+    path = write_gguf(tmp_path / "m.gguf", llama(), keys=keys, sizes={"attention.key_length": None})
+    config = gguf_file.AutoConfig.for_model("llama")
+    file = GGUFFile.read(path)
+    gguf_file._settle(config, file)
+    assert config.head_dim == D_HEAD
+
+
+def test_an_embedding_of_no_axis_is_refused(tmp_path):
+    file = GGUFFile.read(write_gguf(tmp_path / "m.gguf", llama(), sizes={"vocab_size": None}))
+    bare = file.tensors["token_embd.weight"]._replace(shape=np.array([], dtype=np.uint32))
+    file = replace(file, tensors={**file.tensors, "token_embd.weight": bare})
+    with pytest.raises(InputError, match=r"token_embd\.weight of m\.gguf has no axis, expected a row for every token"):
+        gguf_file._settle(gguf_file.AutoConfig.for_model("llama"), file)
+
+
+@pytest.mark.parametrize("ours", ["_settle", "_parts", "_parameter_of", "_compare"])
+def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(ours, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("ours")
+
+    path = write_gguf(tmp_path / "m.gguf", llama())
+    monkeypatch.setattr(gguf_file, ours, broken)
+    with pytest.raises(TypeError, match="ours"):
+        load_model(path, device="cpu")
 
 
 def test_what_transformers_cannot_read_is_one_sentence(tmp_path):

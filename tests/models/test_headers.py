@@ -1,8 +1,15 @@
 """Headers that speak of more than their file holds: refused before anything is made of them."""
 
 import json
+import os
+import re
 import resource
 import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -12,6 +19,7 @@ from lensdiff.models.controlling import store
 from lensdiff.models.loading.gguf_header import check_header
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint
+from tests.conftest import ROOT
 from tests.gguf_files import write_gguf
 from tests.results.small import Numbers
 
@@ -114,32 +122,82 @@ SAFETENSORS = {
 }
 
 
-@pytest.mark.parametrize("name", SAFETENSORS)
-def test_a_safetensors_file_that_speaks_of_more_than_it_holds_is_refused(tmp_path, name):
-    folder = save_checkpoint("llama", tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(SAFETENSORS[name])
-    (tmp_path / "result.safetensors").write_bytes(SAFETENSORS[name])
-    before = peak()
-    with pytest.raises(InputError, match=r"^cannot load model: \S"):
-        load_model(folder, device="cpu")
-    with pytest.raises(InputError, match="is not a saved result"):
-        Numbers.load(tmp_path / "result.safetensors")
-    store._path(tmp_path, "kept").parent.mkdir(exist_ok=True)
-    store._path(tmp_path, "kept").write_bytes(SAFETENSORS[name])
-    assert store.load(tmp_path, "kept") is None  # it is made anew
-    assert peak() - before < 2**28
+def refusals_of_folder(folder: Path, content: bytes) -> list[str]:
+    """What is said of a checkpoint, of a saved result and of a kept control whose file is this."""
+    save_checkpoint("llama", folder / "model")
+    (folder / "model" / "model.safetensors").write_bytes(content)
+    (folder / "result.safetensors").write_bytes(content)
+    store._path(folder, "kept").parent.mkdir(exist_ok=True)
+    store._path(folder, "kept").write_bytes(content)
+    assert store.load(folder, "kept") is None  # it is made anew
+    return [
+        said_by(lambda: load_model(folder / "model", device="cpu")),
+        said_by(lambda: Numbers.load(folder / "result.safetensors")),
+    ]
+
+
+def refusals_of_adapter(folder: Path, content: bytes) -> list[str]:
+    tuned = peft.get_peft_model(hf_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(content)
+    return [said_by(lambda: load_model(folder / "adapter", base=hf_model("llama"), device="cpu"))]
+
+
+def said_by(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    raise AssertionError("it is not refused")
 
 
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
 
 
-@pytest.mark.parametrize("name", SAFETENSORS)
-def test_an_adapter_that_speaks_of_more_than_it_holds_is_refused(tmp_path, name):
-    tuned = peft.get_peft_model(hf_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    tuned.save_pretrained(tmp_path / "adapter")
-    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(SAFETENSORS[name])
+MOST = 2**28
+
+
+def report(folder: str) -> None:
+    """Print what is said of each file and by how much it raised the most memory that this process ever had."""
+    load_model(save_checkpoint("llama", Path(folder, "good")), device="cpu")  # what any load takes
+    found: dict[str, Any] = {}
+    for of in (refusals_of_folder, refusals_of_adapter):
+        for number, (name, content) in enumerate(SAFETENSORS.items()):
+            here, before = Path(folder, of.__name__, str(number)), peak()
+            here.mkdir(parents=True)
+            found[f"{of.__name__} {name}"] = (of(here, content), peak() - before)
     before = peak()
-    with pytest.raises(InputError, match=r"^cannot load the adapter adapter: \S"):
-        load_model(tmp_path / "adapter", base=hf_model("llama"), device="cpu")
-    assert peak() - before < 2**28
+    held = b"\1" * (2 * MOST)
+    found["what is taken is seen"] = ([str(len(held))], peak() - before)
+    sys.stdout.write(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """In a process of its own: the most that this one ever had may be more than a file could take."""
+    code = "import sys; from tests.models.test_headers import report; report(sys.argv[1])"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path_factory.mktemp("headers"))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.strip().split("\n")[-1])
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_a_safetensors_file_that_speaks_of_more_than_it_holds_is_refused(reported, name):
+    (of_model, of_result), taken = reported[f"refusals_of_folder {name}"]
+    assert re.match(r"^cannot load model: \S", of_model)
+    assert "is not a saved result" in of_result
+    assert taken < MOST
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_an_adapter_that_speaks_of_more_than_it_holds_is_refused(reported, name):
+    (of_adapter,), taken = reported[f"refusals_of_adapter {name}"]
+    assert re.match(r"^cannot load the adapter adapter: \S", of_adapter)
+    assert taken < MOST
+
+
+def test_memory_that_is_taken_would_be_seen(reported):
+    assert reported["what is taken is seen"][1] > MOST

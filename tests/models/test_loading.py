@@ -19,6 +19,7 @@ from lensdiff.models.loading import verification, wrapping
 from lensdiff.models.loading.load import as_dtype
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, save_checkpoint, tokenizer_of
+from tests.lacks import LACKS
 
 CASES = [(family, "bridge") for family in BRIDGED] + [
     pytest.param(
@@ -471,19 +472,22 @@ def test_what_transformers_itself_cannot_run_is_one_sentence(monkeypatch):
         load_model(source, tokenizer=tokenizer_of(), device="cpu")
 
 
-@pytest.mark.parametrize("place", ["transformers", "wrapper", "matrix"])
-def test_a_lack_of_memory_is_said_as_such_and_not_of_the_checkpoint(monkeypatch, place):
+@pytest.mark.parametrize("lack", LACKS, ids=lambda lack: type(lack).__name__)
+@pytest.mark.parametrize("place", ["transformers", "wrapper", "matrix", "device"])
+def test_a_lack_of_memory_is_said_as_such_and_not_of_the_checkpoint(monkeypatch, place, lack):
     def full(*_, **__):
-        raise torch.OutOfMemoryError("no memory")
+        raise lack
 
     source = hf_model("llama")
     if place == "transformers":
         monkeypatch.setattr(source.model, "forward", full)
     elif place == "wrapper":
         monkeypatch.setattr(wrapping, "_build_bridge", full)
+    elif place == "device":
+        monkeypatch.setattr(torch, "zeros", full)
     else:
         monkeypatch.setattr("lensdiff.models.inside.bridge.BridgeWrapper.matrix", full)
-    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+    with pytest.raises(type(lack), match=str(lack)):
         load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", device="cpu", verify=place == "transformers")
 
 

@@ -195,7 +195,7 @@ def test_vocabularies_are_matched_by_token_string():
     assert mine["Ġthe"] not in base.tolist()
     table = found.differences().set_index("what")
     assert table.loc["d_vocab", ["base", "tuned"]].tolist() == [400, 402]
-    assert table.loc["tokenizer", ["base", "tuned"]].tolist() == ["1 tokens of its own", "3 tokens of its own"]
+    assert table.loc["tokenizer", ["base", "tuned"]].tolist() == ["1 token of its own", "3 tokens of its own"]
 
 
 def test_without_tokenizers_rows_are_matched_by_number():

@@ -93,7 +93,7 @@ REFUSED = [
         "cache is an option of distilled and shuffled and gradient-noise, a control of kind 'self",
     ),
     ("distilled", {"steps": 0}, "steps=0 given, expected at least 1"),
-    ("distilled", {"batch": True}, "batch=True given, expected at least 1"),
+    ("distilled", {"batch": True}, "batch=True given, expected a whole number of at least 1"),
     ("distilled", {"length": 1}, "length=1 given, expected at least 2"),
     ("distilled", {"rank": 0}, "rank=0 given, expected at least 1"),
     ("distilled", {"rate": -1e-4}, "rate=-0.0001 is no positive number"),

@@ -1,6 +1,8 @@
 """What a run says before it works, the threads it takes, and what `lensdiff.run` returns."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from lensdiff.pipeline.estimate import (
     choose_keep,
     duration,
     memory_of,
+    n_layers,
     n_parameters,
     probe_of,
     seconds_of,
@@ -38,9 +41,10 @@ from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.runner import CONTROLS, Runner
 from lensdiff.pipeline.threads import SMALL, threads_for
-from lensdiff.results import ResultStore
+from lensdiff.results import InputError, ResultStore
 from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.unit import Unit
+from tests.lacks import LACKS
 from tests.pipeline.conftest import Recorder, config_for
 
 COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
@@ -83,6 +87,50 @@ def test_parameters_are_counted_without_loading(models, tmp_path):
     quantised = tmp_path / "model.gguf"
     quantised.write_bytes(bytes(1000))
     assert n_parameters(str(quantised)) == 2000
+
+
+READ = {"parameters": n_parameters, "layers": lambda source: n_layers(source, None)}
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ)
+@pytest.mark.parametrize("wrong", [{"num_hidden_layers": 10**9}, {"vocab_size": 2**40}, {"architectures": "Llama"}])
+def test_a_config_that_cannot_be_meant_is_refused_before_anything_is_built_of_it(
+    models, tmp_path, monkeypatch, read, wrong
+):
+    shutil.copytree(models / "base", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(InputError, match=rf"^config\.json in {tmp_path}/model has {next(iter(wrong))}="):
+        read(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ)
+def test_what_a_library_stumbles_over_is_left_to_the_load_and_a_lack_of_memory_is_not(models, monkeypatch, read):
+    def stumble(error: Exception) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", broken)
+
+    for error in (TypeError("t"), AttributeError("a"), ZeroDivisionError("z"), RuntimeError("r"), OSError("o")):
+        stumble(error)
+        assert read(str(models / "base")) is None
+    for error in (*LACKS, AssertionError("of no file")):
+        stumble(error)
+        with pytest.raises(type(error)):
+            read(str(models / "base"))
+
+
+def test_a_hub_that_cannot_be_asked_knows_no_layers(monkeypatch):
+    class Unreachable(Exception):
+        """As of a library that the hub's client may use."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise Unreachable
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", broken)
+    assert n_layers("some/model", None) is None
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float64", 8)])

@@ -209,7 +209,7 @@ def test_failures_and_reasons_are_told(tmp_path):
     text = text_of(html)
     assert "attribution, base/p0: too long" in text
     assert "attribution: 2 more units failed" in text
-    assert "responses: not finished, 12 of 15 units are done" in text
+    assert "responses: not finished, 12 of 15 units done" in text
 
 
 def test_what_is_shared_is_told_only_where_it_was_needed(tmp_path):

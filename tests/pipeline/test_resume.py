@@ -14,6 +14,7 @@ from lensdiff.pipeline.report import Report
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results import folder as folder_module
 from lensdiff.results.journal import Journal
+from tests.lacks import LACKS
 from tests.pipeline.conftest import PROMPTS, Recorder
 from tests.pipeline.resuming import COUNTED, Stop, Watch, arrays, assert_same, copied, digests, run, seen, small
 
@@ -335,15 +336,16 @@ def test_a_unit_that_failed_is_tried_again_with_what_reads_it(models, tmp_path, 
     assert_same(store, whole)
 
 
-def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch):
+@pytest.mark.parametrize("lack", LACKS, ids=lambda lack: type(lack).__name__)
+def test_an_error_of_no_input_ends_the_run(models, tmp_path, whole, monkeypatch, lack):
     config, watch = small(models, tmp_path / "out"), Watch(monkeypatch)
 
     def out_of_memory(name: str) -> None:
         if name == "outputs/fruit":
-            raise torch.OutOfMemoryError("no memory")
+            raise lack
 
     watch.before = out_of_memory
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(lack), match=str(lack)):
         run(config)
     first = watch.take()
     watch.before = lambda name: None

@@ -42,10 +42,12 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
 from lensdiff.pipeline import plans
-from lensdiff.pipeline.execute import execute
+from lensdiff.pipeline.execute import execute, read_config
 from lensdiff.pipeline.graph import steps_of, tables_of
+from lensdiff.pipeline.prepare import _texts, prepare
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
+from lensdiff.steps.options import are_layers
 from tests import toy_v1
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
@@ -601,6 +603,37 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
     assert mended.step("heads").state == mended.step("verb_shift").state == "done"
 
 
+# of two layers, and of the stream where it leaves the last one
+LAST_LAYERS = {"heads": 1, "mlp": 1, "value_rotation": 1, "attention": 1, "patch": 1}
+LAST_LAYERS |= {"first_divergence": 2, "residual_stream": 2}
+
+
+def test_every_analysis_with_layers_is_among_those_that_are_tried():
+    takers = {a.name for a in ANALYSES for field in a.options.model_fields.values() if are_layers(field)}
+    assert takers == LAST_LAYERS.keys()
+
+
+@pytest.mark.parametrize("analysis", LAST_LAYERS)
+def test_the_last_layer_that_an_analysis_reads_may_be_asked_for(models, tmp_path, analysis):
+    given = {"analyses": [analysis], analysis: {"layers": [LAST_LAYERS[analysis]]}}
+    prepare(read_config(config_for(models, tmp_path / "out", **given)))
+
+
+def test_texts_are_looked_at_however_deep_they_lie():
+    deep: dict[str, Any] = {"leaf": ["a", "b"], "last": "c"}
+    for _ in range(5_000):
+        deep = {"in": deep}
+    found = [*_texts({"first": "x", "table": {"one": "y"}, "deep": deep})]
+    below = "deep." + "in." * 5_000
+    assert found == [
+        ("first", "x"),
+        ("table.one", "y"),
+        (f"{below}leaf", "a"),
+        (f"{below}leaf", "b"),
+        (f"{below}last", "c"),
+    ]
+
+
 def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "load_pair", lambda *_, **__: pytest.fail("a model was loaded"))
 
@@ -614,9 +647,10 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
     assert_refused("device 'abacus' cannot be used here", device="abacus")
     assert_refused("unknown key 'colour'", colour=1)
-    for analysis in ("heads", "mlp", "value_rotation", "attention"):
-        message = rf"^{analysis}\.layers=\[1, 99\] given, expected at least one of 0 to 1, each once$"
-        assert_refused(message, **{analysis: {"layers": [1, 99]}})
+    for analysis, last in LAST_LAYERS.items():
+        given = {"analyses": [analysis], analysis: {"layers": [1, last + 1]}}
+        message = rf"^{analysis}\.layers=\[1, {last + 1}\] given, expected at least one of 0 to {last}, each once$"
+        assert_refused(message, **given)
         assert_refused(rf"{analysis}\.layers is \[\], expected a list that is not empty", **{analysis: {"layers": []}})
         assert_refused(rf"{analysis}\.layers is \[1, 1\], expected distinct layers", **{analysis: {"layers": [1, 1]}})
     halves: tuple[dict[str, Any], ...] = (
@@ -626,7 +660,8 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
     )
     for entry in halves:  # where a manifest would have to hold it
         key = list(entry)[-1]
-        assert_refused(rf"the {key} of prompt '.*' holds half a character", prompts=None, prompt=[entry])
+        number = repr(entry.get("id", "1")).replace("\\", r"\\")
+        assert_refused(rf"the {key} of prompt {number} holds half a character", prompts=None, prompt=[entry])
     assert_refused("tuned is .* expected whole characters, it holds half a one", tuned="tuned-\ud83d")
     assert_refused("base_revision of the config holds half a character", base_revision="\ud83d")
 

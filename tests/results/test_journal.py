@@ -1,14 +1,17 @@
 """What happened since the manifest was written is in the journal, up to the moment that the program was stopped."""
 
+import errno
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results import folder as folder_module
+from lensdiff.results.errors import NotThere
 from lensdiff.results.journal import Journal
 from lensdiff.results.manifest import Manifest, TableState
 from tests.results.small import Numbers, ask, done, files, numbers, values
@@ -224,3 +227,61 @@ def test_the_journal_of_a_directory_without_its_manifest_is_believed_by_nobody(t
         assert store.step("a").units == {}
         assert json.loads((tmp_path / MANIFEST).read_text())["steps"] == {}
     assert files(tmp_path) == {MANIFEST}
+
+
+# what is there and cannot be read is not damaged
+REASON = "Permission denied"
+
+
+@pytest.mark.parametrize("file", [MANIFEST, JOURNAL])
+def test_what_cannot_be_read_is_told_apart_from_what_is_damaged(tmp_path, monkeypatch, file):
+    with ResultStore(tmp_path).writing() as store:
+        store.record("a", "x", done())
+    honest = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == file:
+            raise PermissionError(errno.EACCES, REASON)
+        return honest(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(InputError, match=rf"{file} cannot be read: {REASON}$"):
+        _ = ResultStore(tmp_path).manifest
+
+
+def test_a_table_and_a_result_that_cannot_be_read_are_not_said_to_be_damaged(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "out")
+    store.save_table("scores", pd.DataFrame({"a": [1]}))
+    path = numbers(1.0).save(tmp_path / "one.safetensors")
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, REASON)
+
+    monkeypatch.setattr(pd, "read_parquet", refused)
+    monkeypatch.setattr("lensdiff.results.result.safe_open", refused)
+    for read in (lambda: store.load_table("scores"), lambda: Numbers.load(path)):
+        with pytest.raises(InputError, match=rf"cannot be read: {REASON}$"):
+            read()
+
+
+def test_a_mistake_of_lensdiffs_own_is_not_told_of_the_journal(tmp_path, monkeypatch):
+    with ResultStore(tmp_path).writing() as store:
+        store.record("a", "x", done())
+
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("lensdiff.results.journal.apply", broken)
+    with pytest.raises(KeyError, match="ours"):
+        _ = ResultStore(tmp_path).manifest
+
+
+def test_what_is_not_there_is_told_apart_from_what_is_damaged(tmp_path):
+    store = ResultStore(tmp_path / "out")
+    store.save_result("one", numbers(1.0)).write_bytes(b"junk")
+    for read in (lambda: store.load_result("two", Numbers), lambda: store.load_table("two")):
+        with pytest.raises(NotThere):
+            read()
+    with pytest.raises(InputError) as caught:
+        store.load_result("one", Numbers)
+    assert not isinstance(caught.value, NotThere)

@@ -114,14 +114,16 @@ def kills(folder: Path, config: Path, fresh: ResultStore, seconds: float, n: int
     out = folder / "killed-0"
     while killed < n:
         process = start(config, out)
-        wait = rng.uniform(0.2, 1.0) * seconds
+        wait, expected = rng.uniform(0.2, 1.0) * seconds, [0]
         try:
             process.wait(timeout=wait)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             killed, at = killed + 1, [*at, units_done(out)]
-        process.communicate()
-        if process.returncode == 0:
+            expected.append(-signal.SIGKILL)
+        code, said = ended(process)
+        assert code in expected, (code, said)
+        if code == 0:
             compared = compared + compare(out, fresh)
             out = folder / f"killed-{killed}"
     finish(config, out)

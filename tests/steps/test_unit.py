@@ -3,9 +3,19 @@
 import pytest
 from pydantic import ValidationError
 
+from lensdiff.analyses.dose import DoseOptions
 from lensdiff.inputs import Prompt
 from lensdiff.results import Control
-from lensdiff.steps.options import Layers, Options, are_layers, example_of, flag_of, option
+from lensdiff.steps.options import (
+    Layers,
+    LayersToTheEnd,
+    Options,
+    are_layers,
+    choosable,
+    example_of,
+    flag_of,
+    option,
+)
 from lensdiff.steps.plan import Plan, layer_units, sides_and_prompts
 from lensdiff.steps.unit import WHOLE, Unit, name_of, split_control
 
@@ -63,6 +73,27 @@ def test_an_option_knows_its_flag_its_example_and_whether_it_is_of_layers():
     assert [are_layers(field) for field in fields.values()] == [False, False, True]
     with pytest.raises(AssertionError, match="needs an example: Words"):
         option(None, "Words")
+
+
+class Entered(Options):
+    layers: LayersToTheEnd | None = option(None, "Layers.", example=[0, 1])
+    always: LayersToTheEnd = option([0], "Layers.")
+    read: Layers = option([0], "Layers.")
+
+
+def test_layers_are_chosen_to_the_end_of_the_stream_where_their_type_says_so():
+    assert [are_layers(field) for field in Entered.model_fields.values()] == [True] * 3
+    assert [choosable(field, 2) for field in Entered.model_fields.values()] == [range(3), range(3), range(2)]
+    assert choosable(Chosen.model_fields["layers"], 2) == range(2)
+    with pytest.raises(ValidationError, match="distinct layers"):
+        Entered(layers=[1, 1])
+
+
+@pytest.mark.parametrize("amount", ["0.5", True, float("nan"), float("inf")])
+def test_a_finite_number_is_one_in_every_analysis(amount):
+    assert DoseOptions(amounts=[1, 0.5]).amounts == [1.0, 0.5]
+    with pytest.raises(ValidationError):
+        DoseOptions(amounts=[amount])
 
 
 @pytest.mark.parametrize("values", [{"layers": []}, {"layers": [1, 1]}, {"layers": [-1]}, {"n_best": "3"}, {"more": 1}])

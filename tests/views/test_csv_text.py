@@ -25,8 +25,14 @@ def test_a_text_that_begins_as_a_formula_is_made_text(begins):
     assert cells(pd.DataFrame({"token": texts}))[1:] == [[f"'{text}"] for text in texts]
 
 
+@pytest.mark.parametrize("blank", [" ", "   ", "\u00a0", "\u3000", "\ufeff", "\u200b ", " \u2003"])
+@pytest.mark.parametrize("text", ["=1+1", "＝1+1", "@SUM(1)", "-1", "+1"])
+def test_blanks_before_a_formula_do_not_hide_it(blank, text):
+    assert cells(pd.DataFrame({"token": [blank + text, "a"]}))[1:] == [[f"'{blank}{text}"], ["a"]]
+
+
 @pytest.mark.parametrize(
-    "text", ["a=1", " the", "'quoted'", "1-2", "", "Ünï", "a\n=1", "a\r=1", "x,=1", 'say "=1"', "-" * 0]
+    "text", ["a=1", "  a=1", " ", " the", "'quoted'", "1-2", "", "Ünï", "a\n=1", "a\r=1", "x,=1", 'say "=1"', "-" * 0]
 )
 def test_another_text_stays_as_it_is(text):
     assert cells(pd.DataFrame({"token": [text, "a"]}))[1:] == [[text], ["a"]]

@@ -28,7 +28,7 @@ from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped, Answer, Chat
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError
-from lensdiff.results.numbers import check_count, check_counts, check_seed
+from lensdiff.results.numbers import check_count, check_counts, check_seed, n_of
 
 SEEDS = (0, 1, 2, 3, 4)
 WORDS = 15
@@ -171,7 +171,7 @@ class _Run:
     def _told(self, error: BaseException, total: int) -> BaseException:
         if not isinstance(error, AnnotationStopped):
             return error
-        kept = f"{self.done} of {total} annotations are done and kept, run again to go on"
+        kept = f"{self.done} of {n_of(total, 'annotation')} done and kept, run again to go on"
         told = AnnotationStopped(f"{error}; {kept}")
         told.__cause__ = error
         return told

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lensdiff.analyses.annotate.annotations import Annotations
 from lensdiff.analyses.annotate.shift import GROUP_STATISTICS, AnnotationShift
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all
 from lensdiff.views.show import register_view
@@ -104,8 +105,8 @@ def _facts(result: AnnotationShift) -> list[str]:
     annotator = result.provenance.options["annotator"]
     base, tuned = result.left_out
     return [
-        f"Annotated by {annotator['annotator']} from {annotator['top_words']} words of each component. Without an "
-        f"answer: {base:.1%} of the base's annotations, {tuned:.1%} of the tuned model's.",
+        f"Annotated by {annotator['annotator']} from {n_of(annotator['top_words'], 'word')} of each component. Without "
+        f"an answer: {base:.1%} of the base's annotations, {tuned:.1%} of the tuned model's.",
         HOW,
     ]
 
@@ -146,7 +147,7 @@ def show_annotations(result: Annotations) -> Widget:
     options = result.provenance.options
     said = f"What {options['annotator']} says of the first {SHOWN} components of each layer (seed {result.seeds[0]})"
     data = AnnotationsData(
-        facts=[f"{result.provenance.model}: {counts} annotations over {len(result.seeds)} seeds."],
+        facts=[f"{result.provenance.model}: {counts} annotations over {n_of(len(result.seeds), 'seed')}."],
         caption=said,
         columns=columns,
         layers=[

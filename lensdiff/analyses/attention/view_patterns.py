@@ -9,6 +9,7 @@ import numpy as np
 from lensdiff.analyses.attention.distances import distances_of
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.results import Diff, InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Role, Widget, packed
@@ -135,7 +136,7 @@ def _prompt(sides: list[Side], heads: Sequence[tuple[int, int]], notes: Sequence
     shown = list(heads)[:room] if kept else []
     total = first.sink_share.numel()
     how = "that changed most" if notes else "that look most at the instruction, or least at the first token"
-    facts = [f"{len(shown)} of {total} heads, those {how}"] if kept else ["the patterns were not kept"]
+    facts = [f"{len(shown)} of {n_of(total, 'head')}, those {how}"] if kept else ["the patterns were not kept"]
     facts += [note] if note else []
     facts.append(f"rows are queries, columns are keys; {RAW}")
     return PromptData(

@@ -11,6 +11,7 @@ from lensdiff.analyses.attention.distances import DISTANCES
 from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.shift import STATISTICS, AttentionShift
 from lensdiff.analyses.attention.view_patterns import NAMES
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all
 from lensdiff.views.show import register_view
@@ -140,6 +141,8 @@ def _facts(result: AttentionShift) -> str:
     options = result.provenance.options
     controls = len(result.provenance.controls)
     beside = (
-        f"{controls} controls" if controls else "no controls: nothing says how far a meaningless change would move it"
+        n_of(controls, "control")
+        if controls
+        else "no controls: nothing says how far a meaningless change would move it"
     )
-    return f"{result.provenance.model} against {options['base']}; {options['n_prompts']} prompts; {beside}"
+    return f"{result.provenance.model} against {options['base']}; {n_of(options['n_prompts'], 'prompt')}; {beside}"

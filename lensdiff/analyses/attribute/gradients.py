@@ -31,6 +31,7 @@ from lensdiff.models import ModelView, Point
 from lensdiff.models.linearized import can_linearize, push_tangents
 from lensdiff.models.memory import available_memory
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 Mode = Literal["forward", "reverse"]
 _ONE_TRANSFORM = threading.Lock()  # forward-mode levels are counted for the whole process, whichever model is in them
@@ -115,7 +116,7 @@ def _generic_tangents(
     except InputError:
         raise  # what the reverse mode could not do either
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_lack_of_memory(error):
             raise
         raise NoForwardMode(
             f"{view.info.id} cannot be differentiated in forward mode ({_first_line(error)}); "

@@ -8,7 +8,7 @@ LensDiff.views.scores = (root, data) => {
   const up = data.points.filter((p) => p.tuned > p.base).length, down = data.points.filter((p) => p.tuned < p.base).length;
   const choose = (id) => document.dispatchEvent(new CustomEvent("ld-prompt", { detail: id }));
   root.append(
-    LensDiff.make("p", {}, `The score rose in ${up} of ${data.points.length} prompts and fell in ${down}.`),
+    LensDiff.make("p", {}, `The score rose in ${up} of ${LensDiff.count(data.points.length, "prompt")} and fell in ${down}.`),
     svg("svg", { viewBox: `0 0 ${size} ${size}`, class: "ld-scatter", role: "group", "aria-label": "instruction scores of every prompt" },
       svg("line", { x1: at(0), y1: size - at(0), x2: at(top), y2: size - at(top), "stroke-dasharray": "4 4" }),
       svg("line", { x1: at(0), y1: size - at(0), x2: at(top), y2: size - at(0) }),

@@ -6,6 +6,7 @@ from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.view import scores_widget
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.steps.found import Found
 from lensdiff.steps.unit import Unit
 from lensdiff.views.section import Section, Table, tables
@@ -64,7 +65,7 @@ def _controls_row(prompt: str, scores: pd.DataFrame) -> list[dict[str, object]]:
     return [
         {
             "prompt": prompt,
-            "model": f"{len(found)} controls, mean",
+            "model": f"{n_of(len(found), 'control')}, mean",
             "instruction score": mean,
             "response tokens": round(found.n_out.mean()),
             "words that drive it": f"(score from {low:.3f} to {high:.3f})",

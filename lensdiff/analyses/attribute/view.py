@@ -9,6 +9,7 @@ import torch
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.prompts import how_read, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
@@ -139,17 +140,19 @@ def facts(result: Attribution) -> str:
     if result.completeness is not None:
         options = result.provenance.options
         parts.append(
-            f"integrated from {options['baseline']} over {options['nodes']} nodes, adds up to within "
+            f"integrated from {options['baseline']} over {n_of(options['nodes'], 'node')}, adds up to within "
             f"{result.completeness:.2g} of what the target changes"
         )
     if bool(result.instruction.any()):
-        parts.append(f"instruction score {result.instruction_score():.3f} over {int(result.instruction.sum())} tokens")
+        parts.append(
+            f"instruction score {result.instruction_score():.3f} over {n_of(int(result.instruction.sum()), 'token')}"
+        )
     if result.deletion is not None:
         check = result.deletion
         change = f"{'lowers' if check.effect >= 0 else 'raises'} the mean target by {abs(check.effect):.3g}"
         parts.append(
-            f"deleting the {check.k} highest-scored tokens {change}; its effect is above that of {check.beaten:.0%} of "
-            f"{len(check.random)} random deletions"
+            f"deleting the {n_of(check.k, 'highest-scored token')} {change}; its effect is above that of "
+            f"{check.beaten:.0%} of {n_of(len(check.random), 'random deletion')}"
         )
     return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged)])
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import isnan
 
 from lensdiff import stats
-from lensdiff.analyses.claims.words import MEANINGLESS, Made, beside_words, counted, signed
+from lensdiff.analyses.claims.words import MEANINGLESS, Made, beside_words, counted_controls, signed
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Cause:
         if beside.band is None or lacking:
             needed = stats.FEWEST_FOR_RANK
             none = "".join(f", of the kind {kind} none" for kind in lacking)
-            return f"beside {counted(beside)} controls{none}, too few to tell ({needed} of each kind are needed)"
+            return f"beside {counted_controls(beside)}{none}, too few to tell ({needed} of each kind are needed)"
         words = beside_words(beside, self.unit, self.of)
         if beside.verdict() == "beyond":
             return f"{'above' if beside.direction == 'above' else 'below'} every kind of control: {words}"

@@ -25,6 +25,7 @@ from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Result
+from lensdiff.results.numbers import n_of
 
 PERMUTED = "permuted labels of verbs with about the same count and frequency"
 INSTRUCTION = Words(
@@ -73,11 +74,11 @@ def instruction_evidence(
     interval = None if test.low is None or test.high is None else (test.low, test.high)
     base, tuned = swap.means()
     facts = (
-        f"{n} prompts; texts: {', '.join(swap.texts)}, each forced in both models",
+        f"{n_of(n, 'prompt')}; texts: {', '.join(swap.texts)}, each forced in both models",
         f"mean use {base:.3g} nats per token in the base, {tuned:.3g} in the tuned model",
         f"over prompts, taken as independent (a description, not a verdict): {test}",
-        f"left out: {swap.n_left_out} empty or one-token responses, {len(swap.failures)} prompts that failed, "
-        f"{swap.n_nothing_left} of which nothing was left",
+        f"left out: {n_of(swap.n_left_out, 'empty or one-token response')}, {n_of(len(swap.failures), 'prompt')} that "
+        f"failed, {swap.n_nothing_left} of which nothing was left",
     )
     return Evidence(
         effect,
@@ -122,7 +123,8 @@ def heads_evidence(shift: VerbShift, validity: pd.DataFrame | None = None) -> Ev
     }
     facts = (
         f"labels of verbs permuted: {replace(whole.label_test, p_adjusted=None)}",
-        f"{shift.n_instruction} instruction verbs, {len(shift.verbs) - shift.n_instruction} control verbs",
+        f"{n_of(shift.n_instruction, 'instruction verb')}, "
+        f"{n_of(len(shift.verbs) - shift.n_instruction, 'control verb')}",
     )
     return Evidence(
         effect,
@@ -147,7 +149,8 @@ def rotation_evidence(found: ValueRotation, validity: pd.DataFrame | None = None
     beside = found.control_shares.mean(dim=1).tolist()
     controls, made = valid_controls(found, beside, validity)
     facts = [
-        f"{len(found.layers)} layers; the values changed by {float(found.change.mean()):.2%} of their norm, mean",
+        f"{n_of(len(found.layers), 'layer')}; the values changed by {float(found.change.mean()):.2%} of their norm, "
+        "mean",
         f"share of each layer from {float(found.shares.min()):.3f} to {float(found.shares.max()):.3f}",
     ]
     if found.basis_changed:

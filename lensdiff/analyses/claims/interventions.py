@@ -20,6 +20,7 @@ from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.analyses.patch.sets import RANDOM, SetPatch
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 
 PER_TOKEN = " nats per token"
 
@@ -53,8 +54,8 @@ def heads_cause(found: SetPatch, validity: pd.DataFrame | None = None) -> Cause 
     valid, counts = valid_controls(found, found.control_effects(), validity)
     kinds = {RANDOM: beside.get(RANDOM, [])} | valid
     what = (
-        f"the {len(found.heads)} heads whose instruction verbs rose most, put into the base together, give the tuned "
-        "model's response"
+        f"the {n_of(len(found.heads), 'head')} whose instruction verbs rose most, put into the base together, give the "
+        "tuned model's response"
     )
     facts = (
         f"cause: heads {named}; the base's put into the tuned model: {back:+.3g} nats per token",

@@ -8,6 +8,7 @@ from jinja2 import Template
 from lensdiff import stats
 from lensdiff.analyses.claims.result import Claim, Claims, Verdict, unit_of
 from lensdiff.analyses.claims.words import MEANINGLESS
+from lensdiff.results.numbers import n_of
 from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
@@ -142,7 +143,7 @@ def _ways(claim: Claim) -> list[str]:
 def _made(claim: Claim) -> list[str]:
     ruined = "predict the base's own text worse than the tuned model and than a uniform guess, and are left out"
     return [
-        f"{kind.made} {kind.kind} controls made; of {kind.checked} run on text {kind.invalid} {ruined}"
+        f"{n_of(kind.made, f'{kind.kind} control')} made; of {kind.checked} run on text {kind.invalid} {ruined}"
         for kind in claim.made
     ]
 

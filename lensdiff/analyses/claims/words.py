@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lensdiff import stats
+from lensdiff.results.numbers import n_of
 
 Name = Literal["instruction", "heads", "rotation"]
 Case = Literal[
@@ -94,8 +95,8 @@ def sentence(
         kind = next(kind for kind in made if kind.ruined)
         return (
             f"Not testable: a change of this size ruins the base, whatever it means ({kind.invalid} of "
-            f"{kind.checked} {kind.kind} controls predict the base's own text worse than the tuned model and than a "
-            f"uniform guess); {number}."
+            f"{n_of(kind.checked, f'{kind.kind} control')} predict the base's own text worse than the tuned model and "
+            f"than a uniform guess); {number}."
         )
     if case == "lacking":
         kind = next(kind for kind in made if not kind.made)
@@ -109,7 +110,7 @@ def sentence(
         )
     said, corrected = (
         f"{number}; {beside_words(beside, words.unit)}",
-        f"adjusted {_p(p)}, Holm over {_claims(n_tested)}",
+        f"adjusted {_p(p)}, Holm over {n_of(n_tested, 'claim')}",
     )
     risen = words.risen if effect > 0 else words.fallen
     above = beside.direction == "above"
@@ -147,19 +148,20 @@ def counted(beside: stats.Envelope) -> str:
     return ", ".join(f"{kind.n} {kind.kind}" for kind in beside.kinds)
 
 
+def counted_controls(beside: stats.Envelope) -> str:
+    """Return the same with what they are: `59 gradient-noise, 59 spectrum controls`."""
+    return f"{counted(beside)} control{'' if beside.kinds[-1].n == 1 else 's'}"
+
+
 def _held_back(permuted: Mapping[str, float], p: float | None, n_tested: int) -> str:
     large = {name: value for name, value in permuted.items() if value > SIGNIFICANT}
     reasons = [f"{name} do as much ({stats.format_p(value)})" for name, value in large.items()]
-    return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {_claims(n_tested)}")
+    return "but " + (reasons[0] if reasons else f"adjusted {_p(p)}, Holm over {n_of(n_tested, 'claim')}")
 
 
 def _depends(depends: Sequence[tuple[str, str]]) -> str:
     of = dict.fromkeys(what for what, _ in depends)
     return f"It depends on {' and '.join(of)} ({', '.join(way for _, way in depends)})"
-
-
-def _claims(n: int) -> str:
-    return "1 claim" if n == 1 else f"{n} claims"
 
 
 def _p(p: float | None) -> str:

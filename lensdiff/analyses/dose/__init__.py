@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from lensdiff.analyses.dose.defaults import AMOUNTS, PART_AMOUNTS, PARTS, READ_TOKENS
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Options, option
+from lensdiff.steps.options import Count, Finite, Options, option
 
 
 def _each_once(values: list) -> list:
@@ -16,7 +16,6 @@ def _each_once(values: list) -> list:
     return values
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=False)]
 Doses = Annotated[list[Finite], AfterValidator(_each_once)]
 
 

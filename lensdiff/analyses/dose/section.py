@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.analyses.dose.result import GAIN, Dose
+from lensdiff.results.numbers import n_of
 from lensdiff.steps.found import Found
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -34,7 +35,7 @@ def summary(found: Found) -> pd.DataFrame:
     controls: Any = found.table("dose_controls")
     if controls is not None and len(controls):
         for kind, own in controls.groupby("kind", sort=False):
-            said = f"W_out of {len(own)} {kind} controls"
+            said = f"W_out of {n_of(len(own), f'{kind} control')}"
             low, high = own.gain.min(), own.gain.max()
             rows.loc[len(frame) + len(rows)] = [said, rows.n.max(), own.gain.mean(), low, high, None, None]
     return rows.reset_index(drop=True)

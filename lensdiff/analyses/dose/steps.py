@@ -12,6 +12,7 @@ from lensdiff.analyses.dose.result import HEADLINE, WHOLE, ControlDose, Dose
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
@@ -72,7 +73,7 @@ def pair_work(inputs: Inputs, unit: Unit, options: DoseOptions) -> Dose:
     for prompt, reason in list(found.failures.items())[:TOLD]:
         inputs.say(f"dose: without prompt {prompt!r}: {reason}")
     if len(found.failures) > TOLD:
-        inputs.say(f"dose: without {len(found.failures) - TOLD} more prompts")
+        inputs.say(f"dose: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from lensdiff import stats
 from lensdiff.analyses.dose.reading import GIVEN, MEASURES
 from lensdiff.analyses.dose.result import GAIN, HEADLINE, Dose
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all, rounded_all
 from lensdiff.views.show import register_view
@@ -132,7 +133,7 @@ def show_dose(result: Dose) -> Widget:
 
 
 def _facts(result: Dose) -> list[str]:
-    said = f"{len(result.prompt_id)} prompts; {len(result.failures)} failed."
+    said = f"{n_of(len(result.prompt_id), 'prompt')}; {len(result.failures)} failed."
     if result.has_gains:
         said += f" W_out alone, gain of the tuned model's response beside the W_out of controls: {result.beside()}."
     return [said]

@@ -4,13 +4,13 @@ from typing import Literal
 
 from lensdiff.analyses.first_divergence.defaults import DRAWS, READ_TOKENS
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Layers, Number, Options, option
+from lensdiff.steps.options import Count, LayersToTheEnd, Number, Options, option
 
 
 class FirstDivergenceOptions(Options):
     """Options of `first_divergence`."""
 
-    layers: Layers | None = option(
+    layers: LayersToTheEnd | None = option(
         None, "Layers at which one model's stream enters the other; by default all.", example=[0, 12, 18, 24]
     )
     max_tokens: Count = option(READ_TOKENS, "Choices of each model that are compared.")

@@ -28,6 +28,7 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 
 NOTHING_SAID = Response("", ())
 
@@ -185,11 +186,11 @@ class _Search:
                 course.parts_at = n
                 return False
             if base in self.ends:
-                return self._agree(course, f"both choose the same {n} tokens and then the end")
+                return self._agree(course, f"both choose the same {n_of(n, 'token')} and then the end")
             if n + 1 == self.most:
-                return self._agree(course, f"both choose the same {self.most} tokens")
+                return self._agree(course, f"both choose the same {n_of(self.most, 'token')}")
             if n == room:
-                return self._agree(course, f"both choose the same {n + 1} tokens, and the context is full")
+                return self._agree(course, f"both choose the same {n_of(n + 1, 'token')}, and the context is full")
             if n >= len(course.said) or course.said[n] != tuned:
                 course.said[n:] = [tuned]
                 return True

@@ -15,6 +15,7 @@ from lensdiff import stats
 from lensdiff.analyses.first_divergence.defaults import HEADLINE
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 EFFECTS = ("portable", "matched", "interaction")
@@ -300,7 +301,7 @@ class FirstDivergence(Result):
     def __repr__(self) -> str:
         """Return after how many prompts the models part, and the mean effects at the headline layer."""
         n, model = len(self.prompt_id), self.provenance.model
-        lines = [f"FirstDivergence of {model}: the models part after {n} of {n + len(self.agreed)} prompts"]
+        lines = [f"FirstDivergence of {model}: the models part after {n} of {n_of(n + len(self.agreed), 'prompt')}"]
         if n == 1:
             said, two = "".join(self.common[0]), f"{self.base_token[0]!r}, the tuned model {self.tuned_token[0]!r}"
             lines.append(f"  after {said!r} the base chooses {two}" if said else f"  the base begins with {two}")

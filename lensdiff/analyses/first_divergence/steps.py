@@ -9,6 +9,7 @@ from lensdiff.analyses.first_divergence.measure import control_divergence, first
 from lensdiff.analyses.first_divergence.result import ControlDivergence, FirstDivergence, headline_of
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -46,7 +47,7 @@ def of_pair(inputs: Inputs, unit: Unit, options: FirstDivergenceOptions) -> Firs
     for prompt, reason in list(found.failures.items())[:TOLD]:
         inputs.say(f"first divergence: without prompt {prompt!r}: {reason}")
     if len(found.failures) > TOLD:
-        inputs.say(f"first divergence: without {len(found.failures) - TOLD} more prompts")
+        inputs.say(f"first divergence: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
     return found
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from lensdiff import stats
 from lensdiff.analyses.first_divergence.result import EFFECTS, FirstDivergence, effects_of
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded_all
 from lensdiff.views.prompts import RAW
@@ -184,7 +185,7 @@ def _rows(result: FirstDivergence, one: slice) -> list[list[Cell]]:
 def _facts(result: FirstDivergence) -> list[str]:
     n, agreed = len(result.prompt_id), len(result.agreed)
     facts = [MEANING, MEANINGS]
-    counts = f"The models part after {n} of {n + agreed} prompts"
+    counts = f"The models part after {n} of {n_of(n + agreed, 'prompt')}"
     counts += f"; {len(result.failures)} failed." if result.failures else "."
     if agreed:
         counts += f" After the others they do not: {next(iter(result.agreed.values()))}" + (
@@ -221,7 +222,8 @@ def _beside(result: FirstDivergence) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     band = result.effect_band(result.headline)
     if band is None:
-        return f"Beside {counts} controls: too few to tell, or not at this layer."
+        told = ", ".join(n_of(n, f"{kind} control") for kind, n in kinds.items())
+        return f"Beside {told}: too few to tell, or not at this layer."
     said = ", ".join(f"{effect} {low:.3g} to {high:.3g}" for effect, low, high in zip(EFFECTS, *band, strict=True))
     return (
         f"Controls in the tuned model's place, at the same tokens ({counts}): {said}. The positions are those where "

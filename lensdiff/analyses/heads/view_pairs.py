@@ -8,6 +8,7 @@ from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs
 from lensdiff.analyses.heads.pair_overlap import PairOverlap
 from lensdiff.analyses.heads.view_grid import IGNORED, Block, HeadsData, SideData, grid_widget, places
 from lensdiff.results import Diff
+from lensdiff.results.numbers import n_of
 from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_diff, register_view
 from lensdiff.views.widget import Role, Widget
@@ -65,7 +66,9 @@ def _changed_pairs(result: PairOverlap, side: int, place: dict[int, int], i: int
 
 
 def _overlap_line(row: Any, beyond: bool) -> str:
-    line = f"Jaccard {row.jaccard:.3f}: {row.gained} pairs gained, {row.lost} lost, {row.n_base - row.lost} kept"
+    line = (
+        f"Jaccard {row.jaccard:.3f}: {n_of(row.gained, 'pair')} gained, {row.lost} lost, {row.n_base - row.lost} kept"
+    )
     if np.isnan(row.jaccard_control_low):
         return line
     verdict = "changed more than" if beyond else "no more than"
@@ -97,7 +100,7 @@ def _pairs_widget(runs: list[tuple[Role, str, HeadWordPairs]]) -> Widget:
         last.heads,
         values=rounded_all(counts / counts.max().clamp_min(1), 3),
         meaning=f"word pairs of the head, as a share of the largest number, {int(counts.max())}",
-        lines=[f"{n} word pairs over {last.dims.shape[-1]} dimensions" for n in counts.tolist()],
+        lines=[f"{n_of(n, 'word pair')} over {n_of(last.dims.shape[-1], 'dimension')}" for n in counts.tolist()],
         sides=sides,
         words=words.words(),
         notes=[f"{PAIR_LEGEND}. Cosines: {cosines}. {IGNORED}"],
@@ -115,5 +118,5 @@ def _strongest(result: HeadWordPairs, words: WordIndex, i: int, j: int) -> list[
         rows = zip(pairs.query[shown].tolist(), pairs.key[shown].tolist(), strict=True)
         items = [[words(result.words[query]), words(result.words[key])] for query, key in rows]
         dim = int(result.dims[i, j, rank])
-        blocks.append(Block(f"dimension {dim}, {share[rank]:.0%} of the energy, {last - first} pairs", [items]))
+        blocks.append(Block(f"dimension {dim}, {share[rank]:.0%} of the energy, {n_of(last - first, 'pair')}", [items]))
     return blocks

@@ -8,6 +8,7 @@ from jinja2 import Template
 from lensdiff import stats
 from lensdiff.analyses.heads.verb_groups import GroupShift
 from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.results.numbers import n_of
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget, templates
 
@@ -57,7 +58,7 @@ def show_verbs(result: VerbShift) -> Widget:
     missing = options.get("verbs_not_in_word_list", [])
     notes = [
         "A bar is a number of heads: left, heads in which the verb's count fell; right, in which it rose. Share: rose "
-        f"/ (rose + fell), 0.5 is no drift. {len(result.verbs) - n} control verbs.",
+        f"/ (rose + fell), 0.5 is no drift. {n_of(len(result.verbs) - n, 'control verb')}.",
     ]
     if missing:
         notes.append(f"Not in the word list, so never counted: {', '.join(missing)}.")
@@ -102,7 +103,7 @@ def facts(group: GroupShift, *, n_controls: int) -> list[tuple[str, str]]:
     ]
     if group.difference is None:
         return [*found, ("Verdict", group.note)]
-    band = f"too few of {n_controls} control models are testable" if n_controls else "no control models"
+    band = f"too few of {n_of(n_controls, 'control model')} are testable" if n_controls else "no control models"
     if group.band_low is not None and group.band_high is not None:
         inside = group.band_low <= group.difference <= group.band_high
         verdict = "within it: no more than a meaningless change does" if inside else "outside it"

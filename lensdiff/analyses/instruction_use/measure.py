@@ -42,7 +42,7 @@ from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import check_counts, check_seed
+from lensdiff.results.numbers import check_counts, check_seed, n_of
 from lensdiff.stats.samples import check_level
 
 BY = ("swap", "deletion")
@@ -165,7 +165,7 @@ def _kinds(prompts: Sequence[Prompt], given: Sequence[str] | None) -> Sequence[s
         own = [prompt.kind for prompt in prompts]
         return own if all(own) else None
     if isinstance(given, str) or len(given) != len(prompts):
-        raise InputError(f"{len(prompts)} prompts were given with kinds={given!r}, expected a list of as many")
+        raise InputError(f"{n_of(len(prompts), 'prompt')} given with kinds={given!r}, expected a list of as many")
     return given
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 
 MEAN = "mean"  # of all texts of a prompt
 REFERENCE = "reference"  # the text that a prompt may bring as its answer
@@ -220,15 +221,15 @@ class InstructionUse(Result):
     def __repr__(self) -> str:
         """Return what was read, and the mean use of each model (or the tuned model's difference) on each text."""
         n = len(set(self.prompt_id))
-        lines = [f"InstructionUse of {self.provenance.model}, by {self.by}, {n} prompts (nats per token)"]
+        lines = [f"InstructionUse of {self.provenance.model}, by {self.by}, {n_of(n, 'prompt')} (nats per token)"]
         if self.is_pair:
             lines += [self._line(text) for text in self._shown]
             lines += [f"  beside {len(self.models) - 2} control(s)"] if len(self.models) > len(SIDES) else []
         elif len(self.use):
             lines.append(f"  {self.texts[0]} text: {float(self.use.nanmean()):.3f}")
         lines.append(
-            f"  {self.n_left_out} responses too short, {self.n_nothing_left} prompts with nothing left, "
-            f"{len(self.failures)} failed"
+            f"  {n_of(self.n_left_out, 'response')} too short, {n_of(self.n_nothing_left, 'prompt')} with nothing "
+            f"left, {len(self.failures)} failed"
         )
         notice = self.provenance.notice
         return "\n".join([notice, *lines] if notice else lines)

@@ -18,6 +18,7 @@ from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
@@ -108,7 +109,7 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
         for prompt, reason in list(found.failures.items())[:TOLD]:
             inputs.say(f"instruction use by {by}: without prompt {prompt!r}: {reason}")
         if len(found.failures) > TOLD:
-            inputs.say(f"instruction use by {by}: without {len(found.failures) - TOLD} more prompts")
+            inputs.say(f"instruction use by {by}: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
         return found
 
     def control(inputs: Inputs, unit: Unit, options: InstructionUseOptions) -> InstructionUse:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from lensdiff import stats
 from lensdiff.analyses.instruction_use.result import MEAN, REFERENCE, InstructionUse
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.show import register_view
@@ -156,6 +157,6 @@ def _facts(result: InstructionUse, text: str) -> list[str]:
 
 def _counts(result: InstructionUse) -> str:
     return (
-        f"{len(set(result.prompt_id))} prompts; left out: {result.n_left_out} responses that are too short, "
-        f"{result.n_nothing_left} prompts of which nothing would be left, {len(result.failures)} that failed."
+        f"{n_of(len(set(result.prompt_id)), 'prompt')}; left out: {n_of(result.n_left_out, 'response')} too short, "
+        f"{n_of(result.n_nothing_left, 'prompt')} of which nothing would be left, {len(result.failures)} that failed."
     )

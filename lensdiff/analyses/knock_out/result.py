@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensdiff.analyses.knock_out.cuts import Condition
 from lensdiff.results import Result
+from lensdiff.results.numbers import n_of
 
 SHOWN = 8  # ways to cut that the repr tells of
 
@@ -74,8 +75,8 @@ class KnockOut(Result):
 
     def __repr__(self) -> str:
         """Return the mean loss beside that of other tokens for each way to cut, and the token that loses most."""
-        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {len(self.out_tokens)} tokens"
-        lines = [f"KnockOut of {name} (nats lost, the instruction's {self.n_instruction} tokens cut)"]
+        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
+        lines = [f"KnockOut of {name} (nats lost, the instruction's {n_of(self.n_instruction, 'token')} cut)"]
         of_others = _mean(self.mean_random()).tolist()
         for condition, drop, others in list(zip(self.conditions, self.drop, of_others, strict=True))[:SHOWN]:
             if not len(drop):

@@ -15,6 +15,7 @@ from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
@@ -57,7 +58,7 @@ def of_pair(inputs: Inputs, unit: Unit, options: KnockOutOptions) -> KnockOutShi
     for prompt, reason in list(found.failures.items())[:TOLD]:
         inputs.say(f"knock-out: without prompt {prompt!r}: {reason}")
     if len(found.failures) > TOLD:
-        inputs.say(f"knock-out: without {len(found.failures) - TOLD} more prompts")
+        inputs.say(f"knock-out: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
     return found
 
 

@@ -13,6 +13,7 @@ from lensdiff.analyses.knock_out.cuts import CUTS, Condition
 from lensdiff.analyses.knock_out.result import KnockOut
 from lensdiff.analyses.knock_out.shift import MEAN, PARTS, Curve, KnockOutShift, Measure, mean_and_band
 from lensdiff.results import Diff
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all
 from lensdiff.views.prompts import how_read, prompt_label, shared_prompts
@@ -153,7 +154,7 @@ def _tokens(prompts: Sequence[Sequence[tuple[Role, str, KnockOut]]], title: str)
 def _response(sides: Sequence[tuple[Role, str, KnockOut]], which: str) -> ResponseData:
     one = sides[0][2]
     facts = [
-        f"instruction of {one.n_instruction} tokens, {one.n_others} others",
+        f"instruction of {n_of(one.n_instruction, 'token')}, {n_of(one.n_others, 'other')}",
         *how_read(one.response_kind, merged=one.merged),
     ]
     models = [
@@ -264,6 +265,6 @@ def _facts(result: KnockOutShift, text: str, cut: str) -> list[str]:
 
 def _counts(result: KnockOutShift) -> str:
     return (
-        f"{len(set(result.prompt_id))} prompts; left out: {result.n_left_out} responses that are too short, "
-        f"{len(result.failures)} prompts that failed. {NEITHER}"
+        f"{n_of(len(set(result.prompt_id)), 'prompt')}; left out: {n_of(result.n_left_out, 'response')} too short, "
+        f"{n_of(len(result.failures), 'prompt')} that failed. {NEITHER}"
     )

@@ -9,6 +9,7 @@ import numpy as np
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.subspaces import Matching, matched
 from lensdiff.results import Diff
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded
 from lensdiff.views.show import register_diff, register_view
@@ -105,7 +106,7 @@ def _widget(results: list[MLPConcepts], roles: list[Role], names: list[str], fac
     n = first.index.shape[2]
     shown = min(n, MOST, max(1, BUDGET // (len(first.layers) * len(first.sides))))
     if shown < n:
-        facts = [*facts, f"The first {shown} of {n} components of each layer are shown; the results hold all."]
+        facts = [*facts, f"The first {shown} of {n_of(n, 'component')} of each layer are shown; the results hold all."]
     components = [
         [_components(results, words, layer, side, shown) for side in range(len(first.sides))]
         for layer in range(len(first.layers))

@@ -10,6 +10,7 @@ import pandas as pd
 from lensdiff.analyses.patch.result import NOT_ADDED, Patched, name
 from lensdiff.analyses.patch.sets import RANDOM, SetPatch
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, rounded, rounded_all
 from lensdiff.views.show import register_view
@@ -199,15 +200,18 @@ def _facts(result: Patched) -> list[str]:
     what = "mean log-probability of the response" if result.metric == "log_prob" else result.metric
     n = len(result.provenance.controls)
     counts = ", ".join(f"{k} {kind}" for kind, k in result.provenance.control_counts.items())
-    beside = f"Beside each effect into the base, {n} control models ({counts})." if n else "No controls were made."
+    beside = (
+        f"Beside each effect into the base, {n_of(n, 'control model')} ({counts})." if n else "No controls were made."
+    )
     facts = [
         f"Effect: {what} with the patch, less that without, {unit}. Both models read the same text; "
-        f"{len(result.prompt_id)} prompts. {beside}"
+        f"{n_of(len(result.prompt_id), 'prompt')}. {beside}"
     ]
     if result.estimated:
         agreement: Any = result.agreement()
         told = "; ".join(
-            f"into {row.into}: {row.n} runs, correlation {row.correlation:.2g}, largest error {row.largest_error:.2g}"
+            f"into {row.into}: {n_of(row.n, 'run')}, correlation {row.correlation:.2g}, "
+            f"largest error {row.largest_error:.2g}"
             for row in agreement.itertuples()
         )
         facts.append(
@@ -278,9 +282,10 @@ def show_set(result: SetPatch) -> Widget:
         found.append(SetData(DIRECTIONS[into], rounded(effect), total, lanes, f"{result.beside(into)}."))
     listed = ", ".join(f"layer {layer} head {head}" for layer, head in result.heads)
     facts = [
-        f"The {len(result.heads)} heads in which instruction verbs rose most ({listed}), exchanged all together; mean "
-        f"log-probability of the tuned model's response with the patch, less that without, nats per token, over "
-        f"{len(result.prompt_id)} prompts. Random heads are as many others, of the same layers where there are enough."
+        f"The {n_of(len(result.heads), 'head')} in which instruction verbs rose most ({listed}), exchanged all "
+        "together; mean log-probability of the tuned model's response with the patch, less that without, nats per "
+        f"token, over {n_of(len(result.prompt_id), 'prompt')}. Random heads are as many others, of the same layers "
+        "where there are enough."
     ]
     fallback = table_html(means, "Heads whose instruction verbs rose most, patched together")
     return Widget("patch_set", PatchSetData(facts, found), title, height=480, fallback=fallback)

@@ -2,13 +2,13 @@
 
 from lensdiff.analyses.residual_stream.defaults import READ_TOKENS
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Layers, Options, option
+from lensdiff.steps.options import Count, LayersToTheEnd, Options, option
 
 
 class ResidualStreamOptions(Options):
     """Options of `residual_stream`."""
 
-    layers: Layers | None = option(
+    layers: LayersToTheEnd | None = option(
         None, "Layers whose entering stream the lens reads; by default all.", example=[0, 1, 2]
     )
     max_tokens: Count = option(READ_TOKENS, "Tokens of each response that are read.")

@@ -35,6 +35,7 @@ from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import Diff, InputError, Provenance, Result, Results
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 
 
 def rivals(
@@ -118,7 +119,7 @@ class DirectLogitAttribution(Result):
                 zip(self.parts, self.contributions.mean(dim=1).tolist(), strict=True), key=lambda item: -abs(item[1])
             )[:4]
         )
-        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {len(self.out_tokens)} tokens"
+        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
         mean = float(self.logit.mean())
         return f"DirectLogitAttribution of {name}\n  {what}: mean {mean:.3g}\n  most of it: {first}"
 

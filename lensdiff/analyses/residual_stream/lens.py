@@ -38,6 +38,7 @@ from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import InputError, Result, Results
+from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 TOP_K = 8  # most probable tokens that are kept of each layer and position
@@ -128,7 +129,9 @@ class LogitLens(Result):
     def __repr__(self) -> str:
         """Return the model, the text, and the mean KL and probability by layer."""
         kl, prob = (", ".join(f"{x:.3g}" for x in values.mean(dim=1).tolist()) for values in (self.kl, self.prob))
-        lines = [f"LogitLens of {self.provenance.model}, {self.prompt_id or 'prompt'}: {len(self.out_tokens)} tokens"]
+        lines = [
+            f"LogitLens of {self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
+        ]
         lines += [f"  KL to the output, by layer: {kl}", f"  probability of the token: {prob}"]
         return "\n".join([*lines, f"  committed at layer {float(self.committed.double().mean()):.3g} on average"])
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.residual_stream.lens import LogitLens
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import n_of
 
 MEASURES = ("kl", "prob")
 
@@ -129,7 +130,9 @@ class LensShift(Result):
     def __repr__(self) -> str:
         """Return what was read, and the layer of commitment of both models."""
         base, tuned = self.committed[:2].mean(dim=1).tolist()
-        lines = [f"LensShift of {self.provenance.model}, {len(self.prompt_id)} prompts, layers {list(self.layers)}"]
+        lines = [
+            f"LensShift of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}, layers {list(self.layers)}"
+        ]
         lines.append(f"  committed at layer: base {base:.3g}, tuned {tuned:.3g}")
         beside = self.beside()
         lines += [] if beside is None else [f"  beside controls: {beside}"]

@@ -24,6 +24,7 @@ from lensdiff.analyses.residual_stream.direct import part_columns
 from lensdiff.analyses.residual_stream.lens_shift import differences, same_prompts
 from lensdiff.analyses.residual_stream.split import Part, Split
 from lensdiff.results import InputError, Provenance, Result
+from lensdiff.results.numbers import n_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class PartsShift(Result):
                 for base, tuned in zip(values[0].T, values[1].T, strict=True)
             ]
             given = [test for test in tests if test is not None]
-            adjusted = stats.adjust(given, family=f"direct_logit_attribution, {len(given)} parts")
+            adjusted = stats.adjust(given, family=f"direct_logit_attribution, {n_of(len(given), 'part')}")
             frame["p"], frame["p_adjusted"] = [t.p for t in adjusted], [t.p_adjusted for t in adjusted]
         outside = (frame.difference > frame.control_high) | (frame.difference < frame.control_low)
         known = frame.control_low.notna()
@@ -146,7 +147,10 @@ class PartsShift(Result):
                 index=False
             )
         )
-        lines = [f"PartsShift of {self.provenance.model}, {len(self.prompt_id)} prompts, {len(self.parts)} parts"]
+        lines = [
+            f"PartsShift of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}, "
+            f"{n_of(len(self.parts), 'part')}"
+        ]
         lines += [f"  logit against another token: base {base:.3g}, tuned {tuned:.3g}", f"  moved most: {most}"]
         notice = self.provenance.notice
         return "\n".join([notice, *lines] if notice else lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lensdiff.analyses.residual_stream.lens import LogitLens
 from lensdiff.results import Diff
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded
 from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
@@ -93,7 +94,7 @@ def _prompt(sides: list[LogitLens], roles: list[Role]) -> PromptData:
     n = min(TOKENS, len(first.out_tokens))
     found = [_side(one, role, index, n) for one, role in zip(sides, roles, strict=True)]
     left = len(first.out_tokens) - n
-    note = f"{RAW}; the first {n} of {n + left} response tokens" if left else RAW
+    note = f"{RAW}; the first {n} of {n_of(n + left, 'response token')}" if left else RAW
     label = prompt_label(first.prompt_id, first.prompt)
     return PromptData(label, note, first.out_tokens[:n], first.layers, index.words(), found)
 

@@ -10,6 +10,7 @@ from lensdiff.analyses.residual_stream.direct import DirectLogitAttribution
 from lensdiff.analyses.residual_stream.parts_shift import PartsShift
 from lensdiff.analyses.residual_stream.split import Part
 from lensdiff.results import Diff
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all
 from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
@@ -159,9 +160,9 @@ def _of_prompts(prompts: list[list[DirectLogitAttribution]]) -> Widget:
 def _facts(result: PartsShift) -> list[str]:
     base, tuned = result.logit[:2].mean(dim=1).tolist()
     facts = [
-        f"{len(result.prompt_id)} prompts, each by the mean over its response, which all models read; {RAW}. Logit of "
-        "the response's token less that of the token which the base finds most probable beside it, before a soft cap: "
-        f"base {base:.3g}, tuned {tuned:.3g}.",
+        f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; {RAW}. "
+        "Logit of the response's token less that of the token which the base finds most probable beside it, before a "
+        f"soft cap: base {base:.3g}, tuned {tuned:.3g}.",
     ]
     test, beside = result.whole(), result.beside()
     if test is not None:
@@ -170,7 +171,7 @@ def _facts(result: PartsShift) -> list[str]:
         facts.append(f"Beside controls, mean over prompts of the model − base: {beside}.")
     moved: Any = result.frame["moved"]
     if moved.notna().all():
-        facts.append(f"{int(moved.sum())} of {len(moved)} parts moved beyond the controls and over prompts.")
+        facts.append(f"{int(moved.sum())} of {n_of(len(moved), 'part')} moved beyond the controls and over prompts.")
     facts.append("Direct effects alone: the parts add up to the logit, and large ones may cancel.")
     return facts
 

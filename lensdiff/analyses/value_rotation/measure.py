@@ -45,6 +45,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 
@@ -150,12 +151,15 @@ class ValueRotation(Result):
 
     def __repr__(self) -> str:
         """Return model, mean share, and the range of each kind's mean shares."""
-        lines = [f"ValueRotation of {self.provenance.model}: share {self.share:.3f}, mean of {len(self.layers)} layers"]
+        lines = [
+            f"ValueRotation of {self.provenance.model}: share {self.share:.3f}, "
+            f"mean of {n_of(len(self.layers), 'layer')}"
+        ]
         for kind in self.kinds:
             means = self.of_kind(kind).mean(dim=1)
             lines.append(f"  {len(means)} {kind} control(s): {float(means.min()):.3f} to {float(means.max()):.3f}")
         moved, unchanged = int(self.neurons_moved.sum()), int((self.change == 0).sum())
-        lines.append(f"  {moved} neurons moved; {unchanged} layers without a change")
+        lines.append(f"  {n_of(moved, 'neuron')} moved; {n_of(unchanged, 'layer')} without a change")
         if self.basis_changed:
             lines.append("  a change of the stream's basis was taken away")
         notice = self.provenance.notice

@@ -7,7 +7,7 @@ LensDiff.views.value_rotation = (root, data) => {
     const beside = [...bands.map((b) => `${b.name} ${number(b.low[i])} to ${number(b.high[i])}`),
       ...data.dots.map((d) => `${d.name} ${number(Math.min(...d.values[i]))} to ${number(Math.max(...d.values[i]))}, too few for a band`)];
     return `Layer ${data.layers[i]}: share ${number(data.shares[i])}` + (beside.length ? "; " + beside.join("; ") : "") +
-      `. The values changed by ${number(data.change[i])} of their norm; ${data.moved[i]} neurons moved.`;
+      `. The values changed by ${number(data.change[i])} of their norm; ${LensDiff.count(data.moved[i], "neuron")} moved.`;
   };
   root.append(...data.facts.map((text) => make("p", { class: "ld-note ld-long" }, text)),
     LensDiff.lines({

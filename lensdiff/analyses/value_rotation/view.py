@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lensdiff.analyses.value_rotation.measure import ValueRotation
+from lensdiff.results.numbers import n_of
 from lensdiff.stats import FEWEST_FOR_RANK
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded_all
@@ -90,16 +91,16 @@ def _band(result: ValueRotation, kind: str) -> BandData:
 
 
 def _facts(result: ValueRotation) -> list[str]:
-    facts = [f"Mean over {len(result.layers)} layers: share {result.share:.3g}."]
+    facts = [f"Mean over {n_of(len(result.layers), 'layer')}: share {result.share:.3g}."]
     beside = result.beside()
     if beside is None:
         facts.append("Without controls nothing says what share a meaningless change would have.")
     else:
-        facts[0] = f"Mean share over {len(result.layers)} layers: {beside}."
+        facts[0] = f"Mean share over {n_of(len(result.layers), 'layer')}: {beside}."
     if unchanged := int((result.change == 0).sum()):
-        facts.append(f"{unchanged} layers have no change.")
+        facts.append(f"No change in {n_of(unchanged, 'layer')}.")
     if moved := int(result.neurons_moved.sum()):
-        facts.append(f"{moved} neurons stand in another place, and were matched first.")
+        facts.append(f"{n_of(moved, 'neuron')} in another place, matched first.")
     if result.basis_changed:
         facts.append("The stream's basis was changed, which was taken away first.")
     return facts

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensdiff.inputs.cache_folder import cache_folder
+from lensdiff.results.memory import is_lack_of_memory
 
 SCHEMA = 1  # of what is kept and how it is made
 Tensors = Mapping[str, Tensor]
@@ -63,7 +64,9 @@ def load(folder: Path, digest: str) -> OnDisk | None:
     try:
         found = OnDisk(_path(folder, digest))
         right = found.said.get("digest") == digest and found.said.get("hash") == _hash(found, found.said)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError) as error:
+        if is_lack_of_memory(error):
+            raise
         return None
     return found if right else None
 

@@ -12,6 +12,7 @@ from lensdiff.models.inside.parts import GainName, MatrixName
 from lensdiff.models.inside.points import Site, attention_sites, stream_candidates, stream_sites
 from lensdiff.models.inside.tape import CLOSE, Tape, same
 from lensdiff.models.inside.wrappers import Wrapper
+from lensdiff.results.memory import is_lack_of_memory
 
 
 def recorded_modules(wrapper: Wrapper) -> Iterable[nn.Module]:
@@ -109,9 +110,9 @@ class BlockRecord:
         """Return why a matrix does not take what is read to what is made of it; an empty text where it does."""
         try:
             weight = self.wrapper.matrix(self.layer, name)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            if is_lack_of_memory(error):
+                raise
             return f"transformer-lens cannot give it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
         if weight is None:
             return ""

@@ -16,6 +16,7 @@ from lensdiff.models.inside.meaning import Meaning
 from lensdiff.models.inside.points import Point, Site
 from lensdiff.models.inside.tape import CLOSE, first_tensor, probe, same
 from lensdiff.models.inside.wrappers import Wrapper
+from lensdiff.results.memory import is_lack_of_memory
 
 Extra = int | None  # how many values a block returns behind the stream, in a tuple; None where it returns a tensor
 
@@ -85,9 +86,9 @@ def _runs(wrapper: Wrapper, tokens: Tensor) -> bool:
     try:
         with suppress(_Enough):
             wrapper(tokens)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if is_lack_of_memory(error):
+            raise
         return False
     return True
 

@@ -29,6 +29,7 @@ from lensdiff.models.loading.checkpoints import (
 from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.models.loading.stated import read_object
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 CONFIG = "adapter_config.json"
 ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -69,10 +70,12 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
     name = path.name
     stored = _stored(path)
     _fit_vocabulary(under.model, stored, name)
-    with at_the_door(f"the adapter {name} does not fit its base"):
+    what = f"the adapter {name} does not fit its base"
+    with at_the_door(what):
+        model = PeftModel(under.model, config)
+    _check_shapes(model, stored, name)
+    with at_the_door(what):
         try:
-            model = PeftModel(under.model, config)
-            _check_shapes(model, stored, name)
             report = model.load_adapter(str(path), ADAPTER, torch_device="cpu")
         except KeyError as error:  # of a module that was saved whole
             raise InputError(f"the adapter {name} lacks {error.args[0]}") from error
@@ -101,6 +104,8 @@ def merge_peft(model: Any) -> tuple[Any, tuple[str, ...]]:
     try:
         model = copy.deepcopy(model)  # merging writes into it
     except RuntimeError as error:  # peft keeps a computed tensor where two adapters are tied
+        if is_lack_of_memory(error):
+            raise
         raise InputError(f"{name} cannot be copied: save it, and give the folder of its adapter") from error
     notes = _zeros(model)
     return _merge(model, name), notes

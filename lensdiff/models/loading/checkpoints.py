@@ -26,15 +26,15 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lensdiff.models.loading.commits import commit_in
 from lensdiff.models.loading.probe import TOLERANCE
-from lensdiff.models.loading.stated import check_folder, read_object
+from lensdiff.models.loading.stated import SAFE, check_folder, weight_files
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 # what the libraries raise at a file with something else in it than they expect; an InputError is one of them, too
 LOADING_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError),
     *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, re.error),
 )
-NO_MEMORY = "can't allocate memory"  # what torch says of the machine's own, in a plain RuntimeError
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
@@ -85,14 +85,15 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
     is_folder = Path(where).is_dir()
+    if commit := _commit(where, name, options):  # a branch may move while files are read
+        options["revision"] = commit
+    if not is_folder and _is_adapter(where, name, options):
+        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
     with at_the_door(f"cannot load {name}"):
-        if commit := _commit(where, options):  # a branch may move while files are read
-            options["revision"] = commit
-        if not is_folder and find_adapter_config_file(where, **options):
-            raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
         folder = Path(str(cached_file(where, "config.json", **options))).parent
-        check_folder(folder, whole=is_folder)
-        config = _config(where, name, options)
+    check_folder(folder, whole=is_folder)
+    config = _config(where, name, options)
+    with at_the_door(f"cannot load {name}"):
         # weights_only is what .bin files are opened with; a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
@@ -106,8 +107,9 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     model, report = loaded
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
-    with at_the_door(f"cannot load {name}"):
-        check_tensors(model, _weight_files(folder), name)
+    # .bin files have no other witness than the report
+    files = [file for file in weight_files(folder, whole=is_folder) if file.suffix == SAFE]
+    check_tensors(model, files, name)
     notes = code_note(config, type(model).__name__)
     return Source(name, model, _tokenizer(where, name, options), commit or revision, notes=notes)
 
@@ -122,23 +124,31 @@ def code_note(config: Any, architecture: str) -> tuple[str, ...]:
 def at_the_door(what: str) -> Iterator[None]:
     """Make one sentence, which begins with `what`, of whatever a library stumbles over in a file.
 
-    A lack of memory says nothing about the file, and passes as it is.
+    Only a library's calls stand in it: what our own code stumbles over is no fault of a file. A lack of memory says
+    nothing about the file, and passes as it is.
 
     Raises:
-        InputError: as a library or a check of ours said.
+        InputError: as a library said.
     """
     try:
         yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
     except LOADING_ERRORS as error:
-        if NO_MEMORY in str(error):
+        if isinstance(error, InputError) or is_lack_of_memory(error):
             raise
         raise InputError(f"{what}: {first_line(error)}") from error
 
 
-def _commit(where: str, options: dict[str, Any]) -> str | None:
-    return None if Path(where).is_dir() else commit_in(cached_file(where, "config.json", **ABSENT, **options))
+def _commit(where: str, name: str, options: dict[str, Any]) -> str | None:
+    if Path(where).is_dir():
+        return None
+    with at_the_door(f"cannot load {name}"):
+        file = cached_file(where, "config.json", **ABSENT, **options)
+    return commit_in(file)
+
+
+def _is_adapter(where: str, name: str, options: dict[str, Any]) -> bool:
+    with at_the_door(f"cannot load {name}"):
+        return find_adapter_config_file(where, **options) is not None
 
 
 def _tokenizer(where: str, name: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | InputError | None:
@@ -163,13 +173,17 @@ def read_tokenizer(name: str, **where: Any) -> PreTrainedTokenizerBase | InputEr
     try:
         return AutoTokenizer.from_pretrained(trust_remote_code=False, **where)
     except Exception as error:  # tokenizers raises bare ones
+        if is_lack_of_memory(error):
+            raise
         return InputError(
             f"cannot read the tokenizer of {name}: {first_line(error)}; load_model(..., tokenizer=...) takes another"
         )
 
 
 def _config(where: str, name: str, options: dict[str, Any]) -> Any:
-    config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    with at_the_door(f"cannot load {name}"):
+        config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        config.get_text_config()  # what follows asks for it
     refuse_quantised(config, name)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of a GGUF file that was dequantised and saved: its weights are plain ones
@@ -225,16 +239,6 @@ def _check_tie(model: Any, name: str) -> None:
         )
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    # in the order in which transformers looks; .bin files have no other witness than the report
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    return [folder / file for file in sorted(set(read_object(index)["weight_map"].values()))]
-
-
 def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
     """Refuse a model with a tensor that is not the one of that name in the files, or that comes from none of them.
 
@@ -247,7 +251,9 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
     found, unknown, left_over, read = set(), [], 0, False
     for file in files:
         read = True
-        with safe_open(file, framework="pt") as stored:
+        with at_the_door(f"cannot load {name}"):
+            opened = safe_open(file, framework="pt")
+        with opened as stored:
             for key in stored.keys():  # noqa: SIM118 (a file is no mapping)
                 tensor, fused = _tensor_of(key, own, model.base_model_prefix, changes)
                 # stacks of experts are turned on the way in
@@ -255,7 +261,9 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
                     left_over += torch.Size(stored.get_slice(key).get_shape()).numel()
                 elif tensor is not None:
                     found.add(id(tensor))
-                    _check_tensor(tensor, stored.get_tensor(key), f"{key} of {name}")
+                    with at_the_door(f"cannot load {name}"):
+                        again = stored.get_tensor(key)
+                    _check_tensor(tensor, again, f"{key} of {name}")
                 elif not computed.search(key):
                     unknown.append(key)
     if unknown:
@@ -306,11 +314,12 @@ def few(names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first, with its kind where that is no sentence."""
+    """Return what an error says first, as words of a sentence also where it has none of its own."""
     if OTHERS_CODE in str(error):
         return "it brings code of its own (auto_map), which is never run: expected what transformers itself can read"
     said, *more = str(error).strip().split("\n")[:2]
     if said.endswith(":") and more:  # "Validation error for field 'x':" says what is wrong in the next line
         said = f"{said} {re.sub(r'^[A-Za-z]+Error: ', '', more[0].strip())}"
-    kind = type(error).__name__
-    return f"{kind} {said}".strip() if not said or isinstance(error, LookupError) else said
+    if isinstance(error, KeyError):
+        return f"{said} is not known" if said else "a name is not known"
+    return said or re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()

@@ -72,8 +72,9 @@ def load_gguf(
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with at_the_door(f"cannot load {path.name}"):
         config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-        notes = _settle(config, file)
-        parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
+    notes = _settle(config, file)
+    parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
+    with at_the_door(f"cannot load {path.name}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=dtype, **OPTIONS)
     model, report = loaded
     check_report(report, path.name, type(model).__name__)
@@ -111,7 +112,7 @@ def _parts(config: PretrainedConfig, file: GGUFFile) -> dict[str, str]:
     Raises:
         InputError: a tensor has no place in the model, has another shape, or a parameter has no tensor.
     """
-    with torch.device("meta"):
+    with at_the_door(f"cannot load {file.path.name}"), torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
     found = {name: _parameter_of(file, name) for name in file.tensors if name not in ROPE_TENSORS}

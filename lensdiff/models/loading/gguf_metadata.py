@@ -40,6 +40,17 @@ NEUTRAL = {
     "attention.max_alibi_bias": 0.0,
     "use_parallel_residual": False,
 }
+# what a key of the architecture is: another kind of value is refused as it is taken (`check_sizes` has the others)
+REAL = (
+    *("attention.layer_norm_rms_epsilon", "attention.scale", *SOFT_CAPS, "rope.freq_base", "rope.freq_base_swa"),
+    *("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"),
+    *("rope.scaling.yarn_ext_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
+)
+WHOLE = (
+    *("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count"),
+    "rope.scaling.original_context_length",
+)
+BY_LAYER = (*REQUIRED, "attention.key_length")  # may be a list
 ABOUT_ITS_MAKING = ("tensor_data_layout", "rope.scaling.finetuned")  # of an architecture, and read by nobody
 # llama.cpp knows Google's largest models by their layers: those scale scores by d_model / n_heads, the others by d_head
 LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
@@ -92,9 +103,21 @@ class GGUFFile:
         return f"{self.architecture}.{name}"
 
     def take(self, name: str, default: Any = None) -> Any:
-        """Return the value of one of the architecture's keys, which counts as read from then on."""
+        """Return the value of one of the architecture's keys, which counts as read from then on.
+
+        Raises:
+            InputError: it is of another kind than such a key's.
+        """
         self.taken.add(self.key(name))
-        return self.metadata.get(self.key(name), default)
+        value = self.metadata.get(self.key(name))
+        if value is None:
+            return default
+        for one in value if isinstance(value, list) and name in BY_LAYER else [value]:
+            if name in REAL and (isinstance(one, bool) or not isinstance(one, int | float)):
+                raise self.refuse(name, "expected a number")
+            if name in WHOLE and (isinstance(one, bool) or not isinstance(one, int) or one < 1):
+                raise self.refuse(name, "expected a whole number of at least 1")
+        return value
 
     def refuse(self, name: str, why: str) -> InputError:
         """Return the error that refuses a key of the architecture by its name and value."""
@@ -194,7 +217,7 @@ def settle_sizes(config: Any, file: GGUFFile) -> None:
 
 
 def _settle_heads(config: Any, file: GGUFFile) -> None:
-    d_head = file.take("attention.key_length", config.hidden_size // config.num_attention_heads)
+    d_head = _one(file, "attention.key_length", config.hidden_size // config.num_attention_heads)
     if file.take("attention.value_length", d_head) != d_head:
         raise file.refuse("attention.value_length", f"but keys have {d_head} dimensions: expected the same")
     config.head_dim = d_head
@@ -210,6 +233,8 @@ def _settle_heads(config: Any, file: GGUFFile) -> None:
 
 def _settle_windows(config: Any, file: GGUFFile) -> None:
     window = file.take("attention.sliding_window")
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 0):
+        raise file.refuse("attention.sliding_window", "expected a whole number of at least 0")
     if window and file.architecture not in WINDOWED:
         raise file.refuse("attention.sliding_window", f"but a {file.architecture} has no windows in transformers")
     if file.architecture in ALWAYS_WINDOWED and window is None:
@@ -221,8 +246,12 @@ def _settle_windows(config: Any, file: GGUFFile) -> None:
         return
     if not hasattr(config, "layer_types"):
         raise file.refuse("attention.sliding_window_pattern", f"but every layer of a {file.architecture} is the same")
-    if isinstance(pattern, int):  # every so many layers one that sees everything
+    if isinstance(pattern, int) and pattern > 0:  # every so many layers one that sees everything
         pattern = [(layer + 1) % pattern != 0 for layer in range(config.num_hidden_layers)]
+    if not isinstance(pattern, list) or len(pattern) != config.num_hidden_layers:
+        raise file.refuse(
+            "attention.sliding_window_pattern", "expected a whole number of at least 1, or a value for every layer"
+        )
     config.layer_types = ["sliding_attention" if local else "full_attention" for local in pattern]
 
 
@@ -245,4 +274,7 @@ def _one(file: GGUFFile, name: str, default: Any) -> Any:
 def _rows(file: GGUFFile, tensor: str) -> int:
     if tensor not in file.tensors:
         raise InputError(f"{file.path.name} has no tensor {tensor}")
-    return int(file.tensors[tensor].shape[-1])  # ggml counts dimensions from the last
+    shape = file.tensors[tensor].shape
+    if not len(shape):
+        raise InputError(f"tensor {tensor} of {file.path.name} has no axis, expected a row for every token")
+    return int(shape[-1])  # ggml counts dimensions from the last

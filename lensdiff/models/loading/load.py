@@ -29,6 +29,7 @@ from lensdiff.models.loading.verification import verify as check
 from lensdiff.models.loading.wrapping import build
 from lensdiff.models.view import ModelView, register, view_of
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 WeightState = Literal["raw", "folded"]
 WrapperChoice = Literal["auto", "hooked", "bridge"]
@@ -147,9 +148,9 @@ def usable_device(device: str) -> str:
     """
     try:
         held = torch.zeros(1, device=device)
-    except torch.OutOfMemoryError:  # it is there, and full
-        raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_lack_of_memory(error):  # it is there, and full
+            raise
         what = shorten(str(error).strip().split("\n", 1)[0], 200)
         raise InputError(f"device {shorten(device)} cannot be used here: {what}") from error
     if held.is_meta:

@@ -13,6 +13,7 @@ from typing import Any
 from lensdiff.inputs.json_lines import parsed
 from lensdiff.inputs.spans import shorten
 from lensdiff.results import InputError
+from lensdiff.results.paths import unreadable
 
 WIDTH = ("hidden_size", "n_embd")
 # what is counted of a model, as its family calls it; all of it is at least 1
@@ -22,7 +23,10 @@ SIZES = (
 )
 STORED = ("vocab_size", "num_hidden_layers", "n_layer", "intermediate_size")  # each stands for that many rows or more
 PER_BYTE, ALLOWED = 8, 2**24  # numbers that a byte of a file can hold at most, and those that are no matter
-INDEXES = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
+INDEX, SAFE = ".index.json", ".safetensors"
+# where transformers looks for weights, the first before the others; a config may name a file of its own
+LOOKED_FOR = tuple(f"{name}{ending}" for name in ("model.safetensors", "pytorch_model.bin") for ending in ("", INDEX))
+NAMED = "transformers_weights"
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
@@ -34,7 +38,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text that can be read ({error})") from None
     found = parsed(text, str(path))
     if not isinstance(found, dict):
@@ -58,6 +64,8 @@ def check_folder(folder: Path, *, whole: bool) -> None:
         raise InputError(f"{place} has model_type={shorten(kind)}, expected a name such as 'llama'")
     if architectures is not None and not _are_texts(architectures):
         raise InputError(f"{place} has architectures={shorten(architectures)}, expected a list of names")
+    if not isinstance(code := config.get("auto_map", {}), dict | None):
+        raise InputError(f"{place} has auto_map={shorten(code)}, expected an object of names")
     for key in ("quantization_config", "compression_config"):
         if not isinstance(config.get(key, {}), dict | None):
             raise InputError(f"{place} has {key}={shorten(config[key])}, expected an object: is the model quantised?")
@@ -67,9 +75,25 @@ def check_folder(folder: Path, *, whole: bool) -> None:
     parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
     for part in parts:
         check_sizes({key: part[key] for key in SIZES if part.get(key) is not None}, place, size or None)
-    for weights, index in INDEXES.items():
-        if not (folder / weights).is_file() and (folder / index).is_file():
-            _check_index(folder / index, whole=whole)
+    weight_files(folder, whole=whole)
+
+
+def weight_files(folder: Path, *, whole: bool) -> list[Path]:
+    """Return the files of weights that `transformers` reads in a folder; none where it finds none.
+
+    Args:
+        whole: as in `check_folder`.
+
+    Raises:
+        InputError: the config or an index names a file that is not in the folder, or the index is none.
+    """
+    config = read_object(folder / "config.json")
+    if (named := config.get(NAMED)) is not None and not _is_inside(named):
+        raise InputError(f"config.json in {folder} has {NAMED}={shorten(named)}, expected a file in the same folder")
+    there = [folder / name for name in (LOOKED_FOR if named is None else [named]) if (folder / name).is_file()]
+    if not there or not there[0].name.endswith(INDEX):
+        return there[:1]
+    return [folder / name for name in _listed(there[0], whole=whole)]
 
 
 def check_sizes(
@@ -105,15 +129,24 @@ def check_sizes(
             )
 
 
-def _check_index(path: Path, *, whole: bool) -> None:
+def _listed(path: Path, *, whole: bool) -> list[str]:
+    """Return the names of the files that an index lists, each in the index's own folder."""
     listed = read_object(path).get("weight_map")
     if not isinstance(listed, dict) or not listed or not _are_texts(list(listed.values())):
         raise InputError(f"{path} has weight_map={shorten(listed)}, expected the name of a file for every tensor")
-    for name in sorted(set(listed.values())):
-        if Path(name).name != name or "\\" in name:
+    names = sorted(set(listed.values()))
+    for name in names:
+        if not _is_inside(name):
             raise InputError(f"{path} names the file {shorten(name)}, expected one in the same folder")
+        if path.name.endswith(f"{SAFE}{INDEX}") and not name.endswith(SAFE):
+            raise InputError(f"{path} names the file {shorten(name)}, expected one of {SAFE}")
         if whole and not (path.parent / name).is_file():
             raise InputError(f"{path} names the file {shorten(name)}, which is not there")
+    return names
+
+
+def _is_inside(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name and "\\" not in name
 
 
 def _are_texts(values: Any) -> bool:

@@ -14,6 +14,7 @@ from lensdiff.models.decoding import ROUNDING, greedy
 from lensdiff.models.loading.probe import TOLERANCE, probe_tokens
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 START, CONTINUED = 8, 4  # tokens of the probe that are continued, and by how many
 
@@ -39,9 +40,9 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
     source.eval()
     try:
         found = _run(source, probe, dtype)
-    except torch.OutOfMemoryError:  # nothing about the checkpoint
-        raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
+        if is_lack_of_memory(error):
+            raise
         what = str(error).strip().split("\n", 1)[0][:200]
         raise InputError(f"transformers cannot run its {type(source).__name__} in {dtype}: {what}") from error
     finally:

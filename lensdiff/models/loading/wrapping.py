@@ -14,6 +14,7 @@ from lensdiff.models.loading.architectures import build_hooked, supported_archit
 from lensdiff.models.loading.sources import Source
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
+from lensdiff.results.memory import is_lack_of_memory
 
 # what a wrapper raises on a checkpoint that it was not made for
 STUMBLES = (
@@ -53,9 +54,9 @@ def build(
         view = ModelView(info, tokenizer, wrapper_of(model))
         view.meaning  # measured before anybody hooks in  # noqa: B018
         return view
-    except (InputError, torch.OutOfMemoryError):  # the latter says nothing about the checkpoint
-        raise
     except STUMBLES as error:
+        if isinstance(error, InputError) or is_lack_of_memory(error):
+            raise
         held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
         what = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
         raise InputError(
@@ -71,7 +72,9 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
     given = _without_code(copy.deepcopy(tokenizer))
     try:
         model.set_tokenizer(given)
-    except (OSError, ValueError, KeyError):  # it was made in code: transformer-lens reads it again from where it came
+    except (OSError, ValueError, KeyError) as error:  # it was made in code: transformer-lens reads it again
+        if is_lack_of_memory(error):
+            raise
         model.tokenizer = given
     # padded on the left, a first token that is also the padding's would be masked
     model.tokenizer = copy.copy(model.tokenizer)

@@ -32,6 +32,11 @@ const LensDiff = {
     return token.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
   },
 
+  // "1 prompt", "2 prompts"
+  count(n, noun) {
+    return `${n} ${noun}${n === 1 ? "" : "s"}`;
+  },
+
   // significant digits for people
   number(value, digits = 3) {
     if (value === null || value === undefined) return "–";

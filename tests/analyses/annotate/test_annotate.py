@@ -14,7 +14,7 @@ import pytest
 from lensdiff.analyses.annotate.annotations import Annotations, parse_description, parse_labels
 from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
-from lensdiff.inputs.chat import AnnotationStopped
+from lensdiff.inputs.chat import AnnotationStopped, AnswerCache, Chat
 from lensdiff.results import InputError
 from tests.analyses.mlp.results import concepts
 from tests.chat_server import ChatServer, answer, chat_server, is_description, words_in
@@ -332,6 +332,62 @@ def test_a_password_in_the_address_is_in_no_message_and_no_file(server: Any, tmp
         assert all(spelled.encode() not in text for spelled in (header, hidden, "p%40ss%2Fword"))
 
 
+@pytest.mark.parametrize("name", ["me", "a-token-of-many-characters"])
+@pytest.mark.parametrize("end", ["@", ":@"])
+def test_a_user_name_that_stands_alone_in_the_address_is_hidden_too(
+    server: Any, tmp_path: Path, name: str, end: str
+) -> None:
+    url = server.url.replace("://", f"://{name}{end}")
+    header = base64.b64encode(f"{name}:".encode()).decode()
+    server.script = lambda body, n: (400, f"Not with {server.keys[-1]} nor {name} nor {url}")
+    run(server, tmp_path, components=1, base_url=url).save(tmp_path / "found.safetensors")
+    assert server.keys[-1] == f"Basic {header}"
+    server.script = lambda body, n: None
+    with pytest.raises(AnnotationStopped, match="does not answer") as caught:
+        run(server, tmp_path, components=1, base_url=url, max_retries=0)
+    for text in (str(caught.value).encode(), (tmp_path / "found.safetensors").read_bytes()):
+        assert b"[key]" in text
+        assert header.encode() not in text
+        assert f"nor {name}".encode() not in text
+        assert f"{name}@".encode() not in text
+    said = json.dumps({"explainable": True, "description": f"of {name}"})
+    server.script = lambda body, n: said if is_description(body) else answer(body)
+    given = {"base_url": url, "api_key": "sk-" + "0123456789" * 3}
+    described = run(server, tmp_path / "said", components=1, **given).to_df().description
+    assert (described == ("of me" if name == "me" else "of [key]")).all()  # a short one may be a word
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://me:hidden@a/v1", "http://me:hidden@a:port/v1", "http://me:hid/den@a/v1", "me:hidden@a", "//hidden@a"]
+)
+def test_an_address_that_is_refused_is_shown_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InputError, match=r"^base_url='[a-z:/]*\[key\]@a\S*' is no address of a server") as caught:
+        annotate(CONCEPTS, model="fake", cache=tmp_path, base_url=url)
+    assert "hid" not in str(caught.value)
+
+
+LOGIN = base64.b64encode(b"mine:secret").decode()
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("only basic support, and basic: words", None),
+        ("The bearer [key] is basic knowledge.", None),
+        (f"basic {LOGIN} is wrong", "basic [key] is wrong"),
+        (f"basic {LOGIN.rstrip('=')}", "basic [key]"),
+        ("Authorization: Basic hunter", "Authorization: Basic [key]"),
+        ("{'authorization': 'basic hunter'}", "{'authorization': 'basic [key]'}"),
+        ("('Proxy-Authorization', 'Basic hunter')", "('Proxy-Authorization', 'Basic [key]')"),
+        ("bearer hunter", "bearer [key]"),
+    ],
+)
+def test_a_text_about_what_is_basic_is_kept_as_it_is(tmp_path: Path, told: str, kept: str | None) -> None:
+    chat = Chat(None, "fake", AnswerCache(tmp_path))
+    assert chat._told(told) == (told if kept is None else kept)
+    assert (chat._cause(RuntimeError(told)) is None) is (kept is not None)
+
+
 @pytest.mark.parametrize("said", ["Bearer abc.def-123", 'Authorization: "bearer abc.def-123"', "basic: abc.def-123,"])
 def test_the_value_of_an_authorization_header_is_kept_nowhere(server: Any, tmp_path: Path, said: str) -> None:
     server.script = lambda body, n: (400, f"wrong header {said}")  # of another than ours: a proxy's
@@ -414,7 +470,7 @@ def test_lasting_trouble_stops_and_a_second_run_repeats_nothing(
     server.script = lambda body, n: trouble if words_in(body)[0] == dead else answer(body)
     with pytest.raises(AnnotationStopped, match=message) as caught:
         run(server, tmp_path, max_retries=1, concurrency=2)
-    assert "of 12 annotations are done and kept, run again to go on" in str(caught.value)
+    assert "of 12 annotations done and kept, run again to go on" in str(caught.value)
     answered = [body for body in server.requests if words_in(body)[0] != dead]
     assert len(answered) >= 10  # the components before it
     server.script = lambda body, n: answer(body)

@@ -265,8 +265,8 @@ def test_provenance_names_every_option(llama):
         ((PROMPT,), {"layers": []}, r"layers=\[\] given"),
         ((PROMPT,), {"sink": "dropped"}, "sink='dropped' is none of apart, counted"),
         ((PROMPT, [RESPONSE]), {}, "one prompt takes one response, given a list"),
-        (([PROMPT], RESPONSE), {}, "1 prompts were given with a single response, expected as many"),
-        (([PROMPT], [RESPONSE] * 2), {}, "1 prompts were given with 2 responses"),
+        (([PROMPT], RESPONSE), {}, "1 prompt given with a single response, expected as many"),
+        (([PROMPT], [RESPONSE] * 2), {}, "1 prompt given with 2 responses"),
         ((3,), {}, "expected a Prompt, a text or a list of them, got 3"),
     ],
 )

@@ -251,8 +251,8 @@ def test_options_are_in_the_provenance(model):
         ((TEXT, "yes"), {"method": "exact"}, "method 'exact' is none of auto, forward, reverse"),
         (("word " * 200, "yes"), {}, "tokens, the model's context holds 128"),
         (("word " * 200,), {}, "tokens, the model's context holds 128"),
-        (([TEXT], ["a", "b"]), {}, "1 prompts were given with 2 responses, expected as many"),
-        (([TEXT], "a"), {}, "1 prompts were given with a single response, expected as many"),
+        (([TEXT], ["a", "b"]), {}, "1 prompt given with 2 responses, expected as many"),
+        (([TEXT], "a"), {}, "1 prompt given with a single response, expected as many"),
         ((TEXT,), {"max_new_tokens": 0}, "max_new_tokens=0 given, expected at least 1"),
     ],
 )

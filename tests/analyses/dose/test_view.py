@@ -123,7 +123,7 @@ def test_the_section_holds_what_a_directory_has(tmp_path):
     assert controls_beside(Found(store)) == {"dose": ["spectrum", "spectrum", "norm"]}
     printed = summary(Found(store))
     assert printed.columns.tolist() == ["group", "n", "effect", "low", "high", "share", "half"]
-    assert printed.group.tolist() == [*SHARES, "W_out of 2 spectrum controls", "W_out of 1 norm controls"]
+    assert printed.group.tolist() == [*SHARES, "W_out of 2 spectrum controls", "W_out of 1 norm control"]
     gains = result.controls().gain
     assert printed.effect.tolist()[3:] == pytest.approx([gains[:2].mean(), gains[2]])
     assert printed.low.tolist()[3:] == pytest.approx([gains[:2].min(), gains[2]])

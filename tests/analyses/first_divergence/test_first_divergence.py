@@ -321,7 +321,7 @@ def test_models_that_do_not_part_are_no_error(models):
     assert (len(one.to_df()), one.agreed) == (0, {"p0": "both choose the same 3 tokens"})
     assert one.to_df().columns.tolist() == COLUMNS
     assert one.means().empty
-    assert "part after 0 of 1 prompts" in repr(one)
+    assert "part after 0 of 1 prompt" in repr(one)
     assert one.prompts()[["prompt_id", "agreed"]].to_numpy().tolist() == [["p0", "both choose the same 3 tokens"]]
     with pytest.raises(InputError, match="the models part after no prompt"):
         one.beside()

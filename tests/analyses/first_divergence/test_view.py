@@ -106,7 +106,7 @@ def test_models_that_never_part_are_said_to_agree():
     result = first_divergence((), agreed={"sum": "both choose the same 3 tokens"})
     data = given(result.show())
     assert (data["items"], data["texts"]) == ([], [])
-    assert "The models part after 0 of 1 prompts. After the others they do not: both choose" in " ".join(data["facts"])
+    assert "The models part after 0 of 1 prompt. After the others they do not: both choose" in " ".join(data["facts"])
 
 
 def test_readers_without_scripts_get_a_table_and_names_stay_text():

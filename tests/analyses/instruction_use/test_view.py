@@ -42,7 +42,7 @@ def test_a_row_per_prompt_those_that_rose_most_first():
         assert text["means"] == pytest.approx(means.tolist(), rel=1e-3)
     assert base["facts"] == [f"Over prompts, tuned - base: {result.difference('base')}."]
     assert mean["facts"] == [f"Over prompts, tuned - base: {result.difference()}."]
-    assert "3 responses that are too short" in data["facts"][1]
+    assert "3 responses too short" in data["facts"][1]
 
 
 @pytest.mark.parametrize(("by", "how"), [("swap", "instructions of other prompts"), ("deletion", "deleted from the")])
@@ -110,7 +110,7 @@ def test_a_prompt_without_a_use_in_every_model_has_no_row():
     data = given(replace(result, log_prob_without=without).show())
     counts = [len(text["rows"]) for text in data["texts"]]
     assert counts == [3, 3, 4]
-    assert "1 prompts of which nothing would be left" in data["facts"][1]
+    assert "1 prompt of which nothing would be left" in data["facts"][1]
     nothing = given(replace(result, log_prob_without=torch.full_like(without, torch.nan)).show())["texts"]
     assert [text["rows"] for text in nothing] == [[], [], []]
     assert all("a difference needs 2" in text["facts"][0] for text in nothing)

@@ -53,7 +53,7 @@ def test_curves_are_means_over_prompts_with_their_limits():
     data = given(result.show())
     assert data["texts"] == ["mean of both texts", "the tuned model's response", "the base's response"]
     assert data["ways"] == ["cut for the response", "cut for all that stands behind it"]
-    assert "1 responses that are too short, 0 prompts that failed. Windows do not add up" in data["facts"][0]
+    assert "1 response too short, 0 prompts that failed. Windows do not add up" in data["facts"][0]
     of_base = data["found"][2][1]  # the base's text, cut behind the instruction
     windows = of_base["windows"]
     assert windows["columns"] == ["0–1", "2–3"]

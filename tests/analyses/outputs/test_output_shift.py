@@ -294,8 +294,8 @@ def test_table_and_most_shifted_tokens(pair, tmp_path):
     [
         ((PROMPT, RESPONSE), {"top_k": 0}, "top_k=0 is not between 1 and the 400 tokens"),
         ((PROMPT, RESPONSE), {"top_k": 401}, "top_k=401 is not between"),
-        (([PROMPT], [RESPONSE] * 2), {}, "1 prompts were given with 2 responses"),
-        (([PROMPT], RESPONSE), {}, "1 prompts were given with a single response, expected as many"),
+        (([PROMPT], [RESPONSE] * 2), {}, "1 prompt given with 2 responses"),
+        (([PROMPT], RESPONSE), {}, "1 prompt given with a single response, expected as many"),
         ((PROMPT, " "), {}, "the response is an empty text"),
         ((3,), {}, "expected a Prompt, a text or a list of them, got 3"),
     ],

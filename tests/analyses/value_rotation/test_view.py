@@ -34,7 +34,7 @@ def test_the_curve_has_a_band_for_each_kind_with_enough_controls():
     assert np.array(dots["values"]).T.tolist() == pytest.approx(result.of_kind("distilled").numpy(), rel=1e-3)
     said = " ".join(data["facts"])
     assert "too few controls to tell" in said
-    assert "18 neurons stand in another place" in said
+    assert "18 neurons in another place" in said
     assert "basis was changed" in said
     assert "Share by layer" in result.show().fallback
 
@@ -47,7 +47,7 @@ def test_what_is_said_of_the_mean_is_the_envelope():
     assert "Without controls nothing says" in alone["facts"][1]
     assert (alone["bands"], alone["dots"]) == ([], [])
     still = given(replace(value_rotation(), change=torch.zeros(6, dtype=torch.float64)).show())
-    assert "6 layers have no change." in still["facts"]
+    assert "No change in 6 layers." in still["facts"]
 
 
 def test_names_cannot_break_out():
