@@ -3,7 +3,8 @@
     against_controls                      effects beside those of every kind of control: bands, and a verdict's key
     paired_difference, mean_difference    over prompts: the t test, or what stands in for it where there is none
     welch, paired, one_sample             t tests of a difference of means, with its interval
-    paired_interval                       the interval without a test, of many numbers at once
+    paired_interval, mean_interval        the interval without a test, of many numbers at once
+    told_apart                            whether a difference is not about 0, so that a share may be taken of it
     ratio_bootstrap                       the same for a difference of shares, several counts per observation
     permutation, sign_flip                the same questions without assuming a distribution
     equivalence                           "did not change": two one-sided tests against a stated bound
@@ -42,7 +43,7 @@ from lensdiff.stats.resampling import permutation, ratio_bootstrap, sign_flip
 from lensdiff.stats.result import Band, Test, adjust, format_p, holm
 from lensdiff.stats.samples import FEWEST_PAIRS, NotTestable, NoVariation, TooFew
 from lensdiff.stats.stratified import stratified_effects, stratified_permutations
-from lensdiff.stats.t_tests import equivalence, one_sample, paired, paired_interval, welch
+from lensdiff.stats.t_tests import equivalence, mean_interval, one_sample, paired, paired_interval, told_apart, welch
 
 __all__ = [
     "FEWEST_FOR_RANK",
@@ -66,6 +67,7 @@ __all__ = [
     "format_p",
     "holm",
     "mean_difference",
+    "mean_interval",
     "one_sample",
     "paired",
     "paired_difference",
@@ -76,5 +78,6 @@ __all__ = [
     "sign_flip",
     "stratified_effects",
     "stratified_permutations",
+    "told_apart",
     "welch",
 ]

@@ -57,6 +57,11 @@ class Test:
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{field} of {self.name!r} is {value}, expected a number between 0 and 1")
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The limits of the estimate; None where the procedure gives none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self) | {"n": list(self.n)}

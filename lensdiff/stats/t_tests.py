@@ -13,7 +13,7 @@ Equivalence takes a spread that few or constant observations only seem to have f
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -103,10 +103,58 @@ def paired_interval(tuned: ArrayLike, base: ArrayLike, *, level: float = 0.95) -
         raise InputError(f"paired data need equal shapes, given {t.shape} tuned and {b.shape} base")
     if t.ndim == 0 or len(t) < FEWEST_PAIRS:
         raise TooFew(f"an interval needs at least {FEWEST_PAIRS} observations on axis 0, given shape {t.shape}")
-    differences = t - b
-    centre = differences.mean(axis=0)
-    half = stats.t.ppf((1 + level) / 2, len(t) - 1) * differences.std(axis=0, ddof=1) / np.sqrt(len(t))
-    return Band(np.asarray(centre - half), np.asarray(centre + half))
+    return mean_interval(t - b, level=level)
+
+
+def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Band:
+    """Return t intervals of means over axis 0, one per entry of the other axes, each of the observations that it has.
+
+    NaN is no observation. Limits are NaN with fewer than two; all alike, both are the mean.
+
+    Raises:
+        InputError: there is no axis, or a value is infinite.
+    """
+    check_level(level)
+    filled, known = _observed(values, "values")
+    n = known.sum(axis=0)
+    some, enough = np.maximum(n, 1), n >= FEWEST_PAIRS
+    centre = filled.sum(axis=0) / some
+    squares = (np.where(known, filled - centre, 0.0) ** 2).sum(axis=0)
+    error = np.sqrt(squares / np.maximum(n - 1, 1) / some)
+    half = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error
+    low, high = (np.where(enough, limit, np.nan) for limit in (centre - half, centre + half))
+    return Band(np.asarray(low), np.asarray(high))
+
+
+def told_apart(
+    tuned: ArrayLike, base: ArrayLike, *, least: float = 0.0, level: float = 0.95
+) -> Bool[np.ndarray, "..."]:
+    """Return for each entry whether a mean paired difference is told from 0: what a share may be taken of.
+
+    It is further from 0 than `least`, and than rounding, and its interval over the observations on axis 0, where it has
+    one, does not hold 0. NaN is no observation; without any, nothing is told.
+
+    Raises:
+        InputError: the shapes differ, there is no axis, or a value is infinite.
+    """
+    (t, in_tuned), (b, in_base) = _observed(tuned, "tuned"), _observed(base, "base")
+    if t.shape != b.shape:
+        raise InputError(f"paired data need equal shapes, given {t.shape} tuned and {b.shape} base")
+    known = in_tuned & in_base
+    low, high = mean_interval(np.where(known, t - b, np.nan), level=level)
+    mean = np.where(known, t - b, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    size = np.where(known, np.maximum(np.abs(t), np.abs(b)), 0.0).max(axis=0, initial=0.0)
+    apart = np.isnan(low) | (low > 0) | (high < 0)
+    return apart & (np.abs(mean) > np.maximum(least, ROUNDING * size))
+
+
+def _observed(values: ArrayLike, name: str) -> tuple[Float[np.ndarray, "n ..."], Bool[np.ndarray, "n ..."]]:
+    """Return values with 0 where they are NaN, and where they are not."""
+    found = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(found)
+    if found.ndim == 0:
+        raise InputError(f"{name} is one number, expected one per observation on axis 0")
+    return numbers(np.where(known, found, 0.0), name), known
 
 
 def equivalence(

@@ -25,6 +25,7 @@ from lensdiff.stats import (
     format_p,
     holm,
     mean_difference,
+    mean_interval,
     one_sample,
     paired,
     paired_difference,
@@ -33,6 +34,7 @@ from lensdiff.stats import (
     rank_band,
     ratio_bootstrap,
     sign_flip,
+    told_apart,
     welch,
 )
 from lensdiff.stats.studentised import studentised_p
@@ -98,7 +100,45 @@ def test_paired_interval_is_the_paired_test_of_each_entry() -> None:
     for layer, head in itertools.product(range(2), range(3)):
         test = paired(tuned[:, layer, head], base[:, layer, head], level=0.9)
         assert (band.low[layer, head], band.high[layer, head]) == pytest.approx((test.low, test.high))
+        assert test.interval == (test.low, test.high)
+    assert sign_flip(TUNED).interval is None
     assert band.low[0, 0] == band.high[0, 0] == 0
+
+
+def test_an_interval_of_a_mean_is_students_of_what_is_there() -> None:
+    values = RNG.normal(size=(9, 2, 2))
+    values[2:4, 1, 0], values[1:, 1, 1], values[:, 0, 1] = np.nan, np.nan, 0.3
+    low, high = mean_interval(values, level=0.9)
+    for entry, own in {(0, 0): values[:, 0, 0], (1, 0): np.delete(values[:, 1, 0], [2, 3])}.items():
+        error = own.std(ddof=1) / np.sqrt(len(own))
+        expected = scipy_stats.t.interval(0.9, len(own) - 1, loc=own.mean(), scale=error)
+        assert (low[entry], high[entry]) == pytest.approx(expected, rel=1e-12)
+    assert (low[0, 1], high[0, 1]) == pytest.approx((0.3, 0.3), rel=1e-12)
+    assert np.isnan([low[1, 1], high[1, 1]]).all(), "of one observation there is no interval"
+    assert np.isnan(mean_interval(np.zeros((0, 3)))).all()
+    with pytest.raises(InputError, match=r"values\[1\] is inf"):
+        mean_interval([1.0, np.inf])
+    with pytest.raises(InputError, match="values is one number, expected one per observation on axis 0"):
+        mean_interval(np.array(1.0))
+
+
+def test_a_difference_is_told_from_0_by_its_interval_its_size_and_rounding() -> None:
+    base = np.zeros((3, 8))
+    tuned = np.array([
+        [1.0, -1.0, 1.0, 0.0, 0.5, np.nan, np.nan, 0.002],
+        [1.1, -1.1, -1.1, 0.0, np.nan, np.nan, np.nan, 0.002],
+        [1.2, -1.2, 0.2, 0.0, np.nan, np.nan, 0.0, 0.003],
+    ])  # fmt: skip
+    assert told_apart(tuned, base).tolist() == [True, True, False, False, True, False, False, True]
+    assert told_apart(tuned, base, least=0.01).tolist() == [True, True, False, False, True, False, False, False]
+    wide = np.array([[1.0], [3.0], [9.0]])  # 4.33, standard error 2.40
+    assert told_apart(wide, np.zeros((3, 1)), level=0.5).all()
+    assert not told_apart(wide, np.zeros((3, 1))).any()
+    assert not told_apart([1.0 + 1e-15] * 3, [1.0] * 3), "rounding of the same number"
+    assert not told_apart([], [])
+    for wrong, said in (([1.0], "equal shapes"), ([1.0, np.inf], "finite")):
+        with pytest.raises(InputError, match=said):
+            told_apart(wrong, [1.0, 2.0])
 
 
 @pytest.mark.parametrize("shift", [-0.3, 0.4])

@@ -71,7 +71,7 @@ def instruction_evidence(
     ways = [_way(f"on the {text} text", swap, text, "the text", validity) for text in swap.texts if len(swap.texts) > 1]
     if deletion is not None and len(deletion.prompts()) >= stats.FEWEST_PAIRS:
         ways.append(_way("with the instruction deleted", deletion, None, "how the instruction is taken away", validity))
-    interval = None if test.low is None or test.high is None else (test.low, test.high)
+    interval = test.interval
     base, tuned = swap.means()
     facts = (
         f"{n_of(n, 'prompt')}; texts: {', '.join(swap.texts)}, each forced in both models",

@@ -135,8 +135,8 @@ class Dose(Result):
         rows = []
         for amount in self.amounts(group):
             values = _finite(self.point(group, amount)[:, column])
-            test = stats.paired_difference(values, np.zeros_like(values), level=self.level)
-            rows.append((amount, float(values.mean()) if len(values) else np.nan, *_limits(test)))
+            low, high = stats.mean_interval(values, level=self.level)
+            rows.append((amount, float(values.mean()) if len(values) else np.nan, float(low), float(high)))
         return pd.DataFrame(rows, columns=["amount", "mean", "low", "high"])
 
     def effect(self, group: str = HEADLINE, amount: float = 1.0, measure: str = GAIN) -> stats.Test:
@@ -166,7 +166,7 @@ class Dose(Result):
         """
         whole, base = self._both("tuned", 1.0, measure)
         dosed, own = self._both(group, amount, measure)
-        if not len(dosed) or not _is_told(whole, base, self.level):
+        if not len(dosed) or not stats.told_apart(whole, base, level=self.level):
             return float("nan")
         return float((dosed - own).mean() / (whole - base).mean())
 
@@ -185,7 +185,7 @@ class Dose(Result):
             return float("nan")
         points = torch.stack([self.point(group, amount)[:, column] for amount in amounts]).numpy()
         points = points[:, np.isfinite(points).all(axis=0)]
-        if not points.shape[1] or not _is_told(points[-1], points[0], self.level):
+        if not points.shape[1] or not stats.told_apart(points[-1], points[0], level=self.level):
             return float("nan")
         means = points.mean(axis=1)
         return crossing(amounts, means.tolist(), (means[0] + means[-1]) / 2)
@@ -206,7 +206,8 @@ class Dose(Result):
                 p = np.nan if test is None or test.p is None else test.p
                 effect = float((dosed - base).mean()) if len(dosed) else np.nan
                 share = self.share(group, measure=measure)
-                found = (len(dosed), effect, *_limits(test), p, share, self.half(group, measure))
+                low, high = (test and test.interval) or (np.nan, np.nan)
+                found = (len(dosed), effect, low, high, p, share, self.half(group, measure))
                 rows.append((group, measure, *found))
         return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -322,19 +323,6 @@ def crossing(amounts: Sequence[float], values: Sequence[float], level: float) ->
         if (v - level) * (w - level) <= 0:
             return a + (level - v) / (w - v) * (b - a)
     return float("nan")
-
-
-def _is_told(dosed: np.ndarray, base: np.ndarray, level: float) -> bool:
-    """Return whether a mean difference is not about 0: its interval, where it has one, does not hold 0."""
-    test = stats.paired_difference(dosed, base, level=level)
-    if test is None or test.low is None or test.high is None:
-        return len(dosed) > 0 and bool((dosed != base).any())
-    return not test.low <= 0 <= test.high
-
-
-def _limits(test: stats.Test | None) -> tuple[float, float]:
-    low, high = (None, None) if test is None else (test.low, test.high)
-    return (np.nan if low is None else low), (np.nan if high is None else high)
 
 
 def _finite(values: Tensor) -> np.ndarray:

@@ -265,9 +265,7 @@ class FirstDivergence(Result):
         if not n:
             return
         means = effects.mean(axis=0)
-        low, high = np.full((2, *means.shape), np.nan)
-        if n >= stats.FEWEST_PAIRS:
-            low, high = stats.paired_interval(effects, np.zeros_like(effects), level=self.level)
+        low, high = stats.mean_interval(effects, level=self.level)
         for place, layer in enumerate(layers):
             for e, effect in enumerate(EFFECTS):
                 yield at, unembed, model, kind, layer, effect, n, means[place, e], low[place, e], high[place, e]

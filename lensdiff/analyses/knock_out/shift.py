@@ -276,10 +276,5 @@ class KnockOutShift(Result):
 
 def mean_and_band(values: Float[np.ndarray, "prompt _"], level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return means over prompts with their t intervals; NaN where there are too few prompts."""
-    nothing = np.full(values.shape[1], np.nan)
-    if not len(values):
-        return nothing, nothing, nothing
-    if len(values) < stats.FEWEST_PAIRS:
-        return values.mean(axis=0), nothing, nothing
-    band = stats.paired_interval(values, np.zeros_like(values), level=level)
-    return values.mean(axis=0), band.low, band.high
+    means = values.mean(axis=0) if len(values) else np.full(values.shape[1], np.nan)
+    return means, *stats.mean_interval(values, level=level)

@@ -103,7 +103,7 @@ class PositionProfile(Result):
         for name, values in sides.items():
             frame[name] = values.mean(axis=0)
         for name, values in sides.items():
-            band = stats.paired_interval(values, np.zeros_like(values), level=self.parts[0].level)
+            band = stats.mean_interval(values, level=self.parts[0].level)
             frame[f"{name}_low"], frame[f"{name}_high"] = band.low, band.high
         frame["difference"] = [test.estimate for test in self.parts]
         for name in ("low", "high", "p", "p_adjusted"):

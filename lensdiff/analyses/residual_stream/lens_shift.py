@@ -149,9 +149,7 @@ def differences(
     band = stats.against_controls(
         difference, stats.by_kind([(one - base).mean(axis=0) for one in controls], kinds), level=level
     ).band
-    nothing = np.full_like(difference, np.nan)
-    enough = len(base) >= stats.FEWEST_PAIRS
-    low, high = stats.paired_interval(tuned, base, level=level) if enough else (nothing, nothing)
+    low, high = stats.mean_interval(tuned - base, level=level)
     return {
         "base": base.mean(axis=0),
         "tuned": tuned.mean(axis=0),
