@@ -18,7 +18,7 @@ from lensdiff.analyses.claims.evidence import valid_controls
 from lensdiff.analyses.claims.words import MEANINGLESS
 from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.knock_out.shift import KnockOutShift
-from lensdiff.analyses.patch.sets import RANDOM, SetPatch
+from lensdiff.analyses.patch.set_result import RANDOM, SetPatch
 from lensdiff.results import InputError
 from lensdiff.results.numbers import n_of
 
@@ -32,7 +32,7 @@ def instruction_cause(found: KnockOutShift, validity: pd.DataFrame | None = None
     except InputError:
         return None
     test = found.difference()
-    interval = None if test is None or test.low is None or test.high is None else (test.low, test.high)
+    interval = None if test is None else test.interval
     means = [found.own(model=side) for side in (0, 1)]
     facts = [
         f"cause: loss with attention to the instruction cut {test.estimate:.3g} nats per token in the {name}"
@@ -74,8 +74,7 @@ def rotation_cause(found: Dose) -> Cause | None:
         return None
     share = found.share()
     try:
-        test = found.effect()
-        interval = None if test.low is None or test.high is None else (test.low, test.high)
+        interval = found.effect().interval
     except stats.TooFew:  # of one prompt
         interval = None
     part = "undefined, the whole gain is about 0" if pd.isna(share) else f"{share:.0%}"

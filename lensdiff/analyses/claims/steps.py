@@ -19,7 +19,7 @@ from lensdiff.analyses.dose.result import Dose
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.knock_out.shift import KnockOutShift
-from lensdiff.analyses.patch.sets import SetPatch
+from lensdiff.analyses.patch.set_result import SetPatch
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results import Provenance
 from lensdiff.steps.found import Found

@@ -1,8 +1,6 @@
 """What patching finds: effects of rows (a component at some positions, in one direction) on prompts, and their shares.
 
-total     donor - clean: the metric in the model that gives, less that in the model that is patched
-share     effect / total; NaN where the total is about 0: on one prompt where it is at most `least_total`, over
-          several where its interval over prompts holds 0 as well
+Shares are of the total, and missing where that is about 0; see `shares`.
 """
 
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
+from lensdiff.analyses.patch.shares import mean_of, share_of
 from lensdiff.analyses.patch.sites import NO_HEAD
 from lensdiff.results import InputError, Provenance, Result
 
@@ -100,14 +99,14 @@ class Patched(Result):
         n = len(self.prompt_id)
         columns: dict[str, Any] = {"prompt_id": np.repeat(np.array(self.prompt_id, dtype=object), self.n_rows)}
         columns |= {name: np.tile(values, n) for name, values in self._rows().items()}
-        effect, total = self.effect.numpy(), (self.donor - self.clean).numpy()
+        effect, clean, donor = (values.numpy() for values in (self.effect, self.clean, self.donor))
         band = _band(self.effect, self.control_effect, self.provenance, self.level)
         numbers = {
-            "clean": self.clean.numpy(),
-            "patched": self.clean.numpy() + effect,
-            "donor": self.donor.numpy(),
+            "clean": clean,
+            "patched": clean + effect,
+            "donor": donor,
             "effect": effect,
-            "share": _share(effect, total, np.abs(total) > self.least_total),
+            "share": share_of(effect, clean[None], donor[None], least=self.least_total),
             "estimate": self.estimate.numpy(),
             "other_effect": self.other_effect.numpy(),
             "control_low": band.low,
@@ -123,21 +122,21 @@ class Patched(Result):
         Columns: component, layer, head_index, at, into, n (prompts), effect, low, high (its interval over prompts;
         missing with fewer than two), total (donor - clean), share, estimate, other_effect, control_low, control_high.
         """
-        effect, total = self.effect.numpy(), (self.donor - self.clean).numpy()
+        effect = self.effect.numpy()
         known = ~np.isnan(effect)
-        low, high = self._interval(effect)
-        mean_total = _mean(np.where(known, total, np.nan))
-        control = torch.from_numpy(_mean(self.control_effect.numpy(), axis=1))
-        band = _band(torch.from_numpy(_mean(effect)), control, self.provenance, self.level)
+        clean, donor = (np.where(known, values.numpy(), np.nan) for values in (self.clean, self.donor))
+        low, high = stats.mean_interval(effect, level=self.level)
+        control = torch.from_numpy(mean_of(self.control_effect.numpy(), axis=1))
+        band = _band(torch.from_numpy(mean_of(effect)), control, self.provenance, self.level)
         columns = {
             "n": known.sum(axis=0),
-            "effect": _mean(effect),
+            "effect": mean_of(effect),
             "low": low,
             "high": high,
-            "total": mean_total,
-            "share": _share(_mean(effect), mean_total, self._has_total(np.where(known, total, np.nan))),
-            "estimate": _mean(self.estimate.numpy()),
-            "other_effect": _mean(self.other_effect.numpy()),
+            "total": mean_of(donor - clean),
+            "share": share_of(mean_of(effect), clean, donor, least=self.least_total, level=self.level),
+            "estimate": mean_of(self.estimate.numpy()),
+            "other_effect": mean_of(self.other_effect.numpy()),
             "control_low": band.low,
             "control_high": band.high,
         }
@@ -225,7 +224,7 @@ class Patched(Result):
     def _beside(self, row: Any) -> str:
         """Return what stands beside a row of `means`, in brackets: another head, and the range of the controls."""
         said = [] if np.isnan(row.other_effect) else [f"another head {row.other_effect:+.3g}"]
-        means = _mean(self.control_effect[:, :, row.Index].numpy(), axis=1)
+        means = mean_of(self.control_effect[:, :, row.Index].numpy(), axis=1)
         if means.size and not np.isnan(means).any():
             said.append(f"{len(means)} control(s) {means.min():+.3g} to {means.max():+.3g}")
         return f" ({', '.join(said)})" if said else ""
@@ -235,38 +234,12 @@ class Patched(Result):
         columns = {"component": names["component"], "layer": self.layer.numpy(), "head_index": self.head_index.numpy()}
         return columns | {"at": names["at"], "into": names["into"]}
 
-    def _interval(self, values: Float[np.ndarray, "prompt row"]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the t interval over prompts of each row; NaN where there are fewer than two."""
-        low, high = np.full((2, values.shape[1]), np.nan)
-        for row in range(values.shape[1]):
-            own = values[~np.isnan(values[:, row]), row]
-            if len(own) >= stats.FEWEST_PAIRS:
-                low[row], high[row] = stats.paired_interval(own, np.zeros_like(own), level=self.level)
-        return low, high
-
-    def _has_total(self, total: Float[np.ndarray, "prompt row"]) -> Any:
-        """Return for each row whether its total is told from 0."""
-        low, high = self._interval(total)
-        apart = np.isnan(low) | (low > 0) | (high < 0)
-        return apart & (np.abs(_mean(total)) > self.least_total)
-
 
 def name(row: Any) -> str:
     """Return a row of `means` in words: `layer 3, head 2` or `layer 3, MLP`."""
     what = {"head": f"head {row.head_index}", "mlp": "MLP", "attention": "attention", "resid": "residual stream"}
     where = "" if row.at == "all" else f", {row.at}"
     return f"layer {row.layer}, {what[row.component]}{where}"
-
-
-def _share(effect: np.ndarray, total: np.ndarray, known: Any) -> np.ndarray:
-    return np.divide(effect, total, out=np.full(effect.shape, np.nan), where=np.asarray(known, dtype=bool))
-
-
-def _mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return the mean over an axis of what is there; NaN where nothing is."""
-    known = ~np.isnan(values)
-    n = known.sum(axis=axis)
-    return np.divide(np.where(known, values, 0.0).sum(axis=axis), n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
 def _band(effect: Tensor, controls: Float[Tensor, "control ..."], provenance: Provenance, level: float) -> stats.Band:

@@ -16,7 +16,7 @@ from lensdiff.analyses.patch.defaults import MAX_BYTES
 from lensdiff.analyses.patch.metrics import Metric, name_of, targets_of
 from lensdiff.analyses.patch.passes import Activations, Reader, Row, estimated, part_of, patched, read
 from lensdiff.analyses.patch.result import Patched
-from lensdiff.analyses.patch.sites import NO_HEAD, At, Site, other_heads, places_of
+from lensdiff.analyses.patch.sites import NO_HEAD, At, Site, other_heads, places_of, positions_of
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, Point, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
@@ -87,10 +87,10 @@ class Run:
             return self._found(texts[prompt.id], sites, others, estimate=rerun is not None)
 
         found = self.asked.each(work, "patching", progress)
+        if rerun is not None and found:
+            found = self._rerun(texts, found, sites, others, rerun)
         self.asked.settle(stacklevel=4)
         texts = {name: texts[name] for name in found}
-        if rerun is not None:
-            found = self._rerun(texts, found, sites, others, rerun)
         into = tuple(side for side in self.into for _ in sites)
         effect = torch.stack([one.effect for one in found.values()])
         several = tuple(site for _ in self.into for site in sites)
@@ -140,20 +140,28 @@ class Run:
         others: Mapping[Site, Site],
         rerun: int,
     ) -> dict[str, Found]:
-        """Run the rows whose estimates are largest, mean over prompts, and set them beside these."""
+        """Run the rows whose estimates are largest, mean over prompts, and set them beside these.
+
+        A prompt that has no position of these rows keeps its estimates alone; one that fails is left out.
+        """
         size = torch.stack([one.estimate.abs().nan_to_num(0.0) for one in found.values()]).mean(dim=0)
         exact = dict(found)
         for i, side in enumerate(self.into):
             own = slice(i * len(sites), (i + 1) * len(sites))
             first = size[own].argsort(descending=True, stable=True)[:rerun].tolist()
             alone = replace(self, into=(side,))
-            for name, text in texts.items():
-                some = [sites[j] for j in first]
+            for name in found:
+                text = texts[name]
+                there = [j for j in first if len(positions_of(text, sites[j].at))]
+                if not there or name in self.asked.errors:
+                    continue
+                some = [sites[j] for j in there]
                 beside = {site: others[site] for site in some if site in others}
-                run = alone._found(text, some, beside, estimate=False)
-                for what in ("effect", "other"):
-                    getattr(exact[name], what)[[own.start + j for j in first]] = getattr(run, what)
-        return exact
+                with self.asked.guard(text.prompt):
+                    run = alone._found(text, some, beside, estimate=False)
+                    for what in ("effect", "other"):
+                        getattr(exact[name], what)[[own.start + j for j in there]] = getattr(run, what)
+        return {name: one for name, one in exact.items() if name not in self.asked.errors}
 
     def _read(self, text: AlignedText, side: str, model: Model, sites: Iterable[Site]) -> Activations:
         """Return what a model has at all sites, and the stream wherever a pass may start."""

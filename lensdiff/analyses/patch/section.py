@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.analyses.patch.result import Patched, name
-from lensdiff.analyses.patch.sets import SetPatch
+from lensdiff.analyses.patch.set_result import SetPatch
 from lensdiff.steps.found import Found
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show

@@ -10,7 +10,9 @@ from lensdiff.analyses.patch import PatchOptions
 from lensdiff.analyses.patch.defaults import COMPONENTS, DRAWS
 from lensdiff.analyses.patch.measure import control_patch, patch_sites
 from lensdiff.analyses.patch.result import ControlPatch, Patched
-from lensdiff.analyses.patch.sets import SetPatch, control_set, no_set, patch_set, risen_heads
+from lensdiff.analyses.patch.set_choice import risen_heads
+from lensdiff.analyses.patch.set_result import SetPatch, no_set
+from lensdiff.analyses.patch.sets import control_set, patch_set
 from lensdiff.analyses.patch.sites import ALL, Site, sweep_sites
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import view_of

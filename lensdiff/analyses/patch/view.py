@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lensdiff.analyses.patch.result import NOT_ADDED, Patched, name
-from lensdiff.analyses.patch.sets import RANDOM, SetPatch
+from lensdiff.analyses.patch.set_result import RANDOM, SetPatch
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html

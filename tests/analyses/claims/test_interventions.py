@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lensdiff.analyses.claims.interventions import heads_cause, instruction_cause, rotation_cause
-from lensdiff.analyses.patch.sets import RANDOM, no_set
+from lensdiff.analyses.patch.set_result import RANDOM, no_set
 from lensdiff.results import Result
 from tests.analyses.dose.results import GAIN, SHARES, dose
 from tests.analyses.knock_out.results import RISE, shift

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lensdiff.analyses.patch.result import Patched
-from lensdiff.analyses.patch.sets import SetPatch
+from lensdiff.analyses.patch.set_result import SetPatch
 from lensdiff.results import Provenance
 from lensdiff.results.diff import SIDES
 from tests.analyses.controls import controls_of

@@ -280,6 +280,32 @@ def test_a_group_that_one_prompt_lacks_is_missing_there(pair: ModelPair):
     assert np.isnan(means.loc[(1, "context"), "low"])
 
 
+def test_an_estimate_goes_on_without_positions_that_a_prompt_lacks(pair: ModelPair, monkeypatch):
+    plain = Prompt("List three fruits", context=["List"], id="list")
+    options: Any = {"components": ["resid"], "into": "base", "layers": [1]}
+    prompts, both = [PROMPT, plain], ["instruction", "context"]
+    exact = patch_sweep(pair, prompts, [RESPONSE] * 2, at=both, **options)
+    found = patch_sweep(pair, prompts, [RESPONSE] * 2, at=both, method="estimate", rerun=1, **options)
+    assert found.prompt_id == ("poem", "list")
+    row = int(found.effect[0].isnan().logical_not().nonzero())
+    assert found.at[row] == "instruction", "of the largest estimate, which one prompt lacks"
+    assert float(found.effect[0, row]) == pytest.approx(float(exact.effect[0, row]), abs=1e-9)
+    assert found.effect[1].isnan().all()
+    assert found.estimate[1].isnan().tolist() == [at == "instruction" for at in found.at]
+
+    def failing(reader: Reader, *arguments: Any, **more: Any) -> Any:
+        if len(reader.ids) == length:
+            raise InputError("this one cannot be run")
+        return patched(reader, *arguments, **more)
+
+    length = align_text(pair, plain, RESPONSE, max_new_tokens=1, prepend_bos=None).n_read
+    monkeypatch.setattr("lensdiff.analyses.patch.runs.patched", failing)
+    with pytest.warns(UserWarning, match="prompt 'list' failed: this one cannot be run"):
+        found = patch_sweep(pair, prompts, [RESPONSE] * 2, at="context", method="estimate", rerun=1, **options)
+    assert found.prompt_id == ("poem",)
+    assert list(found.failures) == ["list"]
+
+
 def test_layers_are_those_asked_for(pair: ModelPair):
     assert set(patch_sweep(pair, PROMPT, RESPONSE, layers=[1]).layer.tolist()) == {1}
     assert set(patch_sweep(pair, PROMPT, RESPONSE, layers=[2, 0], components=["resid"]).layer.tolist()) == {0, 2}

@@ -9,7 +9,7 @@ import torch
 
 from lensdiff import stats
 from lensdiff.analyses.patch.result import ControlPatch, Patched
-from lensdiff.analyses.patch.sets import SetPatch, no_set
+from lensdiff.analyses.patch.set_result import SetPatch, no_set
 from lensdiff.results import InputError, Provenance
 from tests.analyses.controls import controls_of
 from tests.analyses.patch.results import PLANTED, PROMPTS, TOTAL, patched, set_patch
@@ -44,6 +44,20 @@ def test_a_share_of_about_nothing_is_missing():
     assert means["total"].eq(1.0).all()
     assert means["share"].isna().all()
     assert bool(replace(apart, least_total=2.0).to_df()["share"].notna().sum() == len(apart.to_df()) / 2)
+
+
+def test_a_sets_share_too_is_missing_where_the_total_is_not_told_from_0():
+    result = set_patch()
+    frame, means = result.to_df(), result.means()
+    assert frame["share"].tolist() == [0.5, 0.25] * 2
+    assert means["share"].tolist() == [0.5, 0.25]
+    clean = torch.tensor([[-3.0, 0.0], [-3.0, -4.0]], dtype=torch.float64)  # totals of 3 and -1
+    apart = replace(result, clean=clean)
+    assert apart.to_df()["share"].notna().all()
+    assert apart.means()["share"].isna().all()
+    assert apart.means()["donor"].tolist() == [-2.0, -3.0]
+    close = replace(result, clean=torch.full((2, 2), -3.0, dtype=torch.float64))
+    assert close.to_df()["share"].isna().all()
 
 
 def test_means_have_the_interval_of_a_t_test():

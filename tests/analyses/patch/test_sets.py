@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lensdiff import patch
-from lensdiff.analyses.patch.sets import control_set, patch_set, random_sets, risen_heads
+from lensdiff.analyses.patch.set_choice import random_sets, risen_heads
+from lensdiff.analyses.patch.sets import control_set, patch_set
 from lensdiff.models import ModelPair
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
