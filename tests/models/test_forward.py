@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from experiments.families import exact_rotary, wrappers_of
 from lensdiff.models import Point, load_model, view_of
+from lensdiff.models.inside import starting
 from lensdiff.models.inside.forward import Forward
-from lensdiff.models.inside.points import POINTS, WHOLE
+from lensdiff.models.inside.points import POINTS, WHOLE, Site
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
@@ -32,6 +34,13 @@ REFUSED = {
     "gpt_neox": {"resid_mid"},
     "phi": {"resid_mid"},
     "falcon": {"resid_mid"},
+}
+# in which a pass can begin at a layer: one that is missing here would run whole passes, and nobody would see it
+BEGINS = {
+    *("gpt2", "gpt2_quick_gelu", "gpt2_scaled_by_layer", "gptj", "gpt_neox", "gpt_neox_sequential"),
+    *("llama", "llama31", "llama_with_bias", "smollm3", "granite", "mistral", "mixtral", "nemotron", "stablelm"),
+    *("qwen2", "qwen3", "qwen3_moe", "qwen3_next", "olmo2", "olmo3", "olmoe", "flex_olmo", "exaone4"),
+    *("gemma", "gemma2", "gemma3", "vaultgemma", "phi", "phi3", "phi3_longrope", "opt", "bloom", "falcon"),
 }
 
 
@@ -382,18 +391,42 @@ def test_a_pass_that_begins_at_a_layer_gives_what_a_whole_one_gives(family: str,
     with torch.no_grad():
         before = forward.logits(ids, mask)
         stream = halved(forward.run(ids, read=[point], mask=mask)[point])
+        seen, parts = [], list(forward.wrapper.model.blocks[0].modules())[1:]
+        handles = [part.register_forward_hook(lambda *args: seen.append(1)) for part in parts]
         whole = entered(forward, 1, stream, ids, read=read, mask=mask)[read[0]]
-        seen = []
-        handle = forward.wrapper.model.blocks[0].mlp.register_forward_hook(lambda *args: seen.append(1))
+        assert seen, "a hook sees the first block"
         entered(forward, 1, stream, ids, read=read, mask=mask, start=point)  # measures once that it may
         seen.clear()
         found = entered(forward, 1, stream, ids, read=read, mask=mask, start=point)[read[0]]
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     assert share(found, whole) < 1e-12
-    assert not seen, "the first block was computed"
+    assert bool(seen) == (family not in BEGINS), "whether the first block was computed"
     assert not any("forward" in vars(block) for block in forward.wrapper.model.blocks)
     with torch.no_grad():
         assert torch.equal(forward.logits(ids, mask), before), "later passes are whole again"
+
+
+def test_every_family_whose_stream_can_be_written_is_named_as_one_in_which_a_pass_can_begin():
+    assert {family for family, _ in CASES if "resid_pre" not in REFUSED.get(family, ())} == BEGINS
+
+
+def test_a_fault_of_our_own_hooks_is_not_taken_for_a_models():
+    forward = loaded("llama", "bridge")
+    found, ids = forward._meaning().points[Point("resid_pre", 1)], tokens()
+    assert isinstance(found, Site)
+    with ExitStack() as stack, torch.no_grad():
+        starting._look(stack, forward.wrapper, 1, found.module, torch.zeros(3), {})
+        with pytest.raises(starting._Fault, match="noise cannot enter layer 1"):
+            starting._runs(forward.wrapper, ids)
+    with ExitStack() as stack:
+
+        def stumbling(*args) -> None:
+            raise RuntimeError("a model's own")
+
+        stack.callback(forward.wrapper.model.blocks[1].register_forward_hook(stumbling).remove)
+        assert not starting._runs(forward.wrapper, ids)
+    assert starting._runs(forward.wrapper, ids)
 
 
 def test_gradients_go_through_a_pass_that_begins_at_a_layer():

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models import ModelView, Point
+from lensdiff.models.inside.ending import behind_last
 from lensdiff.results.diff import SIDES
 
 ROWS = 16  # texts that run together
@@ -209,21 +210,11 @@ def _scores(
 def contrasts(
     view: ModelView, streams: Float[Tensor, "item d_model"], more: Int[Tensor, " item"], less: Int[Tensor, " item"]
 ) -> Float[Tensor, " item"]:
-    """Return logit(more) - logit(less) of each stream behind the last block, a text of one token each.
-
-    The model's own final norm, unembedding and whatever follows it are run, since its last block is made to leave the
-    given stream; what it computes itself is thrown away.
-    """
-    last = view.n_layers - 1
-    start, end = Point("resid_pre", last), Point("resid_post", last)
+    """Return logit(more) - logit(less) of each stream behind the last block."""
     at_once = max(1, LOGIT_BYTES // (view.d_vocab * view.dtype.itemsize))
     found = []
-    for some, plus, minus in zip(streams.split(at_once), more.split(at_once), less.split(at_once), strict=True):
-        given = some.to(view.device, view.dtype)[:, None]
-        ids = torch.zeros(len(some), 1, dtype=torch.int64, device=view.device)
-        write = {start: lambda value: value, end: lambda _, new=given: new}
-        logits = view.forward.run(ids, start=start, write=write, read=[Point("logits")])[Point("logits")]
-        rows = torch.arange(len(some))
-        logits = logits[:, 0].cpu()
-        found.append(logits[rows, plus].double() - logits[rows, minus].double())
+    every = behind_last(view.forward, streams, "logits", at_once=at_once)
+    for logits, plus, minus in zip(every, more.split(at_once), less.split(at_once), strict=True):
+        rows, own = torch.arange(len(plus)), logits.cpu()
+        found.append(own[rows, plus].double() - own[rows, minus].double())
     return torch.cat(found)

@@ -32,6 +32,7 @@ from lensdiff.analyses.residual_stream.forced import Read, groups, read
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, Point, view_of
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.inside.ending import behind_last
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.tape import CLOSE, same
 from lensdiff.models.layers import chosen_indices
@@ -42,7 +43,6 @@ from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 TOP_K = 8  # most probable tokens that are kept of each layer and position
-ROWS = 1024  # streams that go through the rest of the model at once
 
 
 # kernels
@@ -238,29 +238,15 @@ def _finals(forward: Forward, text: Read, layers: tuple[int, ...]) -> Iterator[F
         if more:
             own = found[final][0, text.first :]
             yield own
-            if not same(behind_last(forward, found[last][0, text.first :]), own, CLOSE[sizes.dtype]):
+            again = torch.cat([*behind_last(forward, found[last][0, text.first :])])
+            if not same(again, own, CLOSE[sizes.dtype]):
                 raise InputError(
                     f"the logit lens of {forward.name} cannot be read: its last stream, written behind its last "
                     "layer, does not give its output"
                 )
         more = []
         if streams:
-            yield from behind_last(forward, torch.cat(streams)).split(text.n_out)
-
-
-def behind_last(forward: Forward, streams: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """Return what the unembedding would read if these streams left the last layer.
-
-    Each is a text of one token, whose stream is written over: nothing behind the last layer looks at other positions.
-    """
-    before, after = (Point(name, forward.sizes.n_layers - 1) for name in ("resid_pre", "resid_post"))
-    found = []
-    for rows in streams[:, None].split(ROWS):
-        write = dict.fromkeys((before, after), lambda _, rows=rows: rows)
-        tokens = torch.zeros(len(rows), 1, dtype=torch.int64)
-        final = forward.run(tokens, read=[Point("final")], write=write, start=before, until=Point("final"))
-        found.append(final[Point("final")][:, 0])
-    return torch.cat(found)
+            yield from torch.cat([*behind_last(forward, torch.cat(streams))]).split(text.n_out)
 
 
 def output_choices(view: ModelView, text: Read) -> Int[Tensor, "out_pos k"]:

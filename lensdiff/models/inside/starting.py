@@ -25,6 +25,10 @@ class _Enough(Exception):
     """Ends a pass behind the block that is looked at."""
 
 
+class _Fault(Exception):
+    """An error of a hook of ours: no property of the model, and never taken for one."""
+
+
 def starts(wrapper: Wrapper, meaning: Meaning) -> list[Extra] | None:
     """Return what each block returns beside the stream, for `passed_over`; None where no pass can begin at a layer."""
     sizes = wrapper.sizes()
@@ -72,17 +76,24 @@ def _look(
 ) -> None:
     """Let noise enter a block and keep what leaves it, as long as the stack lasts."""
 
+    def entered(module: nn.Module, args: tuple, out: Any) -> Tensor:
+        try:
+            return noise.reshape(out.shape)
+        except Exception as error:
+            raise _Fault(f"noise cannot enter layer {layer}: {error}") from error
+
     def left(module: nn.Module, args: tuple, out: Any) -> None:
         made[layer] = out
         if ends:
             raise _Enough
 
-    stack.callback(entrance.register_forward_hook(lambda module, args, out: noise.reshape(out.shape)).remove)
+    stack.callback(entrance.register_forward_hook(entered).remove)
     stack.callback(wrapper.model.blocks[layer].register_forward_hook(left).remove)
 
 
 def _runs(wrapper: Wrapper, tokens: Tensor) -> bool:
-    # a model that stumbles over a block that did nothing is run whole instead; want of memory is no such thing
+    # a model that stumbles over a block that did nothing is run whole instead; want of memory is no such thing, nor is
+    # a fault of ours, which is not among these errors
     try:
         with suppress(_Enough):
             wrapper(tokens)

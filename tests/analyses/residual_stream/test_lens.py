@@ -212,8 +212,8 @@ def test_a_model_whose_end_does_more_than_its_last_stream_says_is_refused(monkey
     view_of(model).forward.require(write=[Point("resid_pre", 1), Point("resid_post", 1)])
     through = lens.behind_last
 
-    def other(forward, streams: Tensor) -> Tensor:
-        return 1.01 * through(forward, streams)
+    def other(forward, streams: Tensor) -> list[Tensor]:
+        return [1.01 * final for final in through(forward, streams)]
 
     monkeypatch.setattr(lens, "behind_last", other)
     with pytest.raises(InputError, match=r"the logit lens of .* cannot be read: its last stream"):
