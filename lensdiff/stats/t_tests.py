@@ -145,7 +145,7 @@ def told_apart(
     mean = np.where(known, t - b, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     size = np.where(known, np.maximum(np.abs(t), np.abs(b)), 0.0).max(axis=0, initial=0.0)
     apart = np.isnan(low) | (low > 0) | (high < 0)
-    return apart & (np.abs(mean) > np.maximum(least, ROUNDING * size))
+    return np.asarray(apart & (np.abs(mean) > np.maximum(least, ROUNDING * size)))
 
 
 def _observed(values: ArrayLike, name: str) -> tuple[Float[np.ndarray, "n ..."], Bool[np.ndarray, "n ..."]]:

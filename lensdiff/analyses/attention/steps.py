@@ -12,6 +12,7 @@ from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
 from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
 from lensdiff.results.manifest import Kept
 from lensdiff.steps import responses
+from lensdiff.steps.beside import of_controls
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
@@ -91,8 +92,7 @@ def _prompts(inputs: Inputs) -> list[str]:
 # both models and the controls together
 def shift_reads(plan: Plan, unit: Unit, options: AttentionOptions) -> Iterable[Read]:
     own = [Read("attention", unit, required=False) for unit in sides_and_prompts(plan)]
-    controls = plan.controls.get("attention", ())
-    return [*own, *(Read("control_attention", Unit(control), required=False) for control in controls)]
+    return [*own, *of_controls(plan, "attention", "control_attention")]
 
 
 def shift(inputs: Inputs, unit: Unit, options: AttentionOptions) -> AttentionShift:

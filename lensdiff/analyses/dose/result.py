@@ -135,8 +135,9 @@ class Dose(Result):
         rows = []
         for amount in self.amounts(group):
             values = _finite(self.point(group, amount)[:, column])
-            low, high = stats.mean_interval(values, level=self.level)
-            rows.append((amount, float(values.mean()) if len(values) else np.nan, float(low), float(high)))
+            test = stats.mean_difference(values, level=self.level)
+            low, high = (test and test.interval) or (np.nan, np.nan)
+            rows.append((amount, float(values.mean()) if len(values) else np.nan, low, high))
         return pd.DataFrame(rows, columns=["amount", "mean", "low", "high"])
 
     def effect(self, group: str = HEADLINE, amount: float = 1.0, measure: str = GAIN) -> stats.Test:

@@ -4,8 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.dose.result import GAIN, Dose
-from lensdiff.results.numbers import n_of
+from lensdiff.analyses.dose.result import GAIN, HEADLINE, Dose
 from lensdiff.steps.found import Found
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -27,18 +26,15 @@ def dose_section(found: Found) -> list[Widget | Table | str]:
 
 
 def summary(found: Found) -> pd.DataFrame:
-    """Return what each group alone does to the tuned model's response, nats per token."""
+    """Return what each group alone does to the tuned model's response, nats per token, beside controls' W_out."""
     frame: Any = found.table("dose_effects")
     if frame is None:
         return pd.DataFrame()
-    rows = frame[frame.measure == GAIN].drop(columns=["measure", "p"])
+    rows = frame[frame.measure == GAIN].drop(columns=["measure", "p"]).reset_index(drop=True)
     controls: Any = found.table("dose_controls")
-    if controls is not None and len(controls):
-        for kind, own in controls.groupby("kind", sort=False):
-            said = f"W_out of {n_of(len(own), f'{kind} control')}"
-            low, high = own.gain.min(), own.gain.max()
-            rows.loc[len(frame) + len(rows)] = [said, rows.n.max(), own.gain.mean(), low, high, None, None]
-    return rows.reset_index(drop=True)
+    gains = pd.Series(dtype=float) if controls is None else controls["gain"].dropna()
+    beside = f"{gains.min():.3g} to {gains.max():.3g} ({len(gains)})" if len(gains) else "none"
+    return rows.assign(controls=[beside if group == HEADLINE else "none" for group in rows["group"]])
 
 
 def controls_beside(found: Found) -> dict[str, list[str]]:

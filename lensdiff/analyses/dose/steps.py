@@ -1,10 +1,7 @@
 """The steps of the dose: the pair's curves, each control's W_out in the base, then both together."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
-
-import pandas as pd
 
 from lensdiff.analyses.dose import DoseOptions
 from lensdiff.analyses.dose.measure import control_dose, dose
@@ -12,18 +9,16 @@ from lensdiff.analyses.dose.result import HEADLINE, WHOLE, ControlDose, Dose
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
-from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
-from lensdiff.steps.found import Found
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
 from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
-from lensdiff.steps.tables import TableDoc
+from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import SIDES, Unit
 
 NAME, OF_PAIR, OF_CONTROL = "dose", "dose_pair", "dose_control"
-TOLD = 3  # prompts that failed, told one by one
 READINGS = 2  # of a text: with the instruction and without
 Texts = dict[str, list[str | Response | None]]
 
@@ -65,15 +60,11 @@ def pair_work(inputs: Inputs, unit: Unit, options: DoseOptions) -> Dose:
     """
     (prompts, texts), amounts = forced_texts(inputs, options), amounts_of(options)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told below
+        with told_once():
             found = dose(inputs.pair, prompts, texts, amounts=amounts, groups=list(amounts), progress=False)
     except InputError as error:
         raise NotPossible(str(error)) from None
-    for prompt, reason in list(found.failures.items())[:TOLD]:
-        inputs.say(f"dose: without prompt {prompt!r}: {reason}")
-    if len(found.failures) > TOLD:
-        inputs.say(f"dose: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
+    tell_failures(inputs, "dose", found.failures)
     return found
 
 
@@ -102,8 +93,7 @@ def control_reads(plan: Plan, unit: Unit, options: DoseOptions) -> Iterable[Read
 
 
 def both_reads(plan: Plan, unit: Unit, options: DoseOptions) -> Iterable[Read]:
-    controls = plan.controls.get(NAME, ())
-    return [Read(OF_PAIR), *(Read(OF_CONTROL, Unit(control), required=False) for control in controls)]
+    return [Read(OF_PAIR), *of_controls(plan, NAME, OF_CONTROL)]
 
 
 def pair_cost(probe: Probe, unit: Unit, options: DoseOptions) -> float:
@@ -120,21 +110,6 @@ def control_cost(probe: Probe, unit: Unit, options: DoseOptions) -> float:
 def _tokens(probe: Probe, options: DoseOptions) -> float:
     """Return the tokens of one model's responses after their prompts."""
     return len(probe.prompts) * (probe.n_prompt + min(probe.n_response, options.max_tokens))
-
-
-def summary_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-    result = found.maybe(NAME, Dose)
-    return () if result is None else (result.summary(),)
-
-
-def table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-    result = found.maybe(NAME, Dose)
-    return () if result is None else (result.to_df(),)
-
-
-def controls_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-    result = found.maybe(NAME, Dose)
-    return () if result is None else (result.controls(),)
 
 
 COMMON: Any = {"options": DoseOptions}
@@ -163,7 +138,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "instruction_use": "log-probability less that without the instruction, mean over both responses, nats",
         },
         of=(NAME,),
-        build=table,
+        build=of_one(NAME, Dose),
     ),
     TableDoc(
         "dose_effects",
@@ -179,7 +154,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "half": "the amount that does half of the effect; 0.5 where it follows the dose evenly",
         },
         of=(NAME,),
-        build=summary_table,
+        build=of_one(NAME, Dose, Dose.summary),
     ),
     TableDoc(
         "dose_controls",
@@ -190,6 +165,6 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "gain": "log-probability of the tuned model's response less the base's, mean over prompts, nats per token",
         },
         of=(NAME,),
-        build=controls_table,
+        build=of_one(NAME, Dose, Dose.controls),
     ),
 )

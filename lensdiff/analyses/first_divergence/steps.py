@@ -1,6 +1,5 @@
 """The steps that ask which layers bring the first token at which the models part: the pair, controls, both together."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +8,7 @@ from lensdiff.analyses.first_divergence.measure import control_divergence, first
 from lensdiff.analyses.first_divergence.result import ControlDivergence, FirstDivergence, headline_of
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import n_of
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -19,7 +18,6 @@ from lensdiff.steps.unit import Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
-TOLD = 3  # prompts that failed, told one by one
 NAME, OF_PAIR, OF_CONTROL = "first_divergence", "first_divergence_pair", "first_divergence_control"
 
 
@@ -30,8 +28,7 @@ def of_pair(inputs: Inputs, unit: Unit, options: FirstDivergenceOptions) -> Firs
         NotPossible: no prompt could be read, or there is no such layer.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told below
+        with told_once():
             found = first_divergence(
                 inputs.pair,
                 list(inputs.prompts.values()),
@@ -44,10 +41,7 @@ def of_pair(inputs: Inputs, unit: Unit, options: FirstDivergenceOptions) -> Firs
             )
     except InputError as error:
         raise NotPossible(str(error)) from None
-    for prompt, reason in list(found.failures.items())[:TOLD]:
-        inputs.say(f"first divergence: without prompt {prompt!r}: {reason}")
-    if len(found.failures) > TOLD:
-        inputs.say(f"first divergence: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
+    tell_failures(inputs, "first divergence", found.failures)
     return found
 
 
@@ -61,8 +55,7 @@ def control_reads(plan: Plan, unit: Unit, options: FirstDivergenceOptions) -> It
 
 
 def both_reads(plan: Plan, unit: Unit, options: FirstDivergenceOptions) -> Iterable[Read]:
-    controls = plan.controls.get(NAME, ())
-    return [Read(OF_PAIR), *(Read(OF_CONTROL, Unit(control), required=False) for control in controls)]
+    return [Read(OF_PAIR), *of_controls(plan, NAME, OF_CONTROL)]
 
 
 def both(inputs: Inputs, unit: Unit, options: FirstDivergenceOptions) -> FirstDivergence:

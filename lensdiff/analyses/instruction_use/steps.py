@@ -3,7 +3,6 @@
 Each is there twice: by another instruction in its place (swap), and by none (deletion).
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
-from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
@@ -30,7 +29,6 @@ from lensdiff.steps.unit import SIDES, WHOLE, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
-TOLD = 3  # prompts that failed, told one by one
 NAMES = {"swap": "instruction_use", "deletion": "instruction_use_deletion"}
 
 
@@ -65,8 +63,7 @@ def forced_texts(
 def read_use(inputs: Inputs, options: InstructionUseOptions, model: Model | ModelPair, by: str) -> InstructionUse:
     """Return the instruction use of a model, or of the pair, on the texts that all models are read on."""
     prompts, texts = forced_texts(inputs, options)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # told once, for all models
+    with told_once():
         return instruction_use(model, prompts, texts, by=by, draws=options.draws, seed=inputs.seed, progress=False)
 
 
@@ -106,10 +103,7 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
             found = read_use(inputs, options, inputs.pair, by)
         except InputError as error:  # of one prompt alone there is no other instruction
             raise NotPossible(str(error)) from None
-        for prompt, reason in list(found.failures.items())[:TOLD]:
-            inputs.say(f"instruction use by {by}: without prompt {prompt!r}: {reason}")
-        if len(found.failures) > TOLD:
-            inputs.say(f"instruction use by {by}: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
+        tell_failures(inputs, f"instruction use by {by}", found.failures)
         return found
 
     def control(inputs: Inputs, unit: Unit, options: InstructionUseOptions) -> InstructionUse:
@@ -123,8 +117,7 @@ def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:
         ]  # what the pair cannot be asked, no control is
 
     def both_reads(plan: Plan, unit: Unit, options: InstructionUseOptions) -> Iterable[Read]:
-        controls = plan.controls.get("instruction_use", ())
-        return [Read(of_pair), *(Read(of_control, Unit(control), required=False) for control in controls)]
+        return [Read(of_pair), *of_controls(plan, "instruction_use", of_control)]
 
     def both(inputs: Inputs, unit: Unit, options: InstructionUseOptions) -> InstructionUse:
         alone = inputs.found.one(of_pair, InstructionUse)

@@ -10,6 +10,7 @@ from lensdiff.analyses.mlp.coherence import DIRECTIONS, Coherence, adjusted_toge
 from lensdiff.analyses.mlp.components import ConceptDirections, concept_directions
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
+from lensdiff.steps.beside import of_controls
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
@@ -115,8 +116,8 @@ def read_control(inputs: Inputs, unit: Unit, options: MLPOptions) -> ConceptDire
 
 
 def rotation_reads(plan: Plan, unit: Unit, options: MLPOptions) -> Iterable[Read]:
-    controls = [Read("control_concepts", Unit(control), required=False) for control in plan.controls.get("mlp", ())]
-    return [*(read for side in SIDES for read in concept_reads(plan, side, options)), *controls]
+    own = (read for side in SIDES for read in concept_reads(plan, side, options))
+    return [*own, *of_controls(plan, "mlp", "control_concepts")]
 
 
 def turn(inputs: Inputs, unit: Unit, options: MLPOptions) -> Rotation:

@@ -1,6 +1,5 @@
 """The step that compares both models' next-token distributions over a response: a unit per prompt."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from lensdiff.analyses.outputs import OutputOptions
 from lensdiff.analyses.outputs.output_shift import OutputShift, output_shift
 from lensdiff.results import InputError
 from lensdiff.steps import responses
+from lensdiff.steps.beside import told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -50,8 +50,7 @@ def block(
 def _compared(inputs: Sequence[Inputs], texts: Mapping[str, Any]) -> dict[str, OutputShift | InputError]:
     """Return what was found of each prompt, or why nothing was."""
     ids = [own.prompt.id for own in inputs]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "prompt .* failed: ", UserWarning)  # each is recorded as a failure of its own
+    with told_once():  # each is recorded as a failure of its own
         try:
             found = output_shift(
                 inputs[0].pair, [own.prompt for own in inputs], [texts[name] for name in ids], progress=False

@@ -21,7 +21,7 @@ def share_of(
 ) -> Float[np.ndarray, "..."]:
     """Return an effect, mean over prompts, over the mean total of these prompts; NaN is no prompt."""
     told = stats.told_apart(donor, clean, least=least, level=level)
-    return np.divide(effect, mean_of(donor - clean), out=np.full(np.shape(effect), np.nan), where=np.asarray(told))
+    return np.divide(effect, mean_of(donor - clean), out=np.full(np.shape(effect), np.nan), where=told)
 
 
 def mean_of(values: Float[np.ndarray, "..."], axis: int = 0) -> Float[np.ndarray, "..."]:

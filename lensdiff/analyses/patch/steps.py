@@ -20,6 +20,7 @@ from lensdiff.models.aligned_text import GROUPS
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
 from lensdiff.steps import responses
+from lensdiff.steps.beside import of_controls
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
@@ -123,8 +124,7 @@ def control_cost(probe: Probe, unit: Unit, options: PatchOptions) -> float:
 # prompts and controls together
 def all_reads(plan: Plan, unit: Unit, options: PatchOptions) -> Iterable[Read]:
     own = [Read(OF_PROMPT, one, required=False) for one in units(plan, options)]
-    controls = plan.controls.get("patch", ())
-    return [*own, *(Read(OF_CONTROL, Unit(control), required=False) for control in controls)]
+    return [*own, *of_controls(plan, "patch", OF_CONTROL)]
 
 
 def all_of_it(inputs: Inputs, unit: Unit, options: PatchOptions) -> Patched:
@@ -187,8 +187,7 @@ def set_control(inputs: Inputs, unit: Unit, options: PatchOptions) -> SetPatch:
 
 
 def both_reads(plan: Plan, unit: Unit, options: PatchOptions) -> Iterable[Read]:
-    controls = plan.controls.get("patch", ())
-    return [Read(SET_PAIR), *(Read(SET_CONTROL, Unit(control), required=False) for control in controls)]
+    return [Read(SET_PAIR), *of_controls(plan, "patch", SET_CONTROL)]
 
 
 def set_beside(inputs: Inputs, unit: Unit, options: PatchOptions) -> SetPatch:

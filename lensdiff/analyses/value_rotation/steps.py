@@ -8,6 +8,7 @@ import torch
 from lensdiff.analyses.value_rotation import ValueRotationOptions
 from lensdiff.analyses.value_rotation.measure import ControlRotation, ValueRotation, control_rotation, value_rotation
 from lensdiff.results import InputError
+from lensdiff.steps.beside import of_controls
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -47,9 +48,7 @@ def cost(probe: Probe, unit: Unit, options: ValueRotationOptions) -> float:
 
 
 def both_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iterable[Read]:
-    controls = plan.controls.get("value_rotation", ())
-    theirs = [Read("value_rotation_control", Unit(control), required=False) for control in controls]
-    return [Read("value_rotation_pair"), *theirs]
+    return [Read("value_rotation_pair"), *of_controls(plan, "value_rotation", "value_rotation_control")]
 
 
 def both(inputs: Inputs, unit: Unit, options: ValueRotationOptions) -> ValueRotation:

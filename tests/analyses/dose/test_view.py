@@ -122,10 +122,12 @@ def test_the_section_holds_what_a_directory_has(tmp_path):
     assert [table.name for table in shown] == list(tables)
     assert controls_beside(Found(store)) == {"dose": ["spectrum", "spectrum", "norm"]}
     printed = summary(Found(store))
-    assert printed.columns.tolist() == ["group", "n", "effect", "low", "high", "share", "half"]
-    assert printed.group.tolist() == [*SHARES, "W_out of 2 spectrum controls", "W_out of 1 norm control"]
-    gains = result.controls().gain
-    assert printed.effect.tolist()[3:] == pytest.approx([gains[:2].mean(), gains[2]])
-    assert printed.low.tolist()[3:] == pytest.approx([gains[:2].min(), gains[2]])
-    assert printed.high.tolist()[3:] == pytest.approx([gains[:2].max(), gains[2]])
+    assert printed.columns.tolist() == ["group", "n", "effect", "low", "high", "share", "half", "controls"]
+    assert printed.group.tolist() == [*SHARES]
+    assert printed.effect.tolist() == pytest.approx([GAIN * share * (1 + 0.15 / GAIN) for share in SHARES.values()])
+    gains = (result.control_log_prob - result.ends[0, :, 1]).mean(dim=1)
+    beside = f"{float(gains.min()):.3g} to {float(gains.max()):.3g} (3)"
+    assert printed.controls.tolist() == [beside if group == "W_out" else "none" for group in SHARES]
+    store.save_table("dose_controls", result.controls().assign(gain=float("nan")))
+    assert summary(Found(store)).controls.tolist() == ["none"] * 3
     assert printed.share.tolist()[:3] == pytest.approx(list(SHARES.values()))
