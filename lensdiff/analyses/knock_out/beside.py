@@ -16,8 +16,10 @@ def with_controls(pair: KnockOutShift, controls: Sequence[KnockOutShift]) -> Kno
     A prompt that a control lacks on a text that the pair has is left out of all, and listed among the failures.
 
     Raises:
-        InputError: a control was read on other texts or tokens.
+        InputError: what is given is no pair, or no control read by itself; a control was read on other texts or tokens,
+            or no prompt is left.
     """
+    _check(pair, controls)
     lengths = dict(zip(zip(pair.prompt_id, pair.text, strict=True), pair.n_out.tolist(), strict=True))
     failures = dict(pair.failures)
     for control in controls:
@@ -30,6 +32,9 @@ def with_controls(pair: KnockOutShift, controls: Sequence[KnockOutShift]) -> Kno
                     f"control {control.models[0]} read {own[key]} tokens of text {key[1]!r} of prompt {key[0]!r}, "
                     f"expected the pair's {n}"
                 )
+    if lengths and failures.keys() >= {name for name, _ in lengths}:
+        name, reason = next((name, failures[name]) for name, _ in lengths)
+        raise InputError(f"no prompt of the pair was read in every control; {name!r}: {reason}")
     parts = [pair, *controls]
     firsts = [0, *(len(pair.models) + i for i in range(len(controls)))]
     rows = [(p, r) for p, part in enumerate(parts) for r, name in enumerate(part.prompt_id) if name not in failures]
@@ -56,3 +61,16 @@ def with_controls(pair: KnockOutShift, controls: Sequence[KnockOutShift]) -> Kno
         failures=failures,
         **per_row,
     )
+
+
+def _check(pair: KnockOutShift, controls: Sequence[KnockOutShift]) -> None:
+    if not pair.is_pair:
+        raise InputError(f"controls are set beside {pair.models[0]}, expected a pair")
+    for control in controls:
+        if len(control.models) > 1:
+            raise InputError(f"a control of {len(control.models)} models is given, expected one that was read alone")
+        if control.texts != pair.texts:
+            raise InputError(
+                f"control {control.models[0]} was read on the texts {', '.join(control.texts)}, expected "
+                f"{', '.join(pair.texts)} as the pair"
+            )

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lensdiff.analyses.knock_out.cuts import CUTS, Condition, cut_mask, cut_scores, drawn
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, Point
+from lensdiff.models.aligned_text import position_groups
 from lensdiff.models.inside.forward import Write
 from lensdiff.models.text import Encoded
 from lensdiff.results import InputError
@@ -64,16 +65,15 @@ def text_of(view: ModelView, prompt: Prompt, encoded: Encoded, seed: int) -> Tex
     name = repr(prompt.id or prompt.stripped[:40])
     if not prompt.instruction:
         raise InputError(f"prompt {name} marks no instruction, expected a span of it")
-    pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
-    mask = prompt.mask("instruction", encoded.offsets, pieces=pieces).tolist()
-    if not any(mask):
+    instruction = position_groups(view, prompt, encoded)["instruction"]
+    if not instruction:
         raise InputError(f"no token of prompt {name} is the instruction's, expected at least one")
-    places = [(i + encoded.n_special, inside) for i, inside in enumerate(mask)]
+    last = encoded.n_special + encoded.n_prompt - 1
     return Text(
         encoded.ids,
-        last=encoded.n_special + encoded.n_prompt - 1,
-        instruction=tuple(i for i, inside in places if inside),
-        others=tuple(i for i, inside in places if not inside and i),
+        last=last,
+        instruction=instruction,
+        others=tuple(i for i in range(encoded.n_special, last + 1) if i and i not in instruction),
         seed=f"{seed} {prompt.stripped}",
     )
 

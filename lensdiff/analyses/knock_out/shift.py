@@ -93,9 +93,13 @@ class KnockOutShift(Result):
         return self._by_prompt(getattr(self, measure)[:, self._cut(cut)], text, range(len(self.models)))
 
     def means(self, measure: Measure = "drop", text: str = MEAN, cut: str = "response") -> tuple[float, float]:
-        """Return the mean over prompts of base and tuned model; NaN without prompts."""
-        found = list(self.values(measure, text, cut).values())
-        base, tuned = np.mean(found, axis=0)[:2].tolist() if found else (np.nan, np.nan)
+        """Return the mean over prompts of base and tuned model; NaN without prompts.
+
+        Raises:
+            InputError: as `values`, or there is no pair.
+        """
+        found = self._matrix(measure, text, cut)
+        base, tuned = found.mean(axis=0)[:2].tolist() if len(found) else (np.nan, np.nan)
         return base, tuned
 
     def difference(
@@ -145,10 +149,17 @@ class KnockOutShift(Result):
     def curve(self, name: Curve, model: int, text: str = MEAN, cut: str = "response") -> Float[np.ndarray, "prompt _"]:
         """Return a curve of each prompt that has one in base and tuned model: over parts, or over windows.
 
+        Windows with the instruction cut and with other tokens cut are of the same prompts, those that have both; where
+        no prompt has enough other tokens, the former are of all prompts.
+
         Raises:
             InputError: as `values`.
         """
-        both = self._by_prompt(getattr(self, name)[:, self._cut(cut)], text, range(min(len(self.models), 2)))
+        sides = range(min(len(self.models), 2))
+        both = self._by_prompt(getattr(self, name)[:, self._cut(cut)], text, sides)
+        if name == "window_drop":
+            others = self._by_prompt(self.window_random[:, self._cut(cut)], text, sides)
+            both = {prompt: both[prompt] for prompt in both if prompt in others} if others else both
         size = getattr(self, name).shape[-1]
         if model < 2:
             return np.array([values[model] for values in both.values()]).reshape(-1, size)
@@ -214,8 +225,8 @@ class KnockOutShift(Result):
     def over_windows(self) -> pd.DataFrame:
         """Return a row per text (and their mean), cut, window and model (base, tuned): means over prompts.
 
-        Columns: text, cut, window_first, window_last, model, n, drop, drop_low, drop_high, random_drop,
-        random_drop_low, random_drop_high.
+        Columns: text, cut, window_first, window_last, model, n (prompts, see `curve`), drop, drop_low, drop_high,
+        random_drop, random_drop_low, random_drop_high.
         """
         rows = []
         for text in self.shown:
@@ -231,14 +242,18 @@ class KnockOutShift(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k responses whose drop differs most between the models (cut at the response).
 
-        Columns: prompt_id, text, base, tuned, difference.
+        Columns: prompt_id, text, base, tuned, difference; of a control alone the responses that lose most, and drop.
         """
+        names, by = (SIDES, "difference") if self.is_pair else (("drop",), "drop")
         rows = [
-            (prompt, text, *values[:2]) for text in self.texts for prompt, values in self.values("drop", text).items()
+            (prompt, text, *values[: len(names)])
+            for text in self.texts
+            for prompt, values in self.values("drop", text).items()
         ]
-        frame = pd.DataFrame(rows, columns=["prompt_id", "text", *SIDES])
-        frame["difference"] = frame["tuned"] - frame["base"]
-        return frame.iloc[np.argsort(-frame["difference"].abs().to_numpy(), kind="stable")[:k]].reset_index(drop=True)
+        frame = pd.DataFrame(rows, columns=["prompt_id", "text", *names]).astype(dict.fromkeys(names, float))
+        if self.is_pair:
+            frame["difference"] = frame["tuned"] - frame["base"]
+        return frame.iloc[np.argsort(-frame[by].abs().to_numpy(), kind="stable")[:k]].reset_index(drop=True)
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -1,10 +1,7 @@
 """The steps that cut attention to the instruction: in the pair, in controls, and both together."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from lensdiff.analyses.knock_out import KnockOutOptions
 from lensdiff.analyses.knock_out.beside import with_controls
@@ -15,19 +12,17 @@ from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
-from lensdiff.results.numbers import n_of
 from lensdiff.steps import responses
-from lensdiff.steps.found import Found
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
 from lensdiff.steps.step import NotPossible, Read, Step, no_cost, no_units, none_kept, one_unit
-from lensdiff.steps.tables import TableDoc
+from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
-TOLD = 3  # prompts that failed, told one by one
 PAIR_STEP, CONTROL_STEP, STEP = "knock_out_pair", "knock_out_control", "knock_out"
 
 
@@ -51,32 +46,28 @@ def of_pair(inputs: Inputs, unit: Unit, options: KnockOutOptions) -> KnockOutShi
     """Read both models."""
     prompts, texts = forced_texts(inputs, options)
     try:
-        with _told_once():
+        with told_once():
             found = knock_out_shift(inputs.pair, prompts, texts, draws=options.draws, seed=inputs.seed)
     except InputError as error:  # a family whose attention cannot be written, or no prompt that can be read
         raise NotPossible(str(error)) from None
-    for prompt, reason in list(found.failures.items())[:TOLD]:
-        inputs.say(f"knock-out: without prompt {prompt!r}: {reason}")
-    if len(found.failures) > TOLD:
-        inputs.say(f"knock-out: without {n_of(len(found.failures) - TOLD, 'more prompt')}")
+    tell_failures(inputs, "knock-out", found.failures)
     return found
 
 
 def of_control(inputs: Inputs, unit: Unit, options: KnockOutOptions) -> KnockOutShift:
     """Read a control on the same texts."""
     prompts, texts = forced_texts(inputs, options)
-    with _told_once():
+    with told_once():
         return knock_out_control(inputs.model, prompts, texts, seed=inputs.seed)
 
 
 def both(inputs: Inputs, unit: Unit, options: KnockOutOptions) -> KnockOutShift:
     """Set the pair beside its controls."""
     alone = inputs.found.one(PAIR_STEP, KnockOutShift)
-    return with_controls(alone, list(inputs.found.each(CONTROL_STEP, KnockOutShift)))
-
-
-def _told_once() -> Any:
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
+    found = with_controls(alone, list(inputs.found.each(CONTROL_STEP, KnockOutShift)))
+    dropped = {prompt: why for prompt, why in found.failures.items() if prompt not in alone.failures}
+    tell_failures(inputs, "knock-out beside controls", dropped)
+    return found
 
 
 def pair_reads(plan: Plan, unit: Unit, options: KnockOutOptions) -> Iterable[Read]:
@@ -89,8 +80,7 @@ def control_reads(plan: Plan, unit: Unit, options: KnockOutOptions) -> Iterable[
 
 
 def both_reads(plan: Plan, unit: Unit, options: KnockOutOptions) -> Iterable[Read]:
-    controls = plan.controls.get("knock_out", ())
-    return [Read(PAIR_STEP), *(Read(CONTROL_STEP, Unit(control), required=False) for control in controls)]
+    return [Read(PAIR_STEP), *of_controls(plan, "knock_out", CONTROL_STEP)]
 
 
 def cost(probe: Probe, unit: Unit, options: KnockOutOptions) -> float:
@@ -106,14 +96,6 @@ def cost(probe: Probe, unit: Unit, options: KnockOutOptions) -> float:
     return len(SIDES) * probe.read(texts * readings)
 
 
-def _table(build: Any) -> Any:
-    def of_one(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-        result = found.maybe(STEP, KnockOutShift)
-        return [] if result is None else [build(result)]
-
-    return of_one
-
-
 _common: Any = {"options": KnockOutOptions, "result": KnockOutShift}
 _needs: Any = frozenset({"pair", "prompts", "seed"})
 STEPS: tuple[Step[Any, Any], ...] = (
@@ -123,7 +105,8 @@ STEPS: tuple[Step[Any, Any], ...] = (
          keys=("draws", "max_tokens"), kept=none_kept, **_common),
     Step(CONTROL_STEP, "knock-out of controls", units=no_units, work=of_control, cost=cost, reads=control_reads,
          needs=_needs | {"model"}, keys=("max_tokens",), kept=none_kept, **_common),
-    Step(STEP, "knock-out beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads, **_common),
+    Step(STEP, "knock-out beside controls", units=one_unit, work=both, cost=no_cost, reads=both_reads,
+         lacks=lambda found: found.failures, **_common),
 )  # fmt: skip
 _CUT = "response (queries of the response) or after (every query behind the instruction)"
 _TEXT = "whose response is forced: base, tuned, or given"
@@ -144,7 +127,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "first": "whether the text's first token is cut too",
         },
         of=(STEP,),
-        build=_table(KnockOutShift.tokens),
+        build=of_one(STEP, KnockOutShift, KnockOutShift.tokens),
     ),
     TableDoc(
         "knock_out_prompts",
@@ -161,7 +144,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "slope": "of drop over relative position: its change from the response's beginning to its end",
         },
         of=(STEP,),
-        build=_table(KnockOutShift.to_df),
+        build=of_one(STEP, KnockOutShift),
     ),
     TableDoc(
         "knock_out_windows",
@@ -171,7 +154,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "cut": _CUT,
             "window_first": "the first layer that is cut",
             "window_last": "the last one",
-            "n": "prompts",
+            "n": "prompts that have both drop and random_drop; all of them where none has random_drop",
             "drop": "mean over prompts of the mean drop, nats per token",
             "drop_low": "limits of drop over prompts",
             "drop_high": "as drop_low",
@@ -180,7 +163,7 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "random_drop_high": "as random_drop_low",
         },
         of=(STEP,),
-        build=_table(KnockOutShift.over_windows),
+        build=of_one(STEP, KnockOutShift, KnockOutShift.over_windows),
     ),
     TableDoc(
         "knock_out_effects",
@@ -199,6 +182,6 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "control_high": "as control_low",
         },
         of=(STEP,),
-        build=_table(KnockOutShift.summary),
+        build=of_one(STEP, KnockOutShift, KnockOutShift.summary),
     ),
 )
