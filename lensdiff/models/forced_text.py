@@ -51,7 +51,7 @@ def force_tuned(
     """
     if isinstance(response, Response) and _is_of_the_base(pair, response):
         response = replace(
-            response, token_ids=_translated(pair, prompt, response.token_ids, source=0), tokenizer=pair.digests[1]
+            response, token_ids=translated(pair, prompt, response.token_ids, source=0), tokenizer=pair.digests[1]
         )
     encoded = encode(view, prompt, response, prepend_bos=prepend_bos)
     pieces = _pieces(view, encoded)
@@ -75,8 +75,8 @@ def force_base(pair: ModelPair, view: ModelView, text: Forced, *, prepend_bos: b
     """
     response = text.given
     if isinstance(response, Response):
-        translated = _translated(pair, text.prompt, response.token_ids, source=1)
-        response = replace(response, token_ids=translated, tokenizer=pair.digests[0])
+        ids = translated(pair, text.prompt, response.token_ids, source=1)
+        response = replace(response, token_ids=ids, tokenizer=pair.digests[0])
     encoded = encode(view, text.prompt, response, prepend_bos=prepend_bos)
     pieces = _pieces(view, encoded)
     if pieces != text.pieces or encoded.n_response != text.tuned.n_response:
@@ -99,7 +99,7 @@ def as_base_reads(pair: ModelPair, prompt: Prompt, response: Response) -> Respon
     base = pair.digests[0]
     if response.tokenizer == base or (not response.tokenizer and _is_of_the_base(pair, response)):
         return response
-    return replace(response, token_ids=_translated(pair, prompt, response.token_ids, source=1), tokenizer=base)
+    return replace(response, token_ids=translated(pair, prompt, response.token_ids, source=1), tokenizer=base)
 
 
 def _pieces(view: ModelView, encoded: Encoded) -> tuple[str, ...]:
@@ -122,7 +122,12 @@ def _places(pair: ModelPair, side: int) -> dict[int, int]:
     return {i: place for place, i in enumerate(pair.shared_tokens[side].tolist())}
 
 
-def _translated(pair: ModelPair, prompt: Prompt, ids: tuple[int, ...], *, source: int) -> tuple[int, ...]:
+def translated(pair: ModelPair, prompt: Prompt, ids: tuple[int, ...], *, source: int) -> tuple[int, ...]:
+    """Return the ids that tokens of one model (0 the base, 1 the tuned one) have in the other.
+
+    Raises:
+        InputError: a token is not in both vocabularies.
+    """
     where, other = _places(pair, source), pair.shared_tokens[1 - source]
     missing = [i for i in ids if i not in where]
     if missing:

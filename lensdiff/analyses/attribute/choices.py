@@ -17,9 +17,10 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute.targets import Target
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import ModelView, Point, view_of
+from lensdiff.models import ModelView, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.choosing import choices_among
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
@@ -80,16 +81,16 @@ def name_of(prompt: Prompt) -> str:
 
 
 def choices_of(pair: ModelPair, text: AlignedText) -> dict[str, Int[Tensor, "2 out_pos"]]:
-    """Return the tuned model's and the base's choice at each response token, in the ids of each side."""
+    """Return the tuned model's and the base's choice at each response token, in the ids of each side.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
     shared = dict(zip(SIDES, pair.shared_tokens, strict=True))
-    chosen = {}
-    for side in reversed(SIDES):
-        view = view_of(getattr(pair, side))
-        final = Point("final")
-        with torch.no_grad():
-            hidden = view.forward.run(text.ids[side][None].to(view.device), read=[final], until=final)[final]
-            logits = view.forward.unembed(hidden[0, text.first :])
-        chosen[side] = logits[:, shared[side].to(logits.device)].argmax(dim=-1).cpu()
+    chosen = {
+        side: choices_among(view_of(getattr(pair, side)), text.ids[side], shared[side], first=text.first)
+        for side in reversed(SIDES)
+    }
     places = torch.stack([chosen["tuned"], chosen["base"]])
     return {side: ids[places] for side, ids in shared.items()}
 
@@ -100,7 +101,8 @@ def choices_in_pair(
     """Return the arguments of `attribute` with what "choice" means for a pair, and the texts that both models read.
 
     Raises:
-        InputError: of one prompt, or of all in a list: the models do not read the text as the same tokens.
+        InputError: of one prompt, or of all in a list: the models do not read the text as the same tokens, or a logit
+            is not finite.
     """
     if options.get("target") != "choice":
         return (prompt, response), options
@@ -114,12 +116,13 @@ def choices_in_pair(
         return align_text(pair, item, given, **habits)
 
     texts = asked.each(one, "reading both models", options.get("progress"))
-    asked.settle()
     chosen, said = {}, {}
     for item in asked.going():
         keys = {side: (pair.ids[i], name_of(item)) for i, side in enumerate(SIDES)}
-        chosen |= {keys[side]: ids for side, ids in choices_of(pair, texts[item.id]).items()}
-        own = texts[item.id].response
-        said |= {keys["tuned"]: own, keys["base"]: as_base_reads(pair, item, own)}
+        with asked.guard(item):
+            own = texts[item.id].response
+            said |= {keys["tuned"]: own, keys["base"]: as_base_reads(pair, item, own)}
+            chosen |= {keys[side]: ids for side, ids in choices_of(pair, texts[item.id]).items()}
+    asked.settle()
     prompts = asked.going()
     return (prompts[0] if asked.single else prompts, None), options | {"target": Choices(chosen, said)}

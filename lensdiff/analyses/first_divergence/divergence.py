@@ -22,6 +22,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.aligned_text import check_positions
 from lensdiff.models.asked import Advance, Asked
+from lensdiff.models.choosing import choices_among
 from lensdiff.models.decoding import greedy
 from lensdiff.models.forced_text import force_base, force_tuned
 from lensdiff.models.pair import ModelPair
@@ -168,15 +169,9 @@ class _Search:
                     (found[n],) = greedy(view, [texts[n]], max_new_tokens=left[n])
         return [new[:n].tolist() for new, n in zip(found, left, strict=True)]
 
-    @torch.no_grad()
     def _choices(self, view: ModelView, side: str, course: _Course) -> list[int]:
-        shared = self.shared[side].to(view.device)
-        first = len(course.prompt_ids[side]) - 1
-        tokens = course.ids(side, self.shared[side])[: first + self.most]
-        logits = view.forward.unembed(view.forward.final(tokens[None].to(view.device))[0, first:])
-        if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
-            raise InputError(f"{view.info.id}: a logit is not finite, so no token is the most likely")
-        return logits[:, shared].argmax(dim=-1).tolist()
+        shared, first = self.shared[side], len(course.prompt_ids[side]) - 1
+        return choices_among(view, course.ids(side, shared)[: first + self.most], shared, first=first).tolist()
 
     def goes_on(self, course: _Course) -> bool:
         """Return whether a text is to be drafted further; where it is not, the models have parted or never do."""

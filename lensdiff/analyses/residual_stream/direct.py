@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.attribute.targets import one_token
 from lensdiff.analyses.residual_stream.forced import Read, of_side, read
 from lensdiff.analyses.residual_stream.lens import output_choices
 from lensdiff.analyses.residual_stream.split import Part, Split, split
@@ -30,6 +31,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.forced_text import translated
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
@@ -239,7 +241,7 @@ def _of_pair(
                 other = rivals(output_choices(view, text), text.said, set(pair.shared_tokens[0].tolist()))
             else:
                 assert other is not None
-                other = translated(pair, other)
+                other = torch.tensor(translated(pair, one, tuple(other.tolist()), source=0))
             found.append(_result(told[side], view, text, other, split(view, text, other)))
         return found[0], found[1]
 
@@ -250,25 +252,6 @@ def _of_pair(
         (base,), (tuned,) = (list(side.values()) for side in sides)
         return Diff(base, tuned, notice=pair.notice)
     return Diff(*(Results(side, asked.failures) for side in sides), notice=pair.notice)
-
-
-def translated(pair: ModelPair, ids: Int[Tensor, " out_pos"]) -> Int[Tensor, " out_pos"]:
-    """Return the tuned model's ids of tokens that are given by the base's, all of which it has."""
-    base, tuned = pair.shared_tokens
-    places = torch.searchsorted(base, ids)  # the base's are in order
-    return tuned[places]
-
-
-def one_token(view: ModelView, text: str) -> int:
-    """Return the id of a text that is one token.
-
-    Raises:
-        InputError: it is none, or several.
-    """
-    ids = view.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise InputError(f"against={text!r} is {len(ids)} tokens of {view.info.id}, expected a text that is one token")
-    return int(ids[0])
 
 
 def _result(

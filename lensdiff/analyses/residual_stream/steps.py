@@ -1,20 +1,26 @@
 """The steps that read the residual stream: lens and parts of both models and of controls, then both together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
 from lensdiff.analyses.residual_stream import ResidualStreamOptions
-from lensdiff.analyses.residual_stream.direct import rivals, translated
+from lensdiff.analyses.residual_stream.direct import rivals
 from lensdiff.analyses.residual_stream.forced import Read as Text
 from lensdiff.analyses.residual_stream.forced import read
 from lensdiff.analyses.residual_stream.lens import LogitLens, logit_lens
 from lensdiff.analyses.residual_stream.lens_shift import LensCurves, LensShift, lens_shift
 from lensdiff.analyses.residual_stream.parts_shift import ModelParts, PartsShift, parts_shift
 from lensdiff.analyses.residual_stream.split import split
+from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import view_of
+from lensdiff.models.aligned_text import check_positions
+from lensdiff.models.forced_text import force_base, force_tuned, translated
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError
 from lensdiff.steps import responses
+from lensdiff.steps.beside import of_controls, tell_failures
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
@@ -40,9 +46,46 @@ def lens(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> LogitLen
     """Read a model's layers over the response that all models are read on.
 
     Raises:
-        InputError: there is no such response, or the model's stream cannot be read.
+        InputError: there is no such response, the models read it as different tokens, or the model's stream cannot be
+            read.
     """
+    check = aligned([inputs])
+    if inputs.prompt.id in check:
+        raise check[inputs.prompt.id]
     return _lens(inputs, inputs.prompt.id, options)
+
+
+def lens_block(
+    inputs: Sequence[Inputs], units: Sequence[Unit], options: ResidualStreamOptions
+) -> Sequence[LogitLens | InputError]:
+    """Read many prompts at once: where one model is held at a time, the models change a few times for all of them."""
+    found, check = [], aligned(inputs)
+    for own in inputs:
+        try:
+            found.append(check.get(own.prompt.id) or _lens(own, own.prompt.id, options))
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def aligned(inputs: Sequence[Inputs]) -> dict[str, InputError]:
+    """Return by prompt why the two models do not read its text as the same tokens, of those that they do not."""
+    pair, wrong, forced = inputs[0].pair, {}, {}
+    if len(set(pair.digests)) == 1:  # one tokenizer reads a text in one way
+        return {}
+    tuned = view_of(pair.tuned)
+    for name, own in {own.prompt.id: own for own in inputs}.items():
+        try:
+            forced[name] = force_tuned(pair, tuned, own.prompt, _shared(own, name), prepend_bos=None)
+        except InputError as error:
+            wrong[name] = error
+    base = view_of(pair.base)
+    for name, text in forced.items():
+        try:
+            check_positions(text, force_base(pair, base, text, prepend_bos=None))
+        except InputError as error:
+            wrong[name] = error
+    return wrong
 
 
 def _lens(inputs: Inputs, prompt: str, options: ResidualStreamOptions) -> LogitLens:
@@ -100,8 +143,7 @@ def _prompts(inputs: Inputs) -> list[str]:
 
 def lens_shift_reads(plan: Plan, unit: Unit, options: ResidualStreamOptions) -> Iterable[Read]:
     own = [Read(LENS, unit, required=False) for unit in sides_and_prompts(plan)]
-    controls = plan.controls.get("residual_stream", ())
-    return [*own, *(Read(CONTROL_LENS, Unit(control), required=False) for control in controls)]
+    return [*own, *of_controls(plan, "residual_stream", CONTROL_LENS)]
 
 
 def both_lenses(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> LensShift:
@@ -134,26 +176,39 @@ def parts(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> ModelPa
 
     def splits() -> Iterable[tuple[str, Any]]:
         for prompt in _prompts(inputs):
-            base = inputs.found.one(LENS, LogitLens, Unit("base", prompt))
-            text = read(view, inputs.prompt_of(prompt), _shared(inputs, prompt), max_tokens=options.max_tokens,
+            base, own = inputs.found.one(LENS, LogitLens, Unit("base", prompt)), inputs.prompt_of(prompt)
+            text = read(view, own, _shared(inputs, prompt), max_tokens=options.max_tokens,
                         max_new_tokens=MAX_NEW_TOKENS, prepend_bos=None)  # fmt: skip
-            yield prompt, split(view, text, _against(inputs, unit, text, base, known))
+            try:
+                against = _against(inputs, unit, own, text, base, known)
+            except InputError as error:  # of this prompt in every model: the tokens are the base's choices
+                dropped[prompt] = str(error)
+                continue
+            yield prompt, split(view, text, against)
 
+    dropped: dict[str, str] = {}
     try:
-        return ModelParts.of(provenance, splits())
+        found = ModelParts.of(provenance, splits())
     except InputError as error:
         if unit.control or isinstance(error, NotPossible):
             raise
-        raise NotPossible(str(error)) from None
+        raise NotPossible("; ".join([str(error), *dropped.values()][:2])) from None
+    if unit.model == "base":
+        tell_failures(inputs, "parts of logits", dropped)
+    return found
 
 
-def _against(inputs: Inputs, unit: Unit, text: Text, base: LogitLens, known: set[int]) -> Any:
-    """Return the tokens that a text's are held against, in the unit's own ids."""
+def _against(inputs: Inputs, unit: Unit, prompt: Prompt, text: Text, base: LogitLens, known: set[int]) -> Any:
+    """Return the tokens that a text's are held against, in the unit's own ids.
+
+    Raises:
+        InputError: there is none that both models have, or a token of the text is not the other's.
+    """
     if unit.model != "tuned":
         return rivals(base.choices, text.said, known)
-    ids, tuned = inputs.pair.shared_tokens
-    said = ids[[int((tuned == token).nonzero()[0]) for token in text.said.tolist()]]
-    return translated(inputs.pair, rivals(base.choices, said, known))
+    said = translated(inputs.pair, prompt, tuple(text.said.tolist()), source=1)
+    found = rivals(base.choices, torch.tensor(said), known)
+    return torch.tensor(translated(inputs.pair, prompt, tuple(found.tolist()), source=0))
 
 
 def parts_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
@@ -163,9 +218,8 @@ def parts_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> floa
 
 
 def parts_shift_reads(plan: Plan, unit: Unit, options: ResidualStreamOptions) -> Iterable[Read]:
-    controls = plan.controls.get("residual_stream", ())
     own = [Read(PARTS, Unit(side)) for side in SIDES]
-    return [*own, *(Read(PARTS, Unit(control), required=False) for control in controls)]
+    return [*own, *of_controls(plan, "residual_stream", PARTS)]
 
 
 def both_parts(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> PartsShift:
@@ -196,6 +250,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         reads=lens_reads,
         needs=frozenset({"model", "pair", "prompt"}),
         keys=("layers", "max_tokens"),
+        block=lens_block,
         **_COMMON,
     ),
     Step(

@@ -133,6 +133,14 @@ def test_a_model_against_itself_has_no_choice_to_explain():
     assert float(found.base.scores.abs().max()) == float(found.tuned.scores.abs().max()) == 0.0
 
 
+def test_a_choice_among_logits_that_are_not_finite_fails_its_prompt():
+    pair = pair_of()
+    with torch.no_grad():
+        view_of(pair.base).forward.wrapper.W_U[:, 5] = float("nan")
+    with pytest.raises(InputError, match="a logit is not finite, so no token is the most likely"):
+        pair.compare(attribute, PROMPT, RESPONSE, target="choice", deletion_draws=0)
+
+
 def test_choice_needs_a_pair_and_one_text(model):
     with pytest.raises(InputError, match=r"pair\.compare\(attribute"):
         attribute(model, PROMPT, RESPONSE, target="choice")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from experiments.families import wrappers_of
 from lensdiff import Prompt, direct_logit_attribution, generate, load_pair
-from lensdiff.analyses.residual_stream.direct import DirectLogitAttribution, one_token, rivals
+from lensdiff.analyses.attribute.targets import one_token
+from lensdiff.analyses.residual_stream.direct import DirectLogitAttribution, rivals
 from lensdiff.analyses.residual_stream.forced import read
 from lensdiff.analyses.residual_stream.split import Part, parts_of, split
 from lensdiff.models import Point, load_model, view_of
@@ -208,7 +209,7 @@ def test_a_list_is_read_one_by_one():
 
 @pytest.mark.parametrize(("against", "n"), [("Apples and", 5), ("", 0)])
 def test_what_is_not_one_token_is_refused(against: str, n: int):
-    with pytest.raises(InputError, match=rf"against='{against}' is \d+ tokens of .*, expected a text that is one"):
+    with pytest.raises(InputError, match=rf"'{against}' is {n} tokens of .*, expected exactly one"):
         direct_logit_attribution(model_of("llama"), PROMPT, SAID, against=against)
 
 
