@@ -3,6 +3,7 @@ from .analyses.attention.patterns import AttentionPatterns as AttentionPatterns
 from .analyses.attention.patterns import attention as attention
 from .analyses.attention.shift import attention_shift as attention_shift
 from .analyses.attribute.attribution import Attribution as Attribution
+from .analyses.attribute.deletion_curve import deletion_curve as deletion_curve
 from .analyses.attribute.measure import attribute as attribute
 from .analyses.attribute.targets import contrast as contrast
 from .analyses.dose.measure import dose as dose

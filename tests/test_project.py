@@ -37,6 +37,7 @@ DESIGNED = re.findall(
 load_model load_pair ModelPair Diff generate Response Prompt load_prompts Vocabulary WordVectors load_published
 attribute Attribution instruction_use position_profile head_word_pairs verb_shift pair_overlap ov_reading qk_reading
 attention attention_shift knock_out mlp_concepts value_rotation rotation coherence annotate output_shift weight_shift
+deletion_curve
 logit_lens direct_logit_attribution layer_similarity activation_difference directions patch patch_sweep
 first_divergence contrast dose series template_effects run Report
 """,

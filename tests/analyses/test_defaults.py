@@ -9,6 +9,7 @@ import pytest
 from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
+from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose import DoseOptions
 from lensdiff.analyses.dose.measure import dose
@@ -39,6 +40,7 @@ from lensdiff.steps.responses import ResponseOptions
 PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
+    (AttributeOptions, deletion_curve),
     (DoseOptions, dose),
     (FirstDivergenceOptions, first_divergence),
     (HeadOptions, head_word_pairs),

@@ -43,9 +43,10 @@ EVERY = {
     ),
     "attribute": (
         f"{PROMPT} --target logit --path integrated --baseline 'token: a' --nodes 5 --method reverse "
-        f"--deletion-draws 3 --retokenise --max-new-tokens 7 --controls 0 {KINDS}",
+        f"--deletion-draws 3 --curve-prompts 2 --curve-draws 5 --curve-tokens 6 --retokenise --max-new-tokens 7 "
+        f"--controls 0 {KINDS}",
         'max_new_tokens = 7\nseed = 4\n[attribute]\ntarget = "logit"\npath = "integrated"\nbaseline = "token: a"\n'
-        'nodes = 5\nmethod = "reverse"\ndeletion_draws = 3\n'
+        'nodes = 5\nmethod = "reverse"\ndeletion_draws = 3\ncurve_prompts = 2\ncurve_draws = 5\ncurve_tokens = 6\n'
         f"retokenise = true\n[controls]\nattribute = 0\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "outputs": (f"{PROMPT} --max-new-tokens 7 --seed 4", f"max_new_tokens = 7\nseed = 4\n{PROMPT_TOML}"),

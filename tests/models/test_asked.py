@@ -16,6 +16,8 @@ import rich.console
 
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
+from lensdiff.analyses.attribute.curves import DeletionCurve
+from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.dose.result import Dose
@@ -69,6 +71,7 @@ def calls(pair: Any) -> dict[str, Call]:
     return {
         "generate": of_responses,
         "attribute": lambda *a, **k: attribute(pair.base, *a, deletion_draws=0, max_new_tokens=3, **k),
+        "deletion_curve": lambda *a, **k: deletion_curve(pair, *a, max_new_tokens=3, draws=1, **k),
         "attention": lambda *a, **k: attention(pair.base, *a, **k),
         "output_shift": lambda *a, **k: output_shift(pair, *a, max_new_tokens=3, **k),
         "instruction_use": lambda *a, **k: instruction_use(pair, *a, by="deletion", max_new_tokens=3, **k),
@@ -85,7 +88,7 @@ def calls(pair: Any) -> dict[str, Call]:
 OWN_WORDS = ("generate", "first_divergence")
 WITH_RESPONSES = (
     *("attribute", "attention", "output_shift", "instruction_use", "dose", "patch", "patch_sweep"),
-    *("knock_out", "logit_lens", "direct_logit_attribution"),
+    *("knock_out", "logit_lens", "direct_logit_attribution", "deletion_curve"),
 )
 NAMES = (*OWN_WORDS, *WITH_RESPONSES)
 
@@ -103,7 +106,7 @@ def test_these_are_all_that_take_prompts() -> None:
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    in_one = isinstance(found, InstructionUse | Dose | Patched | FirstDivergence)
+    in_one = isinstance(found, InstructionUse | Dose | Patched | FirstDivergence | DeletionCurve)
     return list(dict.fromkeys(found.prompt_id)) if in_one else list(found.by_id)
 
 

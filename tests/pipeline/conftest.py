@@ -89,7 +89,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "out": str(out),
         "device": "cpu",
         "max_new_tokens": 4,
-        "attribute": {"deletion_draws": 2},
+        "attribute": {"deletion_draws": 2, "curve_draws": 2},
         "patch": {"max_prompts": 2, "max_tokens": 3},
         "controls": {
             "kinds": ["spectrum", "norm"],

@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "max_prompts": 2,
     "max_new_tokens": 3,
     "controls": CONTROLS,
-    "attribute": {"deletion_draws": 1},
+    "attribute": {"deletion_draws": 1, "curve_draws": 1, "curve_tokens": 3},
     "instruction_use": {"draws": 1, "max_tokens": 3},
     "knock_out": {"draws": 1, "max_tokens": 3},
     "dose": {"amounts": [], "parts": ["layer 1"], "part_amounts": [], "max_tokens": 3},

@@ -45,7 +45,7 @@ READS_ALL = {
     "control_attention",
 }
 READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control", "instruction_use_deletion"}
-READS_ALL |= {"knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
+READS_ALL |= {"deletion_curves", "knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
 READS_ALL |= {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 READS_ALL |= {"patch_prompt", "patch_control", "patch", "patch_set_pair", "patch_set_control", "patch_set"}
 READS_ALL |= {"control_logit_lens", "logit_lens_shift", "logit_parts", "direct_logit_attribution"}
@@ -295,6 +295,7 @@ def test_what_is_not_asked_for_now_goes_with_what_it_rests_on(models, tmp_path, 
     assert watch.take() == ["claims"]
     gone = {name.partition("/")[0] for name in seen(whole)} - {name.partition("/")[0] for name in seen(store)}
     assert gone == {"responses", "control_responses", "attribution", "outputs", "attention", "attention_shift"} | {
+        "deletion_curves",
         "instruction_use",
         "instruction_use_deletion",
         *("knock_out", "dose", "patch", "patch_set", "logit_lens", "logit_lens_shift", "direct_logit_attribution"),

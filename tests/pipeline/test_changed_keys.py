@@ -63,6 +63,7 @@ PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "pat
 HEADS |= SET
 BESIDE_CONTROLS |= {"patch", "patch_set"}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
+MAPS = {"attribution", "deletion_curves", "claims"}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
@@ -72,12 +73,12 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         1,
         OF_ANY_CONTROL
         | BESIDE_CONTROLS
-        | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt", "patch_set_pair"},
+        | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt", "patch_set_pair", "deletion_curves"},
         {"value_rotation_pair", "dose_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
         2,
-        {"responses", "control_responses", "attribution", "outputs"}
+        {"responses", "control_responses", "attribution", "deletion_curves", "outputs"}
         | ATTENTION
         | USE
         | CUT
@@ -91,7 +92,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         3,
         {f"{name}:a/b .." for name in ("responses", "control_responses", "attribution", "attention", "logit_lens")}
         | {"outputs/a/b ..", "control_attention", "attention_shift", "control_logit_lens", "logit_parts", *STREAMS}
-        | {"patch_control", "patch"}
+        | {"patch_control", "patch", "deletion_curves"}
         | USE
         | CUT
         | DOSE
@@ -102,9 +103,12 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
     "vocabulary": ("fewer.tsv", HEADS | CONCEPTS | {"ov_reading"}, set()),
     "vectors": ("glove.txt", HEADS | {"coherence"}, set()),
-    "attribute.target": ("logit", {"attribution", "claims"}, set()),
-    "attribute.method": ("forward", {"attribution", "claims"}, set()),
+    "attribute.target": ("logit", MAPS, set()),
+    "attribute.method": ("forward", MAPS, set()),
     "attribute.deletion_draws": (2, {"attribution", "claims"}, set()),
+    "attribute.curve_prompts": (1, {"deletion_curves"}, set()),
+    "attribute.curve_draws": (3, {"deletion_curves"}, set()),
+    "attribute.curve_tokens": (2, {"deletion_curves"}, set()),
     "attribute.retokenise": (True, {"attribution", "claims"}, set()),
     "residual_stream.layers": ([1], STREAM, set()),
     "residual_stream.max_tokens": (2, STREAM, set()),
@@ -123,9 +127,9 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "patch.method": ("estimate", PATCH, set()),
     "patch.rerun": (2, PATCH, set()),
     "patch.set_size": (1, SET, set()),
-    "attribute.path": ("integrated", {"attribution", "claims"}, set()),
-    "attribute.baseline": ("zero", {"attribution", "claims"}, set()),
-    "attribute.nodes": (3, {"attribution", "claims"}, set()),
+    "attribute.path": ("integrated", MAPS, set()),
+    "attribute.baseline": ("zero", MAPS, set()),
+    "attribute.nodes": (3, MAPS, set()),
     "instruction_use.texts": (["tuned"], USE, set()),
     "instruction_use.draws": (2, USE, set()),
     "instruction_use.max_tokens": (2, USE, set()),

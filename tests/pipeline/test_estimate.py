@@ -191,6 +191,9 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     assert cost(runner, probe, "responses") == 5 * 3 + 1 + 10 * 2
     # the scores, and two passes that read the text as it is, without its highest tokens and without random ones
     assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 2 * 1 + (2 + 2) * 15 * 2)
+    # of both models and 3 prompts the scores, and 5 points of 3 orders both ways and of 19, of half a prompt each
+    scores = 7 + 0.1 * rows
+    assert cost(runner, probe, "deletion_curves") == pytest.approx(6 * (scores + 1 + (6 + 19) * 5 * (5 + 5) * 2))
     control = Unit("spectrum-0", "sea")
     assert cost(runner, probe, "attribution", control) == pytest.approx(7 + 0.1 * rows)
     assert cost(runner, probe, "outputs") == 2 * (1 + 15 * 2)

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lensdiff.analyses.attribute.defaults import BASELINE, DELETION_DRAWS, METHOD, NODES, PATH, TARGET
+from lensdiff.analyses.attribute.defaults import (
+    BASELINE,
+    CURVE_DRAWS,
+    CURVE_PROMPTS,
+    CURVE_TOKENS,
+    DELETION_DRAWS,
+    METHOD,
+    NODES,
+    PATH,
+    TARGET,
+)
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Number, Options, option
 
@@ -24,6 +34,11 @@ class AttributeOptions(Options):
     nodes: Count = option(NODES, "Nodes of that path; each costs what point does.")
     method: Literal["auto", "forward", "reverse"] = option(METHOD, "forward, reverse, or auto: the cheaper.")
     deletion_draws: Number = option(DELETION_DRAWS, "Random deletions beside each map's own; 0: no check.")
+    curve_prompts: Number = option(
+        CURVE_PROMPTS, "First prompts whose tokens are removed one after the other, most important first; 0: none."
+    )
+    curve_draws: Number = option(CURVE_DRAWS, "Random orders beside these curves; a band takes 19.")
+    curve_tokens: Count = option(CURVE_TOKENS, "Tokens of the tuned model's response that these curves read.")
     retokenise: bool = option(False, "Attribute an own response as the paper's authors do, from its text.")
 
 

@@ -3,7 +3,9 @@
 import pandas as pd
 
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.curves import DeletionCurve
 from lensdiff.analyses.attribute.view import scores_widget
+from lensdiff.analyses.attribute.view_curves import show_curves
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
@@ -16,6 +18,9 @@ from lensdiff.views.widget import Widget
 TOP = 5  # words shown in a line
 CAPTIONS = {
     "instruction_scores": "A row per model and prompt; n_in and n_out count the prompt's and the response's tokens.",
+    "deletion_areas": "A row per order, model and way: the area under the curve as tokens are removed or put in, most "
+    "important first, beside random orders.",
+    "deletion_curves": "A row per prompt, order, model, way and point of the curve.",
     "attribution": "A row per prompt token and response token; score is gradient x input, level its share in tenths.",
 }
 
@@ -28,6 +33,8 @@ def attribution_section(found: Found) -> list[Widget | Table | str]:
         parts.append(show(Diff(results["base"], results["tuned"])))
     if (scores := found.table("instruction_scores")) is not None:
         parts.append(scores_widget(scores))
+    if (curves := found.maybe("deletion_curves", DeletionCurve)) is not None:
+        parts.append(show_curves(curves))
     return [*parts, *tables(found, CAPTIONS)]
 
 
@@ -73,7 +80,16 @@ def _controls_row(prompt: str, scores: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-SUMMARIES = {"Attribution": summary}
+def areas(found: Found) -> pd.DataFrame:
+    """Return the areas under the curves of removed tokens, beside random orders."""
+    frame = found.table("deletion_areas")
+    return pd.DataFrame() if frame is None else frame
+
+
+SUMMARIES = {
+    "Attribution": summary,
+    "Tokens removed, most important first: area of the curve, nats per token": areas,
+}
 
 
 SECTION = Section(

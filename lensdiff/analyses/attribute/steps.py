@@ -8,6 +8,9 @@ import pandas as pd
 
 from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.curves import DeletionCurve
+from lensdiff.analyses.attribute.defaults import CURVE_POINTS
+from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.gradients import rows_of
 from lensdiff.analyses.attribute.measure import Method, attribute
 from lensdiff.analyses.attribute.replication import of_own
@@ -15,14 +18,17 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
 from lensdiff.steps import responses
+from lensdiff.steps.beside import tell_failures, told_once
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import PROBED_TOKENS, Probe, seconds
-from lensdiff.steps.step import NotPossible, Read, Step
-from lensdiff.steps.tables import TableDoc, model_columns, of_prompts
+from lensdiff.steps.step import NotPossible, Read, Step, one_unit
+from lensdiff.steps.tables import TableDoc, model_columns, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
+
+CURVES = "deletion_curves"
 
 
 # a unit per model and prompt, controls among them
@@ -93,6 +99,49 @@ def _measured(probe: Probe, prompt: Prompt, response: Response, n: int) -> tuple
     return _rows(probe, encoded.n_prompt, encoded.n_response, "auto"), took
 
 
+# what happens as tokens are removed: both models on the tuned model's response to the first prompts
+def curve_units(plan: Plan, options: AttributeOptions) -> list[Unit]:
+    return one_unit(plan, options) if options.curve_prompts else []
+
+
+def curve_reads(plan: Plan, unit: Unit, options: AttributeOptions) -> Iterable[Read]:
+    own = [read for prompt in list(plan.prompts)[: options.curve_prompts] for read in responses.of_prompt(prompt)]
+    return [Read(read.step, read.unit, required=False) for read in own]
+
+
+def curves(inputs: Inputs, unit: Unit, options: AttributeOptions) -> DeletionCurve:
+    """Remove the tokens of the first prompts, those first that the maps of both models call most important.
+
+    Raises:
+        NotPossible: none of them was answered by both models, or none could be read.
+    """
+    prompts = [inputs.prompts[name] for name in inputs.found.prompts(responses.RESPONSES_STEP, *SIDES)]
+    said = responses.own_texts(inputs, prompts, "tuned", options.curve_tokens)
+    read = [(p, s) for p, s in zip(prompts, said, strict=True) if not isinstance(s, str) or s.strip()]
+    if not read:
+        raise NotPossible("none of the first prompts was answered by both models")
+    how: Any = {name: getattr(options, name) for name in ("target", "path", "baseline", "nodes", "method")}
+    how |= {"draws": options.curve_draws, "seed": inputs.seed, "progress": False}
+    try:
+        with told_once():
+            found = deletion_curve(inputs.pair, [prompt for prompt, _ in read], [text for _, text in read], **how)
+    except InputError as error:
+        raise NotPossible(str(error)) from None
+    tell_failures(inputs, "tokens removed", found.failures)
+    return found
+
+
+def curve_cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
+    # a map of each model, and a text for every point of every order
+    n_out = min(probe.n_response, options.curve_tokens)
+    each, per_row = probe.once("attribution", _seconds_of_rows)
+    scores = each + per_row * _rows(probe, probe.n_prompt, n_out, options.method)
+    scores *= options.nodes if options.path == "integrated" else 1
+    texts = (2 * (len(SIDES) + 1) + options.curve_draws) * (CURVE_POINTS - 1)
+    n_prompts = min(options.curve_prompts, len(probe.prompts))
+    return len(SIDES) * n_prompts * (scores + probe.read(texts * (probe.n_prompt / 2 + n_out)))
+
+
 def score_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
     """Score every response's instruction, for both models and every control: one table."""
     rows = []
@@ -130,7 +179,25 @@ STEPS: tuple[Step[Any, Any], ...] = (
         needs=frozenset({"model", "prompt"}),
         keys=("target", "path", "baseline", "nodes", "method", "deletion_draws", "retokenise"),
     ),
+    Step(
+        name=CURVES,
+        title="tokens removed",
+        options=AttributeOptions,
+        result=DeletionCurve,
+        units=curve_units,
+        work=curves,
+        cost=curve_cost,
+        reads=curve_reads,
+        needs=frozenset({"pair", "prompts", "seed"}),
+        keys=("target", "path", "baseline", "nodes", "method", "curve_prompts", "curve_draws", "curve_tokens"),
+        lacks=lambda found: found.failures,
+    ),
 )
+_CURVE = {
+    "order": "whose map the tokens are ordered by, most important first: base, tuned, or difference (tuned - base)",
+    "model": "base, tuned, or tuned - base",
+    "by": "deletion (the first tokens are removed) or insertion (they alone are put in)",
+}
 TABLES: tuple[TableDoc[Any], ...] = (
     responses.RESPONSES_TABLE,
     VALIDITY_TABLE,
@@ -155,6 +222,35 @@ TABLES: tuple[TableDoc[Any], ...] = (
         },
         of=("attribution",),
         build=score_table,
+    ),
+    TableDoc(
+        "deletion_curves",
+        "a prompt, an order of its tokens, a model (base, tuned) or tuned - base, a way, and a point of the curve",
+        {
+            **_CURVE,
+            "tokens": "how many are removed, or put in",
+            "share": "of those that can be",
+            "log_prob": "of the response, mean over its tokens, nats; missing of tuned - base",
+            "change": "what is lost since none was removed, or won since none was put in, nats per token",
+            "random_low": "limits within which one more random order lies; missing with fewer than 19",
+            "random_high": "as random_low",
+        },
+        of=(CURVES,),
+        build=of_one(CURVES, DeletionCurve),
+    ),
+    TableDoc(
+        "deletion_areas",
+        "an order of tokens, a model (base, tuned) or tuned - base, and a way",
+        {
+            **_CURVE,
+            "n": "prompts",
+            "area": "under the curve over the share of tokens, mean over prompts, nats per token",
+            "random": "the same of random orders, mean",
+            "random_low": "limits within which one more random order lies; missing with fewer than 19",
+            "random_high": "as random_low",
+        },
+        of=(CURVES,),
+        build=of_one(CURVES, DeletionCurve, DeletionCurve.summary),
     ),
     TableDoc(
         "replication",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from lensdiff.analyses.attribute import view_curves as view_curves
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES

@@ -9,7 +9,9 @@ import pandas as pd
 import torch
 
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.curves import DeletionCurve
 from lensdiff.results import Provenance
+from lensdiff.results.diff import SIDES
 
 PROMPT = ("Write", " a", " poem", " about", " the", " sea")
 RESPONSE = ("Blue", " waves", ".")
@@ -82,3 +84,38 @@ def instruction_scores(prompts: list[str], *, effect: float = 0.3, controls: int
         for prompt, value in zip(prompts, values, strict=True)
     ]
     return pd.DataFrame(rows).astype({"seed": "Int64"})
+
+
+def curves(prompts: Sequence[str] = ("poem", "list"), *, draws: int = 19, model: str = "a -> b") -> DeletionCurve:
+    """Four tokens, removed two by two: without them the base loses 1 nat and the tuned model 2.
+
+    By the tuned model's map all of it is lost at the first two; by the other maps the tuned model loses half there. Of
+    random orders the first has lost nothing there, the last everything. An insertion is the same, put in.
+    """
+    n, orders = len(prompts), (*SIDES, "difference")
+    base = torch.tensor([-3.0, -4.0, -4.0], dtype=torch.float64)
+    early = torch.tensor([-3.0, -5.0, -5.0], dtype=torch.float64)
+    even = torch.tensor([-3.0, -4.0, -5.0], dtype=torch.float64)
+    deleted = torch.stack([torch.stack([base, early if order == "tuned" else even]) for order in orders])
+    won = torch.tensor([-4.0, -3.0, -3.0], dtype=torch.float64)
+    inserted = torch.stack([
+        torch.stack([won, torch.tensor([-5.0, -3.0 if order == "tuned" else -4.0, -3.0], dtype=torch.float64)])
+        for order in orders
+    ])  # fmt: skip
+    random = torch.stack([
+        torch.tensor([[-3.0, -3.0 - share, -4.0], [-3.0, -3.0 - 2 * share, -5.0]], dtype=torch.float64)
+        for share in (torch.linspace(0, 1, draws) if draws > 1 else torch.zeros(draws)).tolist()
+    ]) if draws else torch.zeros(0, 2, 3, dtype=torch.float64)  # fmt: skip
+    return DeletionCurve(
+        Provenance("deletion_curve", model, options={"base": model.split(" -> ")[0]}),
+        SIDES,
+        orders,
+        tuple(prompts),
+        n_in=torch.full((n,), 4),
+        removed=torch.tensor([[0, 2, 4]] * n),
+        deleted=deleted.expand(n, *deleted.shape).clone(),
+        inserted=inserted.expand(n, *inserted.shape).clone(),
+        random_deleted=random.expand(n, *random.shape).clone(),
+        failures={},
+        level=0.95,
+    )
