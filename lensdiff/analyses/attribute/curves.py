@@ -21,6 +21,7 @@ from lensdiff import stats
 from lensdiff.analyses.attribute.removal import area
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 
 BY = ("deletion", "insertion")
 RANDOM = "random orders"
@@ -164,7 +165,7 @@ class DeletionCurve(Result):
 
     def __repr__(self) -> str:
         """Return the prompts, and the areas beside random orders."""
-        name = f"DeletionCurve of {self.provenance.model}, {len(self.prompt_id)} prompt(s)"
+        name = f"DeletionCurve of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}"
         lines = [f"{name}: area of the curve, nats per token"]
         rows: Any = self.summary().itertuples()
         for row in rows:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lensdiff.analyses.attribute.curves import BY, DIFFERENCE, DeletionCurve
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all
 from lensdiff.views.prompts import RAW
@@ -96,8 +97,8 @@ def show_curves(result: DeletionCurve) -> Widget:
 def _facts(result: DeletionCurve) -> list[str]:
     prompts, draws = len(result.prompt_id), result.random_deleted.shape[1]
     return [
-        f"{prompts} prompts, each by the mean over its response's tokens; {RAW}. A removed token is left out of the "
-        f"input. Bands: where one more order of the tokens at random would lie, of {draws} that both models share.",
+        f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; {RAW}. A removed token is left "
+        f"out of the input. Bands: where one more order of the tokens at random would lie, of {draws} that both models share.",
     ]
 
 

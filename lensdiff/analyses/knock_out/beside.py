@@ -71,6 +71,6 @@ def _check(pair: KnockOutShift, controls: Sequence[KnockOutShift]) -> None:
             raise InputError(f"a control of {len(control.models)} models is given, expected one that was read alone")
         if control.texts != pair.texts:
             raise InputError(
-                f"control {control.models[0]} was read on the texts {', '.join(control.texts)}, expected "
+                f"control {control.provenance.model} was read on the texts {', '.join(control.texts)}, expected "
                 f"{', '.join(pair.texts)} as the pair"
             )

@@ -292,4 +292,5 @@ class KnockOutShift(Result):
 def mean_and_band(values: Float[np.ndarray, "prompt _"], level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return means over prompts with their t intervals; NaN where there are too few prompts."""
     means = values.mean(axis=0) if len(values) else np.full(values.shape[1], np.nan)
-    return means, *stats.mean_interval(values, level=level)
+    band = stats.mean_interval(values, level=level)
+    return means, band.low, band.high

@@ -133,16 +133,16 @@ def test_a_token_that_is_copied_is_the_first_to_be_missed():
     drop = found.curve("density", found.models[0])[0]
     height = float(drop[1])
     assert height > 3.0
-    np.testing.assert_allclose(drop[1:], height, atol=1e-4)
+    np.testing.assert_allclose(drop[1:], height, atol=0.01)
     (own,), drawn = found.areas("density", found.models[0])
-    assert own == pytest.approx(height * (1 - 0.5 / (n - 1)), rel=1e-4)
+    assert own == pytest.approx(height * (1 - 0.5 / (n - 1)), abs=0.01)
     orders = random_orders(n, draws=19, seed=f"0 {prompt.stripped}")
     for order, curve, (size,) in zip(orders, found.random(found.models[0])[0], drawn, strict=True):
-        at = order.index(place)  # before, nothing is lost; behind, all of it; the last point has a single token left
-        np.testing.assert_allclose(curve[: at + 1][: n - 1], 0.0, atol=1e-4)
-        np.testing.assert_allclose(curve[at + 1 :], height, atol=1e-4)
+        at = order.index(place)  # before it nothing is lost, then all; of few tokens a little of each is read
+        np.testing.assert_allclose(curve[: at + 1][: n - 1], 0.0, atol=0.01)
+        np.testing.assert_allclose(curve[at + 1 :], height, atol=0.01)
         if at < n - 1:
-            assert size == pytest.approx(height * (n - 1 - at - 0.5) / (n - 1), rel=1e-4, abs=1e-4)
+            assert size == pytest.approx(height * (n - 1 - at - 0.5) / (n - 1), abs=0.01)
     beside = found.beside("density", found.models[0])
     assert beside is not None
     assert beside.direction == "above"
