@@ -10,11 +10,11 @@ LensDiff.views.deletion_curves = (root, data) => {
   root.append(orders.element, ways.element, body, ...data.facts.map((fact) => make("p", { class: "ld-note ld-long" }, fact)));
 
   function chart(found) {
-    const bands = found.bands.map((b) => ({ ...b, outline: b.role === "tuned" }));
+    const bands = found.bands.map((b) => ({ ...b, outline: b.role === "tuned" && found.bands.length > 1 }));
     const said = (i) => [...found.series.map((s) => `${s.name} ${number(s.values[i])}`), ...bands.map((b) => `${b.name} ${number(b.low[i])} to ${number(b.high[i])}`)];
     return make("section", {}, make("h4", {}, found.label), LensDiff.lines({
       columns: data.columns, axis: `${data.ways[way]}, %`, unit: "nats per token", label: found.label, series: found.series, bands,
-      describe: (i) => `${data.columns[i]} % of the ${data.ways[way]}: ${said(i).join(", ")}.`,
+      describe: (i) => `${data.columns[i]} % of the ${data.ways[way]}: ${said(i).join("; ")}.`,
     }));
   }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lensdiff.analyses.attribute.curves import BY, DIFFERENCE, DeletionCurve
+from lensdiff.analyses.attribute.curves import BY, DIFFERENCE, RANDOM, DeletionCurve
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
@@ -23,6 +23,7 @@ ORDERS = {
     "density": "the model's own map",
     "given": "the numbers that were given",
 }
+RANDOM_IN = {"base": f"{RANDOM} in the base", "tuned": f"{RANDOM} in the tuned model"}
 LOST = {"deletion": "loss", "insertion": "gain"}
 
 
@@ -98,7 +99,7 @@ def _facts(result: DeletionCurve) -> list[str]:
     prompts, draws = len(result.prompt_id), result.random_deleted.shape[1]
     return [
         f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; {RAW}. A removed token is left "
-        f"out of the input. Bands: where one more order of the tokens at random would lie, of {draws} that both models share.",
+        f"out of the input. Bands: where one more random order of the tokens would lie, of {draws} that models share.",
     ]
 
 
@@ -124,6 +125,5 @@ def _chart(result: DeletionCurve, order: str, by: str, models: Sequence[str], la
         series.append(LineData(role, model, rounded_all(result.curve(order, model, by).mean(dim=0).numpy())))
         band = result.mean_band(model, by)
         if not np.isnan(band.low).any():
-            name = "random orders" if len(models) == 1 else f"{model}, random orders"
-            bands.append(BandData(role, name, known_all(band.low), known_all(band.high)))
+            bands.append(BandData(role, RANDOM_IN.get(model, RANDOM), known_all(band.low), known_all(band.high)))
     return ChartData(label, series, bands)

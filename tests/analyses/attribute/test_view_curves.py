@@ -40,7 +40,7 @@ def test_both_models_stand_before_their_bands_and_so_does_their_difference():
     drawn = 2 * np.linspace(0, 1, 19)  # by the first half, of the tuned model; one more may lie a step beyond
     low, high = drawn[8] + drawn[9] - drawn[18], drawn[9] + drawn[10] - drawn[0]
     band = models["bands"][1]
-    assert (band["role"], band["name"]) == ("tuned", "tuned, random orders")
+    assert (band["role"], band["name"]) == ("tuned", "random orders in the tuned model")
     assert band["low"] == pytest.approx([0, low, 2], abs=1e-3)
     assert band["high"] == pytest.approx([0, high, 2], abs=1e-3)
     (fact,) = data["found"][1][0]["facts"]
