@@ -15,6 +15,7 @@ from .analyses.heads.qk_reading import qk_reading as qk_reading
 from .analyses.heads.verb_shift import verb_shift as verb_shift
 from .analyses.instruction_use.measure import instruction_use as instruction_use
 from .analyses.knock_out.measure import knock_out as knock_out
+from .analyses.layer_similarity.measure import layer_similarity as layer_similarity
 from .analyses.mlp.coherence import coherence as coherence
 from .analyses.mlp.concepts import MLPConcepts as MLPConcepts
 from .analyses.mlp.concepts import mlp_concepts as mlp_concepts

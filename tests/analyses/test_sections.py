@@ -15,6 +15,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "attribute",
         "outputs",
         "first_divergence",
+        "layer_similarity",
         "residual_stream",
         "heads",
         "attention",

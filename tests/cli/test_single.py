@@ -56,6 +56,11 @@ COMMANDS = {
         "Logit lens by layer",
         ["responses", "control_validity", "logit_lens", "logit_lens_shift", "direct_logit_attribution"],
     ),
+    "layer-similarity": (
+        (*PROMPT, *FEW),
+        "Layer similarity, all positions",
+        ["responses", "control_validity", "layer_similarity"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

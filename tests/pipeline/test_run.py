@@ -24,6 +24,8 @@ from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.knock_out.both import knock_out_shift
 from lensdiff.analyses.knock_out.shift import KnockOutShift
+from lensdiff.analyses.layer_similarity.measure import layer_similarity
+from lensdiff.analyses.layer_similarity.result import LayerSimilarity
 from lensdiff.analyses.mlp.coherence import Coherence, coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
@@ -188,6 +190,17 @@ def test_the_residual_stream_beside_controls_of_the_first_kind(finished, pair, p
         expected = (logits.gather(-1, said[:, None]) - logits.gather(-1, rival[:, None])).mean()
         torch.testing.assert_close(parts.logit[2, i], expected.double(), rtol=1e-4, atol=1e-4)
     assert set(store.load_table("logit_lens").model) == {"base", "tuned"}
+
+
+def test_layer_similarity_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
+    store, _ = finished
+    controls = [pair.control("spectrum", i) for i in range(3)]
+    given = [list(prompts.values()), [responses[name] for name in prompts]]
+    found = store.load_result("layer_similarity", LayerSimilarity)
+    expected = layer_similarity(pair, *given, controls=controls, max_tokens=64)
+    pd.testing.assert_frame_equal(store.load_table("layer_similarity"), expected.to_df(), rtol=1e-9, atol=1e-12)
+    assert found.provenance.control_kinds == ("spectrum",) * 3
+    assert found.cka.shape[0] == 4
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):
