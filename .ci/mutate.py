@@ -52,6 +52,8 @@ MUTATIONS = [
     Mutation("residual_stream/lens.py", "p * (own - log_probs)", "p * (log_probs - own)", LENS),
     Mutation("layer_similarity/running.py", "x).addr_(dx, dx,", "x).addr_(dx, mean,", SUMS),
     Mutation("layer_similarity/passes.py", "shift / distance", "distance / shift", SIMILAR),
+    Mutation("directions/separation.py", "0.5 * (apart.abs() <= tie).sum()", "0.0", "directions/test_separation.py"),
+    Mutation("directions/separation.py", "(kind & ~out).double()", "kind.double()", "directions/test_separation.py"),
     Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
     Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
     Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),

@@ -5,6 +5,7 @@ from .analyses.attention.shift import attention_shift as attention_shift
 from .analyses.attribute.attribution import Attribution as Attribution
 from .analyses.attribute.measure import attribute as attribute
 from .analyses.attribute.targets import contrast as contrast
+from .analyses.directions.measure import directions as directions
 from .analyses.dose.measure import dose as dose
 from .analyses.first_divergence.measure import first_divergence as first_divergence
 from .analyses.heads.head_word_pairs import HeadWordPairs as HeadWordPairs

@@ -10,6 +10,7 @@ from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.directions import ANALYSIS as DIRECTIONS
 from lensdiff.analyses.dose import ANALYSIS as DOSE
 from lensdiff.analyses.first_divergence import ANALYSIS as FIRST_DIVERGENCE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
@@ -34,6 +35,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     FIRST_DIVERGENCE,
     RESIDUAL_STREAM,
     LAYER_SIMILARITY,
+    DIRECTIONS,
     ATTENTION,
     HEADS,
     PATCH,

@@ -10,6 +10,8 @@ from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.directions import DirectionOptions
+from lensdiff.analyses.directions.measure import directions
 from lensdiff.analyses.dose import DoseOptions
 from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.first_divergence import FirstDivergenceOptions
@@ -39,6 +41,7 @@ from lensdiff.steps.responses import ResponseOptions
 PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
+    (DirectionOptions, directions),
     (DoseOptions, dose),
     (FirstDivergenceOptions, first_divergence),
     (HeadOptions, head_word_pairs),

@@ -17,6 +17,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "first_divergence",
         "layer_similarity",
         "residual_stream",
+        "directions",
         "heads",
         "attention",
         "patch",

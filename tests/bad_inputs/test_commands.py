@@ -27,7 +27,17 @@ COMMANDS = sorted(c.callback.__name__.replace("_", "-") for c in app.registered_
 WHOLE = ("demo", "init", "run", "report", "published", "annotate")
 VERBS = [name for name in COMMANDS if name not in WHOLE]
 PROMPTED = (
-    *("attention", "attribute", "dose", "first-divergence", "instruction-use", "knock-out", "outputs", "patch"),
+    *(
+        "attention",
+        "attribute",
+        "directions",
+        "dose",
+        "first-divergence",
+        "instruction-use",
+        "knock-out",
+        "outputs",
+        "patch",
+    ),
     *("layer-similarity", "residual-stream"),
 )
 DEEP = "[" * 100_000

@@ -19,6 +19,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "first_divergence": 2,
         "residual_stream": 2,
         "layer_similarity": 2,
+        "directions": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,

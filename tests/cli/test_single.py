@@ -61,6 +61,11 @@ COMMANDS = {
         "Layer similarity, all positions",
         ["responses", "control_validity", "layer_similarity"],
     ),
+    "directions": (
+        ("--max-new-tokens", 4, "--draws", 1, *FEW),
+        "Directions by layer",
+        ["responses", "control_validity", "directions", "direction_effects"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

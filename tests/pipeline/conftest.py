@@ -99,6 +99,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "first_divergence": 3,
             "residual_stream": 3,
             "layer_similarity": 3,
+            "directions": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,

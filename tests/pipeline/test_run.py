@@ -16,6 +16,8 @@ from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.replication import replication
 from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.directions.measure import directions
+from lensdiff.analyses.directions.result import Directions
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
@@ -201,6 +203,16 @@ def test_layer_similarity_beside_controls_of_the_first_kind(finished, pair, prom
     pd.testing.assert_frame_equal(store.load_table("layer_similarity"), expected.to_df(), rtol=1e-9, atol=1e-12)
     assert found.provenance.control_kinds == ("spectrum",) * 3
     assert found.cka.shape[0] == 4
+
+
+def test_directions_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
+    store, _ = finished
+    marked = [name for name, prompt in prompts.items() if prompt.instruction]
+    given = {"prompts": [prompts[name] for name in marked], "response": [responses[name] for name in marked]}
+    expected = directions(pair, **given, controls=[pair.control("spectrum", i) for i in range(3)])
+    pd.testing.assert_frame_equal(store.load_table("directions"), expected.to_df(), rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(store.load_table("direction_effects"), expected.effects(), rtol=1e-6, atol=1e-9)
+    assert store.load_result("directions", Directions).provenance.control_kinds == ("spectrum",) * 3
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):

@@ -33,6 +33,7 @@ instruction_use = 1
 dose = 1
 residual_stream = 1
 layer_similarity = 1
+directions = 1
 attention = 0
 heads = 0
 mlp = 2
