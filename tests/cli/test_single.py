@@ -98,7 +98,8 @@ COMMANDS = {
 def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple[object, ...]:
     """The options of a command, and the files that it reads."""
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    prompts = ("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "knock-out", "dose") else ()
+    several = ("instruction-use", "knock-out", "dose", "directions")
+    prompts = ("--prompts", models / "prompts.jsonl") if command in several else ()
     return (*options, *words, *prompts)
 
 

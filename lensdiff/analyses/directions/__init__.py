@@ -1,6 +1,11 @@
 """The direction in which an instruction moves the stream, in both models."""
 
-from lensdiff.analyses.directions.defaults import DRAWS, FOLDS, PERMUTATIONS, READ_TOKENS
+from typing import Annotated
+
+from pydantic import Field
+
+from lensdiff.analyses.directions.defaults import DRAWS, FEWEST_PERMUTATIONS, FOLDS, PERMUTATIONS, READ_TOKENS
+from lensdiff.defaults import MOST
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Number, Options, option
 
@@ -8,8 +13,10 @@ from lensdiff.steps.options import Count, Number, Options, option
 class DirectionOptions(Options):
     """Options of `directions`."""
 
-    folds: Count = option(FOLDS, "Parts of the prompts, each of which is held out once.")
-    permutations: Count = option(PERMUTATIONS, "Drawings of permuted labels.")
+    folds: Annotated[int, Field(ge=2, le=MOST)] = option(FOLDS, "Parts of the prompts, each of which is held out once.")
+    permutations: Annotated[int, Field(ge=FEWEST_PERMUTATIONS, le=MOST)] = option(
+        PERMUTATIONS, "Drawings of permuted labels."
+    )
     layer: Number | None = option(
         None, "Layer at which vectors are added and projected out; by default half of all.", example=1
     )

@@ -41,7 +41,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
-from lensdiff.analyses.directions.defaults import DRAWS, FOLDS, PERMUTATIONS, READ_TOKENS
+from lensdiff.analyses.directions.defaults import DRAWS, FEWEST_PERMUTATIONS, FOLDS, PERMUTATIONS, READ_TOKENS
 from lensdiff.analyses.directions.passes import Change, Ids, effects, last_streams, read_alike
 from lensdiff.analyses.directions.result import CURVES, HOW, Directions
 from lensdiff.analyses.directions.separation import (
@@ -153,7 +153,7 @@ def directions(
     """
     check_pair(pair)
     check_counts(draws=draws, max_tokens=max_tokens, max_new_tokens=max_new_tokens)
-    check_counts(permutations=permutations, least=stats.FEWEST_FOR_RANK)
+    check_counts(permutations=permutations, least=FEWEST_PERMUTATIONS)
     check_counts(folds=folds, least=2)
     check_seed(seed)
     check_level(level)
