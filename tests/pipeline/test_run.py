@@ -208,7 +208,10 @@ def test_layer_similarity_beside_controls_of_the_first_kind(finished, pair, prom
 def test_directions_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
     store, _ = finished
     marked = [name for name, prompt in prompts.items() if prompt.instruction]
-    given = {"prompts": [prompts[name] for name in marked], "response": [responses[name] for name in marked]}
+    given: dict[str, Any] = {
+        "prompts": [prompts[name] for name in marked],
+        "response": [responses[name] for name in marked],
+    }
     expected = directions(pair, **given, controls=[pair.control("spectrum", i) for i in range(3)])
     pd.testing.assert_frame_equal(store.load_table("directions"), expected.to_df(), rtol=1e-9, atol=1e-12)
     pd.testing.assert_frame_equal(store.load_table("direction_effects"), expected.effects(), rtol=1e-6, atol=1e-9)

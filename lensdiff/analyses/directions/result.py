@@ -143,7 +143,8 @@ class Directions(Result):
             lines.append(f"  {name} by layer: " + ", ".join(f"{x:.3g}" for x in getattr(self, name)[0].tolist()))
         beside = self.beside()
         lines += [] if beside is None else [f"  cosine, mean over layers, beside controls: {beside}"]
-        for row in self.effects().itertuples():
+        rows: Any = self.effects().itertuples()
+        for row in rows:
             said = f"  {row.how} {row.direction}'s in {row.into}, layer {row.layer}: {row.effect:+.3g} nats per token"
             known = not np.isnan(row.random_low)
             lines.append(f"{said}, random {row.random_low:.3g} to {row.random_high:.3g}" if known else said)

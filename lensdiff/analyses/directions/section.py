@@ -29,7 +29,7 @@ def directions_summary(found: Found) -> pd.DataFrame:
         return pd.DataFrame()
     columns = ["layer", "cosine", "cosine_control_low", "cosine_control_high", "auroc_base", "auroc_tuned"]
     columns += ["auroc_base_in_tuned", "auroc_tuned_in_base", "permuted_low", "permuted_high"]
-    return directions.to_df()[columns]
+    return directions.to_df().filter(items=columns)
 
 
 def effects_summary(found: Found) -> pd.DataFrame:

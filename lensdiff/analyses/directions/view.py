@@ -1,6 +1,7 @@
 """Directions by layer: cosine and held-out AUROC before the controls' bands, and effects before random vectors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,8 +98,8 @@ def show_directions(result: Directions) -> Widget:
 
 def _picture(result: Directions, label: str) -> DirectionPicture:
     unit, how, lines = CURVES[label]
-    frame, name = result.to_df(), BAND_OF[label]
-    n, bands = len(result.provenance.controls), []
+    frame: Any = result.to_df()
+    n, name, bands = len(result.provenance.controls), BAND_OF[label], []
     band, controls = result.band(name), getattr(result, name)[1:].numpy()
     known = not np.isnan(band.low).any()
     if known:

@@ -25,6 +25,7 @@ from tests.checkpoints import hf_model, tokenizer_of
 from tests.models.hf_points import patched
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "verify": False, "dtype": "float64"}
+SINGLE: dict[str, Any] = OPTIONS | {"dtype": "float32"}
 TEXTS = [
     ("Write a short poem about ", "the sea and the moon"),
     ("List three fruits and describe ", "apples and oranges"),
@@ -42,7 +43,8 @@ def pair_of(family: str = "llama", wrapper: str = "bridge", seeds: tuple[int, in
 
 
 def read(pair: Any, **options: Any) -> Directions:
-    return directions(pair, prompts=PROMPTS, **{"response": SAID} | FEW | options)
+    given: dict[str, Any] = {"response": SAID} | FEW | options
+    return directions(pair, prompts=PROMPTS, **given)
 
 
 def ids_of(text: str) -> torch.Tensor:
@@ -132,7 +134,7 @@ def by_hook(family: str, model: Any, text: str, said: str, v: torch.Tensor, *, a
 def test_a_gated_bias_turns_the_direction_by_a_known_angle():
     """All blocks write nothing but one neuron of the tuned model, which fires at A's last token alone."""
     angle = 0.6
-    base = hf_model("gpt2", dtype=torch.float64)
+    base: Any = hf_model("gpt2", dtype=torch.float64)
     with torch.no_grad():
         base.transformer.wpe.weight.zero_()
         for block in base.transformer.h:
@@ -165,8 +167,8 @@ def test_a_gated_bias_turns_the_direction_by_a_known_angle():
 
 
 def test_base_against_base_is_exactly_nothing():
-    base = hf_model("llama")
-    found = read(load_pair(base, deepcopy(base), tokenizer=tokenizer_of(True), **OPTIONS | {"dtype": "float32"}))
+    base: Any = hf_model("llama")
+    found = read(load_pair(base, deepcopy(base), tokenizer=tokenizer_of(True), **SINGLE))
     assert found.cosine.tolist() == [[1.0] * 3]
     assert found.auroc_base.tolist() == found.auroc_tuned[0].tolist() == found.auroc_base_in_tuned[0].tolist()
     assert torch.equal(found.effect[0], found.effect[1])
@@ -224,7 +226,7 @@ def test_a_seed_draws_folds_permutations_and_vectors():
 def test_controls_take_the_tuned_models_place():
     base, other = (hf_model("llama", seed=seed, dtype=torch.float64) for seed in (0, 2))
     pair = pair_of()
-    options = OPTIONS | {"tokenizer": tokenizer_of(True)}
+    options: dict[str, Any] = OPTIONS | {"tokenizer": tokenizer_of(True)}
     found = read(pair, controls=[load_model(deepcopy(other), **options), pair.control("self", 0)])
     alone = read(load_pair(base, other, **options))
     for name in CURVES:
@@ -241,14 +243,14 @@ def test_controls_take_the_tuned_models_place():
 
 def test_bands_and_intervals_by_hand(tmp_path):
     found = by_hand({"spectrum": 19})
-    frame = found.to_df()
+    frame: Any = found.to_df()
     assert frame["cosine"].tolist() == [1.0, 0.3, 0.3]
     assert (frame["cosine_control_low"][1:] > 0.8).all()
     assert frame["cosine_control_high"].max() <= 1.0
     beside = found.beside()
     assert beside is not None
     assert (beside.effect, beside.direction) == (pytest.approx(1.6 / 3), "below")
-    effects = found.effects()
+    effects: Any = found.effects()
     assert effects["effect"].tolist() == pytest.approx([1.15, -2.3] * 4)
     own = 1 + 0.1 * np.arange(4)
     np.testing.assert_allclose(
@@ -260,7 +262,7 @@ def test_bands_and_intervals_by_hand(tmp_path):
     assert found.top(1)["layer"].tolist() == [1]
     pd.testing.assert_frame_equal(Directions.load(found.save(tmp_path / "x")).to_df(), frame)
     few = by_hand(n=1, draws=3)
-    assert few.effects()[["low", "random_low"]].isna().all(axis=None)
+    assert few.effects()[["low", "random_low"]].isna().to_numpy().all()
     assert few.beside() is None
     with pytest.raises(InputError, match="name='angle' is none of cosine, auroc_tuned"):
         found.band("angle")
@@ -284,8 +286,9 @@ def test_bands_and_intervals_by_hand(tmp_path):
     ],
 )
 def test_what_cannot_be_is_said(options: dict, message: str):
+    given: dict[str, Any] = {"prompts": PROMPTS, "response": SAID} | FEW | options
     with pytest.raises(InputError, match=message):
-        directions(pair_of(), **{"prompts": PROMPTS, "response": SAID} | FEW | options)
+        directions(pair_of(), **given)
 
 
 def test_a_prompt_that_cannot_be_read_is_warned_of():

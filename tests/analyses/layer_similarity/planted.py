@@ -79,7 +79,7 @@ def turned_gpt2(source: Any, q: Tensor) -> Any:
 
 def turned_pair(family: str) -> tuple[ModelPair, Tensor, Any, Any]:
     """A base and its turned self, with the rotation and transformers' models."""
-    source = hf_model(family, dtype=torch.float64, tie_word_embeddings=False)
+    source: Any = hf_model(family, dtype=torch.float64, tie_word_embeddings=False)
     if family == "gpt2":
         source.transformer.ln_f.bias.data.zero_()
         q = rotation(32, torch.ones(32, dtype=torch.float64))
