@@ -35,6 +35,8 @@ OUTPUTS = "outputs/test_output_shift.py"
 ROTATED = "value_rotation/test_value_rotation.py"
 WEIGHTS = "weights/test_weight_shift.py"
 PARTED = "first_divergence/test_first_divergence.py"
+SUMS = "layer_similarity/test_running.py"
+SIMILAR = "layer_similarity/test_layer_similarity.py"
 LENS = "residual_stream/test_lens.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
@@ -48,6 +50,10 @@ MUTATIONS = [
     Mutation("dose/reading.py", "base + amount * (", "tuned + amount * (", "dose/test_dose.py"),
     Mutation("first_divergence/cells.py", "plus].double() - logits", "plus].double() + logits", PARTED),
     Mutation("residual_stream/lens.py", "p * (own - log_probs)", "p * (log_probs - own)", LENS),
+    Mutation("layer_similarity/running.py", "x).addr_(dx, dx,", "x).addr_(dx, mean,", SUMS),
+    Mutation("layer_similarity/passes.py", "shift / distance", "distance / shift", SIMILAR),
+    Mutation("directions/separation.py", "0.5 * (apart.abs() <= tie).sum()", "0.0", "directions/test_separation.py"),
+    Mutation("directions/separation.py", "(kind & ~out).double()", "kind.double()", "directions/test_separation.py"),
     Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
     Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
     Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),

@@ -6,6 +6,7 @@ from .analyses.attribute.attribution import Attribution as Attribution
 from .analyses.attribute.deletion_curve import deletion_curve as deletion_curve
 from .analyses.attribute.measure import attribute as attribute
 from .analyses.attribute.targets import contrast as contrast
+from .analyses.directions.measure import directions as directions
 from .analyses.dose.measure import dose as dose
 from .analyses.first_divergence.measure import first_divergence as first_divergence
 from .analyses.heads.head_word_pairs import HeadWordPairs as HeadWordPairs
@@ -16,6 +17,7 @@ from .analyses.heads.qk_reading import qk_reading as qk_reading
 from .analyses.heads.verb_shift import verb_shift as verb_shift
 from .analyses.instruction_use.measure import instruction_use as instruction_use
 from .analyses.knock_out.measure import knock_out as knock_out
+from .analyses.layer_similarity.measure import layer_similarity as layer_similarity
 from .analyses.mlp.coherence import coherence as coherence
 from .analyses.mlp.concepts import MLPConcepts as MLPConcepts
 from .analyses.mlp.concepts import mlp_concepts as mlp_concepts

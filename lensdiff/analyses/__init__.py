@@ -10,11 +10,13 @@ from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
 from lensdiff.analyses.claims import ANALYSIS as CLAIMS
+from lensdiff.analyses.directions import ANALYSIS as DIRECTIONS
 from lensdiff.analyses.dose import ANALYSIS as DOSE
 from lensdiff.analyses.first_divergence import ANALYSIS as FIRST_DIVERGENCE
 from lensdiff.analyses.heads import ANALYSIS as HEADS
 from lensdiff.analyses.instruction_use import ANALYSIS as INSTRUCTION_USE
 from lensdiff.analyses.knock_out import ANALYSIS as KNOCK_OUT
+from lensdiff.analyses.layer_similarity import ANALYSIS as LAYER_SIMILARITY
 from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
 from lensdiff.analyses.patch import ANALYSIS as PATCH
@@ -32,6 +34,8 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     OUTPUTS,
     FIRST_DIVERGENCE,
     RESIDUAL_STREAM,
+    LAYER_SIMILARITY,
+    DIRECTIONS,
     ATTENTION,
     HEADS,
     PATCH,

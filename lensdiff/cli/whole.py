@@ -18,6 +18,8 @@ DEMO = {
     "attribute": {"curve_prompts": 2, "curve_tokens": 16},
     "knock_out": {"draws": 2, "max_tokens": 16},
     "residual_stream": {"max_tokens": 24},
+    "layer_similarity": {"max_tokens": 24},
+    "directions": {"max_tokens": 16},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
 }

@@ -11,6 +11,8 @@ from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.directions import DirectionOptions
+from lensdiff.analyses.directions.measure import directions
 from lensdiff.analyses.dose import DoseOptions
 from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.first_divergence import FirstDivergenceOptions
@@ -41,6 +43,7 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
     (AttributeOptions, deletion_curve),
+    (DirectionOptions, directions),
     (DoseOptions, dose),
     (FirstDivergenceOptions, first_divergence),
     (HeadOptions, head_word_pairs),

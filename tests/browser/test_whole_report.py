@@ -18,6 +18,8 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "dose": 2,
         "first_divergence": 2,
         "residual_stream": 2,
+        "layer_similarity": 2,
+        "directions": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,

@@ -13,7 +13,7 @@ LESS = {
     "controls": {
         "kinds": ["spectrum"],
         **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence"), 1),
-        **dict.fromkeys(("residual_stream", "value_rotation"), 1),
+        **dict.fromkeys(("residual_stream", "layer_similarity", "directions", "value_rotation"), 1),
         "mlp": 2,
         **dict.fromkeys(("attention", "heads", "attribute", "patch"), 0),
     },

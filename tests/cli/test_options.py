@@ -60,6 +60,17 @@ EVERY = {
         "max_new_tokens = 7\nseed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
         f"[controls]\nresidual_stream = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
+    "layer-similarity": (
+        f"{PROMPT} --layers 0,2-3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[layer_similarity]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
+        f"[controls]\nlayer_similarity = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
+    "directions": (
+        f"{PROMPT} --folds 3 --permutations 29 --layer 1 --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 "
+        f"{KINDS}",
+        "max_new_tokens = 7\nseed = 4\n[directions]\nfolds = 3\npermutations = 29\nlayer = 1\ndraws = 3\n"
+        f"max_tokens = 5\n[controls]\ndirections = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
     "attention": (
         f"{PROMPT} --layers 0,2-3 --sink counted --keep-patterns 1 --max-new-tokens 7 --controls 2 {KINDS}",
         'max_new_tokens = 7\nseed = 4\n[attention]\nlayers = [0, 2, 3]\nsink = "counted"\nkeep_patterns = 1\n'
@@ -100,6 +111,8 @@ DEFAULTS = {
     },
     "attribute": {"--target": "probability", "--method": "auto", "--deletion-draws": 8, "--controls": 5},
     "residual-stream": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
+    "layer-similarity": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
+    "directions": {"--folds": 5, "--permutations": 99, "--layer": None, "--draws": 19, "--max-tokens": 32},
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},
     "patch": {"--max-prompts": 4, "--max-tokens": 32, "--method": "exact", "--rerun": 20, "--controls": 19},

@@ -56,6 +56,16 @@ COMMANDS = {
         "Logit lens by layer",
         ["responses", "control_validity", "logit_lens", "logit_lens_shift", "direct_logit_attribution"],
     ),
+    "layer-similarity": (
+        (*PROMPT, *FEW),
+        "Layer similarity, all positions",
+        ["responses", "control_validity", "layer_similarity"],
+    ),
+    "directions": (
+        ("--max-new-tokens", 4, "--draws", 1, *FEW),
+        "Directions by layer",
+        ["responses", "control_validity", "directions", "direction_effects"],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",
@@ -88,7 +98,8 @@ COMMANDS = {
 def with_files(command: str, options: tuple[object, ...], models: Path) -> tuple[object, ...]:
     """The options of a command, and the files that it reads."""
     words = ("--vocabulary", models / "words.tsv") if command in ("heads", "mlp") else ()
-    prompts = ("--prompts", models / "prompts.jsonl") if command in ("instruction-use", "knock-out", "dose") else ()
+    several = ("instruction-use", "knock-out", "dose", "directions")
+    prompts = ("--prompts", models / "prompts.jsonl") if command in several else ()
     return (*options, *words, *prompts)
 
 

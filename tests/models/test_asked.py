@@ -26,6 +26,8 @@ from lensdiff.analyses.first_divergence.result import FirstDivergence
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.knock_out.measure import knock_out
+from lensdiff.analyses.layer_similarity.measure import layer_similarity
+from lensdiff.analyses.layer_similarity.result import LayerSimilarity
 from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.analyses.patch.measure import patch, patch_sweep
 from lensdiff.analyses.patch.result import Patched
@@ -80,6 +82,7 @@ def calls(pair: Any) -> dict[str, Call]:
         "patch_sweep": lambda *a, **k: patch_sweep(pair, *a, max_new_tokens=3, **k),
         "knock_out": lambda *a, **k: knock_out(pair.tuned, *a, max_new_tokens=3, draws=1, **k),
         "first_divergence": first_divergence_of,
+        "layer_similarity": lambda *a, **k: layer_similarity(pair, *a, max_new_tokens=3, **k),
         "logit_lens": lambda *a, **k: logit_lens(pair.base, *a, max_new_tokens=3, **k),
         "direct_logit_attribution": lambda *a, **k: direct_logit_attribution(pair.base, *a, max_new_tokens=3, **k),
     }
@@ -88,8 +91,9 @@ def calls(pair: Any) -> dict[str, Call]:
 OWN_WORDS = ("generate", "first_divergence")
 WITH_RESPONSES = (
     *("attribute", "attention", "output_shift", "instruction_use", "dose", "patch", "patch_sweep"),
-    *("knock_out", "logit_lens", "direct_logit_attribution", "deletion_curve"),
+    *("knock_out", "logit_lens", "direct_logit_attribution", "deletion_curve", "layer_similarity"),
 )
+TOGETHER = ("layer_similarity",)  # one result of all prompts, without a row per prompt
 NAMES = (*OWN_WORDS, *WITH_RESPONSES)
 
 
@@ -101,16 +105,16 @@ def test_these_are_all_that_take_prompts() -> None:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.name in ("prompt", "prompts") and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     }
-    assert takers == set(NAMES)
+    assert takers == {*NAMES, "directions"}, "a direction takes two prompts at least"
 
 
 def ids(found: Any) -> list[str]:
     """The prompts that have a result, in order."""
-    in_one = isinstance(found, InstructionUse | Dose | Patched | FirstDivergence | DeletionCurve)
+    in_one = isinstance(found, InstructionUse | Dose | Patched | FirstDivergence | DeletionCurve | LayerSimilarity)
     return list(dict.fromkeys(found.prompt_id)) if in_one else list(found.by_id)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TOGETHER])
 def test_a_list_gives_what_each_prompt_gives_alone(calls: Any, name: str) -> None:
     both = calls[name]([MOON, SEA])
     assert ids(both) == ["0", "sea"]

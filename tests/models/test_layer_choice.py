@@ -17,6 +17,7 @@ from lensdiff.analyses.heads.head_word_pairs import head_word_pairs
 from lensdiff.analyses.heads.ov_reading import ov_reading
 from lensdiff.analyses.heads.qk_reading import qk_reading
 from lensdiff.analyses.knock_out.measure import knock_out
+from lensdiff.analyses.layer_similarity.measure import layer_similarity
 from lensdiff.analyses.mlp.components import concept_directions
 from lensdiff.analyses.mlp.concepts import mlp_concepts
 from lensdiff.analyses.patch.measure import patch_sweep
@@ -52,7 +53,12 @@ def test_a_wrong_choice_is_refused_in_one_sentence(wanted: Any, available: Any, 
     assert str(refused.value) == message
 
 
-TO_THE_END = (first_divergence, control_divergence, logit_lens)  # theirs count one more: behind the last block
+TO_THE_END = (
+    first_divergence,
+    control_divergence,
+    layer_similarity,
+    logit_lens,
+)  # theirs count one more: behind the last block
 
 
 BEYOND = 99  # stands for the first that a taker does not have
@@ -84,6 +90,7 @@ def calls() -> dict[Callable[..., Any], Callable[..., Any]]:
         control_rotation: partial(control_rotation, model, model),
         first_divergence: partial(first_divergence, pair, prompt),
         knock_out: partial(knock_out, model, prompt, "the moon"),
+        layer_similarity: partial(layer_similarity, pair, prompt, "the moon"),
         logit_lens: partial(logit_lens, model, prompt, "the moon"),
         patch_sweep: partial(patch_sweep, pair, prompt, "the moon"),
         head_word_pairs: partial(head_word_pairs, model, words, random_vectors(words)),

@@ -98,6 +98,8 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "dose": 3,
             "first_divergence": 3,
             "residual_stream": 3,
+            "layer_similarity": 3,
+            "directions": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,

@@ -48,6 +48,8 @@ READS_ALL |= {"instruction_use_deletion_pair", "instruction_use_deletion_control
 READS_ALL |= {"deletion_curves", "knock_out_pair", "knock_out_control", "knock_out", "attention_shift", "claims"}
 READS_ALL |= {"first_divergence_pair", "first_divergence_control", "first_divergence"}
 READS_ALL |= {"patch_prompt", "patch_control", "patch", "patch_set_pair", "patch_set_control", "patch_set"}
+READS_ALL |= {"layer_similarity_pair", "layer_similarity_control", "layer_similarity"}
+READS_ALL |= {"directions_pair", "directions_control", "directions"}
 READS_ALL |= {"control_logit_lens", "logit_lens_shift", "logit_parts", "direct_logit_attribution"}
 OF_A_PROMPT = ("responses", "control_responses", "attribution", "attention", "outputs", "logit_lens")
 
@@ -299,6 +301,7 @@ def test_what_is_not_asked_for_now_goes_with_what_it_rests_on(models, tmp_path, 
         "instruction_use",
         "instruction_use_deletion",
         *("knock_out", "dose", "patch", "patch_set", "logit_lens", "logit_lens_shift", "direct_logit_attribution"),
+        *("layer_similarity", "directions"),
     }
     assert not store.has_table("attribution")
     assert not store.has_table("responses")

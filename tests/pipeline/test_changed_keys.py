@@ -59,6 +59,12 @@ STREAM = {"logit_lens", "control_logit_lens", "logit_parts", *STREAMS}
 STREAM_PAIR = {"logit_parts:base", "logit_parts:tuned"}
 BESIDE_CONTROLS |= {*STREAMS}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("control_logit_lens", "logit_parts")}
+SIMILAR = {"layer_similarity_pair", "layer_similarity_control", "layer_similarity"}
+BESIDE_CONTROLS |= {"layer_similarity"}
+OF_ANY_CONTROL |= {"layer_similarity_control:controls"}
+DIRECTED = {"directions_pair", "directions_control", "directions"}
+BESIDE_CONTROLS |= {"directions"}
+OF_ANY_CONTROL |= {"directions_control:controls"}
 PATCH, SET = {"patch_prompt", "patch_control", "patch"}, {"patch_set_pair", "patch_set_control", "patch_set", "claims"}
 HEADS |= SET
 BESIDE_CONTROLS |= {"patch", "patch_set"}
@@ -73,8 +79,9 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         1,
         OF_ANY_CONTROL
         | BESIDE_CONTROLS
-        | {*PAIR, *PARTED, "knock_out_pair", "coherence", "patch_prompt", "patch_set_pair", "deletion_curves"},
-        {"value_rotation_pair", "dose_pair", *STREAM_PAIR},
+        | {*PAIR, *PARTED, "knock_out_pair", "directions_pair", "coherence", "patch_prompt", "patch_set_pair"}
+        | {"deletion_curves"},
+        {"value_rotation_pair", "dose_pair", "layer_similarity_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
         2,
@@ -84,6 +91,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         | CUT
         | DOSE
         | STREAM
+        | SIMILAR
+        | DIRECTED
         | PATCH
         | SET,
         set(),
@@ -97,6 +106,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         | CUT
         | DOSE
         | PARTED
+        | SIMILAR
+        | DIRECTED
         | SET,
         {"patch_prompt"},
     ),
@@ -112,6 +123,13 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "attribute.retokenise": (True, {"attribution", "claims"}, set()),
     "residual_stream.layers": ([1], STREAM, set()),
     "residual_stream.max_tokens": (2, STREAM, set()),
+    "layer_similarity.layers": ([1], SIMILAR, set()),
+    "layer_similarity.max_tokens": (2, SIMILAR, set()),
+    "directions.folds": (2, DIRECTED, set()),
+    "directions.permutations": (19, DIRECTED, set()),
+    "directions.layer": (0, DIRECTED, set()),
+    "directions.draws": (1, DIRECTED, set()),
+    "directions.max_tokens": (2, DIRECTED, set()),
     "attention.layers": ([1], ATTENTION, set()),
     "attention.sink": ("counted", ATTENTION, set()),
     "attention.keep_patterns": (1, set(), set()),
@@ -160,7 +178,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {
             *PAIR,
             *("knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair"),
-            *("patch_prompt", "patch_set_pair"),
+            *("patch_prompt", "patch_set_pair", "layer_similarity_pair", "directions_pair"),
             *STREAM_PAIR,
         },
     ),
@@ -185,6 +203,16 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         2,
         {"control_logit_lens:spectrum-1", "logit_parts:spectrum-1", *STREAMS},
         {"control_logit_lens:spectrum-0", "logit_parts:spectrum-0", *STREAM_PAIR},
+    ),
+    "controls.layer_similarity": (
+        2,
+        {"layer_similarity_control:spectrum-1", "layer_similarity"},
+        {"layer_similarity_pair", "layer_similarity_control:spectrum-0"},
+    ),
+    "controls.directions": (
+        2,
+        {"directions_control:spectrum-1", "directions"},
+        {"directions_pair", "directions_control:spectrum-0"},
     ),
     "controls.attention": (
         2,

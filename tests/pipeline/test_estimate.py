@@ -287,6 +287,30 @@ def test_the_residual_stream_is_estimated_by_its_passes_and_products(models, tmp
     assert cost(runner, probe, "logit_lens") < lens
 
 
+def test_layer_similarity_is_estimated_by_its_passes_and_sums(models, tmp_path):
+    # both models read 3 prompts of 10 + 2 tokens; sums of 3 streams, of all groups
+    config, runner = runner_of(models, tmp_path, layer_similarity={"max_tokens": 2})
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4, rate=1e3)
+    entries = 3 * D_MODEL**2
+    sums = 3 * (2 * 3 * 12 * 2 * entries / 1e3 + 4 * entries * 3e-9)
+    assert cost(runner, probe, "layer_similarity_pair") == pytest.approx(2 * 3 * (1 + 12 * 2) + sums)
+    assert cost(runner, probe, "layer_similarity_control", Unit("spectrum-0")) == pytest.approx(150 + sums)
+    assert cost(runner, probe, "layer_similarity") == 0
+    _, runner = runner_of(models, tmp_path, layer_similarity={"max_tokens": 2, "layers": [1]})
+    assert cost(runner, probe, "layer_similarity_pair") == pytest.approx(150 + sums / 3)
+
+
+def test_directions_are_estimated_by_their_passes(models, tmp_path):
+    config, runner = runner_of(models, tmp_path, directions={"max_tokens": 2, "draws": 3})
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=4)
+    # both models read 3 prompts with and without; 2 directions and 6 random vectors are added, and projected out 2 and
+    # 3, on texts of 12 tokens with an unchanged row each, from half of the layers on: 4 passes a prompt and model
+    reading, rows = 2 * 2 * 3 * (1 + 10 * 2), (1 + 2 + 6) + (1 + 2 + 3)
+    assert cost(runner, probe, "directions_control", Unit("spectrum-0")) == reading
+    assert cost(runner, probe, "directions_pair") == reading + 2 * 3 * 0.5 * (4 + rows * 12 * 2)
+    assert cost(runner, probe, "directions") == 0
+
+
 def test_a_faster_machine_takes_less(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     slow, fast = (

@@ -283,19 +283,22 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
             *("patch_set_pair", "patch_set_control/spectrum-0", "patch_set"),
             *("control_logit_lens/spectrum-0", "logit_lens_shift", "direct_logit_attribution"),
             *("logit_parts/base", "logit_parts/tuned", "logit_parts/spectrum-0", "patch_prompt/fruit"),
+            *("layer_similarity_pair", "layer_similarity_control/spectrum-0", "layer_similarity"),
+            "directions_pair",
         },
         {
             *("logit_lens/base/sea", "logit_lens/tuned/sea", "patch_prompt/sea"),
             *("attribution/tuned/sea", "attention/base/sea", "attention/tuned/sea", "outputs/sea"),
             *("control_responses/spectrum-0/sea", "attribution/spectrum-0/sea"),
             *("instruction_use", "instruction_use_control/spectrum-0"),  # one prompt alone has no other instruction
+            *("directions", "directions_control/spectrum-0"),  # nor a direction
         },
     ),
     "control_validity/spectrum-0": (
         {
             *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
             *("knock_out", "first_divergence", "patch", "patch_set", "logit_lens_shift", "direct_logit_attribution"),
-            *("logit_parts/base", "logit_parts/tuned"),
+            *("logit_parts/base", "logit_parts/tuned", "layer_similarity", "directions"),
         },
         {
             *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),
@@ -303,7 +306,8 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
             *("instruction_use_control/spectrum-0", "instruction_use_deletion_control/spectrum-0"),
             "knock_out_control/spectrum-0",
             *("first_divergence_control/spectrum-0", "control_logit_lens/spectrum-0", "logit_parts/spectrum-0"),
-            *("patch_control/spectrum-0", "patch_set_control/spectrum-0"),
+            *("patch_control/spectrum-0", "patch_set_control/spectrum-0", "layer_similarity_control/spectrum-0"),
+            "directions_control/spectrum-0",
         },
     ),
 }

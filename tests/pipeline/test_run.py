@@ -16,6 +16,8 @@ from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.replication import replication
 from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.directions.measure import directions
+from lensdiff.analyses.directions.result import Directions
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, head_word_pairs
 from lensdiff.analyses.heads.ov_reading import OVReading, ov_reading
 from lensdiff.analyses.heads.pair_overlap import PairOverlap, pair_overlap
@@ -24,6 +26,8 @@ from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.knock_out.both import knock_out_shift
 from lensdiff.analyses.knock_out.shift import KnockOutShift
+from lensdiff.analyses.layer_similarity.measure import layer_similarity
+from lensdiff.analyses.layer_similarity.result import LayerSimilarity
 from lensdiff.analyses.mlp.coherence import Coherence, coherence
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
@@ -188,6 +192,30 @@ def test_the_residual_stream_beside_controls_of_the_first_kind(finished, pair, p
         expected = (logits.gather(-1, said[:, None]) - logits.gather(-1, rival[:, None])).mean()
         torch.testing.assert_close(parts.logit[2, i], expected.double(), rtol=1e-4, atol=1e-4)
     assert set(store.load_table("logit_lens").model) == {"base", "tuned"}
+
+
+def test_layer_similarity_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
+    store, _ = finished
+    controls = [pair.control("spectrum", i) for i in range(3)]
+    given = [list(prompts.values()), [responses[name] for name in prompts]]
+    found = store.load_result("layer_similarity", LayerSimilarity)
+    expected = layer_similarity(pair, *given, controls=controls, max_tokens=64)
+    pd.testing.assert_frame_equal(store.load_table("layer_similarity"), expected.to_df(), rtol=1e-9, atol=1e-12)
+    assert found.provenance.control_kinds == ("spectrum",) * 3
+    assert found.cka.shape[0] == 4
+
+
+def test_directions_beside_controls_of_the_first_kind(finished, pair, prompts, responses):
+    store, _ = finished
+    marked = [name for name, prompt in prompts.items() if prompt.instruction]
+    given: dict[str, Any] = {
+        "prompts": [prompts[name] for name in marked],
+        "response": [responses[name] for name in marked],
+    }
+    expected = directions(pair, **given, controls=[pair.control("spectrum", i) for i in range(3)])
+    pd.testing.assert_frame_equal(store.load_table("directions"), expected.to_df(), rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(store.load_table("direction_effects"), expected.effects(), rtol=1e-6, atol=1e-9)
+    assert store.load_result("directions", Directions).provenance.control_kinds == ("spectrum",) * 3
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):

@@ -1,0 +1,3 @@
+"""Defaults of the analysis' functions and options."""
+
+READ_TOKENS = 64
