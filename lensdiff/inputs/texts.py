@@ -12,7 +12,7 @@ from lensdiff.results import InputError
 from lensdiff.results.paths import as_path
 
 FEWEST = 2  # the mean of one text is that text
-Texts = Sequence[str] | str | Path | None
+Texts = Any  # a list of texts, a path, or None for those that ship; anything else is refused in words
 
 
 def texts_of(given: Texts) -> tuple[str, ...]:

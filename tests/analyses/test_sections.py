@@ -16,6 +16,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "outputs",
         "first_divergence",
         "residual_stream",
+        "activation_difference",
         "heads",
         "attention",
         "patch",

@@ -59,6 +59,11 @@ EVERY = {
         "max_new_tokens = 7\nseed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
         f"[controls]\nresidual_stream = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
+    "activation-difference": (
+        f"--texts t.txt --layers 0,2-3 --positions 3 --max-texts 9 --controls 2 {KINDS}",
+        'seed = 4\ntexts = "t.txt"\n[activation_difference]\nlayers = [0, 2, 3]\npositions = 3\nmax_texts = 9\n'
+        f"[controls]\nactivation_difference = 2\n{KINDS_TOML}",
+    ),
     "attention": (
         f"{PROMPT} --layers 0,2-3 --sink counted --keep-patterns 1 --max-new-tokens 7 --controls 2 {KINDS}",
         'max_new_tokens = 7\nseed = 4\n[attention]\nlayers = [0, 2, 3]\nsink = "counted"\nkeep_patterns = 1\n'
@@ -99,6 +104,7 @@ DEFAULTS = {
     },
     "attribute": {"--target": "probability", "--method": "auto", "--deletion-draws": 8, "--controls": 5},
     "residual-stream": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
+    "activation-difference": {"--texts": "default", "--positions": 5, "--max-texts": None, "--controls": 19},
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},
     "patch": {"--max-prompts": 4, "--max-tokens": 32, "--method": "exact", "--rerun": 20, "--controls": 19},

@@ -56,6 +56,14 @@ COMMANDS = {
         "Logit lens by layer",
         ["responses", "control_validity", "logit_lens", "logit_lens_shift", "direct_logit_attribution"],
     ),
+    "activation-difference": (
+        (*FEW, "--layers", "0-1", "--max-texts", 8),
+        "What every text's stream gained",
+        [
+            *("control_validity", "activation_difference", "activation_difference_words"),
+            "activation_difference_controls",
+        ],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

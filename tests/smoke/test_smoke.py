@@ -32,6 +32,7 @@ kinds = ["spectrum"]
 instruction_use = 1
 dose = 1
 residual_stream = 1
+activation_difference = 1
 attention = 0
 heads = 0
 mlp = 2

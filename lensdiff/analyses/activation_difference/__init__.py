@@ -1,8 +1,15 @@
 """What tuning adds to the residual stream whatever the text, and what that says."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from lensdiff.analyses.activation_difference.defaults import POSITIONS
+from lensdiff.defaults import MOST
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Layers, Options, option
+
+Several = Annotated[int, Field(ge=2, le=MOST)]  # the mean of one text is that text
 
 
 class ActivationDifferenceOptions(Options):
@@ -12,7 +19,7 @@ class ActivationDifferenceOptions(Options):
         None, "Layers whose entering stream is read; by default all, and what leaves the last.", example=[0, 1, 2]
     )
     positions: Count = option(POSITIONS, "First tokens of each text that are read, each position apart.")
-    max_texts: Count | None = option(None, "Only the first texts; by default all.", example=128)
+    max_texts: Several | None = option(None, "Only the first texts; by default all.", example=128)
 
 
 ANALYSIS = Analysis(

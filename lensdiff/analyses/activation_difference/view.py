@@ -27,8 +27,8 @@ LABELS = (
 )
 MEANING = (
     "Both models read the first tokens of {n} texts that have nothing to do with the tuning. Share: the length of the "
-    "mean difference of their streams over the mean length of the differences; 1 where tuning moved the stream the same "
-    "way in every text. Layer: the stream that enters it; out: what leaves the last."
+    "mean difference of their streams over the mean length of the differences; 1 where tuning moved the stream the "
+    "same way in every text. Layer: the stream that enters it; out: what leaves the last."
 )
 LIMITS = (
     "Any direction speaks for some words. Only what the difference says and neither the tuned model's own mean nor the "
