@@ -35,7 +35,11 @@ MAX_BYTES = 2**27  # of logits at a time
 
 @dataclass(frozen=True)
 class Reading:
-    """Into which model is written, and on which texts; see `ActivationDifference.steer`."""
+    """Into which model is written, and on which texts; see `ActivationDifference.steer`.
+
+    Raises:
+        InputError: `into` is unknown, or a count is none.
+    """
 
     into: str
     texts: Texts
@@ -43,15 +47,17 @@ class Reading:
     max_tokens: int
     prepend_bos: bool | None
 
+    def __post_init__(self) -> None:
+        check_choice("into", self.into, SIDES)
+        check_count("max_texts", self.max_texts, least=2)
+        check_count("max_tokens", self.max_tokens, least=2)
+
     def batches(self, pair: ModelPair) -> Iterator[Batch]:
         """Yield the texts as both models read them.
 
         Raises:
             InputError: as `ActivationDifference.steer`.
         """
-        check_choice("into", self.into, SIDES)
-        check_count("max_texts", self.max_texts, least=2)
-        check_count("max_tokens", self.max_tokens, least=2)
         views = [view_of(getattr(pair, side)) for side in SIDES]
         n_ctx = min(view.n_ctx for view in views) - 2  # special tokens
         starts = starts_of(pair, texts_of(self.texts)[: self.max_texts], min(self.max_tokens, n_ctx), self.prepend_bos)
