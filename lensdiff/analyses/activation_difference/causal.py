@@ -102,11 +102,11 @@ def _random(
         return stream[drawn(len(stream))]
 
     found = 0
-    for _ in range(TRIES * draws):  # two texts may have the same token there
+    for _ in range(TRIES * draws if len(texts) > 1 else 0):  # two texts may have the same token there
         if found == draws:
             return
         one = drawn(len(texts))
-        other = (one + 1 + drawn(len(texts) - 1)) % len(texts) if len(texts) > 1 else one
+        other = (one + 1 + drawn(len(texts) - 1)) % len(texts)
         between = at(one) - at(other)
         if bool(between.any()):
             found += 1

@@ -133,16 +133,11 @@ def test_targets_are_the_words_that_the_difference_reads_unless_others_are_named
     found = activation_difference(pair, TEXTS)
     words = list(token_strings(view_of(pair.tuned), tuple(found.read_ids[0, 0, 1, 1, :5].tolist())))
     by_default = found.steer(pair, 1, 1, texts=READ, scales=[1.0], draws=0)
-    ids = found.read_ids[0, 0, 1, 1, :5]
-    p = torch.cat(
-        [view_of(pair.base).forward.logits(ids_of(text)[:, :32])[0].softmax(-1)[:, ids].sum(-1) for text in READ]
-    )
-    assert by_default.prob[0] == pytest.approx(float(p.mean())), words
+    ids, view = found.read_ids[0, 0, 1, 1, :5], view_of(pair.base)
+    read = torch.cat([view.forward.logits(ids_of(text)[:, :32])[0].softmax(-1) for text in READ])
+    assert by_default.prob[0] == pytest.approx(float(read[:, ids].sum(-1).mean())), words
     one = found.steer(pair, 1, 1, texts=READ, scales=[1.0], draws=0, tokens=["a"])
-    p = torch.cat(
-        [view_of(pair.base).forward.logits(ids_of(t)[:, :32])[0].softmax(-1)[:, ids_of("a")[0, 0]] for t in READ]
-    )
-    assert one.prob[0] == pytest.approx(float(p.mean()))
+    assert one.prob[0] == pytest.approx(float(read[:, ids_of("a")[0, 0]].mean()))
 
 
 def test_texts_are_read_one_at_a_time_or_together_and_as_far_as_is_asked():
@@ -238,9 +233,13 @@ def test_a_text_counts_once_and_its_first_token_where_something_stands_before_it
         log_probs = view_of(pair.base).forward.logits(ids)[0, :-1].log_softmax(-1)
         losses.append(float(-log_probs.gather(-1, ids[0, 1:, None]).mean()))
     assert frame.cross_entropy[0] == pytest.approx(np.mean(losses))
-    assert frame.low.isna().all(), "an interval takes three texts"
+    assert frame.low.notna().all()
+    bare = pair_of()
+    alone: Any = activation_difference(bare, TEXTS).causal(bare, 1, 0, texts=texts, draws=1)
+    assert alone.low.isna().all(), "without a BOS one text is left, and of one there is no interval"
+    assert alone.reading.tolist()[-1] == "random vector", "nor a difference of two texts"
     with pytest.raises(InputError, match="no text has two tokens: there is none to predict"):
-        activation_difference(pair_of(), TEXTS).causal(pair_of(), 1, 0, texts=["a", "b"])
+        activation_difference(bare, TEXTS).causal(bare, 1, 0, texts=["a", "b"])
     seeds = [found.causal(pair, 1, 1, texts=TEXTS, draws=2, seed=seed) for seed in (0, 0, 1)]
     assert seeds[0].equals(seeds[1])
     assert not seeds[0].equals(seeds[2])
