@@ -36,6 +36,8 @@ ROTATED = "value_rotation/test_value_rotation.py"
 WEIGHTS = "weights/test_weight_shift.py"
 PARTED = "first_divergence/test_first_divergence.py"
 LENS = "residual_stream/test_lens.py"
+ADDED = "activation_difference/test_difference.py"
+ACTING = "activation_difference/test_interventions.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
@@ -48,6 +50,11 @@ MUTATIONS = [
     Mutation("dose/reading.py", "base + amount * (", "tuned + amount * (", "dose/test_dose.py"),
     Mutation("first_divergence/cells.py", "plus].double() - logits", "plus].double() + logits", PARTED),
     Mutation("residual_stream/lens.py", "p * (own - log_probs)", "p * (log_probs - own)", LENS),
+    Mutation("activation_difference/sums.py", "difference = tuned - base", "difference = base - tuned", ADDED),
+    Mutation("activation_difference/sums.py", "self.n[has] += base.shape[1]", "self.n += base.shape[1]", ADDED),
+    Mutation("activation_difference/words.py", "final[:-1] - final[-1]", "final[:-1]", ADDED),
+    Mutation("activation_difference/causal.py", "(gap @ u)[..., None] * u", "gap", ACTING),
+    Mutation("activation_difference/steering.py", "p * (said - end)", "p * (end - said)", ACTING),
     Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
     Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
     Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),

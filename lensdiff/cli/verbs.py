@@ -108,7 +108,7 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"analyses": [analysis.name]}
     for name in ("base", "tuned", "max_new_tokens", "seed", "device", "dtype", "vocabulary", "vectors", "texts"):
-        if name in given:
+        if name in given and name not in analysis.options.model_fields:
             values[name] = given[name]
     values["out"] = str(given["out"])
     if "prompts" in analysis.asks:

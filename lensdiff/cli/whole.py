@@ -17,6 +17,7 @@ DEMO = {
     "instruction_use": {"texts": ["reference"], "draws": 1},  # what 59 controls of two kinds have time for
     "knock_out": {"draws": 2, "max_tokens": 16},
     "residual_stream": {"max_tokens": 24},
+    "activation_difference": {"max_texts": 256},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
 }

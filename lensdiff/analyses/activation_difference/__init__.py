@@ -24,7 +24,7 @@ class ActivationDifferenceOptions(Options):
 
 ANALYSIS = Analysis(
     name="activation_difference",
-    question="What tuning adds to the stream whatever the text, and what that says",
+    question="What tuning adds to the stream whatever the text",
     more="Both models read the first tokens of texts that have nothing to do with the tuning: how much of the "
     "difference of their streams is the same in every text, and which words it speaks for.",
     beside="control models; the tuned model's own mean; the base's head",

@@ -43,6 +43,6 @@ SECTION = Section(
     "Where the orange line lies above the grey band, tuning moved the stream in one direction in texts that have "
     "nothing to do with it, more than meaningless changes of the same size do. The words below are what that direction "
     "speaks for; beside them are the words of the tuned model's own mean and of controls: what noise reads like.",
-    21,
+    20,
     activation_difference_section,
 )
