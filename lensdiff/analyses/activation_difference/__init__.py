@@ -7,7 +7,7 @@ from pydantic import Field
 from lensdiff.analyses.activation_difference.defaults import POSITIONS
 from lensdiff.defaults import MOST
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Layers, Options, option
+from lensdiff.steps.options import Count, LayersToTheEnd, Options, option
 
 Several = Annotated[int, Field(ge=2, le=MOST)]  # the mean of one text is that text
 
@@ -15,7 +15,7 @@ Several = Annotated[int, Field(ge=2, le=MOST)]  # the mean of one text is that t
 class ActivationDifferenceOptions(Options):
     """Options of `activation_difference`."""
 
-    layers: Layers | None = option(
+    layers: LayersToTheEnd | None = option(
         None, "Layers whose entering stream is read; by default all, and what leaves the last.", example=[0, 1, 2]
     )
     positions: Count = option(POSITIONS, "First tokens of each text that are read, each position apart.")

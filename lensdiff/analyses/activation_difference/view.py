@@ -95,7 +95,7 @@ def show_activation_difference(result: ActivationDifference) -> Widget:
     """Return the shares and the words of one pair."""
     index = WordIndex()
     labels = [*LABELS, *result.readings[len(READINGS) :][:CONTROLS]]
-    roles = [*ROLES, *(["control"] * CONTROLS)]
+    roles: tuple[Role, ...] = (*ROLES, *("control",) * CONTROLS)
     readings = [_reading(result, i, label, roles[i], index) for i, label in enumerate(labels)]
     shares = result.constant_share.nanmean(dim=1).nan_to_num(-1.0)
     data = ActivationDifferenceData(

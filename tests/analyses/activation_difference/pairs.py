@@ -23,7 +23,8 @@ def pair_of(base: Any = None, tuned: Any = None, *, bos: bool = False, **options
         hf_model("llama", dtype=torch.float64) if base is None else base,
         hf_model("llama", seed=1, dtype=torch.float64) if tuned is None else tuned,
     )
-    return load_pair(*sides, **({"tokenizer": tokenizer_of(bos)} | OPTIONS | options))
+    given: dict[str, Any] = {"tokenizer": tokenizer_of(bos)} | OPTIONS | options
+    return load_pair(*sides, **given)
 
 
 def own_token(W_U: Tensor) -> int:

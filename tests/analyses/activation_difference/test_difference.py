@@ -68,7 +68,7 @@ def test_sums_are_the_means_of_all_at_once():
 # against transformers
 @pytest.mark.parametrize(("family", "wrapper"), CASES)
 def test_means_and_words_are_of_transformers_own_streams(family: str, wrapper: str):
-    models = [hf_model(family, seed=seed, dtype=torch.float64) for seed in (0, 1)]
+    models: list[Any] = [hf_model(family, seed=seed, dtype=torch.float64) for seed in (0, 1)]
     pair = pair_of(*(hf_model(family, seed=seed, dtype=torch.float64) for seed in (0, 1)), wrapper=wrapper)
     if wrapper == "hooked":
         for model in models:
@@ -269,7 +269,7 @@ def test_both_models_read_the_same_tokens_each_with_its_own_ids():
     swapped = hf_model("llama", seed=1, dtype=torch.float64)
     with torch.no_grad():
         for name in ("model.embed_tokens", "lm_head"):
-            weight = swapped.get_submodule(name).weight
+            weight: Any = swapped.get_submodule(name).weight
             weight[[300, 301]] = weight[[301, 300]].clone()
     plain = activation_difference(pair_of(base, tuned), TEXTS)
     sides = {"base_options": {"tokenizer": tokenizer_of()}, "tuned_options": {"tokenizer": other}, "tokenizer": None}

@@ -59,7 +59,7 @@ def stream_of(family: str, model: Any, ids: Tensor, layer: int) -> Tensor:
 def test_steering_is_a_plain_hook_of_transformers(family: str, wrapper: str, layer: int):
     models, pair, found = models_and_pair(family, wrapper)
     d, words = found.difference[layer, 1], (" the", "a")
-    targets = [ids_of(word)[0].item() for word in words]
+    targets = [int(ids_of(word)[0, 0]) for word in words]
     for side, into in enumerate(("base", "tuned")):
         frame: Any = found.steer(pair, layer, 1, into=into, scales=[0.5, -1.0], tokens=words, texts=READ, draws=1)
         table = frame.set_index(["reading", "draw", "scale"])
