@@ -38,6 +38,8 @@ PARTED = "first_divergence/test_first_divergence.py"
 SUMS = "layer_similarity/test_running.py"
 SIMILAR = "layer_similarity/test_layer_similarity.py"
 LENS = "residual_stream/test_lens.py"
+ADDED = "activation_difference/test_difference.py"
+ACTING = "activation_difference/test_interventions.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
@@ -54,6 +56,11 @@ MUTATIONS = [
     Mutation("layer_similarity/passes.py", "shift / distance", "distance / shift", SIMILAR),
     Mutation("directions/separation.py", "0.5 * (apart.abs() <= tie).sum()", "0.0", "directions/test_separation.py"),
     Mutation("directions/separation.py", "(kind & ~out).double()", "kind.double()", "directions/test_separation.py"),
+    Mutation("activation_difference/sums.py", "difference = tuned - base", "difference = base - tuned", ADDED),
+    Mutation("activation_difference/sums.py", "self.n[has] += base.shape[1]", "self.n += base.shape[1]", ADDED),
+    Mutation("activation_difference/words.py", "final[:-1] - final[-1]", "final[:-1]", ADDED),
+    Mutation("activation_difference/causal.py", "(gap @ u)[..., None] * u", "gap", ACTING),
+    Mutation("activation_difference/steering.py", "p * (said - end)", "p * (end - said)", ACTING),
     Mutation("attribute/targets.py", "scatter(-1, own, -torch.inf)", "clone()", GRADIENTS),
     Mutation("attribute/targets.py", "log_probability(logits, ids).exp()", "log_probability(logits, ids)", GRADIENTS),
     Mutation("attribute/density.py", "torch.ceil(", "torch.floor(", DENSITY),

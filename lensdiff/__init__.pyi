@@ -1,3 +1,4 @@
+from .analyses.activation_difference.measure import activation_difference as activation_difference
 from .analyses.annotate.measure import annotate as annotate
 from .analyses.attention.patterns import AttentionPatterns as AttentionPatterns
 from .analyses.attention.patterns import attention as attention

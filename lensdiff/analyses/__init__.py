@@ -6,6 +6,7 @@ from it.
 
 from typing import Any
 
+from lensdiff.analyses.activation_difference import ANALYSIS as ACTIVATION_DIFFERENCE
 from lensdiff.analyses.annotate import ANALYSIS as ANNOTATE
 from lensdiff.analyses.attention import ANALYSIS as ATTENTION
 from lensdiff.analyses.attribute import ANALYSIS as ATTRIBUTE
@@ -36,6 +37,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     RESIDUAL_STREAM,
     LAYER_SIMILARITY,
     DIRECTIONS,
+    ACTIVATION_DIFFERENCE,
     ATTENTION,
     HEADS,
     PATCH,

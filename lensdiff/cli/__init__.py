@@ -29,7 +29,8 @@ for command in (whole.demo, whole.init, whole.run, whole.report, whole.published
     app.command()(command)
 for analysis in ANALYSES:
     if analysis.done == "asked":
-        app.command(analysis.name.replace("_", "-"))(command_of(analysis))
+        # given by itself a line of the list is wrapped; taken from the help it would be cut
+        app.command(analysis.name.replace("_", "-"), short_help=f"{analysis.question}.")(command_of(analysis))
 
 
 def _version(wanted: bool) -> bool:

@@ -43,6 +43,8 @@ def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
         yield _parameter("prompts", o.Prompts, None)
     if "words" in analysis.asks:
         yield from _of_config("vocabulary", "vectors")
+    if "texts" in analysis.asks:
+        yield from _of_config("texts")
     for name, field in analysis.options.model_fields.items():
         yield _option(name, field)
     if "prompts" in analysis.asks:
@@ -105,8 +107,8 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
         typer.BadParameter: an option cannot be read.
     """
     values: dict[str, Any] = {"analyses": [analysis.name]}
-    for name in ("base", "tuned", "max_new_tokens", "seed", "device", "dtype", "vocabulary", "vectors"):
-        if name in given:
+    for name in ("base", "tuned", "max_new_tokens", "seed", "device", "dtype", "vocabulary", "vectors", "texts"):
+        if name in given and name not in analysis.options.model_fields:
             values[name] = given[name]
     values["out"] = str(given["out"])
     if "prompts" in analysis.asks:

@@ -20,6 +20,7 @@ DEMO = {
     "residual_stream": {"max_tokens": 24},
     "layer_similarity": {"max_tokens": 24},
     "directions": {"max_tokens": 16},
+    "activation_difference": {"max_texts": 256},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
 }

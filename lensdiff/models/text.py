@@ -124,6 +124,36 @@ def encode(
     return found
 
 
+def encode_start(view: ModelView, text: str, n_tokens: int, *, prepend_bos: bool | None = None) -> Encoded:
+    """Return the first tokens of a text that nobody is to answer, at most `n_tokens` behind the special ones.
+
+    The text may be longer than the model's context.
+
+    Args:
+        prepend_bos: as `encode`.
+
+    Raises:
+        InputError: there is no token beside the BOS, the text holds half a character, a token has no row in the
+            embedding, the context does not hold so many, or a BOS is asked of a tokenizer that has none.
+    """
+    text = text.strip()
+    name = repr(text[:40])
+    _check_characters(text, f"text {name}")
+    ids, offsets = _tokenize(view, text)
+    added, written = _split_special(view.tokenizer, text, ids, offsets, special_ids(view, prepend_bos))
+    kept = ids[: written + n_tokens]
+    if len(kept) == written:
+        raise InputError(f"text {name} is read as {'the BOS alone' if ids else 'no token'}, expected words")
+    found = Encoded(
+        (*added, *kept), len(added) + written, len(kept) - written, offsets[written : len(kept)], "none", False,
+        len(added),
+    )  # fmt: skip
+    _check_ids(view, found, name)
+    if len(found.ids) > view.n_ctx:
+        raise InputError(f"{len(found.ids)} tokens of a text are asked for, the model's context holds {view.n_ctx}")
+    return found
+
+
 def token_strings(view: ModelView, ids: tuple[int, ...]) -> tuple[str, ...]:
     """Return each token as text; a token that is only part of a character is shown as the vocabulary spells it."""
     return strings_of(view.tokenizer, ids)

@@ -65,7 +65,8 @@ def _counted() -> dict[str, Any]:
 
 
 def _made_for(analysis: Analysis[Any]) -> str:
-    made = "Whole models, each run on every prompt" if "prompts" in analysis.asks else "Of weights alone"
+    run_on = "every prompt" if "prompts" in analysis.asks else "the texts"
+    made = f"Whole models, each run on {run_on}" if analysis.runs else "Of weights alone"
     return f"{made}; of the first kind." if analysis.first_kind else f"{made}."
 
 
@@ -107,6 +108,9 @@ class RunConfig(Options):
     vectors: Words = option(
         "base", "Word vectors: GloVe or word2vec text (.gz), glove, or base: the base's embeddings."
     )
+    texts: Words = option(
+        "default", "Plain texts that nobody is to answer: a file, a passage a line, or default: those that ship."
+    )
     controls: ControlOptions = option(ControlOptions, "", factory=True)
 
     _folder: Path = PrivateAttr(default_factory=Path)
@@ -146,7 +150,7 @@ class RunConfig(Options):
         return [analysis for analysis in ASKED.values() if analysis.name in self.analyses]
 
     def asks(self, what: str) -> list[str]:
-        """Return the names of the chosen analyses that read prompts, or words."""
+        """Return the names of the chosen analyses that read prompts, words or texts."""
         return [analysis.name for analysis in self.chosen if what in analysis.asks]
 
     @property
@@ -225,7 +229,7 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
             continue
         if config.keep == "one":
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _one(counted)
-        if "prompts" in analysis.asks and config.dtype in ("bfloat16", "float16"):
+        if analysis.runs and config.dtype in ("bfloat16", "float16"):
             yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
 
 

@@ -172,6 +172,7 @@ def probe_of(config: RunConfig, runner: Runner) -> Probe:
         config.max_new_tokens,
         n_words,
         {name: len(controls) for name, controls in runner.plan.controls.items()},
+        len(runner.supplies.texts) if config.asks("texts") else 0,
     )
 
 

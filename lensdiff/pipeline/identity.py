@@ -51,6 +51,11 @@ class Identities:
         return given if given == "glove" else fingerprint(self._config.path(given))
 
     @cached_property
+    def texts(self) -> str | None:
+        given = self._config.texts
+        return given if given == "default" else fingerprint(self._config.path(given))
+
+    @cached_property
     def data(self) -> str | None:
         given = self._config.controls.data
         return None if given is None else fingerprint(self._config.path(given))
@@ -68,6 +73,8 @@ class Identities:
             return known[need]
         if need == "vectors":
             return [self.vectors, self.vocabulary]
+        if need == "texts":
+            return self.texts
         assert need == "vocabulary", need
         return self.vocabulary
 

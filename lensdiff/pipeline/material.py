@@ -1,8 +1,9 @@
-"""What a config names beside the models, each read once: prompts, responses given to them, words, tuning data."""
+"""What a config names beside the models, each read once: prompts, responses to them, words, texts, tuning data."""
 
 from functools import cached_property
 
 from lensdiff.inputs.prompts import Prompt, load_prompts
+from lensdiff.inputs.texts import load_texts, shipped_texts
 from lensdiff.inputs.tuning_data import load_tuning_data
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.pipeline.config import RunConfig
@@ -41,6 +42,12 @@ class Material:
         """Prompts and responses of the tuning data, none where the config names none."""
         given = self.config.controls.data
         return [] if given is None else load_tuning_data(self.config.path(given))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Plain texts, from the config's file or those that ship."""
+        given = self.config.texts
+        return shipped_texts() if given == "default" else load_texts(self.config.path(given))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -48,11 +48,11 @@ def controls_of(config: RunConfig, analysis: Analysis[Any], both: bool) -> tuple
 
 
 def _checked(config: RunConfig, analyses: list[Analysis[Any]], controls: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the controls that are made as whole models: those that read prompts, and a few of every kind to check."""
+    """Return the controls that are made as whole models: those that read text, and a few of every kind to check."""
     wanted: set[str] = set()
     for analysis in analyses:
         names = controls.get(analysis.name, ())
-        if "prompts" in analysis.asks:
+        if analysis.runs:
             wanted |= set(names)
         elif config.dtype in ("float32", "float64"):  # a control in half precision cannot be run
             wanted |= {name for name in names if split_control(name)[1] < CHECKED}
@@ -72,6 +72,7 @@ def supplies_of(material: Material, both: bool) -> Supplies:
         lambda: material.vocabulary,
         lambda pair, vocabulary: vectors_of(material.config, pair, vocabulary),
         lambda: material.data,
+        lambda: material.texts,
     )
 
 

@@ -1,4 +1,4 @@
-"""What is checked before anything large is loaded: prompts, word lists, files of vectors, layers, the device.
+"""What is checked before anything large is loaded: prompts, word lists, texts, files of vectors, layers, the device.
 
 A prompt of a file that no model can be given, or no result filed by, fails by itself later, and the others go on; one
 that stands in the config is the config's fault, and refused here.
@@ -26,7 +26,7 @@ def prepare(config: RunConfig) -> Material:
     """Read what a config names beside the models, and refuse what is unusable before anything large is loaded.
 
     Raises:
-        InputError: the device, a prompt, a word list, a file of vectors or a choice of layers is unusable.
+        InputError: the device, a prompt, a word list, a text, a file of vectors or a choice of layers is unusable.
     """
     check_device(config.device)
     material = Material(config)
@@ -40,6 +40,8 @@ def prepare(config: RunConfig) -> Material:
         _ = material.vocabulary
         if config.vectors not in ("base", "glove") and not config.path(config.vectors).is_file():
             raise InputError(f"no file of word vectors at {config.path(config.vectors)}")
+    if config.asks("texts"):
+        _ = material.texts
     return material
 
 
@@ -115,7 +117,7 @@ def check_tokenizers(config: RunConfig, pair: ModelPair) -> None:
     Raises:
         InputError: with the names of the analyses.
     """
-    reading = list(dict.fromkeys([*config.asks("prompts"), *config.asks("words")]))
+    reading = list(dict.fromkeys([*config.asks("prompts"), *config.asks("words"), *config.asks("texts")]))
     without = [name for name, digest in zip(pair.ids, pair.digests, strict=True) if not digest]
     if reading and without:
         raise InputError(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lensdiff.views.section import Section
 
 O = TypeVar("O", bound=Options)  # noqa: E741 (options)
-Ask = Literal["prompts", "words"]
+Ask = Literal["prompts", "words", "texts"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Analysis(Generic[O]):
         more: a second paragraph of the command's help.
         beside: what its numbers stand beside.
         options: the class of its options.
-        asks: what it reads beside the models: prompts (and responses), words (a word list and word vectors).
+        asks: what it reads beside the models: prompts (and responses), words (a word list and word vectors),
+            texts (plain ones, that nobody is to answer).
         controls: how many controls of each kind stand beside it by default; None where there are none.
         first_kind: whether controls are of the first kind alone.
         exact: whether it needs float32 or float64.
@@ -54,6 +55,11 @@ class Analysis(Generic[O]):
     exact: bool = False
     done: Literal["asked", "always", "apart"] = "asked"
     package: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether models are run, and their weights not merely read."""
+        return bool(self.asks & {"prompts", "texts"})
 
     @property
     def steps(self) -> "tuple[Step[Any, Any], ...]":

@@ -95,6 +95,12 @@ class Inputs:
         return self._supplies.vectors
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Plain texts that nobody is to answer."""
+        self._check("texts")
+        return self._supplies.texts
+
+    @property
     def seed(self) -> int:
         self._check("seed")
         return self._plan.seed

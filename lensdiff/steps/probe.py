@@ -38,6 +38,7 @@ class Probe:
         pair: the two models; prompts: those of the run; n_words: of the word list, 0 where no analysis reads words.
         n_response: most tokens of a response.
         controls: how many stand beside each analysis.
+        n_texts: plain texts, 0 where no analysis reads them.
     """
 
     pair: ModelPair
@@ -45,6 +46,7 @@ class Probe:
     n_response: int
     n_words: int
     controls: Mapping[str, int] = field(default_factory=dict)
+    n_texts: int = 0
     _known: dict[str, object] = field(default_factory=dict)
 
     @cached_property

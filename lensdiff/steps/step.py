@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 O = TypeVar("O", bound=Options)  # noqa: E741 (options)
 R = TypeVar("R", bound=Result)
-Need = Literal["model", "pair", "both", "prompt", "prompts", "vocabulary", "vectors", "seed", "base"]
+Need = Literal["model", "pair", "both", "prompt", "prompts", "vocabulary", "vectors", "texts", "seed", "base"]
 
 
 class NotPossible(InputError):
@@ -79,7 +79,7 @@ class Step(Generic[O, R]):
         cost: about how many seconds a unit takes, its control excepted.
         reads: the results of other steps that a unit reads. Such a step comes before this one.
         needs: what a unit needs beside them: its own model (base, tuned or control), the pair, both models in memory,
-            its prompt, all prompts, words, word vectors, the seed, the base (whatever the unit's model).
+            its prompt, all prompts, words, word vectors, plain texts, the seed, the base (whatever the unit's model).
         kept: how much of a result stays once its readers are done; part: makes the part of it.
         lacks: why prompts are not in a result that is of several, by their ids.
         block: does several units at once where one model is held at a time; a result or an error for each.

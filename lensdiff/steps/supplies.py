@@ -17,8 +17,8 @@ class Supplies:
     """See the module.
 
     Attributes:
-        load_pair, load_vocabulary, load_data: load what they are named after, the last one prompts and responses that
-            the tuned model was tuned on.
+        load_pair, load_vocabulary, load_data, load_texts: load what they are named after, the data being prompts and
+            responses that the tuned model was tuned on, the texts plain ones.
         load_vectors: loads word vectors for a pair and a word list.
     """
 
@@ -26,6 +26,7 @@ class Supplies:
     load_vocabulary: Callable[[], Vocabulary]
     load_vectors: Callable[[ModelPair, Vocabulary], WordVectors]
     load_data: Callable[[], list[tuple[str, str]]]
+    load_texts: Callable[[], tuple[str, ...]]
     _control: tuple[Control, ModelView] | None = field(default=None, init=False)
 
     @cached_property
@@ -43,6 +44,10 @@ class Supplies:
     @cached_property
     def data(self) -> list[tuple[str, str]]:
         return self.load_data()
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        return self.load_texts()
 
     def side(self, name: str) -> Model:
         """Return the base or the tuned model."""

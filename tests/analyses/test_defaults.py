@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from lensdiff.analyses.activation_difference import ActivationDifferenceOptions
+from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
 from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
@@ -40,6 +42,8 @@ from lensdiff.steps.options import Options
 from lensdiff.steps.responses import ResponseOptions
 
 PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
+    (ActivationDifferenceOptions, activation_difference),
+    (ActivationDifferenceOptions, control_difference),
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
     (AttributeOptions, deletion_curve),

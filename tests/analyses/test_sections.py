@@ -18,6 +18,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "layer_similarity",
         "residual_stream",
         "directions",
+        "activation_difference",
         "heads",
         "attention",
         "patch",

@@ -185,6 +185,7 @@ LAYERED = {
     "qk_reading": qk,
     "mlp_concepts": mlp,
     "value_rotation": lambda **o: of_pair("value_rotation", **o),
+    "activation_difference": lambda **o: of_pair("activation_difference", **o),
     "annotate": asked,
 }
 

@@ -20,6 +20,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
         "residual_stream": 2,
         "layer_similarity": 2,
         "directions": 2,
+        "activation_difference": 2,
         "attention": 2,
         "heads": 2,
         "mlp": 2,
@@ -32,6 +33,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "dose": {"amounts": [0.5], "part_amounts": []},
     "heads": {"layers_per_group": 1, "top_k": 30},
     "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
+    "activation_difference": {"max_texts": 32},
 }
 
 

@@ -13,13 +13,15 @@ LESS = {
     "controls": {
         "kinds": ["spectrum"],
         **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence"), 1),
-        **dict.fromkeys(("residual_stream", "layer_similarity", "directions", "value_rotation"), 1),
+        **dict.fromkeys(("residual_stream", "layer_similarity", "directions", "activation_difference"), 1),
+        "value_rotation": 1,
         "mlp": 2,
         **dict.fromkeys(("attention", "heads", "attribute", "patch"), 0),
     },
     "instruction_use": {"draws": 1},
     "dose": {"amounts": [], "parts": [], "part_amounts": []},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
+    "activation_difference": {"max_texts": 32},
 }
 
 

@@ -66,6 +66,14 @@ COMMANDS = {
         "Directions by layer",
         ["responses", "control_validity", "directions", "direction_effects"],
     ),
+    "activation-difference": (
+        (*FEW, "--layers", "0-1", "--max-texts", 8),
+        "What every text's stream gained",
+        [
+            *("control_validity", "activation_difference", "activation_difference_words"),
+            "activation_difference_controls",
+        ],
+    ),
     "attention": (
         (*PROMPT, *FEW),
         "heads that moved most",

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from lensdiff.analyses.activation_difference.measure import activation_difference
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.dose.measure import dose
 from lensdiff.analyses.instruction_use.measure import instruction_use
@@ -270,6 +271,7 @@ def test_results_of_a_pair_say_it_first(twins_and_others):
     for analysis, arguments in (
         (instruction_use, (prompts, ["a sea", "a moon"])),
         (value_rotation, ()),
+        (activation_difference, (["a sea and a moon", "two words of a poem"],)),
         (dose, (prompts, ["a sea", "a moon"])),
     ):
         twins, others = (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lensdiff import analyses
+from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
 from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.first_divergence.measure import control_divergence, first_divergence
@@ -53,12 +54,11 @@ def test_a_wrong_choice_is_refused_in_one_sentence(wanted: Any, available: Any, 
     assert str(refused.value) == message
 
 
+# theirs count one more: behind the last block
 TO_THE_END = (
-    first_divergence,
-    control_divergence,
-    layer_similarity,
-    logit_lens,
-)  # theirs count one more: behind the last block
+    *(first_divergence, control_divergence, layer_similarity, logit_lens),
+    *(activation_difference, control_difference),
+)
 
 
 BEYOND = 99  # stands for the first that a taker does not have
@@ -83,6 +83,8 @@ def calls() -> dict[Callable[..., Any], Callable[..., Any]]:
     concepts, prompt = mlp_concepts(model, words), Prompt("Write a poem", ["Write"])
     parted = first_divergence(pair, prompt, max_new_tokens=8)
     return {
+        activation_difference: partial(activation_difference, pair),
+        control_difference: partial(control_difference, pair, model),
         annotate: partial(annotate, concepts, model="none", cache="none"),
         attention: partial(attention, model, "Write a poem"),
         concept_directions: partial(concept_directions, model),

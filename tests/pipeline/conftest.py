@@ -100,6 +100,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "residual_stream": 3,
             "layer_similarity": 3,
             "directions": 3,
+            "activation_difference": 3,
             "attention": 3,
             "heads": 3,
             "mlp": 3,
@@ -110,6 +111,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "dose": {"amounts": [0.5], "parts": ["layer 1"], "part_amounts": []},
         "heads": {"top_k": 10, "layers_per_group": 1},
         "mlp": {"n_components": 8, "ranks": [1, 4], "top_words": 5},
+        "activation_difference": {"max_texts": 16},
     } | changes
 
 

@@ -32,6 +32,7 @@ def whole(models: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultStore
     vectors = np.random.default_rng(0).normal(size=(len(WORDS), 5))
     lines = (f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, vectors, strict=True))
     (models / "glove.txt").write_text("".join(lines))
+    (models / "texts.txt").write_text("The moon is far.\nList a word.\nAnother sea of words.\n")
     (models / "fewer.tsv").write_text("".join(f"{word}\t1\n" for word in WORDS[1:]))
     return run(small(models, folder / "out"))
 
@@ -70,6 +71,9 @@ HEADS |= SET
 BESIDE_CONTROLS |= {"patch", "patch_set"}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
 MAPS = {"attribution", "deletion_curves", "claims"}
+ADDED = {f"activation_difference{part}" for part in ("_pair", "_control", "")}
+BESIDE_CONTROLS |= {"activation_difference"}
+OF_ANY_CONTROL |= {"activation_difference_control:controls"}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
@@ -81,7 +85,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         | BESIDE_CONTROLS
         | {*PAIR, *PARTED, "knock_out_pair", "directions_pair", "coherence", "patch_prompt", "patch_set_pair"}
         | {"deletion_curves"},
-        {"value_rotation_pair", "dose_pair", "layer_similarity_pair", *STREAM_PAIR},
+        {"value_rotation_pair", "dose_pair", "layer_similarity_pair", "activation_difference_pair", *STREAM_PAIR},
     ),
     "max_new_tokens": (
         2,
@@ -114,6 +118,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "prompt": (PROMPTS, set(), set()),  # the same, in the config
     "vocabulary": ("fewer.tsv", HEADS | CONCEPTS | {"ov_reading"}, set()),
     "vectors": ("glove.txt", HEADS | {"coherence"}, set()),
+    "texts": ("texts.txt", ADDED, set()),
     "attribute.target": ("logit", MAPS, set()),
     "attribute.method": ("forward", MAPS, set()),
     "attribute.deletion_draws": (2, {"attribution", "claims"}, set()),
@@ -130,6 +135,9 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "directions.layer": (0, DIRECTED, set()),
     "directions.draws": (1, DIRECTED, set()),
     "directions.max_tokens": (2, DIRECTED, set()),
+    "activation_difference.layers": ([1], ADDED, set()),
+    "activation_difference.positions": (3, ADDED, set()),
+    "activation_difference.max_texts": (9, ADDED, set()),
     "attention.layers": ([1], ATTENTION, set()),
     "attention.sink": ("counted", ATTENTION, set()),
     "attention.keep_patterns": (1, set(), set()),
@@ -179,6 +187,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
             *PAIR,
             *("knock_out_pair", "value_rotation_pair", "dose_pair", "first_divergence_pair"),
             *("patch_prompt", "patch_set_pair", "layer_similarity_pair", "directions_pair"),
+            "activation_difference_pair",
             *STREAM_PAIR,
         },
     ),
@@ -214,6 +223,11 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
         {"directions_control:spectrum-1", "directions"},
         {"directions_pair", "directions_control:spectrum-0"},
     ),
+    "controls.activation_difference": (
+        2,
+        {"activation_difference_control:spectrum-1", "activation_difference"},
+        {"activation_difference_pair", "activation_difference_control:spectrum-0"},
+    ),
     "controls.attention": (
         2,
         {"control_attention:spectrum-1", "attention_shift"},
@@ -248,7 +262,7 @@ def changed(models: Path, key: str, value: Any) -> dict[str, Any]:
     table, _, name = key.rpartition(".")
     if key == "prompt":
         return {"prompt": value, "prompts": None}
-    if key in ("vocabulary", "vectors"):
+    if key in ("vocabulary", "vectors", "texts"):
         return {key: str(models / value)}
     if key == "mlp.n_components":
         return {"mlp": {"n_components": value, "ranks": [1, 2]}}

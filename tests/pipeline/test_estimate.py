@@ -311,6 +311,20 @@ def test_directions_are_estimated_by_their_passes(models, tmp_path):
     assert cost(runner, probe, "directions") == 0
 
 
+def test_the_activation_difference_is_estimated_by_its_texts(models, tmp_path):
+    # 9 texts of 3 tokens and a BOS through two models; 3 streams of 3 positions and their opposites through a block and
+    # the unembedding, by two heads and once more for the mean
+    given = {"activation_difference": {"max_texts": 9, "positions": 3}}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), rate=1e3, parameters=1000)
+    assert probe.n_texts == 512
+    read = 9 * 3e-4 + 2 * (1 + 2 * 9 * 4 + 2e-9 * 9 * 3 * 3 * D_MODEL)
+    lens = 2 * 3 * 3 * 2 * (1000 / LAYERS + D_MODEL * 400) / 1e3
+    assert cost(runner, probe, "activation_difference_pair") == pytest.approx(read + 3 * lens)
+    assert cost(runner, probe, "activation_difference_control", Unit("spectrum-0")) == pytest.approx(read + lens)
+    assert cost(runner, probe, "activation_difference") == 0
+
+
 def test_a_faster_machine_takes_less(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     slow, fast = (

@@ -352,14 +352,9 @@ def test_what_only_readers_need_is_gone_in_the_end(whole):
     found = files(whole.root)
     for step in (
         *("control_attention", "control_concepts", "value_rotation_pair"),
-        *(
-            "instruction_use_pair",
-            "knock_out_pair",
-            "dose_pair",
-            "first_divergence_pair",
-            "layer_similarity_pair",
-            "directions_pair",
-        ),
+        *("instruction_use_pair", "knock_out_pair", "dose_pair", "first_divergence_pair"),
+        *("layer_similarity_pair", "directions_pair"),
+        *("activation_difference_pair", "activation_difference_control"),
     ):
         assert whole.step(step).done
         assert not [name for name in found if name.startswith(f"arrays/{step}")]

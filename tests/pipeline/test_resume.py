@@ -299,6 +299,7 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
             *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
             *("knock_out", "first_divergence", "patch", "patch_set", "logit_lens_shift", "direct_logit_attribution"),
             *("logit_parts/base", "logit_parts/tuned", "layer_similarity", "directions"),
+            "activation_difference",
         },
         {
             *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),
@@ -308,6 +309,7 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
             *("first_divergence_control/spectrum-0", "control_logit_lens/spectrum-0", "logit_parts/spectrum-0"),
             *("patch_control/spectrum-0", "patch_set_control/spectrum-0", "layer_similarity_control/spectrum-0"),
             "directions_control/spectrum-0",
+            "activation_difference_control/spectrum-0",
         },
     ),
 }

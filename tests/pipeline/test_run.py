@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.analyses.activation_difference.measure import activation_difference
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
 from lensdiff.analyses.attention.shift import AttentionShift, attention_shift
 from lensdiff.analyses.attribute.attribution import Attribution
@@ -39,6 +41,7 @@ from lensdiff.analyses.residual_stream.parts_shift import PartsShift
 from lensdiff.analyses.value_rotation.measure import ValueRotation, value_rotation
 from lensdiff.analyses.weights.weight_shift import WeightShift, weight_shift
 from lensdiff.inputs import Prompt, load_prompts
+from lensdiff.inputs.texts import shipped_texts
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import load_pair, view_of
@@ -216,6 +219,17 @@ def test_directions_beside_controls_of_the_first_kind(finished, pair, prompts, r
     pd.testing.assert_frame_equal(store.load_table("directions"), expected.to_df(), rtol=1e-9, atol=1e-12)
     pd.testing.assert_frame_equal(store.load_table("direction_effects"), expected.effects(), rtol=1e-6, atol=1e-9)
     assert store.load_result("directions", Directions).provenance.control_kinds == ("spectrum",) * 3
+
+
+def test_the_activation_difference_beside_controls_of_the_first_kind(finished, pair):
+    store, _ = finished
+    controls = [pair.control("spectrum", i) for i in range(3)]
+    found = store.load_result("activation_difference", ActivationDifference)
+    texts = shipped_texts()
+    same(found, activation_difference(pair, texts, max_texts=16, controls=controls))
+    assert found.provenance.control_kinds == ("spectrum",) * 3
+    pd.testing.assert_frame_equal(store.load_table("activation_difference_words"), found.reads())
+    pd.testing.assert_frame_equal(store.load_table("activation_difference_controls"), found.controls())
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):
@@ -520,6 +534,7 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
     assert one.load_result("attention_shift", AttentionShift).whole is None
     states = {name: state.state for name, state in one.manifest.steps.items()}
     impossible = {"weights", "value_rotation_pair", "value_rotation", "dose_pair", "dose"}
+    impossible |= {"activation_difference_pair", "activation_difference"}
     assert {name for name, state in states.items() if state == "skipped"} == impossible
     assert {state for name, state in states.items() if name not in impossible} == {"done"}
     assert not any(unit.model in CONTROLS for state in one.manifest.steps.values() for unit in state.units.values())
@@ -633,7 +648,7 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
 
 # of two layers, and of the stream where it leaves the last one
 LAST_LAYERS = {"heads": 1, "mlp": 1, "value_rotation": 1, "attention": 1, "patch": 1}
-LAST_LAYERS |= {"first_divergence": 2, "residual_stream": 2}
+LAST_LAYERS |= {"first_divergence": 2, "residual_stream": 2, "activation_difference": 2}
 
 
 def test_every_analysis_with_layers_is_among_those_that_are_tried():
@@ -672,6 +687,7 @@ def test_unusable_inputs_are_refused_before_a_model_is_loaded(models, tmp_path, 
 
     assert_refused("no file at", prompts=str(tmp_path / "none.jsonl"))
     assert_refused("no file at", vocabulary=str(tmp_path / "none.tsv"))
+    assert_refused("no file at", texts=str(tmp_path / "none.txt"))
     assert_refused("no file of word vectors at", vectors=str(tmp_path / "none.txt"))
     assert_refused("device 'abacus' cannot be used here", device="abacus")
     assert_refused("unknown key 'colour'", colour=1)

@@ -34,6 +34,7 @@ dose = 1
 residual_stream = 1
 layer_similarity = 1
 directions = 1
+activation_difference = 1
 attention = 0
 heads = 0
 mlp = 2

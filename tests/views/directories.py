@@ -20,6 +20,7 @@ CONFIG = {
         "kinds": ["norm"],
         "instruction_use": 3,
         "dose": 0,
+        "activation_difference": 0,
         "attention": 0,
         "heads": 0,
         "mlp": 99,
