@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute.targets import Target
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.inputs.rendering import RAW
 from lensdiff.models import ModelView, Point, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked, Given
@@ -104,7 +105,7 @@ def choices_in_pair(
     """
     if options.get("target") != "choice":
         return (prompt, response), options
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=options.get("template", RAW), model=pair)
     habits: Any = {"max_new_tokens": options.get("max_new_tokens", MAX_NEW_TOKENS)}
     habits["prepend_bos"] = options.get("prepend_bos")
     if options.get("retokenise"):

@@ -35,7 +35,7 @@ class Text:
     Attributes:
         ids: of all tokens; last: the position of the prompt's last one.
         instruction: positions of the instruction's tokens, token 0 included.
-        others: positions of the prompt's other tokens, neither special nor token 0.
+        others: positions of the prompt's other tokens, neither special nor token 0 nor a chat template's.
         seed: of what is drawn for it.
     """
 
@@ -68,12 +68,14 @@ def text_of(view: ModelView, prompt: Prompt, encoded: Encoded, seed: int) -> Tex
     mask = prompt.mask("instruction", encoded.offsets, pieces=pieces).tolist()
     if not any(mask):
         raise InputError(f"no token of prompt {name} is the instruction's, expected at least one")
+    of_template = prompt.mask("template", encoded.offsets).tolist()
     places = [(i + encoded.n_special, inside) for i, inside in enumerate(mask)]
+    others = [i for (i, inside), written in zip(places, of_template, strict=True) if not (inside or written)]
     return Text(
         encoded.ids,
         last=encoded.n_special + encoded.n_prompt - 1,
         instruction=tuple(i for i, inside in places if inside),
-        others=tuple(i for i, inside in places if not inside and i),
+        others=tuple(i for i in others if i),
         seed=f"{seed} {prompt.stripped}",
     )
 
