@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lensdiff.defaults import CHAT, RAW
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.json_lines import read_json_lines
-from lensdiff.inputs.rendering import ANSWERS, CHAT, CONTENT, RAW, ROLE, USER, Rendering
+from lensdiff.inputs.rendering import ANSWERS, CONTENT, ROLE, USER, Rendering
 from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, split_spans, unescape
 from lensdiff.results import InputError

@@ -17,7 +17,6 @@ from itertools import pairwise
 from lensdiff.inputs.spans import Range
 from lensdiff.results import InputError
 
-RAW, CHAT = "raw", "chat"
 Message = Mapping[str, str]  # its role and its content
 Write = Callable[[list[dict[str, str]], bool], str]  # a template: of messages, and whether an answer is to begin
 ROLE, CONTENT, USER, ANSWERS = "role", "content", "user", "assistant"

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template, stamped, template_of

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import pandas as pd
 import torch
 
-from lensdiff.inputs.rendering import RAW
+from lensdiff.defaults import RAW
 from lensdiff.models.change import RealChange, SharedTokens
 from lensdiff.models.controlling.options import Kind
 from lensdiff.models.controlling.workshop import Workshop

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from lensdiff.defaults import CHAT, RAW
 from lensdiff.inputs.prompts import MARKED, Prompt
-from lensdiff.inputs.rendering import CHAT, RAW, rendered
+from lensdiff.inputs.rendering import rendered
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.view import view_of
 from lensdiff.results import InputError, Result

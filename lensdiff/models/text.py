@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lensdiff.defaults import MAX_NEW_TOKENS
+from lensdiff.defaults import MAX_NEW_TOKENS, RAW
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models.asked import Advance, Asked
 from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.identity import check_ids, digest_of

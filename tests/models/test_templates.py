@@ -10,7 +10,7 @@ import torch
 
 import lensdiff
 from lensdiff import Prompt, attention, attribute, generate, instruction_use, knock_out, load_pair, output_shift
-from lensdiff.inputs.rendering import RAW
+from lensdiff.defaults import RAW
 from lensdiff.models import view_of
 from lensdiff.models.aligned_text import position_groups
 from lensdiff.models.templates import ChatTemplate, template_of

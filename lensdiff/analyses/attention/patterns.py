@@ -32,8 +32,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lensdiff.analyses.attention.defaults import SINK
+from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.layers import chosen_indices

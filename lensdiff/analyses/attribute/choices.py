@@ -16,8 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lensdiff.analyses.attribute.targets import Target
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import ModelView, Point, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked, Given

@@ -34,8 +34,8 @@ from lensdiff.analyses.attribute.paths import (
     scores_at,
 )
 from lensdiff.analyses.attribute.targets import Contrast, Target, TargetName, probability, target_of
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import MARKED, Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.response import Response

@@ -51,8 +51,8 @@ from lensdiff.analyses.dose.reading import (
 )
 from lensdiff.analyses.dose.result import HEADLINE, LOGITS, WHOLE, ControlDose, Dose
 from lensdiff.analyses.instruction_use.other_instructions import deleted
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.change import SharedTokens

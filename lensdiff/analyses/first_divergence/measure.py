@@ -40,8 +40,8 @@ from lensdiff.analyses.first_divergence.cells import Scored, Text, cells
 from lensdiff.analyses.first_divergence.defaults import DRAWS, READ_TOKENS
 from lensdiff.analyses.first_divergence.divergence import Divergence, find_divergences
 from lensdiff.analyses.first_divergence.result import ControlDivergence, FirstDivergence, headline_of
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.layers import chosen_indices

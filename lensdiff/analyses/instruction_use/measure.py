@@ -33,8 +33,8 @@ from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
 from lensdiff.analyses.instruction_use.result import MEAN, InstructionUse
 from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked

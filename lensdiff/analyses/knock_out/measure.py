@@ -28,8 +28,8 @@ from lensdiff.analyses.knock_out.cuts import CUTS, chosen_windows
 from lensdiff.analyses.knock_out.defaults import DRAWS
 from lensdiff.analyses.knock_out.passes import MAX_BYTES, Plan, drops, text_of
 from lensdiff.analyses.knock_out.result import KnockOut
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.response import Response

@@ -31,8 +31,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.analyses.outputs.distributions import js_distance, kl_divergence, ranks, top_k_agreement
+from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import Forced, force_base, force_tuned

@@ -34,8 +34,8 @@ from lensdiff.analyses.patch.result import ControlPatch, Patched
 from lensdiff.analyses.patch.rows import sites_of_rows
 from lensdiff.analyses.patch.runs import Run
 from lensdiff.analyses.patch.sites import Site, one_site, several_ats, sweep_sites
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair, check_pair

@@ -26,8 +26,8 @@ from torch import Tensor
 from lensdiff.analyses.residual_stream.forced import Read, of_side, read
 from lensdiff.analyses.residual_stream.lens import output_choices
 from lensdiff.analyses.residual_stream.split import Part, Split, split
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given

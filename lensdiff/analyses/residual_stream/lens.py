@@ -29,8 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.inputs.rendering import RAW
 from lensdiff.models import Model, ModelView, Point, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.inside.forward import Forward
