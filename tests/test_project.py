@@ -44,7 +44,7 @@ first_divergence contrast dose series template_effects run Report
 TO_COME = re.findall(
     r"\w+",
     """
-layer_similarity activation_difference directions series template_effects
+layer_similarity activation_difference directions series
 """,
 )
 READ_BY_NAME = ["AttentionPatterns", "HeadWordPairs", "MLPConcepts"]

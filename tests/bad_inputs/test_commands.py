@@ -28,7 +28,7 @@ WHOLE = ("demo", "init", "run", "report", "published", "annotate")
 VERBS = [name for name in COMMANDS if name not in WHOLE]
 PROMPTED = (
     *("attention", "attribute", "dose", "first-divergence", "instruction-use", "knock-out", "outputs", "patch"),
-    "residual-stream",
+    *("residual-stream", "template-effects"),
 )
 DEEP = "[" * 100_000
 DIGITS = "9" * 5_000

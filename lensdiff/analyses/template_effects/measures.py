@@ -7,7 +7,8 @@
     knock_out         what the response loses with attention to the instruction cut in all layers, nats per token
 
 A part that a prompt does not mark has no number. Token 0, the sink, is never cut: where a raw prompt begins with its
-instruction that is the instruction's first token, in a template it is the template's. Reference: the analyses of these names.
+instruction that is the instruction's first token, in a template it is the template's. Reference: the analyses of these
+names.
 """
 
 from collections.abc import Callable, Mapping, Sequence

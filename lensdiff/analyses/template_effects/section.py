@@ -40,6 +40,6 @@ SECTION = Section(
     "Both models read each prompt twice, raw and in the tuned model's chat template, and the same response. What "
     "differs between the models in either rendering is the tuning's; what differs between the renderings in either "
     "model is the template's; the interaction is what tuning does in the template alone.",
-    15,
+    16,
     template_section,
 )
