@@ -115,7 +115,7 @@ class Prompt:
             raise InputError(
                 f"the last message of prompt {id!r} is the assistant's, expected one that is to be answered"
             )
-        return cls(text, *spans.values(), id, kind, reference, turns=tuple(turns))
+        return cls(text, spans["instruction"], spans["context"], id, kind, reference, tuple(turns))
 
     @property
     def stripped(self) -> str:
@@ -203,7 +203,8 @@ def _message(message: object) -> tuple[str, Prompt]:
         raise InputError(f"its role is {shorten(role)}, expected a word such as {USER!r}")
     if not isinstance(content, str) or not content.strip():
         raise InputError(f"its content is {shorten(content)}, expected words")
-    return role, Prompt(content, *(_spans_of(message, part) for part in MARKED))
+    instruction, context = (_spans_of(message, part) for part in MARKED)
+    return role, Prompt(content, instruction, context)
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
@@ -219,8 +220,8 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, Prompt]]:
             if is_chat:
                 yield number, Prompt.of_messages(record["messages"], id=str(name), **more)
             else:
-                spans = (_spans_of(record, part) for part in MARKED)
-                yield number, Prompt(record["text"], *spans, str(name), **more)
+                instruction, context = (_spans_of(record, part) for part in MARKED)
+                yield number, Prompt(record["text"], instruction, context, str(name), **more)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
 

@@ -182,7 +182,7 @@ def _measured(
                 if name == SHIFT:
                     found[name] = shifts(pair, raw, chat)
                     continue
-                read = of_function(measure) if callable(measure) else NAMED[name]
+                read = NAMED[name] if isinstance(measure, str) else of_function(measure)
                 of_ways = [read(pair, asked) for asked in (raw, chat)]
         except InputError as error:
             without[name] = str(error)
