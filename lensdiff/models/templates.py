@@ -16,6 +16,7 @@ from lensdiff.inputs.rendering import rendered
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.view import view_of
 from lensdiff.results import InputError, Result
+from lensdiff.results.memory import is_lack_of_memory
 
 R = TypeVar("R")
 TEMPLATES = (RAW, CHAT)
@@ -57,9 +58,9 @@ class ChatTemplate:
         """
         try:
             text: Any = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=begins)
-        except MemoryError:
-            raise
         except Exception as error:  # whatever somebody else's program may raise
+            if is_lack_of_memory(error):
+                raise
             said = str(error).strip().split("\n", 1)[0][:MOST]
             kind = type(error).__name__
             raise InputError(f"the chat template of {self.model!r} cannot be used: {kind} {said}".rstrip()) from error
