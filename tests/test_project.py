@@ -45,7 +45,7 @@ first_divergence contrast dose series template_effects run Report
 TO_COME = re.findall(
     r"\w+",
     """
-series template_effects
+series
 """,
 )
 READ_BY_NAME = ["AttentionPatterns", "HeadWordPairs", "MLPConcepts"]

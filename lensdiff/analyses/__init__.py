@@ -22,6 +22,7 @@ from lensdiff.analyses.mlp import ANALYSIS as MLP
 from lensdiff.analyses.outputs import ANALYSIS as OUTPUTS
 from lensdiff.analyses.patch import ANALYSIS as PATCH
 from lensdiff.analyses.residual_stream import ANALYSIS as RESIDUAL_STREAM
+from lensdiff.analyses.template_effects import ANALYSIS as TEMPLATE_EFFECTS
 from lensdiff.analyses.value_rotation import ANALYSIS as VALUE_ROTATION
 from lensdiff.analyses.weights import ANALYSIS as WEIGHTS
 from lensdiff.steps.analysis import Analysis
@@ -39,6 +40,7 @@ ANALYSES: tuple[Analysis[Any], ...] = (
     DIRECTIONS,
     ACTIVATION_DIFFERENCE,
     ATTENTION,
+    TEMPLATE_EFFECTS,
     HEADS,
     PATCH,
     MLP,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 MOST_DIGITS = 5  # of a layer's number
+RENDERINGS = {"raw": ("raw",), "chat": ("chat",), "both": ("raw", "chat")}
 SHOWN = 60  # characters of an option that cannot be read
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
@@ -22,6 +23,9 @@ Instruction = Annotated[list[str] | None, typer.Option(help="A part of --prompt 
 Context = Annotated[list[str] | None, typer.Option(help="A part of --prompt that gives context; may be given again.")]
 Response = Annotated[str | None, typer.Option(help="Response to --prompt; by default each model's own.")]
 Prompts = Annotated[Path | None, typer.Option(help="Many prompts: a .jsonl file, or the paper's FinalDataset.tsv.")]
+Template = Annotated[
+    str, typer.Option(metavar="raw|chat|both", help="How prompts are rendered; chat: by the tuned model's template.")
+]
 Controls = Annotated[
     int, typer.Option(min=0, help="Meaningless changes of the same size, of each kind; a band needs 19, a verdict 59.")
 ]
@@ -35,6 +39,17 @@ Layers = Annotated[str | None, typer.Option(help="Layers that are read; by defau
 def controls(kinds: str, **counts: int) -> dict[str, object]:
     """Return the table of a config that says which controls are made."""
     return {"kinds": [kind.strip() for kind in kinds.split(",")], **counts}
+
+
+def renderings(template: str) -> list[str]:
+    """Return the renderings that a text names.
+
+    Raises:
+        typer.BadParameter: it names none.
+    """
+    if template not in RENDERINGS:
+        raise typer.BadParameter(f"--template {template[:SHOWN]!r} is none of {', '.join(RENDERINGS)}")
+    return list(RENDERINGS[template])
 
 
 def layer_list(name: str, given: str | None) -> list[int] | None:

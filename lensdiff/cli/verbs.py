@@ -5,19 +5,21 @@ directory. Stopped, it goes on where it was; with other options it does again wh
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
+from lensdiff.analyses import ANALYSES
 from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
 from lensdiff.pipeline.config import ControlOptions, RunConfig
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import are_layers, flag_of
 
+BOTH = "both"
 PROMPTS = {"prompt": o.Prompt, "instruction": o.Instruction, "context": o.Context, "response": o.Response}
 
 
@@ -41,6 +43,8 @@ def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
         for name, kind in PROMPTS.items():
             yield _parameter(name, kind, None)
         yield _parameter("prompts", o.Prompts, None)
+        if not analysis.both:
+            yield _parameter("template", o.Template, "raw")
     if "words" in analysis.asks:
         yield from _of_config("vocabulary", "vectors")
     if "texts" in analysis.asks:
@@ -113,6 +117,7 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
     values["out"] = str(given["out"])
     if "prompts" in analysis.asks:
         values |= o.prompt_keys(**{name: given[name] for name in (*PROMPTS, "prompts")})
+        values |= _rendered(analysis, given.get("template", BOTH))
     fields = analysis.options.model_fields
     own = {name: _value(name, field, given[name]) for name, field in fields.items() if given[name] is not None}
     if own:
@@ -120,6 +125,34 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
     if analysis.controls is not None:
         values["controls"] = o.controls(given["kinds"], **{analysis.name: given["controls"]})
     return values
+
+
+def _rendered(analysis: Analysis[Any], template: str) -> dict[str, Any]:
+    """Return the keys of a config that say how prompts are rendered; both takes the table of template effects along.
+
+    Raises:
+        typer.BadParameter: there is no such rendering, or the table has no measure of the analysis.
+    """
+    values: dict[str, Any] = {"templates": o.renderings(template)}
+    if template == BOTH and not analysis.both:
+        if not analysis.effects:
+            having = ", ".join(_verb(other) for other in ANALYSES if other.effects)
+            raise typer.BadParameter(
+                f"--template both sets the numbers of {having} beside each other; give raw or chat to {_verb(analysis)}"
+            )
+        effects = _beside(analysis, template)[-1]
+        values |= {"analyses": [analysis.name, effects.name], effects.name: {"measures": list(analysis.effects)}}
+    return values
+
+
+def _beside(analysis: Analysis[Any], template: str) -> list[Analysis[Any]]:
+    """Return the analyses of a command: its own, and what sets both renderings beside each other."""
+    both = [other for other in ANALYSES if other.both and other is not analysis]
+    return [analysis, *(both if template == BOTH else [])]
+
+
+def _verb(analysis: Analysis[Any]) -> str:
+    return analysis.name.replace("_", "-")
 
 
 def _value(name: str, field: FieldInfo, given: Any) -> Any:
@@ -143,8 +176,10 @@ def _run(analysis: Analysis[Any], given: dict[str, Any]) -> None:
     terminal = Terminal(quiet=given["quiet"])
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis.name, estimate=not given["quiet"])
-    is_whole = _complain(analysis, store)
-    _show(analysis, store, is_whole)
+    analyses = _beside(analysis, given.get("template", ""))
+    whole = [_complain(one, store) for one in analyses]  # each says what it lacks
+    is_whole = all(whole)
+    _show(analyses, store, is_whole)
     if not is_whole:
         raise typer.Exit(1)
 
@@ -175,14 +210,17 @@ def _complain(analysis: Analysis[Any], store: Any) -> bool:
     return not lines
 
 
-def _show(analysis: Analysis[Any], store: Any, is_whole: bool) -> None:
-    """Print the command's tables, put its tables and its page at the top of the directory, and say where they are."""
+def _show(analyses: Sequence[Analysis[Any]], store: Any, is_whole: bool) -> None:
+    """Print the command's tables, put its tables and its page at the top of the directory, and say where they are.
+
+    The command's own analysis is the first.
+    """
     from lensdiff.pipeline.report import sections_page
     from lensdiff.results.errors import NotThere
     from lensdiff.steps.found import Found
 
     write_notice(store)
-    for title, summary in analysis.summaries.items():
+    for title, summary in [item for analysis in analyses for item in analysis.summaries.items()]:
         try:
             frame = summary(Found(store))
         except NotThere:
@@ -190,8 +228,9 @@ def _show(analysis: Analysis[Any], store: Any, is_whole: bool) -> None:
                 raise
             continue  # of what failed; that was said
         print_frame(title, frame)
-    for table in analysis.tables:
-        if store.has_table(table.name):
-            write(str(store.publish(table.name)))
-    verb = analysis.name.replace("_", "-")
-    write(str(store.write_text(f"{verb}.html", sections_page(store, f"lensdiff {verb}", [analysis]))))
+    names = dict.fromkeys(table.name for analysis in analyses for table in analysis.tables)
+    for name in names:
+        if store.has_table(name):
+            write(str(store.publish(name)))
+    verb = _verb(analyses[0])
+    write(str(store.write_text(f"{verb}.html", sections_page(store, f"lensdiff {verb}", analyses))))

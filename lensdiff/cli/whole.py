@@ -16,6 +16,8 @@ DEMO = {
     "controls": {"instruction_use": 59, "heads": 59, "mlp": 59, "value_rotation": 59, "attribute": 3},
     "instruction_use": {"texts": ["reference"], "draws": 1},  # what 59 controls of two kinds have time for
     "attribute": {"curve_prompts": 2, "curve_tokens": 16},
+    "templates": ["raw", "chat"],
+    "template_effects": {"draws": 2, "max_prompts": 8},
     "knock_out": {"draws": 2, "max_tokens": 16},
     "residual_stream": {"max_tokens": 24},
     "layer_similarity": {"max_tokens": 24},

@@ -1,7 +1,8 @@
 """One prompt and response as both models of a pair read them, position for position, and what each position is.
 
-    groups   "instruction" and "context" as the prompt marks them, "prompt" for its other tokens, "response";
-             a token of both spans is in both groups, special tokens that are put in front are in none
+    groups   "instruction" and "context" as the prompt marks them, "template" for what a chat template wrote, "prompt"
+             for its other tokens, "response"; a token of both spans is in both groups, special tokens that are put in
+             front, or written there, are in none
 
 What is at a position of one model can then be put at the same position of the other. Position p predicts the token at
 p + 1; the last response token is only predicted, so that it is read by none.
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lensdiff.inputs.prompts import Prompt
+from lensdiff.inputs.prompts import PARTS, Prompt
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
@@ -23,7 +24,7 @@ from lensdiff.models.view import ModelView, view_of
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
 
-GROUPS = ("instruction", "context", "prompt", "response")
+GROUPS = ("instruction", "context", "template", "prompt", "response")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,8 @@ def check_positions(text: Forced, base: Encoded) -> None:
 def position_groups(view: ModelView, prompt: Prompt, encoded: Encoded) -> dict[str, tuple[int, ...]]:
     """Return which of the positions that are read belong to what, special tokens in front counted in the positions."""
     pieces = pieces_of(view.tokenizer, encoded.prompt_ids)
-    marked = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in ("instruction", "context")}
-    masks = {**marked, "prompt": ~(marked["instruction"] | marked["context"])}
+    marked = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in PARTS}
+    masks = {**marked, "prompt": ~torch.stack(list(marked.values())).any(dim=0)}
     found = {name: tuple((mask.nonzero()[:, 0] + encoded.n_special).tolist()) for name, mask in masks.items()}
     start = encoded.n_special + encoded.n_prompt
     return {**found, "response": tuple(range(start, len(encoded.ids) - 1))}

@@ -6,6 +6,10 @@
 
 In a list, a prompt without an id is called by its place, counted from 0. What fails a prompt is an InputError, or a
 RuntimeError of no class of its own: running out of memory ends the call.
+
+    template="raw"    prompts are read as they are
+    template="chat"   each is first rendered by the model's chat template, of a pair by the tuned model's for both; a
+                      result says so in its provenance (`options["template"]`)
 """
 
 import warnings
@@ -17,9 +21,11 @@ from typing import Any, TypeVar
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template, stamped, template_of
 from lensdiff.results import InputError, Results
 from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.results.numbers import n_of
@@ -57,17 +63,33 @@ class Asked:
     errors: dict[str, Exception] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, prompt: object, response: object = None) -> "Asked":
+    def of(cls, prompt: object, response: object = None, *, template: Template = RAW, model: Any = None) -> "Asked":
         """Return what is asked for by a prompt and its response, or by lists of them.
+
+        Args:
+            template: see the module; model: whose chat template it is, a model or a pair.
 
         Raises:
             InputError: neither a prompt nor a list of at least one, an id that comes twice, or responses that are not
-                as many as the prompts.
+                as many as the prompts; no such template, or a tokenizer without one; of one prompt: it cannot be
+                rendered.
         """
         single = isinstance(prompt, Prompt | str)
         asked = cls((as_prompt(prompt),) if single else _numbered(prompt), single)
         asked.responses = asked.given(response)
+        if (chosen := template_of(template, model)) is not None:
+            asked.prompts = tuple(asked._rendered(prompt, chosen.render) for prompt in asked.prompts)
         return asked
+
+    def _rendered(self, prompt: Prompt, render: Callable[[Prompt], Prompt]) -> Prompt:
+        with self.guard(prompt):
+            return render(prompt)
+        return prompt  # one that failed
+
+    def stamped(self, result: R, *prompts: Prompt) -> R:
+        """Return a result that says how its prompts, by default all, were rendered; of raw ones as it is."""
+        names = {prompt.template for prompt in (prompts or self.going())}
+        return stamped(result, " and ".join(sorted(names)))
 
     def given(self, response: object) -> tuple[Given, ...]:
         """Return the response given to each prompt, None where there is none.
@@ -176,9 +198,8 @@ class Asked:
             InputError: all failed, with the reason of the first.
         """
         self.settle(stacklevel=4)
-        if self.single:
-            return found[self.prompts[0].id]
-        return Results({prompt.id: found[prompt.id] for prompt in self.going()}, self.failures)
+        told = {prompt.id: self.stamped(found[prompt.id], prompt) for prompt in self.going()}
+        return told[self.prompts[0].id] if self.single else Results(told, self.failures)
 
 
 def _numbered(prompts: object) -> tuple[Prompt, ...]:

@@ -140,7 +140,7 @@ def differences(base: Known, tuned: Known) -> list[tuple[str, object, object, st
     mine, theirs = asdict(base.facts), asdict(tuned.facts)
     rows = [(name, mine[name], theirs[name], text) for name, text in _MEANING.items() if mine[name] != theirs[name]]
     if base.chat_template != tuned.chat_template:
-        unused = "not applied: raw prompts are used"
+        unused = "the tuned model's, for both, where prompts are rendered; raw prompts have none"
         rows.append(("chat_template", mine["chat_template"], theirs["chat_template"], unused))
     if base.vocabulary is not None and tuned.vocabulary is not None and base.vocabulary != tuned.vocabulary:
         lost, added = base.vocabulary.keys() - tuned.vocabulary.keys(), tuned.vocabulary.keys() - base.vocabulary.keys()

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import pandas as pd
 import torch
 
+from lensdiff.defaults import RAW
 from lensdiff.models.change import RealChange, SharedTokens
 from lensdiff.models.controlling.options import Kind
 from lensdiff.models.controlling.workshop import Workshop
@@ -20,6 +21,7 @@ from lensdiff.models.identity import distinct_ids
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked
 from lensdiff.models.loading.load import load_model
 from lensdiff.models.loading.sources import is_adapter
+from lensdiff.models.templates import template_of
 from lensdiff.models.view import ModelView, forget, view_of
 from lensdiff.results import Diff, InputError, Provenance
 from lensdiff.results.diff import SIDES
@@ -240,8 +242,12 @@ class ModelPair:
         """Run an analysis of one model on both, with the same arguments: `analysis(model, *arguments, **options)`.
 
         Where an option is about both models (the target "choice" of `attribute`), the analysis says what it means for
-        this pair by a function `in_pair`, before either is run.
+        this pair by a function `in_pair`, before either is run. With `template="chat"` both read the prompts as the
+        tuned model's chat template writes them.
         """
+        both: Any = options
+        if both.get("template", RAW) != RAW:
+            both["template"] = template_of(both["template"], self)
         prepare: Any = getattr(analysis, "in_pair", None)
         if prepare is not None:
             arguments, options = prepare(self, *arguments, **options)  # pyright: ignore[reportAssignmentType]

@@ -8,6 +8,10 @@ reported, not mended.
 A text is taken as it is. Where it already begins with the BOS (a rendered chat template), that BOS is the sequence's
 only one: none is added, and it gets no score and is not counted, as an added one would not. What follows it is text,
 a second BOS included. A tokenizer that reads the BOS' spelling as ordinary characters makes it ordinary text.
+
+A prompt that a chat template wrote has all the special tokens that it is to have: none is added (but where
+`prepend_bos=True` asks for it). What the template's own tokenizer calls the BOS at its start counts as one in the other
+model too. A response given as text follows as the template would write it there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lensdiff.defaults import MAX_NEW_TOKENS
+from lensdiff.defaults import MAX_NEW_TOKENS, RAW
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.asked import Advance, Asked
@@ -26,6 +30,7 @@ from lensdiff.models.decoding import BATCH_SIZE, greedy
 from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.view import ModelView, view_of
 from lensdiff.results import InputError, Results
 from lensdiff.results.numbers import check_counts
@@ -93,7 +98,9 @@ def encode(
     name = repr(prompt.id or text[:40])
     _check_characters(text, f"prompt {name}")
     ids, offsets = _tokenize(view, text)
-    added, written = _split_special(view.tokenizer, text, ids, offsets, special_ids(view, prepend_bos))
+    special = () if prompt.rendering and prepend_bos is None else special_ids(view, prepend_bos)
+    opening = prompt.rendering.opening if prompt.rendering else ""
+    added, written = _split_special(view.tokenizer, text, ids, offsets, special, opening)
     if len(ids) == written:
         raise InputError(
             f"prompt {name} is read as {'the BOS alone' if ids else 'no token'}, expected a text to answer"
@@ -109,7 +116,7 @@ def encode(
     elif response is not None:
         if not response.strip():
             raise InputError("the response is an empty text: leave it out for the model's own response")
-        whole, _ = _tokenize(view, f"{text} {response.strip()}")
+        whole, _ = _tokenize(view, prompt.answered(response))
         kind, merged = "text", whole[: len(ids)] != ids
         ids, out = whole[: len(ids)], whole[len(ids) :]
         if not out:
@@ -140,7 +147,7 @@ def encode_start(view: ModelView, text: str, n_tokens: int, *, prepend_bos: bool
     name = repr(text[:40])
     _check_characters(text, f"text {name}")
     ids, offsets = _tokenize(view, text)
-    added, written = _split_special(view.tokenizer, text, ids, offsets, special_ids(view, prepend_bos))
+    added, written = _split_special(view.tokenizer, text, ids, offsets, special_ids(view, prepend_bos), "")
     kept = ids[: written + n_tokens]
     if len(kept) == written:
         raise InputError(f"text {name} is read as {'the BOS alone' if ids else 'no token'}, expected words")
@@ -179,6 +186,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     batch_size: int = ...,
     progress: bool | None = ...,
 ) -> Response: ...
@@ -189,6 +197,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     batch_size: int = ...,
     progress: bool | None = ...,
 ) -> Results[Response]: ...
@@ -198,15 +207,17 @@ def generate(
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     batch_size: int = BATCH_SIZE,
     progress: bool | None = None,
 ) -> Response | Results[Response]:
-    """Return the model's own greedy continuation of the raw prompt (no chat template), without the end token.
+    """Return the model's own greedy continuation of the prompt, without the end token.
 
     Args:
         prompt: a prompt, or a list of them (then `Results`, decoded in batches; see `Asked`).
         max_new_tokens: the longest response; the context's end may come earlier.
         prepend_bos: None for the tokenizer's own habit.
+        template: "raw", or "chat": as the chat template writes the prompts.
         batch_size: prompts that are decoded together.
         progress: show a progress bar for a list; None shows it on a terminal.
 
@@ -214,7 +225,7 @@ def generate(
         InputError: `max_new_tokens` or `batch_size` is not positive, a list is empty or holds an id twice; of one
             prompt (or of all in a list): it leaves no room in the context, or a logit is not finite.
     """
-    asked = Asked.of(prompt)
+    asked = Asked.of(prompt, template=template, model=model)
     options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "batch_size": batch_size}
     with asked.bar("generating", progress, len(asked.prompts)) as advance:
         found = own_responses(view_of(model), asked, **options, advance=advance)
@@ -304,8 +315,13 @@ def _split_special(
     ids: tuple[int, ...],
     offsets: tuple[tuple[int, int], ...],
     special: tuple[int, ...],
+    opening: str,
 ) -> tuple[tuple[int, ...], int]:
-    """Return which special tokens are to be added, and how many are written at the text's start instead."""
+    """Return which special tokens are to be added, and how many are written at the text's start instead.
+
+    Args:
+        opening: what a chat template wrote there as its own tokenizer's BOS.
+    """
 
     def is_written(expected: tuple[int, ...]) -> bool:
         # the id alone does not tell: some tokenizers read what they do not know as their BOS
@@ -315,8 +331,9 @@ def _split_special(
     for n in range(len(special), 0, -1):  # as much as is written of several, "[gMASK]<sop>"
         if is_written(special[-n:]):
             return special[:-n], n
-    bos = tokenizer.bos_token_id  # also of a tokenizer that adds none by itself
-    return special, int(bos is not None and is_written((int(cast(int, bos)),)))
+    # also of a tokenizer that adds none by itself
+    known = (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids(opening) if opening else None)
+    return special, int(any(bos is not None and is_written((int(cast(int, bos)),)) for bos in known))
 
 
 def special_ids(view: ModelView, prepend_bos: bool | None) -> tuple[int, ...]:

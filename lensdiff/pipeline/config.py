@@ -6,15 +6,16 @@ folder. Keys that contradict each other are refused. Paths are relative to the f
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from lensdiff.analyses import ANALYSES
-from lensdiff.defaults import KINDS, MAX_NEW_TOKENS
+from lensdiff.defaults import KINDS, MAX_NEW_TOKENS, RAW
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Number, Options, Seed, checked_once, contradiction, option
 
+Rendering = Literal["raw", "chat"]
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 Words = Annotated[str, Field(min_length=1)]
 ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.done == "asked"}
@@ -81,6 +82,12 @@ class RunConfig(Options):
     )
     prompt: list[PromptEntry] = option(list, "Prompts of the config's own.", factory=True)
     max_prompts: Count | None = option(None, "Only the first prompts; by default all.", example=12)
+    templates: Annotated[list[Rendering], Field(min_length=1)] = option(
+        lambda: [RAW],
+        "How prompts are rendered: raw, chat (the tuned model's chat template, for both), or both; analyses read the "
+        "first.",
+        factory=True,
+    )
     analyses: list[str] = option(lambda: list(ASKED), "What is done; by default everything.", factory=True)
     max_new_tokens: Count = option(MAX_NEW_TOKENS, "Most tokens of a model's own response.")
     device: str = option("auto", "cpu, cuda, mps, or auto: the fastest that is present.")
@@ -198,6 +205,9 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
     if config.prompts and config.prompt:
         yield "prompt", "prompts come from a file (prompts) or from the config ([[prompt]]), not from both"
+    checked_once("templates", config.templates)
+    if all(analysis.both for analysis in config.chosen) and len(config.templates) < len(get_args(Rendering)):
+        yield "templates", f'{config.analyses[0]} reads prompts in both renderings: templates = ["raw", "chat"]'
     if len(set(config.analyses)) < len(config.analyses):
         yield "analyses", "an analysis comes twice"
     exact = [name for name in config.analyses if name in EXACT]

@@ -10,6 +10,7 @@ once units are done.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.graph import Key
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.runner import CONTROLS, Runner
+from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.probe import Probe
 from lensdiff.steps.unit import SIDES, split_control
@@ -166,9 +168,13 @@ def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
 def probe_of(config: RunConfig, runner: Runner) -> Probe:
     """Return what measures the machine and the pair of a run."""
     n_words = len(runner.supplies.vocabulary) if config.asks("words") else 0
+    prompts = {}
+    for name, prompt in runner.plan.prompts.items():
+        with suppress(InputError):  # its own unit says why
+            prompts[name] = runner.supplies.rendered(prompt, runner.plan.template)
     return Probe(
         runner.supplies.pair,
-        runner.plan.prompts,
+        prompts,
         config.max_new_tokens,
         n_words,
         {name: len(controls) for name, controls in runner.plan.controls.items()},

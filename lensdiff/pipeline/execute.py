@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.defaults import CHAT
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_workers, memory_of
 from lensdiff.pipeline.graph import Graph, paths, tables_of
@@ -72,6 +73,8 @@ def execute(
         if not is_same:
             supplies.pair.check()  # before anything is changed: the directory of a pair that cannot be read stays
             check_tokenizers(config, supplies.pair)
+        if CHAT in config.templates and not (is_same and CHAT in store.manifest.config.get("templates", ())):
+            _ = supplies.template  # refused before anything is changed, where there is none
         _begin(config, command, store)
         facts = _describe_pair(material, both, identities, supplies, store, listener)
         store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}

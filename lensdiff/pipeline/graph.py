@@ -52,6 +52,15 @@ class Graph:
         """Return the names of the steps that read a step."""
         return self._readers.get(step, [])
 
+    def of_prompts(self) -> set[str]:
+        """Return the names of the steps whose results are of prompts: that need some, or read such results."""
+        found: set[str] = set()
+        for name, step in self.steps.items():
+            reads = {read.step for unit in self.units[name] for read in self.reads(name, unit)}
+            if step.needs & {"prompt", "prompts"} or reads & found:
+                found.add(name)
+        return found
+
     def state(self, step: str, unit: Unit) -> UnitState | None:
         """Return what became of a unit, or None where it was never done."""
         return self.store.step(step).units.get(unit.path)

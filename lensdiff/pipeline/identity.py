@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from lensdiff.defaults import RAW
 from lensdiff.inputs.fingerprints import fingerprint
 from lensdiff.models.loading.commits import model_identity
 from lensdiff.pipeline.config import RunConfig
@@ -64,10 +65,9 @@ class Identities:
         """Return the identity of what a unit needs, as JSON values."""
         if need == "model":
             return self._model(plan, unit)
-        if need == "prompt":
-            return prompt_identity(plan, [str(unit.prompt)])
-        if need == "prompts":
-            return prompt_identity(plan, plan.prompts)
+        if need in ("prompt", "prompts"):
+            found = prompt_identity(plan, plan.prompts if need == "prompts" else [str(unit.prompt)])
+            return found if plan.template == RAW else [found, plan.template, self.pair]
         known = {"base": self.models["base"], "pair": self.pair, "both": plan.both, "seed": plan.seed}
         if need in known:
             return known[need]
@@ -94,6 +94,7 @@ def prompt_identity(plan: Plan, ids: Iterable[str]) -> list[Any]:
         prompt = plan.prompts[prompt_id]
         parts = [list(prompt.instruction), list(prompt.context)]
         found.append([prompt.id, prompt.text, *parts, prompt.kind, prompt.reference, plan.given.get(prompt_id)])
+        found[-1] += [list(prompt.turns)] if prompt.turns else []
     return found
 
 

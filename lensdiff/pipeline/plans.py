@@ -36,6 +36,7 @@ def plan_of(material: Material, both: bool, n_layers: int, analyses: Iterable[An
         both=both,
         controls=controls,
         checked=_checked(config, chosen, controls),
+        templates=tuple(config.templates),
     )
 
 

@@ -42,6 +42,10 @@ FACTS = {
     "revision": "revision",
 }
 APART = [analysis.name for analysis in ANALYSES if analysis.done == "apart"]  # no run lacks one of them
+HOW = {
+    "raw": "prompts are raw, without a chat template",
+    "chat": "both models read the prompts in the tuned model's chat template",
+}
 MOST_FAILURES = 5  # that are told one by one
 
 
@@ -108,6 +112,7 @@ def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Sec
 def sections_page(store: ResultStore, title: str, analyses: Iterable[Analysis[Any]]) -> str:
     """Return a page with the sections of some analyses, as far as there are results for them."""
     parts = [notice_html(store.manifest.pair.get("notice") or "")]
+    parts += [f"<p>{html.escape(line.capitalize())}.</p>" for line in rendered_as(Found(store))]
     for _, section in in_order(analyses):
         if content := section.build(Found(store)):
             parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.how)}</p>")
@@ -168,10 +173,18 @@ def _run_facts(store: ResultStore) -> list[str]:
     }
     if lengths:
         told.append(f"each model's own greedy response, at most {n_of(max(lengths), 'token')}")
+    told += rendered_as(found)
     made = [f"{text} for {name}" for name, text in _controls_made(found).items() if text]
     if made:
         told.append(f"controls, meaningless changes of the base: {'; '.join(made)}")
     return told
+
+
+def rendered_as(found: Found) -> list[str]:
+    """Return in a line how the prompts were rendered of which there are responses; nothing where there are none."""
+    units = found.units(RESPONSES.name)
+    ways = {found.one(RESPONSES.name, SaidResponse, unit).provenance.template for unit in units}
+    return [HOW[way] for way in sorted(ways)]
 
 
 def _controls_made(found: Found) -> dict[str, str]:

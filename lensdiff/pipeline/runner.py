@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lensdiff.inputs.spans import shorten
+from lensdiff.models.templates import stamped
 from lensdiff.pipeline.graph import Graph, Key, unit_state
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.worker import Answer, Task, result_of
@@ -39,6 +40,7 @@ class Runner:
         self.graph, self.supplies, self.listener, self.workers = graph, supplies, listener, workers
         self.plan, self.store = graph.plan, graph.store
         self._tried: set[Key] = set()
+        self._of_prompts = graph.of_prompts()
 
     # what is to be done
     def stale(self, step: str) -> list[Unit]:
@@ -215,6 +217,8 @@ class Runner:
         if not isinstance(found, Result) or (before is not None and before.outcome != "done"):
             self.graph.forget_digests()  # what reads this unit is known by whether it could be had
         if isinstance(found, Result):
+            if step.name in self._of_prompts and "template" not in found.provenance.options:
+                found = stamped(found, self.plan.template)
             state = unit_state(unit, digest, seconds=seconds, reason=_lacking(step, found))
             self.store.save_unit(step.name, unit.path, state, found)
             return

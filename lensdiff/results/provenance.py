@@ -100,6 +100,11 @@ class Provenance:
         return replace(self, controls=tuple(control.as_control for control in controls))
 
     @property
+    def template(self) -> str:
+        """How the prompts were rendered: "raw", or "chat" where a chat template wrote them."""
+        return self.options.get("template", "raw")
+
+    @property
     def notice(self) -> str:
         """What a reader must know first: that the weights of the pair are equal, where they are."""
         return self.options.get("notice", "")

@@ -1,6 +1,7 @@
 """What the work of one unit may use: what its step said that it needs and reads, and nothing else."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
-from lensdiff.results import ResultStore
+from lensdiff.results import InputError, ResultStore
 from lensdiff.steps.found import Found
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan
@@ -65,17 +66,37 @@ class Inputs:
 
     @property
     def prompt(self) -> Prompt:
-        """The unit's own prompt."""
+        """The unit's own prompt, rendered as the run asks for.
+
+        Raises:
+            InputError: it cannot be rendered.
+        """
         assert self._unit.prompt is not None
         return self.prompt_of(self._unit.prompt)
 
     def prompt_of(self, prompt_id: str) -> Prompt:
-        """Return the prompt with an id; the unit's own, unless it needs all of them."""
+        """Return the prompt with an id; the unit's own, unless it needs all of them.
+
+        Raises:
+            InputError: it cannot be rendered.
+        """
         self._check("prompts" if prompt_id != self._unit.prompt else "prompt", "prompts")
-        return self._plan.prompts[prompt_id]
+        return self._supplies.rendered(self._plan.prompts[prompt_id], self._plan.template)
 
     @property
     def prompts(self) -> Mapping[str, Prompt]:
+        """All prompts that can be rendered; why another one cannot, its response says."""
+        found = {}
+        for prompt_id in self.unrendered:
+            with suppress(InputError):
+                found[prompt_id] = self.prompt_of(prompt_id)
+        if self._plan.prompts and not found:
+            self.prompt_of(next(iter(self._plan.prompts)))  # raises
+        return found
+
+    @property
+    def unrendered(self) -> Mapping[str, Prompt]:
+        """All prompts as they were given."""
         self._check("prompts")
         return self._plan.prompts
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.results import Control
 from lensdiff.steps.options import Options
@@ -25,6 +26,8 @@ class Plan:
         both: whether both models are held in memory at once.
         controls: the names of the controls that stand beside an analysis, by its name, for those that were chosen.
         checked: the controls that are run on text to see whether they still are language models.
+        templates: how prompts are rendered, "raw" or "chat"; analyses read them as the first, what compares renderings
+            reads both.
     """
 
     options: Mapping[type[Options], Options]
@@ -35,6 +38,12 @@ class Plan:
     both: bool
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     checked: tuple[str, ...] = ()
+    templates: tuple[str, ...] = (RAW,)
+
+    @property
+    def template(self) -> str:
+        """How analyses read the prompts."""
+        return self.templates[0]
 
     def options_of(self, kind: type[O]) -> O:
         """Return the options of a class."""

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from lensdiff.defaults import RAW
+from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
+from lensdiff.models.templates import ChatTemplate
 from lensdiff.results import Control
 from lensdiff.steps.unit import SIDES
 
@@ -32,6 +35,23 @@ class Supplies:
     @cached_property
     def pair(self) -> ModelPair:
         return self.load_pair()
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tuned model's chat template.
+
+        Raises:
+            InputError: its tokenizer has none.
+        """
+        return ChatTemplate.of(self.pair)
+
+    def rendered(self, prompt: Prompt, template: str) -> Prompt:
+        """Return a prompt as it is read, "raw" or "chat".
+
+        Raises:
+            InputError: it cannot be rendered.
+        """
+        return prompt if template == RAW else self.template.render(prompt)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from lensdiff.results import Diff
+from lensdiff.results import Diff, Provenance
 from lensdiff.views.words import shortened
 
 LABEL_LENGTH = 90
-RAW = "raw prompt, no chat template"
+RENDERED = {"raw": "raw prompt, no chat template", "chat": "prompt in the chat template"}
 
 
 @runtime_checkable
@@ -36,15 +36,21 @@ def shared_prompts(result: Diff[Any]) -> list[tuple[Any, Any]]:
     return [(base[name], tuned[name]) for name in base if name in tuned]
 
 
-def how_read(response_kind: str, *, merged: bool) -> list[str]:
-    """Return how the models read prompt and response: a merged boundary, whose tokens the response has, no template.
+def how_rendered(of: Provenance) -> str:
+    """Return in words whether a result is of raw prompts, or of a chat template's."""
+    return RENDERED.get(of.template, f"prompts partly raw, partly in the chat template ({of.template})")
+
+
+def how_read(response_kind: str, *, merged: bool, of: Provenance) -> list[str]:
+    """Return how the models read prompt and response: a merged boundary, whose tokens the response has, the template.
 
     Args:
         response_kind: "generated" (the ids as generated) or "text" (tokenised together with the prompt).
         merged: the tokenizer merged prompt and response at their boundary.
+        of: the result's.
     """
     facts = ["the tokenizer merged prompt and response at their boundary"] if merged else []
-    return [*facts, f"response {'as generated' if response_kind == 'generated' else 'given as text'}", RAW]
+    return [*facts, f"response {'as generated' if response_kind == 'generated' else 'given as text'}", how_rendered(of)]
 
 
 def _by_prompt(side: R | Sequence[R]) -> dict[str, R]:

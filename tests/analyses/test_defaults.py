@@ -35,6 +35,8 @@ from lensdiff.analyses.mlp.concepts import mlp_concepts
 from lensdiff.analyses.mlp.rotation import rotation
 from lensdiff.analyses.patch import PatchOptions
 from lensdiff.analyses.patch.measure import patch_sweep
+from lensdiff.analyses.template_effects import TemplateEffectsOptions
+from lensdiff.analyses.template_effects.measure import template_effects
 from lensdiff.analyses.value_rotation import ValueRotationOptions
 from lensdiff.analyses.value_rotation.measure import value_rotation
 from lensdiff.models.text import generate
@@ -62,6 +64,7 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (MLPOptions, concept_directions),
     (MLPOptions, rotation),
     (PatchOptions, patch_sweep),
+    (TemplateEffectsOptions, template_effects),
     (ValueRotationOptions, value_rotation),
     (ResponseOptions, generate),
 ]

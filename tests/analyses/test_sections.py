@@ -14,6 +14,7 @@ def test_every_analysis_has_a_section_and_they_are_ordered():
         "dose",
         "attribute",
         "outputs",
+        "template_effects",
         "first_divergence",
         "layer_similarity",
         "residual_stream",

@@ -27,18 +27,8 @@ COMMANDS = sorted(c.callback.__name__.replace("_", "-") for c in app.registered_
 WHOLE = ("demo", "init", "run", "report", "published", "annotate")
 VERBS = [name for name in COMMANDS if name not in WHOLE]
 PROMPTED = (
-    *(
-        "attention",
-        "attribute",
-        "directions",
-        "dose",
-        "first-divergence",
-        "instruction-use",
-        "knock-out",
-        "outputs",
-        "patch",
-    ),
-    *("layer-similarity", "residual-stream"),
+    *("attention", "attribute", "directions", "dose", "first-divergence", "instruction-use", "knock-out"),
+    *("layer-similarity", "outputs", "patch", "residual-stream", "template-effects"),
 )
 DEEP = "[" * 100_000
 DIGITS = "9" * 5_000

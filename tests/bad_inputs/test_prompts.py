@@ -32,6 +32,11 @@ PROMPTS = [
     case("a span of 5,000 digits", lambda: Prompt("a b", [(0, 10**5_000)]), "span"),
     case("a span below 0", lambda: Prompt("a b", [(-3, 2)]), "(-3, 2)"),
     case("a span of 5,000 letters", lambda: Prompt("a b", "c" * 5_000), "ccc"),
+    case("a chat without messages", lambda: Prompt.of_messages([]), "[]"),
+    case("a message that is none", lambda: Prompt.of_messages(["a"]), "'a'"),
+    case("a message without words", lambda: Prompt.of_messages([{"role": "user", "content": " "}]), "' '"),
+    case("an answer at the end", lambda: Prompt.of_messages([{"role": "assistant", "content": "a"}]), "assistant"),
+    case("a template that there is not", lambda: Prompt("a b").render(None, "markdown"), "'markdown'"),
 ]
 
 

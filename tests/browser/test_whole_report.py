@@ -11,6 +11,8 @@ SIX_MEGABYTES = 6_000_000
 SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 6,
+    "templates": ["raw", "chat"],
+    "template_effects": {"draws": 1, "max_prompts": 3},
     "controls": {
         "kinds": ["spectrum", "norm"],
         "instruction_use": 2,

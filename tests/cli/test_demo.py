@@ -10,6 +10,8 @@ from tests.cli.conftest import Command
 LESS = {
     "max_prompts": 5,  # of two kinds: a donor of instructions is of another one
     "max_new_tokens": 4,
+    "templates": ["raw", "chat"],
+    "template_effects": {"measures": ["attention", "knock_out"], "max_prompts": 3},
     "controls": {
         "kinds": ["spectrum"],
         **dict.fromkeys(("instruction_use", "knock_out", "dose", "first_divergence"), 1),
@@ -35,7 +37,12 @@ def test_the_demo_gives_a_report(lensdiff: Command, tmp_path: Path, monkeypatch)
     assert "time: about " in ran.err
     store = ResultStore(out)
     assert {state.state for state in store.manifest.steps.values()} == {"done"}
-    assert "The pair" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "The pair" in page
+    assert "prompts are raw, without a chat template" in page
+    assert 'id="template_effects"' in page
+    effects = store.load_table("template_effects")
+    assert set(effects.effect) == {"model", "template", "interaction"}
     assert lensdiff("demo", "--out", out, "--quiet") == (0, f"{out / 'report.html'}\n", "")
 
 

@@ -16,7 +16,7 @@ from lensdiff.results import InputError
 from tests.cli.conftest import Command
 
 VERBS = [analysis.name.replace("_", "-") for analysis in ANALYSES if analysis.done == "asked"]
-PROMPT = "--prompt 'a b c' --instruction a --instruction b --context c --response r"
+PROMPT = "--prompt 'a b c' --instruction a --instruction b --context c --response r --template chat"
 PROMPT_TOML = '[[prompt]]\ntext = "a b c"\ninstruction = ["a", "b"]\ncontext = ["c"]\nresponse = "r"\n'
 MACHINE = "--out o --device cuda:1 --dtype float64 --quiet"
 MACHINE_TOML = 'base = "b"\ntuned = "t"\nout = "o"\ndevice = "cuda:1"\ndtype = "float64"\n'
@@ -27,48 +27,59 @@ EVERY = {
     "weights": ("", ""),
     "instruction-use": (
         f"{PROMPT} --texts 'tuned, reference' --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
-        'max_new_tokens = 7\nseed = 4\n[instruction_use]\ntexts = ["tuned", "reference"]\ndraws = 3\nmax_tokens = 5\n'
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        'seed = 4\n[instruction_use]\ntexts = ["tuned", "reference"]\ndraws = 3\nmax_tokens = 5\n'
         f"[controls]\ninstruction_use = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "knock-out": (
         f"{PROMPT} --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[knock_out]\ndraws = 3\nmax_tokens = 5\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[knock_out]\ndraws = 3\nmax_tokens = 5\n"
         f"[controls]\nknock_out = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "dose": (
         f"{PROMPT} --amounts -1,0.5,2 --parts 'not layer 1, head 0.1' --part-amounts 0.25 --max-tokens 5 "
         f"--max-new-tokens 7 --controls 2 {KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[dose]\namounts = [-1, 0.5, 2]\nparts = ['not layer 1', 'head 0.1']\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[dose]\namounts = [-1, 0.5, 2]\nparts = ['not layer 1', 'head 0.1']\n"
         f"part_amounts = [0.25]\nmax_tokens = 5\n[controls]\ndose = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "attribute": (
         f"{PROMPT} --target logit --path integrated --baseline 'token: a' --nodes 5 --method reverse "
         f"--deletion-draws 3 --curve-prompts 2 --curve-draws 5 --curve-tokens 6 --retokenise --max-new-tokens 7 "
         f"--controls 0 {KINDS}",
-        'max_new_tokens = 7\nseed = 4\n[attribute]\ntarget = "logit"\npath = "integrated"\nbaseline = "token: a"\n'
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        'seed = 4\n[attribute]\ntarget = "logit"\npath = "integrated"\nbaseline = "token: a"\n'
         'nodes = 5\nmethod = "reverse"\ndeletion_draws = 3\ncurve_prompts = 2\ncurve_draws = 5\ncurve_tokens = 6\n'
         f"retokenise = true\n[controls]\nattribute = 0\n{KINDS_TOML}{PROMPT_TOML}",
     ),
-    "outputs": (f"{PROMPT} --max-new-tokens 7 --seed 4", f"max_new_tokens = 7\nseed = 4\n{PROMPT_TOML}"),
+    "outputs": (
+        f"{PROMPT} --max-new-tokens 7 --seed 4",
+        f'max_new_tokens = 7\ntemplates = ["chat"]\nseed = 4\n{PROMPT_TOML}',
+    ),
     "first-divergence": (
         f"{PROMPT} --layers 0,2-3 --max-tokens 5 --unembed tuned --draws 3 --max-new-tokens 7 --controls 2 {KINDS}",
-        'max_new_tokens = 7\nseed = 4\n[first_divergence]\nlayers = [0, 2, 3]\nmax_tokens = 5\nunembed = "tuned"\n'
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        'seed = 4\n[first_divergence]\nlayers = [0, 2, 3]\nmax_tokens = 5\nunembed = "tuned"\n'
         f"draws = 3\n[controls]\nfirst_divergence = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "residual-stream": (
         f"{PROMPT} --layers 0,2-3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[residual_stream]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
         f"[controls]\nresidual_stream = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "layer-similarity": (
         f"{PROMPT} --layers 0,2-3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[layer_similarity]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[layer_similarity]\nlayers = [0, 2, 3]\nmax_tokens = 5\n"
         f"[controls]\nlayer_similarity = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "directions": (
         f"{PROMPT} --folds 3 --permutations 29 --layer 1 --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 "
         f"{KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[directions]\nfolds = 3\npermutations = 29\nlayer = 1\ndraws = 3\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[directions]\nfolds = 3\npermutations = 29\nlayer = 1\ndraws = 3\n"
         f"max_tokens = 5\n[controls]\ndirections = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "activation-difference": (
@@ -78,8 +89,15 @@ EVERY = {
     ),
     "attention": (
         f"{PROMPT} --layers 0,2-3 --sink counted --keep-patterns 1 --max-new-tokens 7 --controls 2 {KINDS}",
-        'max_new_tokens = 7\nseed = 4\n[attention]\nlayers = [0, 2, 3]\nsink = "counted"\nkeep_patterns = 1\n'
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        'seed = 4\n[attention]\nlayers = [0, 2, 3]\nsink = "counted"\nkeep_patterns = 1\n'
         f"[controls]\nattention = 2\n{KINDS_TOML}{PROMPT_TOML}",
+    ),
+    "template-effects": (
+        f"{PROMPT.removesuffix(' --template chat')} --measures 'density, knock_out' --draws 3 --max-prompts 2 "
+        "--max-new-tokens 7 --seed 4",
+        'max_new_tokens = 7\ntemplates = ["raw", "chat"]\nseed = 4\n[template_effects]\n'
+        f'measures = ["density", "knock_out"]\ndraws = 3\nmax_prompts = 2\n{PROMPT_TOML}',
     ),
     "heads": (
         f"{WORDS} --layers 1 --top-k 7 --threshold-words 50 --threshold-std 2.5 --layers-per-group 2 --table-top 3 "
@@ -90,7 +108,8 @@ EVERY = {
     "patch": (
         f"{PROMPT} --layers 0,2-3 --max-prompts 2 --max-tokens 5 --method estimate --rerun 3 --set-size 4 "
         f"--max-new-tokens 7 --controls 2 {KINDS}",
-        "max_new_tokens = 7\nseed = 4\n[patch]\nlayers = [0, 2, 3]\nmax_prompts = 2\nmax_tokens = 5\n"
+        'max_new_tokens = 7\ntemplates = ["chat"]\n'
+        "seed = 4\n[patch]\nlayers = [0, 2, 3]\nmax_prompts = 2\nmax_tokens = 5\n"
         f'method = "estimate"\nrerun = 3\nset_size = 4\n[controls]\npatch = 2\n{KINDS_TOML}{PROMPT_TOML}',
     ),
     "mlp": (
@@ -189,6 +208,7 @@ def test_without_options_a_command_is_a_config_without_keys(configured: Any, tmp
     prompts = ("--prompts", "p.jsonl") if "--prompts" in options_of(verb) else ()
     config = configured(verb, "b", "t", *prompts)
     chosen = f'base = "b"\ntuned = "t"\nanalyses = ["{verb.replace("-", "_")}"]\nout = "lensdiff-{verb}"\n'
+    chosen += 'templates = ["raw", "chat"]\n' if verb == "template-effects" else ""
     assert config.model_dump() == said_by(tmp_path, chosen + ('prompts = "p.jsonl"\n' if prompts else ""))
 
 
@@ -201,7 +221,9 @@ def test_defaults_are_those_of_the_paper(verb: str, flag: str):
 def test_help_reads_from_the_inputs_to_the_machine(lensdiff: Command, verb: str):
     own = [name for name in options_of(verb) if name.startswith("--")]
     assert {"--out", "--device", "--quiet"} <= set(own)
-    first = [name for name in ("--out", "--prompt", "--prompts", "--vocabulary", "--vectors") if name in own]
+    first = [
+        name for name in ("--out", "--prompt", "--prompts", "--template", "--vocabulary", "--vectors") if name in own
+    ]
     last = [name for name in ("--controls", "--kinds", "--seed", "--device", "--dtype", "--quiet") if name in own]
     order = [name for name in own if name in first or name in last]
     assert order == first + last
@@ -222,3 +244,29 @@ def test_a_help_names_every_choice(lensdiff: Command):
     assert "probability, log_probability or logit" in shown
     assert "of the first kind" in shown
     assert "of each kind; a band needs 19, a verdict 59" in " ".join(lensdiff("heads", "--help").out.split())
+
+
+# both renderings
+
+
+@pytest.mark.parametrize("analysis", [a for a in ANALYSES if "prompts" in a.asks and not a.both], ids=lambda a: a.name)
+def test_both_takes_the_table_of_effects_along_where_it_has_the_analysis_numbers(
+    configured: Any, lensdiff: Command, analysis: Any
+):
+    verb = analysis.name.replace("_", "-")
+    arguments = (verb, "b", "t", "--prompt", "a b", "--template", "both")
+    if not analysis.effects:
+        ran = lensdiff(*arguments)
+        assert ran.code == 2
+        assert "--template both sets the numbers of" in " ".join(ran.err.split())
+        return
+    config = configured(*arguments)
+    assert config.templates == ["raw", "chat"]
+    assert config.analyses == [analysis.name, "template_effects"]
+    assert config.template_effects.measures == list(analysis.effects)  # type: ignore[attr-defined]
+
+
+def test_a_rendering_that_there_is_not_is_refused(lensdiff: Command):
+    ran = lensdiff("outputs", "b", "t", "--prompt", "a b", "--template", "markdown")
+    assert ran.code == 2
+    assert "--template 'markdown' is none of raw, chat, both" in " ".join(ran.err.split())

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from lensdiff.results import Diff
-from lensdiff.views.prompts import LABEL_LENGTH, how_read, prompt_label, shared_prompts
+from lensdiff.results import Diff, Provenance
+from lensdiff.views.prompts import LABEL_LENGTH, how_read, how_rendered, prompt_label, shared_prompts
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,13 @@ def test_a_side_may_be_one_result():
 
 
 def test_how_a_response_was_read():
-    assert how_read("text", merged=False) == ["response given as text", "raw prompt, no chat template"]
-    assert how_read("generated", merged=True) == [
+    raw = Provenance("attribute", "a")
+    assert how_read("text", merged=False, of=raw) == ["response given as text", "raw prompt, no chat template"]
+    assert how_read("generated", merged=True, of=raw) == [
         "the tokenizer merged prompt and response at their boundary",
         "response as generated",
         "raw prompt, no chat template",
     ]
+    chat = Provenance("attribute", "a", options={"template": "chat"})
+    assert how_read("text", merged=False, of=chat)[-1] == "prompt in the chat template"
+    assert "partly raw" in how_rendered(Provenance("attribute", "a", options={"template": "chat and raw"}))

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.analyses.residual_stream.lens import behind_last
 from lensdiff.models import ModelView
+from lensdiff.models.inside.ending import behind_last
 from lensdiff.models.inside.meaning import LogitMap
 from lensdiff.results import InputError
 
@@ -53,7 +53,7 @@ def read_words(
     W_U = weights.W_U.to(work)
     rows = (unit(directions) * lengths[..., None]).reshape(-1, directions.shape[-1]).to(view.device, view.dtype)
     both = torch.cat([rows, -rows, torch.zeros_like(rows[:1])])
-    final = behind_last(view.forward, both).to(work)
+    final = torch.cat([*behind_last(view.forward, both)]).to(work)
     written = final[:-1] - final[-1]
     k = min(k, W_U.shape[1])
     tops = [(some @ W_U * found.scale).topk(k, dim=-1) for some in written.split(ROWS)]

@@ -25,4 +25,5 @@ ANALYSIS = Analysis(
     options=AttentionOptions,
     asks=frozenset({"prompts"}),
     controls=19,
+    effects=("attention",),
 )

@@ -8,9 +8,11 @@ With A[q,k] the attention of query q to key k after softmax (each row sums to 1,
 
 Queries are prompt and response tokens, not a BOS. The first key (BOS, or the first token where there is none) takes
 most of many heads' attention whatever it says. Part shares therefore keep it apart: the response's attention to
-instruction, context, rest and first key adds up to 1 where the spans do not overlap; a token of both counts in both.
+instruction, context, rest, a chat template's tokens and first key adds up to 1 where the spans do not overlap; a token
+of both counts in both.
 
-A part share that cannot be had is NaN: without a response, or of a part that the prompt does not mark.
+A part share that cannot be had is NaN: without a response, of a part that the prompt does not mark, of the template in
+a raw prompt.
 
 Memory: 4 bytes * layers * heads * pos^2 for kept patterns (120 MB for SmolLM2-135M at 334 tokens); without them a few
 layers at a time. Ignored: what the attended values carry; much attention to a small value moves little.
@@ -30,17 +32,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lensdiff.analyses.attention.defaults import SINK
+from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import Encoded, encode, token_strings
 from lensdiff.results import InputError, Result, Results
 from lensdiff.results.tidy import tidy
 
 Sink = Literal["apart", "counted"]
-MEASURES = ("sink_share", "entropy", "instruction_share", "context_share", "rest_share")
+MEASURES = ("sink_share", "entropy", "instruction_share", "context_share", "rest_share", "template_share")
+TOLD = ("sink_share", "entropy", "instruction_share", "context_share", "template_share")  # in the table
 
 
 def sink_share(
@@ -76,7 +81,7 @@ class AttentionPatterns(Result):
         tokens: special tokens, prompt and response as text, one per position.
         n_special, n_prompt: how many of them are special tokens (BOS), and how many are the prompt.
         layers: the layers that were read, counted from 0.
-        parts: which keys count as instruction, as context and as the rest (axis `part`).
+        parts: which keys count as instruction, as context, as the rest and as the template's (axis `part`).
         patterns: the attention itself, or without any query and key where it was not kept.
     """
 
@@ -91,12 +96,13 @@ class AttentionPatterns(Result):
     instruction_share: Float[Tensor, "layer head_index"]
     context_share: Float[Tensor, "layer head_index"]
     rest_share: Float[Tensor, "layer head_index"]
+    template_share: Float[Tensor, "layer head_index"]
     patterns: Float[Tensor, "layer head_index query_pos key_pos"]
 
     def to_df(self) -> pd.DataFrame:
-        """Return a row per head: prompt_id, layer, head_index and the shares sink, entropy, instruction, context."""
+        """Return a row per head: prompt_id, layer, head_index sink, entropy, instruction, context, template."""
         axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
-        frame = tidy(axes, {name: getattr(self, name) for name in MEASURES[:4]})
+        frame = tidy(axes, {name: getattr(self, name) for name in TOLD})
         frame.insert(0, "prompt_id", self.prompt_id)
         return frame
 
@@ -121,6 +127,7 @@ def attention(
     sink: Sink = ...,
     keep_patterns: bool = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> AttentionPatterns: ...
 @overload
@@ -133,6 +140,7 @@ def attention(
     sink: Sink = ...,
     keep_patterns: bool = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> Results[AttentionPatterns]: ...
 def attention(
@@ -144,6 +152,7 @@ def attention(
     sink: str = SINK,
     keep_patterns: bool = True,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     progress: bool | None = None,
 ) -> AttentionPatterns | Results[AttentionPatterns]:
     """Return how every head attends over a prompt and its response; a list of prompts gives `Results`.
@@ -156,6 +165,7 @@ def attention(
         sink: "apart" takes the first key out of instruction, context and rest; "counted" leaves it where it lies.
         keep_patterns: keep the attention itself, which views and `attention_shift` need.
         prepend_bos: None for the checkpoint's own habit; True or False to force it.
+        template: "raw", or "chat": as the chat template writes the prompts.
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
@@ -167,7 +177,7 @@ def attention(
     if sink not in get_args(Sink):
         raise InputError(f"sink={sink!r} is none of {', '.join(get_args(Sink))}")
     chosen = chosen_indices(layers, range(view.n_layers), "layers")
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=template, model=model)
 
     def one(item: Prompt, given: str | Response | None) -> AttentionPatterns:
         return _attend(view, item, given, chosen, sink, keep_patterns, prepend_bos)
@@ -222,13 +232,15 @@ def _attend(
 
 
 def _parts_of(view: ModelView, prompt: Prompt, encoded: Encoded, sink: str) -> Bool[Tensor, "part pos"]:
-    """Return which keys are instruction, context and the rest."""
+    """Return which keys are instruction, context, the rest and the template's, a BOS that it wrote included."""
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
     of_prompt = slice(encoded.n_special, encoded.n_special + encoded.n_prompt)
-    parts = torch.zeros(3, len(encoded.ids), dtype=torch.bool)
+    parts = torch.zeros(4, len(encoded.ids), dtype=torch.bool)
     parts[0, of_prompt] = prompt.mask("instruction", encoded.offsets, pieces=pieces)
     parts[1, of_prompt] = prompt.mask("context", encoded.offsets, pieces=pieces)
-    parts[2] = ~(parts[0] | parts[1])
+    parts[3, of_prompt] = prompt.mask("template", encoded.offsets)
+    parts[3, encoded.n_added : encoded.n_special] = prompt.rendering is not None
+    parts[2] = ~(parts[0] | parts[1] | parts[3])
     if sink == "apart":
         parts[:, 0] = False
     return parts

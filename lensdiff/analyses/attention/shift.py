@@ -38,6 +38,7 @@ from lensdiff.analyses.attention.control import ControlAttention, check_apart, m
 from lensdiff.analyses.attention.distances import DISTANCES, distances_of
 from lensdiff.analyses.attention.patterns import MEASURES
 from lensdiff.analyses.attention.same_texts import Patterns, same_texts
+from lensdiff.models.templates import stamped
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_seed
 from lensdiff.results.tidy import tidy
@@ -124,7 +125,7 @@ def attention_shift(
     moved, *meaningless = read.distances
     of_heads = stats.against_controls(moved, stats.by_kind(meaningless, kinds), level=level, limits=(0.0, np.inf))
     mean, *means = read.distances[:, 0].mean(axis=(1, 2)).tolist()
-    return AttentionShift(
+    found = AttentionShift(
         provenance,
         read.layers,
         tuple(int(n) for n in (~np.isnan(read.measures[0, :, :, 0, 0])).sum(axis=0)),
@@ -133,6 +134,7 @@ def attention_shift(
         torch.from_numpy(_measures(read.measures, kinds, level=level, adjustment=adjustment, seed=seed)),
         stats.against_controls(mean, stats.by_kind(means, kinds), level=level).envelope,
     )
+    return stamped(found, after.template)
 
 
 class _Read(NamedTuple):

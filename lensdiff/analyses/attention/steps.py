@@ -159,6 +159,7 @@ SHARES = {
     "entropy": "of the attention, in bits",
     "instruction_share": "attention of the response to the instruction, the first key kept apart; missing: none marked",
     "context_share": "the same to the context",
+    "template_share": "the same to what a chat template wrote; missing: raw prompts",
 }
 TABLES: tuple[TableDoc[Any], ...] = (
     responses.RESPONSES_TABLE,

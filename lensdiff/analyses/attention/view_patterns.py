@@ -10,7 +10,7 @@ from lensdiff.analyses.attention.distances import distances_of
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.results import Diff, InputError
 from lensdiff.results.numbers import n_of
-from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
+from lensdiff.views.prompts import how_rendered, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Role, Widget, packed
 
@@ -23,6 +23,7 @@ NAMES = {
     "instruction_share": "instruction's share",
     "context_share": "context's share",
     "rest_share": "the rest's share",
+    "template_share": "the chat template's share",
 }
 
 Side = tuple[Role, str, AttentionPatterns]  # the colour, the name, and the result
@@ -138,7 +139,7 @@ def _prompt(sides: list[Side], heads: Sequence[tuple[int, int]], notes: Sequence
     how = "that changed most" if notes else "that look most at the instruction, or least at the first token"
     facts = [f"{len(shown)} of {n_of(total, 'head')}, those {how}"] if kept else ["the patterns were not kept"]
     facts += [note] if note else []
-    facts.append(f"rows are queries, columns are keys; {RAW}")
+    facts.append(f"rows are queries, columns are keys; {how_rendered(first.provenance)}")
     return PromptData(
         label=prompt_label(first.prompt_id, "".join(first.tokens[first.n_special : first.n_special + first.n_prompt])),
         facts="; ".join(facts),

@@ -51,4 +51,5 @@ ANALYSIS = Analysis(
     controls=5,
     first_kind=True,
     exact=True,
+    effects=("density",),
 )

@@ -21,6 +21,8 @@ LensDiff.views.attribution = (root, data) => {
     make("p", { class: "ld-legend ld-note" },
       make("span", {}, make("span", { class: "ld-key", style: "color:#6f42c1" }), "instruction"),
       make("span", {}, make("span", { class: "ld-key", style: "color:#1a7f5a;border-bottom-style:dashed" }), "context"),
+      ...(data.prompts.some((prompt) => prompt.sides.some((side) => side.parts.includes("template")))
+        ? [make("span", {}, make("span", { class: "ld-key", style: "color:#8c959f;border-bottom-style:dotted" }), "chat template")] : []),
       make("span", {}, "coloured: supports the chosen response token; grey: speaks against it")),
     body);
   draw(0);

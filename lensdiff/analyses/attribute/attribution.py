@@ -31,7 +31,8 @@ class Attribution(Result):
         scores: I[n,m] in units of the target, signed.
         targets: the target of each response token; probabilities: its probability.
         in_offsets: characters (start, end) of each prompt token in the stripped prompt.
-        instruction, context: which prompt tokens the prompt's spans cover.
+        instruction, context: which prompt tokens the prompt's spans cover; template: which ones a chat template wrote,
+            None of a raw prompt.
         response_kind: "generated" (the ids as generated) or "text" (tokenised together with the prompt).
         merged: the tokenizer merged prompt and response at their boundary.
         method: "forward" or "reverse", as it was computed.
@@ -56,6 +57,28 @@ class Attribution(Result):
     instruction: Bool[Tensor, " in_pos"]
     context: Bool[Tensor, " in_pos"]
     completeness: float | None = None
+    template: Bool[Tensor, " in_pos"] | None = None
+
+    @property
+    def parts(self) -> dict[str, Bool[Tensor, " in_pos"]]:
+        """Which prompt tokens are of which segment: instruction, context, template (of a rendered prompt), other."""
+        marked = {"instruction": self.instruction, "context": self.context}
+        marked |= {} if self.template is None else {"template": self.template}
+        return {**marked, "other": ~torch.stack(list(marked.values())).any(dim=0)}
+
+    def shares(self) -> pd.DataFrame:
+        """Return what falls on each segment of the prompt: segment, n_in, share, score.
+
+        The share is of the density of all prompt tokens, in [0, 1], 0 where there is none; a token of instruction and
+        context counts in both. The score is the paper's, of the segment in the instruction's place; NaN where there is
+        no such token.
+        """
+        found, rows = self.density(), []
+        for name, mask in self.parts.items():
+            n, total = int(mask.sum()), float(found.sum())
+            score = importance.instruction_score(found, mask) if n else float("nan")
+            rows.append((name, n, float(found[mask].sum()) / total if total else 0.0, score))
+        return pd.DataFrame(rows, columns=["segment", "n_in", "share", "score"])
 
     def levels(
         self, *, levels: int = importance.LEVELS, b: int = 0, eps: float = importance.EPS
@@ -102,7 +125,7 @@ class Attribution(Result):
 
         The sum is again exact: the derivative along all of the word's embeddings together.
         """
-        groups = _word_groups(self.prompt, self.in_offsets)
+        groups = _word_groups(self.prompt, self.in_offsets, None if self.template is None else self.template.tolist())
         index = torch.tensor(groups, dtype=torch.int64)
         n_words = int(index.max()) + 1 if len(groups) else 0
         spans: list[tuple[int, int]] = []
@@ -121,6 +144,7 @@ class Attribution(Result):
             in_offsets=tuple(spans),
             instruction=any_of(self.instruction),
             context=any_of(self.context),
+            template=None if self.template is None else any_of(self.template),
         )
 
     def to_df(self) -> pd.DataFrame:
@@ -146,13 +170,15 @@ class Attribution(Result):
         )
 
 
-def _word_groups(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    # a token begins a new word if white space stands between its first visible character and the one before
+def _word_groups(text: str, offsets: Sequence[tuple[int, int]], template: Sequence[bool] | None = None) -> list[int]:
+    # a token begins a new word if white space stands between its first visible character and the one before, or where
+    # the template's text ends or begins
     groups: list[int] = []
     end = 0
-    for start, stop in offsets:
+    for i, (start, stop) in enumerate(offsets):
         visible = start + len(text[start:stop]) - len(text[start:stop].lstrip())
         new = not groups or (bool(text[end:visible].strip() == "") and visible > end) or text[start:stop].strip() == ""
+        new = new or (template is not None and template[i] != template[i - 1])
         groups.append((groups[-1] + 1 if groups else 0) if new else groups[-1])
         end = max(end, stop)
     return groups

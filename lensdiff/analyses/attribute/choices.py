@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lensdiff.analyses.attribute.targets import Target
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
@@ -106,7 +107,7 @@ def choices_in_pair(
     """
     if options.get("target") != "choice":
         return (prompt, response), options
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=options.get("template", RAW), model=pair)
     habits: Any = {"max_new_tokens": options.get("max_new_tokens", MAX_NEW_TOKENS)}
     habits["prepend_bos"] = options.get("prepend_bos")
     if options.get("retokenise"):

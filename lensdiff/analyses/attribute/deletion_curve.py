@@ -32,6 +32,7 @@ from lensdiff.analyses.attribute.defaults import (
 )
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.removal import Levels, Order, grid_of, levels_of, order_of, random_orders
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, ModelView, view_of
@@ -40,6 +41,7 @@ from lensdiff.models.asked import Asked
 from lensdiff.models.forced_text import force_base, force_tuned
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
@@ -72,6 +74,7 @@ def deletion_curve(
     method: Any = METHOD,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     level: float = 0.95,
     progress: bool | None = None,
 ) -> DeletionCurve:
@@ -90,6 +93,7 @@ def deletion_curve(
         target, path, baseline, nodes, method: of the map, as `attribute`.
         max_new_tokens: of the own response.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template (of a pair the tuned model's, for both) writes the prompts.
         level: of the bands.
         progress: show a progress bar for a list; None shows it on a terminal.
 
@@ -98,7 +102,7 @@ def deletion_curve(
             not a finite number for each prompt token, the response is empty, nothing can be removed, the models read
             the text as different tokens, or the map cannot be had (see `attribute`).
     """
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=template, model=model)
     check_counts(max_new_tokens=max_new_tokens)
     check_count("points", points, least=FEWEST_POINTS)
     check_count("draws", draws, least=0)
@@ -122,7 +126,7 @@ def deletion_curve(
     asked.settle()
     models = SIDES if isinstance(model, ModelPair) else (view_of(model).info.id,)
     orders = ("given",) if order is not None else ("density",) if models != SIDES else (*SIDES, "difference")
-    return _result(provenance, models, orders, found, asked, level)
+    return asked.stamped(_result(provenance, models, orders, found, asked, level))
 
 
 class _Found(NamedTuple):

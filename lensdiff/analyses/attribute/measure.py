@@ -1,7 +1,6 @@
 """Attribute a response to the prompt's tokens: the tokens, the mode, the passes, the map and its deletion check.
 
 One teacher-forced pass over prompt and response. Only prompt tokens get scores; BOS gets none. Memory: see `gradients`.
-Raw prompts are used, no chat template.
 
 Precision: float32 scores are within about 2e-4 of the prompt's largest score, float64 scores within 1e-9, also where a
 probability is near 1 (see `targets`); the provenance's options say which. Measured against float64: 6e-6 on
@@ -35,10 +34,12 @@ from lensdiff.analyses.attribute.paths import (
     scores_at,
 )
 from lensdiff.analyses.attribute.targets import Contrast, Target, TargetName, probability, target_of
-from lensdiff.inputs.prompts import Prompt
+from lensdiff.defaults import RAW
+from lensdiff.inputs.prompts import MARKED, Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate, token_strings
 from lensdiff.results import InputError, Results
 from lensdiff.results.numbers import check_count, check_counts
@@ -65,6 +66,7 @@ def attribute(
     max_new_tokens: int = ...,
     retokenise: bool = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     chunk: int | None = ...,
     deletion_draws: int = ...,
     progress: bool | None = ...,
@@ -83,6 +85,7 @@ def attribute(
     max_new_tokens: int = ...,
     retokenise: bool = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     chunk: int | None = ...,
     deletion_draws: int = ...,
     progress: bool | None = ...,
@@ -100,6 +103,7 @@ def attribute(
     max_new_tokens: int = MAX_NEW_TOKENS,
     retokenise: bool = False,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     chunk: int | None = None,
     deletion_draws: int = DELETION_DRAWS,
     progress: bool | None = None,
@@ -122,6 +126,7 @@ def attribute(
         max_new_tokens: of the own response.
         retokenise: attribute an own response as if it were given as text, as the paper's authors do.
         prepend_bos: None for the tokenizer's own habit.
+        template: "raw", or "chat": as the chat template writes the prompts.
         chunk: prompt tokens (forward) or response tokens (reverse) computed at once; by default from the free memory.
         deletion_draws: random deletions that the deletion check compares with; 0 leaves the check out.
         progress: show a progress bar for a list; None shows it on a terminal.
@@ -153,7 +158,7 @@ def attribute(
         "precision": PRECISION[view.dtype],
     }
 
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=template, model=model)
 
     def one(item: Prompt, given: str | Response | None) -> Attribution:
         if isinstance(target, Choices):
@@ -209,7 +214,7 @@ def _attribute_one(
     if options["deletion_draws"] and encoded.n_response:
         deletion = deletion_check(view, encoded, target, scores, draws=options["deletion_draws"])
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
-    masks = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in ("instruction", "context")}
+    masks = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in MARKED}
     return Attribution(
         view.provenance("attribute", options | {"bos": encoded.bos}),
         prompt_id=prompt.id,
@@ -227,6 +232,7 @@ def _attribute_one(
         probabilities=found.probabilities.cpu(),
         completeness=found.completeness,
         **masks,
+        template=prompt.mask("template", encoded.offsets) if prompt.rendering else None,
     )
 
 

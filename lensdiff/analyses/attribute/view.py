@@ -27,7 +27,7 @@ class SideData:
         facts: the line below the heading.
         in_tokens: of the prompt.
         out_tokens: of the response.
-        parts: of each prompt token: "instruction", "context" or "".
+        parts: of each prompt token: "instruction", "context", "template" or "".
         scores: [prompt token][response token], each column divided by its largest |score|, as `packed` packs them.
         tops: the largest |score| of each response token.
         density: importance density of each prompt token.
@@ -116,10 +116,8 @@ def _prompt(sides: list[tuple[Role, str, Attribution]]) -> PromptData:
 
 
 def _side(role: Role, name: str, result: Attribution) -> SideData:
-    parts = [
-        "instruction" if i else "context" if c else ""
-        for i, c in zip(result.instruction.tolist(), result.context.tolist(), strict=True)
-    ]
+    masks = {name: mask for name, mask in result.parts.items() if name != "other"}
+    parts = [next((name for name, mask in masks.items() if mask[i]), "") for i in range(len(result.in_tokens))]
     tops = result.scores.abs().amax(dim=0) if len(result.scores) else torch.zeros(0)
     return SideData(
         role,
@@ -155,7 +153,7 @@ def facts(result: Attribution) -> str:
             f"deleting the {n_of(check.k, 'highest-scored token')} {change}; its effect is above that of "
             f"{check.beaten:.0%} of {n_of(len(check.random), 'random deletion')}"
         )
-    return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged)])
+    return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged, of=result.provenance)])
 
 
 def scores_widget(scores: pd.DataFrame) -> Widget:

@@ -11,7 +11,7 @@ from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all
-from lensdiff.views.prompts import RAW
+from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Role, Widget
 
@@ -98,7 +98,7 @@ def show_curves(result: DeletionCurve) -> Widget:
 def _facts(result: DeletionCurve) -> list[str]:
     prompts, draws = len(result.prompt_id), result.random_deleted.shape[1]
     return [
-        f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; {RAW}. A removed token is left "
+        f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; {how_rendered(result.provenance)}. A removed token is left "
         f"out of the input. Bands: where one more random order of the tokens would lie, of {draws} that models share.",
     ]
 

@@ -19,7 +19,7 @@ rise that is smaller than meaningless changes give) is not. The paper's own stat
 without a verdict: `replication` and the tables of their analyses; so does what an intervention on the models shows
 (`cause`).
 
-Ignored: the chat template (prompts are raw), linguistic levels (the paper's third claim says that they stay as they
+Ignored: linguistic levels (the paper's third claim says that they stay as they
 are; to see that takes an annotation of concepts).
 
 Reference: Wu et al., NAACL 2024, sections 4 to 6; doi 10.18653/v1/2024.naacl-long.130. The statistics are lensdiff's.

@@ -27,7 +27,7 @@ the tuned model's place.
   position embeddings).
 - An AUROC says that a direction is there to be read, not that the model uses it: that takes the effects.
 
-Memory: [layer, text, d_model] in float64 of both models. Ignored: the chat template.
+Memory: [layer, text, d_model] in float64 of both models.
 
 Reference: Du et al., COLM 2025 (directions across post-training); Arditi et al., NeurIPS 2024 (adding, projecting out).
 """
@@ -55,12 +55,14 @@ from lensdiff.analyses.directions.separation import (
     random_directions,
 )
 from lensdiff.analyses.instruction_use.other_instructions import deleted
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template, stamped
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
@@ -123,6 +125,7 @@ def directions(
     max_tokens: int = READ_TOKENS,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     seed: int = 0,
     level: float = 0.95,
     progress: bool | None = None,
@@ -142,6 +145,7 @@ def directions(
         max_tokens: of each response, the first ones.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the tuned model's chat template writes the prompts, for both models.
         seed: of folds, permutations and random vectors.
         level: of intervals and bands.
         progress: show a progress bar; None shows it on a terminal.
@@ -163,20 +167,22 @@ def directions(
         raise InputError(f"layer={layer!r} given, expected 0 to {n_layers - 1}")
     if (a is None) != (b is None) or (a is None and prompts is None):
         raise InputError("expected both sets a and b, or prompts with their instruction marked")
-    given = _Given(pair, prompts, response, max_tokens, max_new_tokens, prepend_bos)
+    given = _Given(pair, prompts, response, max_tokens, max_new_tokens, prepend_bos, template)
     if prompts is not None:
         given.read(a is None, progress)
     how: dict[str, Any] = {"folds": folds, "permutations": permutations, "seed": seed}
     if a is None or b is None:
         sets = Sets.of(*given.sets, paired=True, **how)
     else:
-        one, other = ([read_alike(pair, prompt, prepend_bos) for prompt in Asked.of(list(x)).prompts] for x in (a, b))
+        both = (Asked.of(list(texts), template=template, model=pair) for texts in (a, b))
+        one, other = ([read_alike(pair, prompt, prepend_bos) for prompt in asked.prompts] for asked in both)
         sets = Sets.of(one, other, paired=False, **how)
     options = {"folds": folds, "permutations": permutations, "layer": at, "draws": draws, "max_tokens": max_tokens}
     options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
     streams = [sets.streams(view_of(getattr(pair, side)), side) for side in SIDES]
     measured = _effects(pair, given, sets, streams, at, draws, seed)
     found = _result(pair.provenance("directions", options, seed), sets, streams, at, measured, given.failures, level)
+    found = stamped(found, str(template)) if given.asked is None else given.asked.stamped(found)
     beside = [_of_control(view_of(control), sets, streams[0], found) for control in controls]
     return found.with_controls(beside) if beside else found
 
@@ -205,9 +211,18 @@ def _without(prompt: Prompt) -> Prompt:
 class _Given:
     """The prompts of a call: with and without their instruction, and with their responses."""
 
-    def __init__(self, pair: ModelPair, prompts: Any, response: Any, max_tokens: int, new: int, bos: bool | None):
+    def __init__(
+        self,
+        pair: ModelPair,
+        prompts: Any,
+        response: Any,
+        max_tokens: int,
+        new: int,
+        bos: bool | None,
+        template: Template,
+    ):
         self.pair, self.max_tokens, self.how = pair, max_tokens, {"max_new_tokens": new, "prepend_bos": bos}
-        self.asked = None if prompts is None else Asked.of(prompts, response)
+        self.asked = None if prompts is None else Asked.of(prompts, response, template=template, model=pair)
         self.texts: dict[str, tuple[AlignedText, AlignedText]] = {}
         self.ids: dict[str, tuple[Ids, Ids]] = {}
 

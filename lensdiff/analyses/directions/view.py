@@ -9,7 +9,7 @@ from lensdiff import stats
 from lensdiff.analyses.directions.result import Directions
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded_all
-from lensdiff.views.prompts import RAW
+from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.small_table import SmallTable
 from lensdiff.views.widget import Role, Widget
@@ -128,7 +128,7 @@ def _facts(result: Directions) -> list[str]:
     what = "prompts with and without their instruction" if result.paired else "two sets of prompts"
     facts = [
         f"{result.n_a} texts against {result.n_b}, {what}, at the last prompt token; {result.n_folds} parts, each held "
-        f"out once; {RAW}.",
+        f"out once; {how_rendered(result.provenance)}.",
         f"Pitfalls: the number of tokens alone tells them apart with an AUROC of {result.length_auroc:.2g}; "
         f"{result.same_last:.0%} of the first end in a token in which one of the others ends, too.",
     ]

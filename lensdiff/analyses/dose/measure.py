@@ -24,7 +24,7 @@ one does depends on what the others are. A share of the whole is not given where
 Both models are read, neither is written: doses are written into a copy of the base (see `lensdiff.models.dosing`).
 
 Memory: a third model; of each text both models' log-probabilities, [out_pos, d_vocab], as many prompts at a time as fit
-into `max_bytes`. Raw prompts, no chat template. Cost: a pass over all texts, with and without the instruction, per
+into `max_bytes`. Cost: a pass over all texts, with and without the instruction, per
 group and amount (groups that change the same weights once), and one over the tuned responses per control.
 Reference: the logits' dose is decoding-time tuning, Liu et al., COLM 2024; weights between two models: Wortsman et
 al., CVPR 2022; the measures and the reading by group are lensdiff's own.
@@ -51,6 +51,7 @@ from lensdiff.analyses.dose.reading import (
 )
 from lensdiff.analyses.dose.result import HEADLINE, LOGITS, WHOLE, ControlDose, Dose
 from lensdiff.analyses.instruction_use.other_instructions import deleted
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
@@ -59,6 +60,7 @@ from lensdiff.models.dosing import DosedModel, dosed_model
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, encode, own_responses
 from lensdiff.models.weight_groups import Group, Part
 from lensdiff.results import InputError
@@ -79,6 +81,7 @@ def dose(
     controls: Iterable[Model] = (),
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     level: float = 0.95,
     max_bytes: int = 2**30,
     progress: bool | None = None,
@@ -97,6 +100,7 @@ def dose(
             must then hold "W_out", at amount 1.
         max_new_tokens: of the own responses.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template of the tuned model writes the prompts.
         level: of the intervals over prompts.
         max_bytes: of both models' log-probabilities that are held at a time.
         progress: show for a list how many of the doses were read; None shows it on a terminal.
@@ -109,7 +113,7 @@ def dose(
             tokens, it cannot be tokenised, or there is nothing to read.
     """
     check_pair(pair)
-    asked = Asked.of(prompt)
+    asked = Asked.of(prompt, template=template, model=pair)
     wanted = _points(groups, amounts)
     given = None if response is None else _given(asked, response)
     dosed = dosed_model(pair)
@@ -147,7 +151,7 @@ def dose(
         asked.failures,
         level,
     )
-    return result.with_controls([run.control(control, texts) for control in controls])
+    return asked.stamped(result.with_controls([run.control(control, texts) for control in controls]))
 
 
 def control_dose(

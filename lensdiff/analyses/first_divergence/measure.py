@@ -25,7 +25,7 @@ What it does not say: the positions are selected on a disagreement, so that no m
 that Y(base, base) < 0 < Y(tuned, tuned), each under its own unembedding, is how they were chosen. Effects depend on k,
 on what is called late. Prompts after which the models never part are listed (`agreed`), not counted.
 
-Memory and cost: see `cells`. Raw prompts, no chat template. Reference: the four cells are those of the public draft
+Memory and cost: see `cells`. Reference: the four cells are those of the public draft
 PT-IT-Model-Differences, whose numbers are means of 0.76 (portable), 2.44 (matched) and 1.68 (interaction) logits.
 """
 
@@ -40,11 +40,13 @@ from lensdiff.analyses.first_divergence.cells import Scored, Text, cells
 from lensdiff.analyses.first_divergence.defaults import DRAWS, READ_TOKENS
 from lensdiff.analyses.first_divergence.divergence import Divergence, find_divergences
 from lensdiff.analyses.first_divergence.result import ControlDivergence, FirstDivergence, headline_of
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.templates import Template
 from lensdiff.models.text import strings_of
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
@@ -63,6 +65,7 @@ def first_divergence(
     draws: int = DRAWS,
     seed: int = 0,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     level: float = 0.95,
     max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
@@ -78,6 +81,7 @@ def first_divergence(
         draws: later and earlier positions that are drawn.
         seed: of the draws.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template of the tuned model writes the prompts.
         level: of the intervals over prompts.
         max_bytes: of the streams that are held at once.
         progress: show for a list how many prompts have been continued; None shows it on a terminal.
@@ -88,7 +92,7 @@ def first_divergence(
             tokens, or put other special tokens in front, it cannot be tokenised, or a logit is not finite.
     """
     check_pair(pair)
-    asked = Asked.of(prompt)
+    asked = Asked.of(prompt, template=template, model=pair)
     base = view_of(pair.base)
     wanted = chosen_indices(layers, range(base.n_layers + 1), "layers")
     if not 0 < level < 1:
@@ -116,7 +120,7 @@ def first_divergence(
         level=level,
     )
     read = partial(control_divergence, result=result, layers=wanted, max_bytes=max_bytes)
-    return result.with_controls([read(pair.base, control) for control in controls])
+    return asked.stamped(result.with_controls([read(pair.base, control) for control in controls]))
 
 
 def control_divergence(

@@ -14,7 +14,7 @@ from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded_all
-from lensdiff.views.prompts import RAW
+from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.small_table import Cell
 from lensdiff.views.widget import Widget
@@ -118,7 +118,7 @@ def show_first_divergence(result: FirstDivergence) -> Widget:
         texts=texts[:TEXTS] if len(texts) > 1 else [],
         columns=["effect", "here", f"unembedding of {other}", "later positions", "earlier positions"],
         facts=_facts(result),
-        limits=[SELECTED, f"Effects of single layers do not add up. {RAW.capitalize()}."],
+        limits=[SELECTED, f"Effects of single layers do not add up. {how_rendered(result.provenance).capitalize()}."],
     )
     fallback = table_html(result.top(TOP), f"First divergence at layer {result.headline}, logits")
     title = f"First divergence: {result.provenance.model}"

@@ -32,4 +32,5 @@ ANALYSIS = Analysis(
     options=InstructionUseOptions,
     asks=frozenset({"prompts"}),
     controls=19,
+    effects=("instruction_use",),
 )

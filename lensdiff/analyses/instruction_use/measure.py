@@ -21,7 +21,7 @@ forced text. The mean over texts takes the prompts that have all of them but a r
 every prompt has.
 
 Memory: logits of 256 MB at a time (of one response at least); one control at a time is made, read and let go of.
-Raw prompts, no chat template. The measure is lensdiff's own; the paper's is `Attribution.instruction_score`.
+The measure is lensdiff's own; the paper's is `Attribution.instruction_score`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -33,12 +33,14 @@ from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.other_instructions import deleted, swapped
 from lensdiff.analyses.instruction_use.result import MEAN, InstructionUse
 from lensdiff.analyses.instruction_use.rows import GIVEN, Run, read_model, read_pair
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
@@ -64,6 +66,7 @@ def instruction_use(
     min_tokens: int = MIN_TOKENS,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     level: float = 0.95,
     progress: bool | None = None,
 ) -> InstructionUse:
@@ -85,6 +88,7 @@ def instruction_use(
         min_tokens: shorter responses are left out; 1 takes all but the empty ones.
         max_new_tokens: of the own responses.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template (of a pair the tuned model's, for both) writes the prompts.
         level: of the intervals over prompts.
         progress: show for a list how many of the models have read the responses; None shows it on a terminal.
 
@@ -93,7 +97,7 @@ def instruction_use(
             comes twice, controls of a single model; of one prompt (or of all in a list): no instruction is marked,
             there is no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
     """
-    asked = Asked.of(prompts)
+    asked = Asked.of(prompts, template=template, model=model)
     check_seed(seed)
     check_level(level)
     _check(by, {"draws": draws, "min_tokens": min_tokens, "max_new_tokens": max_new_tokens})
@@ -118,7 +122,7 @@ def instruction_use(
             provenance = view_of(model).provenance("instruction_use", options, seed)
             models = (view_of(model).info.id,)
     asked.settle()
-    return _result(run, provenance, by, models, texts, level)
+    return asked.stamped(_result(run, provenance, by, models, texts, level))
 
 
 def _others(
@@ -127,6 +131,8 @@ def _others(
     """Return by id the prompts that each is compared with."""
     found: dict[str, Sequence[Prompt | None]] = {}
     for place, prompt in enumerate(asked.prompts):
+        if prompt.id in asked.errors:
+            continue
         with asked.guard(prompt):
             swap = by == "swap"
             found[prompt.id] = (

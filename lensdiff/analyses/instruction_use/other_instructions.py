@@ -44,7 +44,7 @@ def replaced(prompt: Prompt, texts: Sequence[str]) -> str:
 def deleted(prompt: Prompt) -> Prompt | None:
     """Return the prompt without its instruction; None if nothing but white space is left."""
     text = replaced(prompt, ())
-    return Prompt(text, id=prompt.id) if text.strip() else None
+    return prompt.with_text(text) if text.strip() else None
 
 
 def swapped(
@@ -80,4 +80,4 @@ def swapped(
             f"prompt {prompt.id or prompt.stripped[:40]!r} has no donor: none of the {len(prompts)} prompts given has "
             f"{wanted}; give more prompts, or by='deletion'"
         )
-    return [Prompt(text, id=prompt.id) for text in found[:draws]]
+    return [prompt.with_text(text) for text in found[:draws]]

@@ -21,4 +21,5 @@ ANALYSIS = Analysis(
     options=KnockOutOptions,
     asks=frozenset({"prompts"}),
     controls=19,
+    effects=("knock_out",),
 )

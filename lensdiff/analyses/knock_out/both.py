@@ -93,7 +93,7 @@ def knock_out_shift(
             in_base.append(Item(name, found.prompt, text_of(view, found.prompt, encoded, seed), item.tokens))
     rows += _read(view, 0, [item for item in in_base if item.prompt.id not in asked.errors], plans)
     provenance = pair.provenance("knock_out", {"draws": draws, "level": level}, seed)
-    alone = _result(provenance, SIDES, view, texts, asked, rows, left_out, level)
+    alone = asked.stamped(_result(provenance, SIDES, view, texts, asked, rows, left_out, level))
     beside = [knock_out_control(control, prompts, texts, seed=seed, level=level) for control in controls]
     asked.settle()
     return with_controls(alone, beside) if beside else alone
@@ -123,7 +123,7 @@ def knock_out_control(
         view.free()
     asked.settle()
     provenance = view.provenance("knock_out", {"level": level}, seed)
-    return _result(provenance, (view.info.id,), view, texts, asked, rows, left_out, level)
+    return asked.stamped(_result(provenance, (view.info.id,), view, texts, asked, rows, left_out, level))
 
 
 def _each(asked: Asked, texts: Texts) -> Iterable[tuple[str, Prompt, str | Response]]:

@@ -16,7 +16,7 @@ the instruction; exactly 0 where nothing is cut. The response is forced, by defa
 - A model whose attention scores cannot be written (their hook is missing or does not act) is refused. Writing the
   pattern in their place would serve no other family: where scores cannot be written, no pattern can.
 
-Memory: `max_bytes` of logits and one layer's scores at a time, one row at least. Raw prompts, no chat template.
+Memory: `max_bytes` of logits and one layer's scores at a time, one row at least.
 
 Reference: attention knock-out of Geva et al., EMNLP 2023, arXiv 2304.14767; its cut and controls here are lensdiff's.
 """
@@ -28,10 +28,12 @@ from lensdiff.analyses.knock_out.cuts import CUTS, chosen_windows
 from lensdiff.analyses.knock_out.defaults import DRAWS
 from lensdiff.analyses.knock_out.passes import MAX_BYTES, Plan, drops, text_of
 from lensdiff.analyses.knock_out.result import KnockOut
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, encode, generate, token_strings
 from lensdiff.results import InputError, Results
 
@@ -48,6 +50,7 @@ def knock_out(
     seed: int = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     max_bytes: int = ...,
     progress: bool | None = ...,
 ) -> KnockOut: ...
@@ -63,6 +66,7 @@ def knock_out(
     seed: int = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     max_bytes: int = ...,
     progress: bool | None = ...,
 ) -> Results[KnockOut]: ...
@@ -77,6 +81,7 @@ def knock_out(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
 ) -> KnockOut | Results[KnockOut]:
@@ -93,6 +98,7 @@ def knock_out(
         seed: of the draws, which are the same in all models for a prompt.
         max_new_tokens: of the own response.
         prepend_bos: None for the checkpoint's own habit.
+        template: "raw", or "chat": as the chat template writes the prompts.
         max_bytes: of logits and of one layer's attention scores at a time, one row at least.
         progress: show a progress bar for a list; None shows it on a terminal.
 
@@ -101,7 +107,7 @@ def knock_out(
             that cannot be written; of one prompt (or of all in a list): it marks no instruction, or cannot be tokenised
             (see `encode`).
     """
-    asked, view = Asked.of(prompt, response), view_of(model)
+    asked, view = Asked.of(prompt, response, template=template, model=model), view_of(model)
     if cut not in CUTS:
         raise InputError(f"cut={cut!r} is none of {', '.join(CUTS)}")
     for name, value, least in (("draws", draws, 0), ("max_new_tokens", max_new_tokens, 1), ("max_bytes", max_bytes, 1)):

@@ -36,7 +36,7 @@ class Text:
     Attributes:
         ids: of all tokens; last: the position of the prompt's last one.
         instruction: positions of the instruction's tokens, token 0 included.
-        others: positions of the prompt's other tokens, neither special nor token 0.
+        others: positions of the prompt's other tokens, neither special nor token 0 nor a chat template's.
         seed: of what is drawn for it.
     """
 
@@ -65,15 +65,17 @@ def text_of(view: ModelView, prompt: Prompt, encoded: Encoded, seed: int) -> Tex
     name = repr(prompt.id or prompt.stripped[:40])
     if not prompt.instruction:
         raise InputError(f"prompt {name} marks no instruction, expected a span of it")
-    instruction = position_groups(view, prompt, encoded)["instruction"]
+    groups = position_groups(view, prompt, encoded)
+    instruction = groups["instruction"]
     if not instruction:
         raise InputError(f"no token of prompt {name} is the instruction's, expected at least one")
     last = encoded.n_special + encoded.n_prompt - 1
+    own = {*instruction, *groups["template"]}
     return Text(
         encoded.ids,
         last=last,
         instruction=instruction,
-        others=tuple(i for i in range(encoded.n_special, last + 1) if i and i not in instruction),
+        others=tuple(i for i in range(encoded.n_special, last + 1) if i and i not in own),
         seed=f"{seed} {prompt.stripped}",
     )
 

@@ -155,7 +155,7 @@ def _response(sides: Sequence[tuple[Role, str, KnockOut]], which: str) -> Respon
     one = sides[0][2]
     facts = [
         f"instruction of {n_of(one.n_instruction, 'token')}, {n_of(one.n_others, 'other')}",
-        *how_read(one.response_kind, merged=one.merged),
+        *how_read(one.response_kind, merged=one.merged, of=one.provenance),
     ]
     models = [
         SideData(role, name, known_all(k.log_prob), _rows(k.drop), _rows(k.mean_random())) for role, name, k in sides

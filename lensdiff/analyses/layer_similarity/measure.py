@@ -25,7 +25,7 @@ out.
 stands the same number of each control model against the base.
 
 Memory: streams of a few texts at a time, and three sums [d_model, d_model] in float64 for each layer and kind of
-position, as many layers at a time as fit into 1 GB; what does not fit costs passes. Ignored: the chat template.
+position, as many layers at a time as fit into 1 GB; what does not fit costs passes.
 
 Reference: Kornblith et al., ICML 2019, arXiv 1905.00414 (linear CKA).
 """
@@ -37,6 +37,7 @@ from torch import Tensor
 
 from lensdiff.analyses.layer_similarity.passes import Text, compared, groups_of, positions_of
 from lensdiff.analyses.layer_similarity.result import LayerSimilarity
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
@@ -44,6 +45,7 @@ from lensdiff.models.asked import Asked, Given
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
@@ -64,6 +66,7 @@ def layer_similarity(
     max_tokens: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     level: float = 0.95,
     progress: bool | None = None,
 ) -> LayerSimilarity:
@@ -79,6 +82,7 @@ def layer_similarity(
         max_tokens: of each response, the first ones; None for all.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the tuned model's chat template writes the prompts, for both models.
         level: of the intervals over prompts and the controls' bands.
         progress: show a progress bar for a list; None shows it on a terminal.
 
@@ -88,7 +92,7 @@ def layer_similarity(
             or no position is left to compare.
     """
     check_pair(pair)
-    asked, n_layers = Asked.of(prompts, response), view_of(pair.base).n_layers
+    asked, n_layers = Asked.of(prompts, response, template=template, model=pair), view_of(pair.base).n_layers
     check_counts(max_new_tokens=max_new_tokens, **({} if max_tokens is None else {"max_tokens": max_tokens}))
     check_level(level)
     chosen = tuple(sorted(chosen_indices(layers, range(n_layers + 1), "layers")))
@@ -105,7 +109,7 @@ def layer_similarity(
     provenance = pair.provenance("layer_similarity", options | {"prepend_bos": prepend_bos, "level": level})
     base, tuned = (partial(_side, pair, side) for side in SIDES)
     arrays = compared(base, tuned, texts, SIDES, chosen)
-    alone = _result(provenance, texts, n_layers, chosen, arrays, asked.failures, level)
+    alone = asked.stamped(_result(provenance, texts, n_layers, chosen, arrays, asked.failures, level))
     beside = [_of_control(base, view_of(control), alone, texts) for control in controls]
     return alone.with_controls(beside) if beside else alone
 

@@ -11,7 +11,7 @@ from lensdiff.analyses.layer_similarity.passes import ALL
 from lensdiff.analyses.layer_similarity.result import MEASURES, OVER_PROMPTS, LayerSimilarity
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all
-from lensdiff.views.prompts import RAW
+from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
@@ -117,7 +117,7 @@ def _curve(result: LayerSimilarity, measure: str, group: str) -> SimilarityCurve
 def _facts(result: LayerSimilarity) -> list[str]:
     facts = [
         f"{len(result.prompt_id)} prompts, {int(result.positions[:, 0].sum())} positions of the tuned model's response "
-        f"and its prompt, which both models read; {RAW}.",
+        f"and its prompt, which both models read; {how_rendered(result.provenance)}.",
     ]
     if not result.provenance.options.get("first", False):
         facts[0] += " Position 0, where models park attention, is left out."

@@ -15,4 +15,5 @@ ANALYSIS = Analysis(
     beside="base against base is exactly 0",
     options=OutputOptions,
     asks=frozenset({"prompts"}),
+    effects=("output_shift",),
 )

@@ -12,7 +12,7 @@ With P the tuned model's and Q the base's distribution at one response token, M 
 One teacher-forced pass per model over prompt and response; every response token is predicted from the same tokens
 before it. Distributions are over the token strings that both vocabularies have, in float32 or finer; what a model
 gives to tokens of its own is left out before normalising, and reported as `outside`. Where the models differ in their
-habit of prepending a BOS, each keeps its own. Raw prompts, no chat template.
+habit of prepending a BOS, each keeps its own.
 
 Memory: logits of one response, [out_pos, d_vocab] in float32, of both models (2 x 59 MB for 300 tokens and 49,152
 entries); a pair that keeps one model computes as many prompts at a time as fit into `max_bytes`.
@@ -31,12 +31,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.analyses.outputs.distributions import js_distance, kl_divergence, ranks, top_k_agreement
+from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, generate, strings_of
 from lensdiff.results import InputError, Result, Results
 
@@ -140,6 +142,7 @@ def output_shift(
     top_k: int = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     max_bytes: int = ...,
     progress: bool | None = ...,
 ) -> OutputShift: ...
@@ -152,6 +155,7 @@ def output_shift(
     top_k: int = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     max_bytes: int = ...,
     progress: bool | None = ...,
 ) -> Results[OutputShift]: ...
@@ -163,6 +167,7 @@ def output_shift(
     top_k: int = TOP_K,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     max_bytes: int = 2**30,
     progress: bool | None = None,
 ) -> OutputShift | Results[OutputShift]:
@@ -175,6 +180,7 @@ def output_shift(
         top_k: how many most probable tokens are kept and compared.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit; True or False to force it on both.
+        template: "raw", or "chat": as the chat template of the tuned model writes the prompts.
         max_bytes: of the logits that a pair with keep="one" holds before it changes the model.
         progress: show a progress bar for a list; None shows it on a terminal.
 
@@ -183,7 +189,7 @@ def output_shift(
             lengths, an id that comes twice; of one prompt (or of all in a list): the models do not read a text as the
             same tokens, or it cannot be tokenised (see `encode`).
     """
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=template, model=pair)
     n_shared = len(pair.shared_tokens[0])
     if not 1 <= top_k <= n_shared:
         raise InputError(f"top_k={top_k} is not between 1 and the {n_shared} tokens that both models have")

@@ -132,4 +132,4 @@ def facts(result: OutputShift) -> str:
         parts.append(
             f"left out: tokens that one model alone has, {base:.1%} of the base's and {tuned:.1%} of the tuned"
         )
-    return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged)])
+    return "; ".join([*parts, *how_read(result.response_kind, merged=result.merged, of=result.provenance)])

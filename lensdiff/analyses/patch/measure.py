@@ -18,7 +18,7 @@ position p of the other. Components are those of `sites`, metrics those of `metr
 
 Cost: of each model one pass that is read; then a pass for each row from its layer on, rows of one layer together, the
 unembedding only where the response is predicted. Memory: what is read, [layer, pos, d_model] about four times, and
-`max_bytes` for a batch. Ignored: the chat template (prompts are raw).
+`max_bytes` for a batch.
 
 Reference: Prakash et al., ICLR 2024 (cross-model activation patching), arXiv 2402.14811; Nanda, Attribution Patching,
 2023 (the estimate); what is compared with what is ours.
@@ -34,11 +34,13 @@ from lensdiff.analyses.patch.result import ControlPatch, Patched
 from lensdiff.analyses.patch.rows import sites_of_rows
 from lensdiff.analyses.patch.runs import Run
 from lensdiff.analyses.patch.sites import Site, one_site, several_ats, sweep_sites
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
@@ -62,6 +64,7 @@ def patch(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     least_total: float = LEAST_TOTAL,
     level: float = 0.95,
     progress: bool | None = None,
@@ -75,17 +78,19 @@ def patch(
         component: "head" (z), "attention" (attn_out), "mlp" (mlp_out) or "resid" (resid_pre; of layer n_layers the
             final resid_post).
         layer, head: counted from 0; a head is given of "head" alone.
-        at: "all", a group of positions ("instruction", "context", "prompt" for the prompt's other tokens, "response")
-            or positions of the text that is read, special tokens in front counted.
+        at: "all", a group of positions ("instruction", "context", "template" for what a chat template wrote, "prompt"
+            for the prompt's other tokens, "response") or positions of the text that is read, special tokens in front
+            counted.
         into: the model that is patched, "base" or "tuned"; the other one gives.
         metric: "log_prob", `contrast(a, b)`, or another target (see `metrics`).
-        controls, seed, max_new_tokens, prepend_bos, least_total, level, progress: as `patch_sweep`.
+        controls, seed, max_new_tokens, prepend_bos, template, least_total, level, progress: as `patch_sweep`.
 
     Raises:
         InputError: as `patch_sweep`, or there is no such head.
     """
     check_pair(pair)
-    run = Run(pair, Asked.of(prompt, response), (into,), metric, seed, max_new_tokens, prepend_bos)
+    asked = Asked.of(prompt, response, template=template, model=pair)
+    run = Run(pair, asked, (into,), metric, seed, max_new_tokens, prepend_bos)
     sites = (one_site(run.sizes, component, layer, head, at),)
     return run.result("patch", sites, controls, progress, least_total=least_total, level=level)
 
@@ -107,6 +112,7 @@ def patch_sweep(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     max_bytes: int = MAX_BYTES,
     least_total: float = LEAST_TOTAL,
     level: float = 0.95,
@@ -128,6 +134,7 @@ def patch_sweep(
         seed: of the other heads.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template of the tuned model writes the prompts.
         max_bytes: of activations and logits that a batch of patched passes may hold.
         least_total: totals up to here are about 0 and have no shares.
         level: of the controls' bands and the intervals over prompts.
@@ -141,7 +148,8 @@ def patch_sweep(
     """
     check_pair(pair)
     both = (into,) if isinstance(into, str) else tuple(into)
-    run = Run(pair, Asked.of(prompt, response), both, metric, seed, max_new_tokens, prepend_bos, max_bytes)
+    asked = Asked.of(prompt, response, template=template, model=pair)
+    run = Run(pair, asked, both, metric, seed, max_new_tokens, prepend_bos, max_bytes)
     if method not in METHODS:
         raise InputError(f"method={method!r} is none of {', '.join(METHODS)}")
     if rerun < 1 or max_bytes < 1:

@@ -106,7 +106,7 @@ class Run:
         options |= {"max_new_tokens": self.max_new_tokens, "prepend_bos": self.prepend_bos, "level": level}
         provenance = self.pair.provenance(analysis, options, self.seed).beside(beside)
         more = {"metric": options["metric"], "failures": self.asked.failures} | {"least_total": least_total}
-        return _result(provenance, several, into, found, effects, more | {"level": level})
+        return self.asked.stamped(_result(provenance, several, into, found, effects, more | {"level": level}))
 
     def _found(self, text: AlignedText, sites: Sequence[Site], others: Mapping[Site, Site], *, estimate: bool) -> Found:
         """Return one prompt's effects, or with `estimate` its estimates alone."""

@@ -66,7 +66,13 @@ def sweep(inputs: Inputs, unit: Unit, options: PatchOptions) -> Patched:
 
 def _sites(inputs: Inputs, options: PatchOptions) -> tuple[Site, ...]:
     sizes, layers = view_of(inputs.pair.base).weights.sizes, options.layers
-    return (*sweep_sites(sizes, COMPONENTS, layers, (ALL,)), *sweep_sites(sizes, ("resid",), layers, GROUPS))
+    groups = _groups([inputs.prompt])
+    return (*sweep_sites(sizes, COMPONENTS, layers, (ALL,)), *sweep_sites(sizes, ("resid",), layers, groups))
+
+
+def _groups(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """Return the groups of positions that prompts have: raw ones have nothing of a template."""
+    return GROUPS if any(prompt.rendering for prompt in prompts) else tuple(g for g in GROUPS if g != "template")
 
 
 def _said(inputs: Inputs, prompts: Sequence[Prompt], options: PatchOptions) -> dict[str, str | Response]:
@@ -82,7 +88,8 @@ def sweep_cost(probe: Probe, unit: Unit, options: PatchOptions) -> float:
 
 def _n_rows(probe: Probe, options: PatchOptions) -> int:
     layers = probe.view.n_layers if options.layers is None else len(options.layers)
-    return layers * (probe.view.n_heads + 1 + len(GROUPS)) + (len(GROUPS) if options.layers is None else 0)
+    n = len(_groups(probe.prompts.values()))
+    return layers * (probe.view.n_heads + 1 + n) + (n if options.layers is None else 0)
 
 
 def _rows_cost(probe: Probe, rows: int, options: PatchOptions) -> float:

@@ -27,6 +27,7 @@ from lensdiff.analyses.attribute.targets import one_token
 from lensdiff.analyses.residual_stream.forced import Read, of_side, read
 from lensdiff.analyses.residual_stream.lens import output_choices
 from lensdiff.analyses.residual_stream.split import Part, Split, split
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
@@ -34,6 +35,7 @@ from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import translated
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import Diff, InputError, Provenance, Result, Results
 from lensdiff.results.diff import SIDES
@@ -135,6 +137,7 @@ def direct_logit_attribution(
     against: str | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> Diff[DirectLogitAttribution]: ...
 @overload
@@ -146,6 +149,7 @@ def direct_logit_attribution(
     against: str | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> Diff[Results[DirectLogitAttribution]]: ...
 @overload
@@ -157,6 +161,7 @@ def direct_logit_attribution(
     against: str | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> DirectLogitAttribution: ...
 @overload
@@ -168,6 +173,7 @@ def direct_logit_attribution(
     against: str | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> Results[DirectLogitAttribution]: ...
 def direct_logit_attribution(
@@ -178,6 +184,7 @@ def direct_logit_attribution(
     against: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     progress: bool | None = None,
 ) -> Any:
     """Return what each part of a model, or of both of a pair, adds to the logits of a response's tokens.
@@ -189,6 +196,7 @@ def direct_logit_attribution(
         against: a text that is one token, whose logit is subtracted; see the module.
         max_new_tokens: of the own response.
         prepend_bos: None for each checkpoint's own habit.
+        template: "raw", or "chat": as the chat template (of a pair the tuned model's, for both) writes the prompts.
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Returns:
@@ -199,7 +207,7 @@ def direct_logit_attribution(
             the response is empty, a text cannot be tokenised or is not read as the same tokens by both models, or the
             model's parts cannot be told apart.
     """
-    asked = Asked.of(prompt, response)
+    asked = Asked.of(prompt, response, template=template, model=model)
     options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}
     if isinstance(model, ModelPair):
         return _of_pair(model, asked, against, options, progress)
@@ -247,7 +255,8 @@ def _of_pair(
 
     found = asked.each(of_one, "splitting logits", progress)
     asked.settle(stacklevel=4)
-    sides = [{prompt.id: found[prompt.id][i] for prompt in asked.going()} for i in range(len(SIDES))]
+    going = asked.going()
+    sides = [{one.id: asked.stamped(found[one.id][i], one) for one in going} for i in range(len(SIDES))]
     if asked.single:
         (base,), (tuned,) = (list(side.values()) for side in sides)
         return Diff(base, tuned, notice=pair.notice)

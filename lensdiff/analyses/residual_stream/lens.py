@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
+from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, Point, view_of
 from lensdiff.models.asked import Asked, Given
@@ -37,6 +38,7 @@ from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.tape import CLOSE, same
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import InputError, Result, Results
 from lensdiff.results.numbers import n_of
@@ -146,6 +148,7 @@ def logit_lens(
     max_tokens: int | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> LogitLens: ...
 @overload
@@ -158,6 +161,7 @@ def logit_lens(
     max_tokens: int | None = ...,
     max_new_tokens: int = ...,
     prepend_bos: bool | None = ...,
+    template: Template = ...,
     progress: bool | None = ...,
 ) -> Results[LogitLens]: ...
 def logit_lens(
@@ -169,6 +173,7 @@ def logit_lens(
     max_tokens: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     prepend_bos: bool | None = None,
+    template: Template = RAW,
     progress: bool | None = None,
 ) -> LogitLens | Results[LogitLens]:
     """Return what the model would say of a response behind each of its layers; a list of prompts gives `Results`.
@@ -180,13 +185,14 @@ def logit_lens(
         max_tokens: of the response, the first ones; None for all.
         max_new_tokens: of the model's own response.
         prepend_bos: None for the checkpoint's own habit.
+        template: "raw", or "chat": as the chat template writes the prompts.
         progress: show a progress bar for a list; None shows it on a terminal.
 
     Raises:
         InputError: a layer that there is not, or a list that is not what is expected; of one prompt (or of all in a
             list): the response is empty, a text cannot be tokenised, or the model's stream cannot be read and written.
     """
-    asked, view = Asked.of(prompt, response), view_of(model)
+    asked, view = Asked.of(prompt, response, template=template, model=model), view_of(model)
     n_layers = view.n_layers
     chosen = tuple(sorted({*chosen_indices(layers, range(n_layers + 1), "layers"), n_layers}))
     options = {"max_tokens": max_tokens, "max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}

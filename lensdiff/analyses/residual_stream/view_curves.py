@@ -11,7 +11,7 @@ from lensdiff.analyses.residual_stream.lens_shift import MEASURES, LensShift
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all
-from lensdiff.views.prompts import RAW
+from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Widget
 
@@ -107,7 +107,8 @@ def _within(limits: Float[np.ndarray, " layer"], measure: str) -> Float[np.ndarr
 def _facts(result: LensShift) -> list[str]:
     base, tuned = result.committed[:2].mean(dim=1).tolist()
     facts = [
-        f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; {RAW}.",
+        f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; "
+        f"{how_rendered(result.provenance)}.",
         f"The most probable token is the output's from layer {base:.3g} on in the base and {tuned:.3g} in the tuned "
         "model, on average.",
     ]

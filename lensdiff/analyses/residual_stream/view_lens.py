@@ -9,7 +9,7 @@ from lensdiff.results import Diff
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import rounded
-from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
+from lensdiff.views.prompts import how_rendered, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Role, Widget
 from lensdiff.views.words import WordIndex
@@ -94,7 +94,8 @@ def _prompt(sides: list[LogitLens], roles: list[Role]) -> PromptData:
     n = min(TOKENS, len(first.out_tokens))
     found = [_side(one, role, index, n) for one, role in zip(sides, roles, strict=True)]
     left = len(first.out_tokens) - n
-    note = f"{RAW}; the first {n} of {n_of(n + left, 'response token')}" if left else RAW
+    first_few = f"; the first {n} of {n_of(n + left, 'response token')}" if left else ""
+    note = f"{how_rendered(first.provenance)}{first_few}"
     label = prompt_label(first.prompt_id, first.prompt)
     return PromptData(label, note, first.out_tokens[:n], first.layers, index.words(), found)
 

@@ -13,7 +13,7 @@ from lensdiff.results import Diff
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all
-from lensdiff.views.prompts import RAW, prompt_label, shared_prompts
+from lensdiff.views.prompts import how_rendered, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.small_table import Cell, SmallTable, cells
 from lensdiff.views.widget import Widget
@@ -139,7 +139,9 @@ def _of_prompts(prompts: list[list[DirectLogitAttribution]]) -> Widget:
         note = f"logit {against}: " + ", ".join(
             f"{side.provenance.model} {float(side.logit.mean()):.3g}" for side in sides
         )
-        groups.append(GroupData(prompt_label(one.prompt_id, one.prompt), f"{note}; {RAW}", rows))
+        groups.append(
+            GroupData(prompt_label(one.prompt_id, one.prompt), f"{note}; {how_rendered(one.provenance)}", rows)
+        )
     data = PartsData(
         facts=["What each part adds to the logit, mean over the response's tokens."],
         n_layers=1 + max(part.layer for part in parts if part.layer is not None),
@@ -160,9 +162,9 @@ def _of_prompts(prompts: list[list[DirectLogitAttribution]]) -> Widget:
 def _facts(result: PartsShift) -> list[str]:
     base, tuned = result.logit[:2].mean(dim=1).tolist()
     facts = [
-        f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; {RAW}. "
-        "Logit of the response's token less that of the token which the base finds most probable beside it, before a "
-        f"soft cap: base {base:.3g}, tuned {tuned:.3g}.",
+        f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; "
+        f"{how_rendered(result.provenance)}. Logit of the response's token less that of the token which the base finds "
+        f"most probable beside it, before a soft cap: base {base:.3g}, tuned {tuned:.3g}.",
     ]
     test, beside = result.whole(), result.beside()
     if test is not None:

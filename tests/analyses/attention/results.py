@@ -50,7 +50,7 @@ def attention_shift(*, controls: int = 19, model: str = "b") -> AttentionShift:
     band = torch.tensor([0.05, 0.2]).double()[None, :, None, None].expand(len(DISTANCES), 2, LAYERS, HEADS).clone()
     measures = torch.full((len(MEASURES), len(STATISTICS), LAYERS, HEADS), 0.01, dtype=torch.float64)
     measures[:, STATISTICS.index("difference"), 1, 0] = -0.4
-    measures[MEASURES.index("context_share")] = torch.nan
+    measures[[MEASURES.index(name) for name in ("context_share", "template_share")]] = torch.nan
     if controls < FEWEST_FOR_RANK:
         band[:] = torch.nan
         measures[:, [STATISTICS.index(name) for name in ("control_low", "control_high")]] = torch.nan
@@ -59,7 +59,7 @@ def attention_shift(*, controls: int = 19, model: str = "b") -> AttentionShift:
     return AttentionShift(
         Provenance("attention_shift", model, options={"base": "a", "n_prompts": 4}, controls=made),
         tuple(range(LAYERS)),
-        (4, 4, 4, 0, 4),
+        (4, 4, 4, 0, 4, 0),
         distances,
         band,
         measures,

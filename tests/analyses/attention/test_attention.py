@@ -140,8 +140,8 @@ def test_the_first_key_is_kept_apart_or_counted():
     apart, counted = (attention(model, PROMPT, RESPONSE, sink=sink) for sink in ("apart", "counted"))
     first = apart.patterns[:, :, apart.n_prompt :, 0].double().mean(-1)
     torch.testing.assert_close(counted.instruction_share - apart.instruction_share, first)
-    assert apart.parts[:, 0].tolist() == [False] * 3
-    assert counted.parts[:, 0].tolist() == [True, False, False]
+    assert apart.parts[:, 0].tolist() == [False] * 4
+    assert counted.parts[:, 0].tolist() == [True, False, False, False]
     total = counted.instruction_share + counted.context_share + counted.rest_share
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
     assert counted.provenance.options["sink"] == "counted"
@@ -173,7 +173,9 @@ def test_layers_and_unkept_patterns_change_no_share(llama):
     assert last.layers == (1,)
     assert last.patterns.numel() == 0
     for name in MEASURES:
-        assert torch.equal(getattr(last, name)[0], getattr(whole, name)[1])
+        mine, theirs = getattr(last, name)[0], getattr(whole, name)[1]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
+        assert mine.isnan().all() == (name == "template_share")
     assert last.to_df()["layer"].tolist() == [1] * 4
 
 
@@ -223,6 +225,7 @@ def test_table_and_best_heads(llama):
         "entropy",
         "instruction_share",
         "context_share",
+        "template_share",
     ]
     assert len(table) == 8
     row = table[(table.layer == 1) & (table.head_index == 2)].iloc[0]

@@ -149,13 +149,14 @@ def test_base_against_base_is_exactly_no_shift():
     assert shift.distances.eq(0).all()
     assert shift.distance_band.eq(0).all()
     table = shift.to_df()
-    for name in MEASURES:
+    assert table["template_share_difference"].isna().all(), "raw prompts have no template"
+    for name in MEASURES[:-1]:
         zero = [f"{name}_{s}" for s in ("difference", "low", "high", "control_low", "control_high")]
         assert (table[zero].to_numpy() == 0).all()
         assert (table[[f"{name}_p", f"{name}_p_adjusted"]].to_numpy() == 1).all()
     assert shift.whole is not None
     assert (shift.whole.effect, shift.whole.p, shift.whole.band) == (0, 1, (0, 0))
-    assert shift.n_prompts == (4,) * 5
+    assert shift.n_prompts == (4, 4, 4, 4, 4, 0)
 
 
 # statistics on made results
@@ -382,7 +383,7 @@ def test_measures_count_the_prompts_that_have_them():
     none = torch.full((1, 2), torch.nan, dtype=torch.float64)
     base = [made(shares=0.2), made(shares=0.4), made(shares=0.9, context_share=none)]
     shift = attention_shift(base, base)
-    assert shift.n_prompts == (3, 3, 3, 2, 3)
+    assert shift.n_prompts == (3, 3, 3, 2, 3, 3)
     table = shift.to_df()
     assert table["context_share_base"].to_numpy()[0] == pytest.approx(0.3)
     assert table["sink_share_base"].to_numpy()[0] == pytest.approx(0.5)

@@ -73,8 +73,8 @@ def test_the_map_of_shifts_has_bands_and_signed_differences():
     assert (distance["signed"], signed["signed"]) == (False, True)
     assert signed["values"][1][0] == -0.4
     labels = [m["label"] for m in data["measures"]]
-    assert not any("context" in label for label in labels), "what no prompt marks is left out"
-    assert len(labels) == 2 + len(MEASURES) - 1
+    assert not any("context" in label or "template" in label for label in labels), "what no prompt marks is left out"
+    assert len(labels) == 2 + len(MEASURES) - 2
     assert [row[0] for row in data["of_head"][1][0]] == [
         "first token's share", "entropy (bits)", "instruction's share", "the rest's share",
     ]  # fmt: skip
