@@ -95,8 +95,9 @@ def show_activation_difference(result: ActivationDifference) -> Widget:
     """Return the shares and the words of one pair."""
     index = WordIndex()
     labels = [*LABELS, *result.readings[len(READINGS) :][:CONTROLS]]
-    roles: tuple[Role, ...] = (*ROLES, *("control",) * CONTROLS)
-    readings = [_reading(result, i, label, roles[i], index) for i, label in enumerate(labels)]
+    readings = [
+        _reading(result, i, label, ROLES[i] if i < len(ROLES) else "control", index) for i, label in enumerate(labels)
+    ]
     shares = result.constant_share.nanmean(dim=1).nan_to_num(-1.0)
     data = ActivationDifferenceData(
         facts=[MEANING.format(n=result.n_texts), *_facts(result)],
