@@ -648,7 +648,7 @@ def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tm
 
 # of two layers, and of the stream where it leaves the last one
 LAST_LAYERS = {"heads": 1, "mlp": 1, "value_rotation": 1, "attention": 1, "patch": 1}
-LAST_LAYERS |= {"first_divergence": 2, "residual_stream": 2, "activation_difference": 2}
+LAST_LAYERS |= {"first_divergence": 2, "residual_stream": 2, "activation_difference": 2, "layer_similarity": 2}
 
 
 def test_every_analysis_with_layers_is_among_those_that_are_tried():

@@ -2,13 +2,15 @@
 
 from lensdiff.analyses.layer_similarity.defaults import READ_TOKENS
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Layers, Options, option
+from lensdiff.steps.options import Count, LayersToTheEnd, Options, option
 
 
 class LayerSimilarityOptions(Options):
     """Options of `layer_similarity`."""
 
-    layers: Layers | None = option(None, "Layers whose entering stream is compared; by default all.", example=[0, 1, 2])
+    layers: LayersToTheEnd | None = option(
+        None, "Layers whose entering stream is compared; by default all.", example=[0, 1, 2]
+    )
     max_tokens: Count = option(READ_TOKENS, "Tokens of each response that are read.")
 
 
