@@ -231,9 +231,17 @@ def test_run_facts_are_those_of_the_results_whatever_the_config_says(tmp_path):
             return report_module._run_facts(store)
 
     assert facts("nothing") == []  # asked for, and not made
-    assert facts("own", sea=said("sea")) == ["each model's own greedy response, at most 24 tokens"]
+    assert facts("own", sea=said("sea")) == [
+        "each model's own greedy response, at most 24 tokens",
+        "prompts are raw, without a chat template",
+    ]
     given = replace(said("sea"), given=True, provenance=Provenance("responses", "tiny"))
-    assert facts("given", sea=given) == []
+    assert facts("given", sea=given) == ["prompts are raw, without a chat template"]
+    chat = replace(given, provenance=Provenance("responses", "tiny", options={"template": "chat"}))
+    rendered = "both models read the prompts in the tuned model's chat template"
+    assert facts("chat", sea=chat) == [rendered]
+    # of two runs: what is there is told, each once
+    assert facts("both", sea=chat, moon=given) == [rendered, "prompts are raw, without a chat template"]
 
 
 def test_controls_are_told_as_results_have_them_whatever_the_config_says(tmp_path):
