@@ -98,7 +98,8 @@ def show_curves(result: DeletionCurve) -> Widget:
 def _facts(result: DeletionCurve) -> list[str]:
     prompts, draws = len(result.prompt_id), result.random_deleted.shape[1]
     return [
-        f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; {how_rendered(result.provenance)}. A removed token is left "
+        f"{n_of(prompts, 'prompt')}, each by the mean over its response's tokens; "
+        f"{how_rendered(result.provenance)}. A removed token is left "
         f"out of the input. Bands: where one more random order of the tokens would lie, of {draws} that models share.",
     ]
 
