@@ -72,7 +72,7 @@ const LensDiff = {
 
   // circuitsvis draws into an element of its own, new each time (it keeps a root per element)
   circuitsvis(parent, component, props) {
-    const id = "cv-" + LensDiff.count++;
+    const id = "cv-" + LensDiff.made++;
     parent.append(LensDiff.make("span", { id, class: "ld-cv" }));
     // it looks its element up in the document, which the caller may not have entered yet
     queueMicrotask(() => { if (document.getElementById(id)) CircuitsVis.render(id, CircuitsVis[component], LensDiff.inert(props)); });
@@ -86,7 +86,7 @@ const LensDiff = {
     if (value === null || value === undefined || Object.getPrototypeOf(value) !== Object.prototype) return value;
     return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, LensDiff.inert(inner)]));
   },
-  count: 1,
+  made: 1,
 
   // numbers from -1 to 1, packed by `packed` of the widget's module
   unpack(text) {
