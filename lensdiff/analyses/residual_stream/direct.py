@@ -15,7 +15,7 @@ Reference: nostalgebraist 2020; Elhage et al., a mathematical framework for tran
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import pandas as pd
@@ -227,13 +227,8 @@ def _of_pair(
     pair: ModelPair, asked: Asked, against: str | None, options: Mapping[str, Any], progress: bool | None
 ) -> Diff[Any]:
     chosen = {"against": against, **options}
-    provenance = pair.provenance("direct_logit_attribution", chosen)
-    told = {
-        side: view_of(getattr(pair, side)).provenance("direct_logit_attribution", chosen)
-        if side == "base"
-        else provenance
-        for side in SIDES
-    }
+    whole, (base, tuned) = pair.provenance("direct_logit_attribution", chosen), pair.ids
+    told = {"base": replace(whole, model=base), "tuned": replace(whole, model=tuned)}
 
     def of_one(one: Prompt, given: Given) -> tuple[DirectLogitAttribution, DirectLogitAttribution]:
         aligned = align_text(

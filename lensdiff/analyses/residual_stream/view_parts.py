@@ -10,6 +10,7 @@ from lensdiff.analyses.residual_stream.direct import DirectLogitAttribution
 from lensdiff.analyses.residual_stream.parts_shift import PartsShift
 from lensdiff.analyses.residual_stream.split import Part
 from lensdiff.results import Diff
+from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known, known_all
@@ -136,9 +137,9 @@ def _of_prompts(prompts: list[list[DirectLogitAttribution]]) -> Widget:
         rows = [PartRow(*part, known_all(list(v)), [], None, None) for part, v in zip(parts, values, strict=True)]
         one = sides[-1]
         against = "of the response's tokens" + (", each less that of another token" if one.against else "")
-        note = f"logit {against}: " + ", ".join(
-            f"{side.provenance.model} {float(side.logit.mean()):.3g}" for side in sides
-        )
+        models = SIDES if len(sides) == 2 else [one.provenance.model]
+        logits = (f"{model} {float(side.logit.mean()):.3g}" for model, side in zip(models, sides, strict=True))
+        note = f"logit {against}: {', '.join(logits)}"
         groups.append(
             GroupData(prompt_label(one.prompt_id, one.prompt), f"{note}; {how_rendered(one.provenance)}", rows)
         )

@@ -143,6 +143,7 @@ def test_both_models_are_held_against_the_bases_choice_or_its_runner_up():
     pair = pair_of(tokenizer_of())
     found = direct_logit_attribution(pair, PROMPT, max_new_tokens=6)
     assert isinstance(found, Diff)
+    assert (found.base.provenance.model, found.tuned.provenance.model) == pair.ids
     assert found.base.against == found.tuned.against
     assert "less that of the base's best other one (see against): mean" in repr(found.tuned)
     own = generate(pair.tuned, PROMPT, max_new_tokens=6)

@@ -97,6 +97,8 @@ def test_single_models_and_pairs_without_controls_have_a_map_too():
     assert alone["table"] is None
     pair = given(show(Diff(attribution(0.5, "a"), attribution(2.5))))
     assert pair["measures"] == ["tuned − base", "base", "tuned"]
+    assert ": base " in pair["groups"][0]["note"]
+    assert ", tuned " in pair["groups"][0]["note"]
     head = next(row for row in pair["groups"][0]["rows"] if (row["layer"], row["head"]) == (1, 0))
     assert head["values"] == [2.0, 0.5, 2.5]
     many = given(Results({"p1": attribution(0.5)}).show())
