@@ -167,7 +167,7 @@ def test_how_many_models_are_held(models, tmp_path):
 
 # what units cost
 def test_every_step_costs_something_and_what_takes_time_more_than_nothing(models, tmp_path):
-    config, runner = runner_of(models, tmp_path)
+    config, runner = runner_of(models, tmp_path, templates=["raw", "chat"])
     probe = probe_of(config, runner)
     names = {step.name for analysis in ANALYSES for step in analysis.steps}
     assert names <= set(runner.graph.steps)

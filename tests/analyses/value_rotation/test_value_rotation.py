@@ -432,7 +432,7 @@ def test_layers_top_text_and_file(tmp_path: Any) -> None:
     assert found.to_df().kind.isna().all()
     assert value_rotation(pair, layers=[1]).layers == (1,)
     assert "share 0.500, mean of 2 layers" in repr(found)
-    assert "1 layers without a change" in repr(found)
+    assert "1 layer without a change" in repr(found)
     again = ValueRotation.load(found.save(tmp_path / "rotation.safetensors"))
     assert again.to_df().equals(found.to_df())
     assert again.control_shares.shape == (0, N_LAYERS)
