@@ -136,9 +136,9 @@ def test_a_result_that_is_damaged_is_not_passed_over_as_one_that_is_not_there(tm
     monkeypatch.setattr(type(analysis), "summaries", {"Weights": summary})
     monkeypatch.setattr("lensdiff.pipeline.report.sections_page", lambda *_: "")
     store = ResultStore(tmp_path)
-    _show(analysis, store, False)
+    _show([analysis], store, False)
     with pytest.raises(NotThere):
-        _show(analysis, store, True)
+        _show([analysis], store, True)
     raised.append(InputError("it is damaged"))
     with pytest.raises(InputError, match="it is damaged"):
-        _show(analysis, store, False)
+        _show([analysis], store, False)
