@@ -27,6 +27,7 @@ base = "{base}"
 tuned = "{tuned}"
 out = "{out}"
 max_new_tokens = 4
+templates = ["raw", "chat"]
 [controls]
 kinds = ["spectrum"]
 instruction_use = 1
