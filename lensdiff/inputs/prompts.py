@@ -130,10 +130,11 @@ class Prompt:
     @property
     def messages(self) -> list[dict[str, str]]:
         """The messages of a chat, role and content; one of the user's where it is none."""
-        return [{ROLE: role, CONTENT: self.stripped[start:end]} for role, start, end in self._turns]
+        return [{ROLE: role, CONTENT: self.stripped[start:end]} for role, start, end in self.message_ranges]
 
     @property
-    def _turns(self) -> tuple[tuple[str, int, int], ...]:
+    def message_ranges(self) -> tuple[tuple[str, int, int], ...]:
+        """Role, start and end of each message in `stripped`; one of the user's where it is no chat."""
         return self.turns or ((USER, 0, len(self.stripped)),)
 
     def render(self, model: Any, template: str = CHAT) -> "Prompt":
@@ -189,7 +190,7 @@ class Prompt:
             return token_mask(self.ranges(part), offsets, self.stripped, pieces=pieces)
         if not self.rendering:
             return torch.zeros(len(offsets), dtype=torch.bool)
-        said = [(start, end) for _, start, end in self._turns]
+        said = [(start, end) for _, start, end in self.message_ranges]
         inside = [any(a < end and start < max(b, a + 1) for start, end in said) for a, b in offsets]
         return ~torch.tensor(inside, dtype=torch.bool)
 

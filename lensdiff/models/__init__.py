@@ -2,7 +2,7 @@
 
 from lensdiff.models.costs import ControlCost, control_cost
 from lensdiff.models.info import ModelInfo
-from lensdiff.models.inside.points import Point
+from lensdiff.models.inside.points import Point, entering
 from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.loading.load import load_model
 from lensdiff.models.pair import ModelPair, load_pair
@@ -18,6 +18,7 @@ __all__ = [
     "Point",
     "Validity",
     "control_cost",
+    "entering",
     "load_model",
     "load_pair",
     "validity",

@@ -76,8 +76,7 @@ class ChatTemplate:
         """
         if prompt.rendering:
             return prompt
-        messages = prompt.messages
-        turns = prompt.turns or ((messages[0]["role"], 0, len(prompt.stripped)),)
+        messages, turns = prompt.messages, prompt.message_ranges
         before = [(start, end) for _, start, end in turns]
         try:
             found = rendered(messages, self.write, bos=str(self.tokenizer.bos_token or ""))

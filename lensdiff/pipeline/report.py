@@ -165,7 +165,8 @@ def _differences(store: ResultStore) -> list[dict[str, str]] | None:
 
 def _run_facts(store: ResultStore) -> list[str]:
     """Return what a reader must know of the run before any number, as its results say: not what was asked for."""
-    found, told = Found(store), []
+    found = Found(store)
+    told = rendered_as(found)
     lengths = {
         int(most)
         for unit in found.units(RESPONSES.name)
@@ -173,7 +174,6 @@ def _run_facts(store: ResultStore) -> list[str]:
     }
     if lengths:
         told.append(f"each model's own greedy response, at most {n_of(max(lengths), 'token')}")
-    told += rendered_as(found)
     made = [f"{text} for {name}" for name, text in _controls_made(found).items() if text]
     if made:
         told.append(f"controls, meaningless changes of the base: {'; '.join(made)}")

@@ -1,5 +1,7 @@
 """Numbers that a user gives, counts and seeds: one check for every function, so that a wrong one is refused alike."""
 
+import math
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -42,6 +44,19 @@ def check_seed(value: Any, name: str = "seed") -> None:
     number = _whole(value)
     if number is None or not 0 <= number <= LARGEST_SEED:
         raise InputError(f"{name}={shown(value)} given, expected a whole number from 0 to 2^63 - 1")
+
+
+def check_numbers(name: str, given: Any) -> list[float]:
+    """Return the finite numbers of a list, each there once.
+
+    Raises:
+        InputError: none is given, one twice, or one that is no finite number.
+    """
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else []
+    fine = all(isinstance(x, float | int) and not isinstance(x, bool) and math.isfinite(x) for x in found)
+    if not found or not fine or len(set(found)) < len(found):
+        raise InputError(f"{name}={shown(given)} given, expected at least one finite number, each once")
+    return [float(x) for x in found]
 
 
 def shown(value: Any) -> str:

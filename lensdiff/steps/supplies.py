@@ -11,7 +11,7 @@ from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.templates import ChatTemplate
-from lensdiff.results import Control
+from lensdiff.results import Control, InputError
 from lensdiff.steps.unit import SIDES
 
 
@@ -31,6 +31,7 @@ class Supplies:
     load_data: Callable[[], list[tuple[str, str]]]
     load_texts: Callable[[], tuple[str, ...]]
     _control: tuple[Control, ModelView] | None = field(default=None, init=False)
+    _rendered: dict[str, Prompt | InputError] = field(default_factory=dict, init=False)  # each is asked for many times
 
     @cached_property
     def pair(self) -> ModelPair:
@@ -51,7 +52,17 @@ class Supplies:
         Raises:
             InputError: it cannot be rendered.
         """
-        return prompt if template == RAW else self.template.render(prompt)
+        if template == RAW:
+            return prompt
+        if prompt.id not in self._rendered:
+            try:
+                self._rendered[prompt.id] = self.template.render(prompt)
+            except InputError as error:
+                self._rendered[prompt.id] = error
+        found = self._rendered[prompt.id]
+        if isinstance(found, InputError):
+            raise found
+        return found
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

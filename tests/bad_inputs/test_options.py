@@ -87,6 +87,10 @@ def used(**options: Any) -> Callable[[Made], Any]:
     return lambda made: lensdiff.instruction_use(made.model, made.prompts, **options)
 
 
+def directed(**options: Any) -> Callable[[Made], Any]:
+    return lambda made: lensdiff.directions(made.pair, prompts=made.prompts, **options)
+
+
 def control(kind: str = "spectrum", seed: int = 0, **options: Any) -> Callable[[Made], Any]:
     return lambda made: made.pair.control(kind, seed, **options)
 
@@ -134,6 +138,10 @@ COUNTS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "coherence": (coherent, ("top_words", "n_directions")),
     "weight_shift": (lambda **o: of_pair("weight_shift", **o), ("directions",)),
     "instruction_use": (used, ("draws", "min_tokens", "max_new_tokens")),
+    "deletion_curve": (lambda **o: of_model("deletion_curve", **o), ("points", "draws", "max_new_tokens")),
+    "layer_similarity": (lambda **o: of_pair("layer_similarity", TEXT, **o), ("max_tokens", "max_new_tokens")),
+    "directions": (directed, ("folds", "permutations", "draws", "max_tokens", "max_new_tokens")),
+    "template_effects": (lambda **o: of_pair("template_effects", TEXT, **o), ("draws", "max_new_tokens")),
     "verb_shift": (verbs, ("layers_per_group", "min_seen", "min_heads", "min_verbs", "matches")),
     "pair_overlap": (overlap, ("table_top",)),
     "position_profile": (profile, ("n_bins",)),
@@ -157,6 +165,9 @@ SEEDS = {
     "verb_shift": verbs,
     "instruction_use": used,
     "annotation_shift": annotations,
+    "deletion_curve": lambda **o: of_model("deletion_curve", **o),
+    "directions": directed,
+    "template_effects": lambda **o: of_pair("template_effects", TEXT, **o),
     "control": lambda seed: control("spectrum", seed),
     "annotate": lambda seed: asked(seeds=[seed]),
 }
@@ -170,6 +181,8 @@ def test_a_seed_that_cannot_be_is_refused(made: Made, name):
 
 LEVELS = {"attention_shift": shifted, "verb_shift": verbs, "pair_overlap": overlap, "rotation": turned}
 LEVELS |= {"position_profile": profile, "annotation_shift": annotations, "instruction_use": used}
+LEVELS |= {name: SEEDS[name] for name in ("deletion_curve", "directions", "template_effects")}
+LEVELS |= {"layer_similarity": lambda **o: of_pair("layer_similarity", TEXT, **o)}
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 95.0, float("nan"), float("inf")])
@@ -185,6 +198,7 @@ LAYERED = {
     "qk_reading": qk,
     "mlp_concepts": mlp,
     "value_rotation": lambda **o: of_pair("value_rotation", **o),
+    "layer_similarity": lambda **o: of_pair("layer_similarity", TEXT, **o),
     "activation_difference": lambda **o: of_pair("activation_difference", **o),
     "annotate": asked,
 }

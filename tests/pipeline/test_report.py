@@ -76,7 +76,7 @@ def test_the_first_screen_names_the_pair_and_what_differs(html):
     assert "parameters 1,234,567" in text
     assert "Comparable: same architecture, shapes and tokens. They differ beside their weights in:" in text
     assert "eos: tiny (base), 3 (tuned); responses end differently" in text
-    assert "no chat template" in text
+    assert "Differences are always tuned − base" in text  # and nothing of renderings: no result has any
     assert "at most 24 tokens" in text
     assert "controls, meaningless" not in text  # the config asks for some, and no result has any
 

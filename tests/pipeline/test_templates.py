@@ -1,6 +1,9 @@
 """A run in the chat template: every result of prompts says so, and what does not read prompts stays as it is."""
 
 import json
+import re
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from lensdiff.results import InputError, ResultStore
 from tests.checkpoints import save_checkpoint
 from tests.cli.conftest import Command, assert_refused, lensdiff
 from tests.models.test_templates import SIMPLE
-from tests.pipeline.conftest import PROMPTS, WORDS, config_for
+from tests.pipeline.conftest import PROMPTS, WORDS, Recorder, config_for
 from tests.pipeline.resuming import SMALL, Watch, assert_same, digests, run
 
 __all__ = ["lensdiff"]
@@ -76,11 +79,42 @@ def test_every_result_of_prompts_says_how_they_were_rendered(raw, chat):
 
 
 def test_the_report_says_it_first(raw, chat):
-    assert "prompts are raw, without a chat template" in Report(raw).html()
+    page = Report(raw).html()
+    assert '<p class="ld-note">About this run: prompts are raw, without a chat template; each model' in page
     page = Report(chat).html()
-    assert "both models read the prompts in the tuned model&#39;s chat template" in page
+    assert '<p class="ld-note">About this run: both models read the prompts in the tuned model&#39;s chat template; each model' in page
+    (about,) = re.findall(r'<p class="ld-note">.*?Differences are always.*?</p>', page)
+    words = re.sub(r"<[^>]*>", "", about).lower()  # whatever stands out
+    assert not re.search(r"prompts? (are )?raw|raw prompts?|no chat template|without a chat template", words)
     assert "raw prompt, no chat template" not in page
     assert "prompt in the chat template" in page
+
+
+def test_where_no_number_can_be_had_the_effects_are_not_possible(chatty, tmp_path):
+    # instruction use takes the instructions of other prompts, and there is one prompt
+    changes: dict[str, Any] = {"analyses": ["template_effects"], "template_effects": {"measures": ["instruction_use"]}}
+    recorder = Recorder()
+    store = run(few(chatty, tmp_path / "out", templates=["raw", "chat"], max_prompts=1, **changes), recorder)
+    (state,) = store.step("template_effects").units.values()
+    assert state.outcome == "impossible"
+    assert "no measure could be had of the four; instruction_use: " in state.reason
+    assert any("not possible, no measure could be had" in line for line in recorder.said)
+
+
+def test_prompts_that_fail_are_told(chatty, tmp_path):
+    prompts = [*PROMPTS, {"id": "quote", "text": "Say [user] and [assistant] and \ufffd", "instruction": ["Say"]}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    template = "{% if '\ufffd' in messages[0]['content'] %}{{ raise_exception('not that') }}{% endif %}" + SIMPLE
+    tuned = tmp_path / "tuned"
+    shutil.copytree(chatty / "tuned", tuned)
+    (tuned / "chat_template.jinja").write_text(template)
+    changes = {"prompts": str(tmp_path / "prompts.jsonl"), "tuned": str(tuned), "analyses": ["template_effects"]}
+    recorder = Recorder()
+    with warnings.catch_warnings(action="error", category=UserWarning):  # told, and not warned of as well
+        run(few(chatty, tmp_path / "out", templates=["raw", "chat"], **changes), recorder)
+    told = [line for line in recorder.said if line.startswith("template effects: without prompt 'quote': ")]
+    assert len(told) == 1
+    assert "not that" in told[0]
 
 
 def test_numbers_are_those_of_rendered_prompts(chatty, chat):

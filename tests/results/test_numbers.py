@@ -3,7 +3,7 @@
 import pytest
 
 from lensdiff.results import InputError
-from lensdiff.results.numbers import check_count, n_of
+from lensdiff.results.numbers import check_count, check_numbers, n_of
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,19 @@ def test_what_is_no_count_is_told_apart_from_one_that_is_too_small(value, least,
     with pytest.raises(InputError) as refused:
         check_count("n", value, least=least)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    "value", [[], 1.0, "12", None, [1, 1.0], [True], [float("nan")], [float("inf")], ["1"], {1: 2}]
+)
+def test_what_is_no_list_of_numbers_is_refused(value):
+    with pytest.raises(InputError) as refused:
+        check_numbers("scales", value)
+    assert str(refused.value) == f"scales={value!r} given, expected at least one finite number, each once"
+
+
+def test_numbers_are_floats_in_their_order():
+    assert check_numbers("scales", (2, -0.5)) == [2.0, -0.5]
 
 
 def test_one_is_no_plural():

@@ -66,13 +66,14 @@ def table(
 
 def _compared(losses: Float[Tensor, "row text"], level: float) -> dict[str, Sequence[float]]:
     """Return means over texts, and the change from the first row with its interval."""
-    first, bands = losses[0].numpy(), []
-    for row in losses.numpy():
-        enough = len(first) >= stats.FEWEST_PAIRS
-        bands.append(stats.paired_interval(row, first, level=level) if enough else (float("nan"),) * 2)
-    change = (losses - losses[0]).mean(dim=1)
-    low, high = ([float(band[i]) for band in bands] for i in (0, 1))
-    return {"cross_entropy": losses.mean(dim=1).tolist(), "change": change.tolist(), "low": low, "high": high}
+    change = (losses - losses[0]).T
+    low, high = stats.mean_interval(change.numpy(), level=level)
+    return {
+        "cross_entropy": losses.mean(dim=1).tolist(),
+        "change": change.mean(dim=0).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
 
 
 def _losses(

@@ -1,6 +1,5 @@
 """Directions to intervene with: the difference of one place, and those that stand beside it."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.analyses.activation_difference.words import unit
+from lensdiff.analyses.attribute.targets import one_token
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import ModelView
 from lensdiff.results import InputError
@@ -48,19 +48,6 @@ class Directions(NamedTuple):
             yield RANDOM, draw, unit(drawn).to(self.difference.dtype)
 
 
-def check_numbers(name: str, given: Any) -> list[float]:
-    """Return numbers of a list.
-
-    Raises:
-        InputError: none is given, one twice, or one that is no finite number.
-    """
-    found = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
-    fine = all(isinstance(x, float | int) and not isinstance(x, bool) and math.isfinite(x) for x in found)
-    if not found or not fine or len(set(found)) < len(found):
-        raise InputError(f"{name}={shorten(given)} given, expected at least one finite number, each once")
-    return [float(x) for x in found]
-
-
 def check_texts(name: str, given: Any) -> list[str]:
     """Return texts of a list.
 
@@ -87,12 +74,6 @@ def token_ids(view: ModelView, tokens: Sequence[str]) -> Int[Tensor, " token"]:
     """Return the ids of texts that are one token each.
 
     Raises:
-        InputError: one is none, or several.
+        InputError: one is none, or several, or has no row in the embedding.
     """
-    found = []
-    for text in check_texts("tokens", tokens):
-        ids = view.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise InputError(f"{text!r} is {len(ids)} tokens of {view.info.id}, expected texts that are one token")
-        found.append(ids[0])
-    return torch.tensor(found)
+    return torch.tensor([one_token(view, text) for text in check_texts("tokens", tokens)])

@@ -21,7 +21,6 @@ from torch import Tensor
 from lensdiff.analyses.activation_difference.directions import (
     Directions,
     check_choice,
-    check_numbers,
     check_texts,
     token_ids,
 )
@@ -30,7 +29,7 @@ from lensdiff.models import ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import encode_start, token_strings
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import check_count
+from lensdiff.results.numbers import check_count, check_numbers
 
 PROMPTS = (
     "red -> red\n42 -> 42\nwindow -> window\nx",

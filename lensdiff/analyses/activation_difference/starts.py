@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.inputs.texts import FEWEST
-from lensdiff.models import ModelView, Point, view_of
+from lensdiff.models import ModelView, Point, entering, view_of
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import encode_start, pieces_of
@@ -88,11 +88,6 @@ def batches(starts: Sequence[Start], bytes_per_token: int, max_bytes: int = MAX_
             some = numbers[begin : begin + at_once]
             base, tuned = (torch.tensor([starts[i].ids[side] for i in some]) for side in range(len(SIDES)))
             yield Batch(some, (base, tuned), first)
-
-
-def entering(n_layers: int, layer: int) -> Point:
-    """Return where the stream that enters a layer is; `n_layers` is what leaves the last."""
-    return Point("resid_pre", layer) if layer < n_layers else Point("resid_post", n_layers - 1)
 
 
 @torch.no_grad()

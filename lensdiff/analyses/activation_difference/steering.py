@@ -19,15 +19,15 @@ from lensdiff.analyses.activation_difference.directions import (
     NONE,
     Directions,
     check_choice,
-    check_numbers,
     token_ids,
 )
 from lensdiff.analyses.activation_difference.starts import Batch, batches, final_from, starts_of, streams
 from lensdiff.inputs.texts import Texts, texts_of
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.pair import ModelPair
+from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import check_count, check_seed
+from lensdiff.results.numbers import check_count, check_numbers, check_seed
 
 N_TARGETS = 5  # words of the difference whose probability is measured, unless others are named
 MAX_BYTES = 2**27  # of logits at a time
@@ -131,10 +131,19 @@ def _measures(
 def _targets(
     pair: ModelPair, directions: Directions, tokens: Sequence[str] | None, side: int
 ) -> Int[Tensor, " target"]:
-    """Return the places of the target tokens among those that both models have; those that one has not are left out."""
+    """Return the places of the target tokens among those that both models have; of the words that d speaks for, those.
+
+    Raises:
+        InputError: a token that is named is not among them, or none of these words is.
+    """
     if tokens is None:
-        ids, side = directions.targets[:N_TARGETS], 1
+        ids, side, names = directions.targets[:N_TARGETS].tolist(), 1, None
     else:
-        ids = token_ids(view_of(getattr(pair, SIDES[side])), tokens)
+        ids, names = token_ids(view_of(getattr(pair, SIDES[side])), tokens).tolist(), tokens
     places = {token: place for place, token in enumerate(pair.shared_tokens[side].tolist())}
-    return torch.tensor([places[token] for token in ids.tolist() if token in places], dtype=torch.int64)
+    lacking = [token for token in ids if token not in places]
+    if names is not None and lacking:
+        raise InputError(f"the token {names[ids.index(lacking[0])]!r} is not one that both models have")
+    if len(lacking) == len(ids):
+        raise InputError("no word that the difference speaks for is a token of both models: name tokens that are")
+    return torch.tensor([places[token] for token in ids if token in places], dtype=torch.int64)

@@ -7,6 +7,7 @@ from lensdiff.analyses.activation_difference import ActivationDifferenceOptions
 from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
 from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
 from lensdiff.results import InputError
+from lensdiff.steps.beside import of_controls
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -58,8 +59,7 @@ def control_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) 
 
 
 def both_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) -> Iterable[Read]:
-    controls = plan.controls.get(NAME, ())
-    return [Read(OF_PAIR), *(Read(OF_CONTROL, Unit(control), required=False) for control in controls)]
+    return [Read(OF_PAIR), *of_controls(plan, NAME, OF_CONTROL)]
 
 
 def pair_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> float:

@@ -9,7 +9,7 @@ A map that names nothing particular has the area of random orders. Tokens whose 
 they stand. What is removed early changes what is left: no token's step is its effect alone.
 
 Cost: at most (2 orders + draws) (points - 1) texts a model and prompt, read in batches, beside the attribution itself.
-Raw prompts, no chat template. Reference: Petsiuk et al., BMVC 2018 (insertion and deletion); the two models' are ours.
+Reference: Petsiuk et al., BMVC 2018 (insertion and deletion); the two models' are ours.
 """
 
 from collections.abc import Mapping, Sequence

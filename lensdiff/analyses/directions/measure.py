@@ -62,7 +62,7 @@ from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked
 from lensdiff.models.pair import ModelPair, check_pair
 from lensdiff.models.response import Response
-from lensdiff.models.templates import Template, stamped
+from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.diff import SIDES
@@ -112,8 +112,8 @@ class Sets:
 
 def directions(
     pair: ModelPair,
-    a: Sequence[Prompt | str] | None = None,
-    b: Sequence[Prompt | str] | None = None,
+    a: Prompts | None = None,
+    b: Prompts | None = None,
     prompts: Prompts | None = None,
     *,
     response: Texts = None,
@@ -135,7 +135,7 @@ def directions(
     Args:
         a, b: two sets of prompts; None for `prompts` with and without their instruction.
         prompts: with their instruction marked, and responses on which effects are measured; None with a and b for no
-            effects. One that fails is warned of and the rest go on.
+            effects. One that fails, as of a and b, is warned of and the rest go on.
         response: to the prompts, a list; None for the tuned model's own.
         controls: `pair.control(kind, seed)`, or models with the base's tokenizer; at least 19 of a kind for a band.
         folds: parts of the prompts, each held out once; as many as prompts where there are fewer.
@@ -161,30 +161,50 @@ def directions(
     check_counts(folds=folds, least=2)
     check_seed(seed)
     check_level(level)
-    n_layers = view_of(pair.base).n_layers
-    at = n_layers // 2 if layer is None else layer
-    if type(at) is not int or not 0 <= at < n_layers:
-        raise InputError(f"layer={layer!r} given, expected 0 to {n_layers - 1}")
+    at = check_layer(pair, layer)
     if (a is None) != (b is None) or (a is None and prompts is None):
         raise InputError("expected both sets a and b, or prompts with their instruction marked")
     given = _Given(pair, prompts, response, max_tokens, max_new_tokens, prepend_bos, template)
     if prompts is not None:
         given.read(a is None, progress)
     how: dict[str, Any] = {"folds": folds, "permutations": permutations, "seed": seed}
+    of_sets: dict[str, Asked] = {}
     if a is None or b is None:
         sets = Sets.of(*given.sets, paired=True, **how)
     else:
-        both = (Asked.of(list(texts), template=template, model=pair) for texts in (a, b))
-        one, other = ([read_alike(pair, prompt, prepend_bos) for prompt in asked.prompts] for asked in both)
+        of_sets = {name: Asked.of(texts, template=template, model=pair) for name, texts in (("a", a), ("b", b))}
+        one, other = (_read(pair, asked, prepend_bos, progress) for asked in of_sets.values())
         sets = Sets.of(one, other, paired=False, **how)
     options = {"folds": folds, "permutations": permutations, "layer": at, "draws": draws, "max_tokens": max_tokens}
     options |= {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "level": level}
     streams = [sets.streams(view_of(getattr(pair, side)), side) for side in SIDES]
     measured = _effects(pair, given, sets, streams, at, draws, seed)
-    found = _result(pair.provenance("directions", options, seed), sets, streams, at, measured, given.failures, level)
-    found = stamped(found, str(template)) if given.asked is None else given.asked.stamped(found)
+    failures = given.failures | {f"{name} {i}": said for name, x in of_sets.items() for i, said in x.failures.items()}
+    found = _result(pair.provenance("directions", options, seed), sets, streams, at, measured, failures, level)
+    doors = [*of_sets.values(), *([given.asked] if given.asked else [])]
+    found = doors[0].stamped(found, *(prompt for door in doors for prompt in door.going()))
     beside = [_of_control(view_of(control), sets, streams[0], found) for control in controls]
     return found.with_controls(beside) if beside else found
+
+
+def check_layer(pair: ModelPair, layer: int | None) -> int:
+    """Return the layer at whose entering stream vectors are added, by default half of the layers.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    n_layers = view_of(pair.base).n_layers
+    at = n_layers // 2 if layer is None else layer
+    if type(at) is not int or not 0 <= at < n_layers:
+        raise InputError(f"layer={layer!r} given, expected 0 to {n_layers - 1}")
+    return at
+
+
+def _read(pair: ModelPair, asked: Asked, prepend_bos: bool | None, progress: bool | None) -> list[Ids]:
+    """Return what the texts of a set are read as; one that fails is warned of and left out."""
+    found = asked.each(lambda prompt, _: read_alike(pair, prompt, prepend_bos), "reading texts", progress)
+    asked.settle(stacklevel=4)
+    return list(found.values())
 
 
 def control_directions(pair: ModelPair, control: Model, prompts: Sequence[Prompt], of_pair: Directions) -> Directions:

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.analyses.layer_similarity.passes import stream_point
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import ModelView, Point
+from lensdiff.models import ModelView, Point, entering
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import encode, pieces_of
 from lensdiff.models.view import view_of
@@ -48,7 +47,7 @@ def read_alike(pair: ModelPair, prompt: Prompt, prepend_bos: bool | None) -> Ids
 @torch.no_grad()
 def last_streams(view: ModelView, texts: Sequence[tuple[int, ...]]) -> Float[Tensor, "layer text d_model"]:
     """Return the stream at the last token where it enters each layer and behind the last one, float64 on the CPU."""
-    points = [stream_point(view, layer) for layer in range(view.n_layers + 1)]
+    points = [entering(view.n_layers, layer) for layer in range(view.n_layers + 1)]
     rows = []
     for ids in texts:
         found = view.forward.run(torch.tensor([ids]), read=points, until=points[-1])
@@ -80,7 +79,7 @@ def effects(
         ids: the text without the last response token; said: the response's; first: the position that predicts it.
         layer: at which streams are changed, below n_layers.
     """
-    point, found = stream_point(view, layer), []
+    point, found = entering(view.n_layers, layer), []
     ids, said = ids.to(view.device), said.to(view.device)
     own = view.forward.run(ids[None], read=[point], until=point)[point][0]
     held = len(ids) * (12 * view.d_model + 3 * view.d_mlp) + 3 * view.n_heads * len(ids) ** 2

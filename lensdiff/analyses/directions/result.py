@@ -121,9 +121,7 @@ class Directions(Result):
             for j, whose in enumerate(SIDES):
                 for k, how in enumerate(HOW):
                     own, draws = self.effect[i, j, k].numpy(), self.random_effect[i, j, k].numpy()
-                    limits = (np.nan, np.nan)
-                    if len(own) >= stats.FEWEST_PAIRS:
-                        limits = stats.paired_interval(own, np.zeros_like(own), level=self.level)
+                    limits = stats.mean_interval(own, level=self.level)
                     beside = (np.nan, np.nan)
                     if len(draws) >= stats.FEWEST_FOR_RANK:
                         beside = stats.against_controls(None, {"random": draws}, level=self.level).band

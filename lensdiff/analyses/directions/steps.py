@@ -1,17 +1,14 @@
 """The steps that read directions: the pair's with their effects, those of controls, and all together."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
 from lensdiff.analyses.directions import DirectionOptions
-from lensdiff.analyses.directions.measure import control_directions, directions
+from lensdiff.analyses.directions.measure import check_layer, control_directions, directions
 from lensdiff.analyses.directions.result import HOW, Directions
 from lensdiff.results import InputError
 from lensdiff.steps import responses
-from lensdiff.steps.found import Found
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -21,7 +18,6 @@ from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
-TOLD = 3  # prompts that failed, told one by one
 PAIR_STEP, CONTROL_STEP, STEP = "directions_pair", "directions_control", "directions"
 HALF = 0.5  # of a pass: changed ones begin at half of the layers
 
@@ -39,18 +35,14 @@ def of_pair(inputs: Inputs, unit: Unit, options: DirectionOptions) -> Directions
     if not texts:
         raise NotPossible("no prompt that marks an instruction was answered")
     given: Any = {name: getattr(options, name) for name in DirectionOptions.model_fields} | {"seed": inputs.seed}
+    check_layer(inputs.pair, options.layer)
+    prompts = [inputs.prompts[name] for name in texts]
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # told below
-            prompts = [inputs.prompts[name] for name in texts]
+        with told_once():
             found = directions(inputs.pair, prompts=prompts, response=list(texts.values()), **given)
     except InputError as error:
-        if str(error).startswith("layer="):
-            raise
         raise NotPossible(str(error)) from None
-    for prompt, reason in list(found.failures.items())[:TOLD]:
-        inputs.say(f"directions: without prompt {prompt!r}: {reason}")
-    if len(found.failures) > TOLD:
-        inputs.say(f"directions: without {len(found.failures) - TOLD} more prompts")
+    tell_failures(inputs, "directions", found.failures)
     return found
 
 
@@ -76,8 +68,7 @@ def control_reads(plan: Plan, unit: Unit, options: DirectionOptions) -> Iterable
 
 
 def both_reads(plan: Plan, unit: Unit, options: DirectionOptions) -> Iterable[Read]:
-    controls = plan.controls.get("directions", ())
-    return [Read(PAIR_STEP), *(Read(CONTROL_STEP, Unit(control), required=False) for control in controls)]
+    return [Read(PAIR_STEP), *of_controls(plan, "directions", CONTROL_STEP)]
 
 
 def cost(probe: Probe, unit: Unit, options: DirectionOptions) -> float:
@@ -94,11 +85,6 @@ def cost(probe: Probe, unit: Unit, options: DirectionOptions) -> float:
 def lacking(found: Directions) -> Mapping[str, str]:
     """Return why prompts are not in a result."""
     return found.failures
-
-
-def effects_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:
-    result = found.maybe(STEP, Directions)
-    return [] if result is None else [result.effects()]
 
 
 _common: Any = {"options": DirectionOptions, "result": Directions}
@@ -148,6 +134,6 @@ TABLES: tuple[TableDoc[Any], ...] = (
             "random_high": "as random_low",
         },
         of=(STEP,),
-        build=effects_table,
+        build=of_one(STEP, Directions, Directions.effects),
     ),
 )

@@ -65,6 +65,7 @@ from lensdiff.models.text import MAX_NEW_TOKENS, encode, own_responses
 from lensdiff.models.weight_groups import Group, Part
 from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import check_numbers
 
 Text = str | Response
 Texts = Mapping[str, Mapping[str, Text]]  # responses by the text's name and the prompt's id
@@ -327,15 +328,8 @@ def _points(groups: Sequence[str], amounts: Amounts) -> list[tuple[str, float]]:
     found = []
     for group in groups:
         own = amounts[group] if isinstance(amounts, Mapping) else amounts
-        wrong = isinstance(own, str | float | int) or not own
-        if wrong or not all(_is_number(a) for a in own) or len(set(own)) < len(own):
-            raise InputError(f"amounts={own!r} given, expected at least one finite number, each once")
-        found += [(group, float(amount)) for amount in own]
+        found += [(group, amount) for amount in check_numbers("amounts", own)]
     return found
-
-
-def _is_number(amount: object) -> bool:
-    return isinstance(amount, float | int) and not isinstance(amount, bool) and math.isfinite(amount)
 
 
 def _recorded(amounts: Amounts) -> Any:

@@ -20,7 +20,7 @@ from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.models import ModelView, Point
+from lensdiff.models import ModelView, Point, entering
 from lensdiff.models.inside.ending import behind_last
 from lensdiff.results.diff import SIDES
 
@@ -153,7 +153,7 @@ def _entering(
 ) -> list[Float[Tensor, "text pos d_model"]]:
     """Return the stream that enters each layer, and last the one that leaves the model's blocks."""
     end = Point("resid_post", view.n_layers - 1)
-    points = [end if layer == view.n_layers else Point("resid_pre", layer) for layer in layers]
+    points = [entering(view.n_layers, layer) for layer in layers]
     found = view.forward.run(ids.to(view.device), read=[*points, end], until=end)
     return [found[point] for point in (*points, end)]
 

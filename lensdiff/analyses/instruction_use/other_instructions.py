@@ -42,7 +42,10 @@ def replaced(prompt: Prompt, texts: Sequence[str]) -> str:
 
 
 def deleted(prompt: Prompt) -> Prompt | None:
-    """Return the prompt without its instruction; None if nothing but white space is left."""
+    """Return the prompt without its instruction; None if nothing but white space is left.
+
+    A chat template's frame around nothing is a text still: an empty message is what the model then reads.
+    """
     text = replaced(prompt, ())
     return prompt.with_text(text) if text.strip() else None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensdiff.analyses.layer_similarity.running import Products
 from lensdiff.analyses.residual_stream.forced import groups
-from lensdiff.models import ModelView, Point
+from lensdiff.models import ModelView, entering
 from lensdiff.models.aligned_text import GROUPS, AlignedText
 
 ALL = "all"
@@ -88,14 +88,9 @@ def _in(kind: Kind, group: str) -> bool:
 @torch.no_grad()
 def streams(view: ModelView, ids: Int[Tensor, " pos"], layers: Sequence[int]) -> Float[Tensor, "layer pos d_model"]:
     """Return the streams that enter layers, n_layers being what leaves the last one, in float64 on the CPU."""
-    points = [stream_point(view, layer) for layer in layers]
+    points = [entering(view.n_layers, layer) for layer in layers]
     found = view.forward.run(ids[None], read=points, until=points[-1])
     return torch.stack([found[point][0].cpu().double() for point in points])
-
-
-def stream_point(view: ModelView, layer: int) -> Point:
-    """Return the point of the stream that enters a layer; of layer n_layers of the one that leaves the last."""
-    return Point("resid_post", layer - 1) if layer == view.n_layers else Point("resid_pre", layer)
 
 
 class Sums:

@@ -175,9 +175,9 @@ class LayerSimilarity(Result):
         counts = self.positions[:, place].numpy().astype(float)
         own = getattr(self, f"prompt_{measure}")[:, place].numpy()[counts > 0]
         counts = counts[counts > 0]
-        if len(counts) < stats.FEWEST_PAIRS:
+        if not len(counts):
             return nothing, nothing
         whole = getattr(self, measure)[0, place].numpy()
         influence = whole + (counts / counts.mean())[:, None] * (own - whole)
-        low, high = stats.paired_interval(influence, np.zeros_like(influence), level=self.level)
+        low, high = stats.mean_interval(influence, level=self.level)
         return low.clip(*LIMITS[measure]), high.clip(*LIMITS[measure])

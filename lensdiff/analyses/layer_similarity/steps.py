@@ -1,6 +1,5 @@
 """The steps that compare streams: the pair's, those of controls, and both together."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
 from lensdiff.results import InputError
 from lensdiff.steps import responses
+from lensdiff.steps.beside import of_controls, tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
@@ -24,7 +24,6 @@ from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
-TOLD = 3  # prompts that failed, told one by one
 PAIR_STEP, CONTROL_STEP, STEP = "layer_similarity_pair", "layer_similarity_control", "layer_similarity"
 SLOWER = 2  # than in float32 is a product in float64
 ADD_SECONDS = 3e-9  # to add to an entry of a sum
@@ -49,16 +48,13 @@ def of_pair(inputs: Inputs, unit: Unit, options: LayerSimilarityOptions) -> Laye
     prompts = [inputs.prompts[name] for name in texts]
     chosen_indices(options.layers, range(view_of(inputs.pair.base).n_layers + 1), "layers")
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # told below
+        with told_once():
             found = layer_similarity(
                 inputs.pair, prompts, list(texts.values()), layers=options.layers, max_tokens=options.max_tokens
             )
     except InputError as error:  # a stream that cannot be read, or no prompt that both models read alike
         raise NotPossible(str(error)) from None
-    for prompt, reason in list(found.failures.items())[:TOLD]:
-        inputs.say(f"layer similarity: without prompt {prompt!r}: {reason}")
-    if len(found.failures) > TOLD:
-        inputs.say(f"layer similarity: without {len(found.failures) - TOLD} more prompts")
+    tell_failures(inputs, "layer similarity", found.failures)
     return found
 
 
@@ -86,8 +82,7 @@ def control_reads(plan: Plan, unit: Unit, options: LayerSimilarityOptions) -> It
 
 
 def both_reads(plan: Plan, unit: Unit, options: LayerSimilarityOptions) -> Iterable[Read]:
-    controls = plan.controls.get("layer_similarity", ())
-    return [Read(PAIR_STEP), *(Read(CONTROL_STEP, Unit(control), required=False) for control in controls)]
+    return [Read(PAIR_STEP), *of_controls(plan, "layer_similarity", CONTROL_STEP)]
 
 
 def cost(probe: Probe, unit: Unit, options: LayerSimilarityOptions) -> float:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lensdiff.inputs.spans import shorten
-from lensdiff.models import Point
+from lensdiff.models import Point, entering
 from lensdiff.models.aligned_text import GROUPS, AlignedText
 from lensdiff.models.inside.parts import Sizes
 from lensdiff.models.layers import chosen_indices
@@ -43,7 +43,7 @@ class Site(NamedTuple):
     def point(self, n_layers: int) -> Point:
         """Return the point of a pass that holds it."""
         if self.component == "resid":
-            return Point("resid_post", n_layers - 1) if self.layer == n_layers else Point("resid_pre", self.layer)
+            return entering(n_layers, self.layer)
         return Point({"head": "z", "attention": "attn_out", "mlp": "mlp_out"}[self.component], self.layer)  # type: ignore[arg-type]
 
 

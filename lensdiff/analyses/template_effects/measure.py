@@ -20,7 +20,7 @@ in one rendering. Memory and cost: those of the measures, twice. Reference: ours
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def template_effects(
     prompts: Any,  # what is neither a prompt nor a list of them is refused in words
     response: Any = None,
     *,
-    measure: str | Callable[..., Sequence[float]] | Sequence[str | Callable[..., Sequence[float]]] = MEASURES,
+    measure: Any = MEASURES,  # likewise
     draws: int = DRAWS,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -123,6 +123,8 @@ def template_effects(
 
 
 def _chosen(measure: Any) -> dict[str, Any]:
+    if not isinstance(measure, Sequence) and not callable(measure):
+        raise InputError(f"measure={shorten(measure)} given, expected a name, a function, or a list of them")
     given = [measure] if isinstance(measure, str) or callable(measure) else list(measure)
     found: dict[str, Any] = {}
     for one in given:

@@ -5,10 +5,12 @@ from typing import Any
 from lensdiff.analyses.template_effects import TemplateEffectsOptions
 from lensdiff.analyses.template_effects.measure import template_effects
 from lensdiff.analyses.template_effects.result import TemplateEffects
+from lensdiff.results import InputError
+from lensdiff.steps.beside import tell_failures, told_once
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Step, one_unit
+from lensdiff.steps.step import NotPossible, Step, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import SIDES, Unit
 
@@ -23,17 +25,27 @@ def units(plan: Plan, options: TemplateEffectsOptions) -> list[Unit]:
 
 
 def work(inputs: Inputs, unit: Unit, options: TemplateEffectsOptions) -> TemplateEffects:
-    """Set the four beside each other, of the first prompts."""
+    """Set the four beside each other, of the first prompts.
+
+    Raises:
+        NotPossible: no prompt can be read in all four, or no number be had.
+    """
     prompts = list(inputs.unrendered.values())[: options.max_prompts]
-    return template_effects(
-        inputs.pair,
-        prompts,
-        [inputs.given(prompt.id) for prompt in prompts],
-        measure=options.measures,
-        draws=options.draws,
-        seed=inputs.seed,
-        max_new_tokens=READ_TOKENS,
-    )
+    try:
+        with told_once():
+            found = template_effects(
+                inputs.pair,
+                prompts,
+                [inputs.given(prompt.id) for prompt in prompts],
+                measure=options.measures,
+                draws=options.draws,
+                seed=inputs.seed,
+                max_new_tokens=READ_TOKENS,
+            )
+    except InputError as error:
+        raise NotPossible(str(error)) from None
+    tell_failures(inputs, "template effects", found.failures)
+    return found
 
 
 def cost(probe: Probe, unit: Unit, options: TemplateEffectsOptions) -> float:

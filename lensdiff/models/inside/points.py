@@ -57,6 +57,11 @@ class Point(NamedTuple):
         return f"blocks.{self.layer}.{'attn.' if self.name in _IN_ATTENTION else ''}hook_{self.name}"
 
 
+def entering(n_layers: int, layer: int) -> Point:
+    """Return where the stream that enters a layer is; of layer `n_layers` the one that leaves the last."""
+    return Point("resid_pre", layer) if layer < n_layers else Point("resid_post", n_layers - 1)
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a point is: `scale` times what comes out of a module (Granite multiplies what is added to the stream)."""

@@ -13,6 +13,7 @@ from experiments.families import exact_rotary, wrappers_of
 from lensdiff import activation_difference
 from lensdiff.analyses.activation_difference.directions import Directions
 from lensdiff.analyses.activation_difference.result import ActivationDifference
+from lensdiff.analyses.activation_difference.steering import _targets as targets_of
 from lensdiff.models import ModelPair, Point, view_of
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.text import token_strings
@@ -299,7 +300,9 @@ def test_the_whole_curve_of_tokens_that_are_named():
     first = top[(top.reading == "difference") & (top.model == "tuned")].token.item()
     word = found.read(2, 1, 1)
     assert first == word[(word.reading == "difference") & (word.sign == "+")].word.item()
-    assert top.prob.max() <= 1.0
+    again: Any = found.patchscope(pair, 2, 1, scales=[10.0], tokens=[first])
+    both = [one[(one.reading == "difference") & (one.model == "tuned")].prob.item() for one in (top, again)]
+    assert both[0] == pytest.approx(both[1])
 
 
 def test_a_control_without_a_change_gives_no_direction():
@@ -322,7 +325,11 @@ CALLS = ("steer", "causal", "patchscope")
         ("steer", {"into": "both"}, "into='both' is none of base, tuned"),
         ("steer", {"tokens": []}, r"tokens=\[\] given, expected at least one text, each once"),
         ("steer", {"tokens": ["a", "a"]}, "expected at least one text, each once"),
-        ("steer", {"tokens": ["the sea and the moon"]}, r"'the sea and the moon' is \d+ tokens of .*, expected texts"),
+        (
+            "steer",
+            {"tokens": ["the sea and the moon"]},
+            r"'the sea and the moon' is \d+ tokens of .*, expected exactly one",
+        ),
         ("steer", {"max_texts": 1}, "max_texts=1 given, expected at least 2"),
         ("steer", {"max_tokens": 1}, "max_tokens=1 given, expected at least 2"),
         ("steer", {"draws": -1}, "draws=-1 given, expected at least 0"),
@@ -344,6 +351,22 @@ def test_options_that_are_none_are_refused(made: Any, call: str, options: dict[s
     pair, found = made
     with pytest.raises(InputError, match=message):
         getattr(found, call)(pair, 1, 1, **options)
+
+
+def test_tokens_that_one_model_lacks_are_refused():
+    tuned = hf_model("llama", seed=1, dtype=torch.float64, vocab_size=VOCABULARY + 10)
+    sides = {"base_options": {"tokenizer": tokenizer_of()}, "tokenizer": None}
+    sides["tuned_options"] = {"tokenizer": with_more_tokens("<one>")}
+    pair = pair_of(hf_model("llama", dtype=torch.float64), tuned, **sides)
+    found = activation_difference(pair, TEXTS)
+    with pytest.raises(InputError, match="the token '<one>' is not one that both models have"):
+        found.steer(pair, 1, 1, into="tuned", tokens=["a", "<one>"], texts=READ)
+    own = found.directions(pair, 1, 1)._replace(targets=torch.tensor([VOCABULARY]))
+    with pytest.raises(InputError, match="no word that the difference speaks for is a token of both models"):
+        targets_of(pair, own, None, 0)
+    pair = pair_of(tokenizer=with_more_tokens("<one>"))  # the embedding has no row for it
+    with pytest.raises(InputError, match=f"'<one>' is the token {VOCABULARY}, for which .* has no row"):
+        activation_difference(pair, TEXTS).patchscope(pair, 1, 1, tokens=["<one>"])
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -300,6 +300,30 @@ def test_a_prompt_that_cannot_be_read_is_warned_of():
         directions(pair_of(), prompts=[Prompt("The moon"), Prompt("The sea")], response=["a", "b"], **FEW)
 
 
+def test_sets_go_through_the_same_door_as_prompts():
+    tokenizer = deepcopy(tokenizer_of(True))
+    tokenizer.chat_template = (
+        "{% if 'oranges' in messages[0]['content'] %}{{ raise_exception('no oranges') }}{% endif %}"
+        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    )
+    models = [hf_model("llama", seed=seed, dtype=torch.float64) for seed in (0, 1)]
+    pair = load_pair(*models, tokenizer=tokenizer, **OPTIONS)
+    others = [text.text for text in PROMPTS[2:]]
+    with pytest.warns(UserWarning, match="prompt '1' failed: .*no oranges"):
+        found = directions(pair, PROMPTS[:3], others, template="chat", **FEW)
+    assert (found.n_a, found.n_b) == (2, 2)
+    assert "no oranges" in found.failures["a 1"]
+    assert found.provenance.template == "chat"
+    kept = [PROMPTS[0], PROMPTS[2]]
+    by_hand = directions(pair, [p.render(pair) for p in kept], [Prompt(t).render(pair) for t in others], **FEW)
+    assert by_hand.provenance.template == "chat"
+    pd.testing.assert_frame_equal(found.to_df(), by_hand.to_df())
+    with pytest.raises(InputError, match=r"expected a Prompt, a text or a list of them, got \[\]"):
+        directions(pair, [], others)
+    with pytest.raises(InputError, match="1 texts against 2 were given, expected at least 2 of each"):
+        directions(pair, "abcd", others)  # one text, and not four letters
+
+
 def test_neither_sets_nor_prompts_is_refused():
     with pytest.raises(InputError, match="expected both sets a and b, or prompts"):
         directions(pair_of())

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from scipy.stats import ttest_1samp
 
@@ -169,7 +170,8 @@ def test_the_output_shift_is_between_the_models_and_between_the_renderings():
     table = found.to_df().set_index(["measure", "effect"])
     for effect in ("model", "template"):
         assert table.loc[("output_shift", effect), ["p", "p_adjusted"]].isna().all()  # a distance is never negative
-    assert 0 <= table.p[("output_shift", "interaction")] <= 1
+    tested = scipy.stats.ttest_1samp(by_effect["interaction"].numpy(), 0.0)
+    assert table.p[("output_shift", "interaction")] == pytest.approx(tested.pvalue)
     assert found.cells.isnan().all()
     assert found.cell_means().empty
 
@@ -227,6 +229,8 @@ def test_a_prompt_that_fails_is_warned_of_and_the_rest_go_on(pair):
     ("arguments", "options", "message"),
     [
         ([PROMPTS], {"measure": "kl"}, "measure='kl' is none of instruction_use, attention, .*, nor a function"),
+        ([PROMPTS], {"measure": 3}, "measure=3 given, expected a name, a function, or a list of them"),
+        ([PROMPTS], {"measure": None}, "measure=None given, expected a name"),
         ([PROMPTS], {"measure": []}, "no measure is given, expected some of instruction_use"),
         ([PROMPTS], {"measure": ["density", "density"]}, "measure 'density' comes twice"),
         ([PROMPTS], {"measure": lambda m, p, r: [1.0]}, "<lambda> gives 1 numbers for 3 prompts, expected as many"),
