@@ -24,7 +24,7 @@ from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import supplies_of
 from lensdiff.results import InputError, Result, ResultStore
 from lensdiff.results.manifest import Manifest
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.memory import is_of_one_alone
 from lensdiff.steps.inputs import Inputs, chosen
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.step import Read, Step
@@ -127,7 +127,7 @@ def result_of(step: Step[Any, Any], inputs: Inputs, unit: Unit, plan: Plan) -> R
     except InputError as error:
         return error
     except RuntimeError as error:
-        if type(error) is not RuntimeError or is_lack_of_memory(error):  # nothing about this unit
+        if not is_of_one_alone(error):
             raise
         return InputError(str(error))
 
