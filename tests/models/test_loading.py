@@ -470,7 +470,7 @@ def test_what_a_wrapper_stumbles_over_in_its_first_pass_is_one_sentence(monkeypa
         raise AssertionError("theirs\nand more")
 
     monkeypatch.setattr("lensdiff.models.inside.bridge.BridgeWrapper.__call__", stumble)
-    with pytest.raises(InputError, match="transformer-lens cannot hold .* as a TransformerBridge: theirs$"):
+    with pytest.raises(InputError, match=r"transformer-lens cannot hold .* as a TransformerBridge: theirs$"):
         load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper="bridge", device="cpu")
 
 
