@@ -12,7 +12,7 @@ import typer
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.cli import annotating, whole
-from lensdiff.cli.output import complain, write
+from lensdiff.cli.output import complain, logs_shown, write
 from lensdiff.cli.verbs import command_of
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        app(args=given, prog_name="lensdiff")
+        with logs_shown():
+            app(args=given, prog_name="lensdiff")
     except SystemExit as stopped:
         code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
         return _interrupted() if code == INTERRUPTED else code

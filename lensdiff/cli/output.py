@@ -1,5 +1,6 @@
 """What the command writes to the terminal: tables to standard output, progress and messages to standard error."""
 
+import logging
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,24 @@ class Terminal:
 def printable(text: object) -> str:
     """Return a text with control characters (a token may hold an escape sequence) shown as codes instead of obeyed."""
     return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in str(text))
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{printable(self.format(record))}\n")  # what stands there now: a bar may be in its place
+
+
+@contextmanager
+def logs_shown() -> Iterator[None]:
+    """Write lensdiff's own warnings to standard error while the context lasts, each once."""
+    log, lines = logging.getLogger("lensdiff"), _Lines(logging.WARNING)
+    before, log.propagate = log.propagate, False
+    log.addHandler(lines)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.propagate = before
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

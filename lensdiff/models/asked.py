@@ -27,7 +27,7 @@ from lensdiff.inputs.spans import shorten
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template, stamped, template_of
 from lensdiff.results import InputError, Results
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.memory import is_of_one_alone
 from lensdiff.results.numbers import n_of
 
 R = TypeVar("R")
@@ -143,8 +143,7 @@ class Asked:
         try:
             yield
         except (InputError, RuntimeError) as error:
-            of_this = isinstance(error, InputError) or (type(error) is RuntimeError and not is_lack_of_memory(error))
-            if self.single or not of_this:
+            if self.single or not (isinstance(error, InputError) or is_of_one_alone(error)):
                 raise
             self.errors[prompt.id] = error
 

@@ -5,8 +5,7 @@
               controls
 
 An estimate is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and else good
-to a factor of about 1.5 (on the toy pair 183 s were said and 191 s taken); the progress bar's own estimate replaces it
-once units are done.
+to a factor of about 1.5; the progress bar's own estimate replaces it once units are done.
 """
 
 from collections.abc import Iterable

@@ -22,7 +22,7 @@ from lensdiff.pipeline.worker import Answer, Task, result_of
 from lensdiff.pipeline.workers import Chain, Workers
 from lensdiff.results import InputError, Result
 from lensdiff.results.manifest import UnitOutcome
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.memory import is_of_one_alone
 from lensdiff.steps.inputs import Inputs, chosen
 from lensdiff.steps.step import NotPossible, Read, Step, all_kept
 from lensdiff.steps.supplies import Supplies
@@ -186,7 +186,7 @@ class Runner:
             try:
                 return step.block(inputs, units, chosen(step, self.plan.options_of(step.options)))
             except RuntimeError as error:
-                if type(error) is not RuntimeError or is_lack_of_memory(error):  # see `result_of`
+                if not is_of_one_alone(error):  # see `result_of`
                     raise
         return [result_of(step, own, unit, self.plan) for own, unit in zip(inputs, units, strict=True)]
 

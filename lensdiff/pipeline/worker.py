@@ -4,11 +4,14 @@ It reads from standard input what the run is about (`Start`) and then tasks, and
 there is nothing more to read, it ends.
 """
 
+import logging
 import os
 import pickle
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +24,7 @@ from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import supplies_of
 from lensdiff.results import InputError, Result, ResultStore
 from lensdiff.results.manifest import Manifest
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.memory import is_of_one_alone
 from lensdiff.steps.inputs import Inputs, chosen
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.step import Read, Step
@@ -86,12 +89,35 @@ class Worker:
         """Do a task."""
         begun, said = time.perf_counter(), list[str]()
         try:
-            step, store = self._steps[task.step], ResultStore.known(self._root, task.known)
-            inputs = Inputs(step, task.unit, task.reads, self._plan, self._supplies, store, said.append)
-            found: Result | Exception = result_of(step, inputs, task.unit, self._plan)
-        except Exception as error:  # the run's own process raises it again
+            with _heard(said.append):
+                step, store = self._steps[task.step], ResultStore.known(self._root, task.known)
+                inputs = Inputs(step, task.unit, task.reads, self._plan, self._supplies, store, said.append)
+                found: Result | Exception = result_of(step, inputs, task.unit, self._plan)
+        except Exception as error:  # the run's own process raises it again, where it came from would be lost
+            error.add_note(traceback.format_exc())
             found = sendable(error)
         return Answer(found, tuple(said), time.perf_counter() - begun)
+
+
+class _Listening(logging.Handler):
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.name.startswith("lensdiff.models.loading."):  # the run's own process has loaded and said it
+            self._say(record.getMessage())
+
+
+@contextmanager
+def _heard(say: Callable[[str], None]) -> Iterator[None]:
+    """Say what is logged while the context lasts: the run's own process shows it."""
+    log, listening = logging.getLogger("lensdiff"), _Listening(say)
+    log.addHandler(listening)
+    try:
+        yield
+    finally:
+        log.removeHandler(listening)
 
 
 def result_of(step: Step[Any, Any], inputs: Inputs, unit: Unit, plan: Plan) -> Result | InputError:
@@ -101,7 +127,7 @@ def result_of(step: Step[Any, Any], inputs: Inputs, unit: Unit, plan: Plan) -> R
     except InputError as error:
         return error
     except RuntimeError as error:
-        if type(error) is not RuntimeError or is_lack_of_memory(error):  # nothing about this unit
+        if not is_of_one_alone(error):
             raise
         return InputError(str(error))
 
@@ -111,7 +137,10 @@ def sendable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever its constructor wants
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        other = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            other.add_note(note)
+        return other
     return error
 
 

@@ -19,6 +19,7 @@ from lensdiff.pipeline.worker import Answer, Start, Task, send
 from lensdiff.results import InputError
 
 PROGRAM = "from lensdiff.pipeline.worker import main; main()"  # as `-m` its classes would be of another module
+PATIENCE = 10  # seconds for one that answers no more to end
 Chain = Iterator[tuple[Key, Task]]  # units one after the other: the next is asked for when the one before is recorded
 
 
@@ -44,6 +45,13 @@ class Process:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             send(message, self._process.stdin)
+
+    def failed(self) -> bool:
+        """Whether one that answers no more has ended by itself, and was not ended from outside."""
+        try:
+            return self._process.wait(PATIENCE) >= 0
+        except subprocess.TimeoutExpired:  # its answers were cut off, and it goes on
+            return False
 
     def end(self) -> None:
         """End it, in the middle of a unit too: a unit that was not recorded is done again."""
@@ -81,7 +89,7 @@ class Workers:
 
         Raises:
             InputError: a process was ended from outside.
-            Exception: what a unit raises that is not for its input.
+            Exception: what a unit raises that is not for its input, or that a process ended by itself.
         """
         waiting = iter(chains)
         while len(self._processes) < self.count:
@@ -93,6 +101,8 @@ class Workers:
             process, answer = self._answers.get()
             chain, key = at_work.pop(process)
             if answer is None:
+                if process.failed():
+                    raise RuntimeError("a process of the run failed, see above")
                 raise InputError(
                     f"a process of the run was ended from outside while it did {key[0]} of {key[1]}, perhaps for want "
                     f"of memory: run again to go on, with fewer workers than {self.count} if it was that"

@@ -5,8 +5,9 @@ A line that was cut off by the end of the program is the last one, and is droppe
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -14,24 +15,43 @@ from lensdiff.results.errors import InputError
 from lensdiff.results.manifest import FileName, Manifest, StepState, TableState, UnitState
 from lensdiff.results.paths import unreadable
 
+V = TypeVar("V")
+
 
 class _OfUnit(BaseModel):
     step: str
     unit: str
     state: UnitState | None
 
+    def change(self, manifest: Manifest) -> None:
+        _put(manifest.steps.setdefault(self.step, StepState()).units, self.unit, self.state)
+
 
 class _OfTable(BaseModel):
     table: str
     state: TableState | None
+
+    def change(self, manifest: Manifest) -> None:
+        _put(manifest.tables, self.table, self.state)
 
 
 class _OfFile(BaseModel):
     file: FileName
     checksum: str | None
 
+    def change(self, manifest: Manifest) -> None:
+        _put(manifest.checksums, self.file, self.checksum)
 
-EVENTS: dict[str, type[BaseModel]] = {"unit": _OfUnit, "table": _OfTable, "file": _OfFile}
+
+def _put(known: dict[str, V], name: str, value: V | None) -> None:
+    if value is None:
+        known.pop(name, None)
+    else:
+        known[name] = value
+
+
+Part = _OfUnit | _OfTable | _OfFile  # what an event says: of a unit or a table, and of its file
+EVENTS: dict[str, type[Part]] = {"unit": _OfUnit, "table": _OfTable, "file": _OfFile}
 
 
 class Journal:
@@ -73,35 +93,21 @@ class Journal:
         return found
 
 
-def checked(event: Any) -> dict[str, Any]:
-    """Return an event, as a line holds it.
+def checked(event: Any) -> list[Part]:
+    """Return what an event says, given as a line holds it.
 
     Raises:
-        ValueError: it lacks something, or holds what is none of it.
+        ValueError: it says nothing, lacks something, or holds what is none of it.
     """
     if not isinstance(event, dict):
         raise ValueError("it is no table of keys")
-    for about, kind in EVENTS.items():
-        if about in event:
-            kind.model_validate(event)
-    return event
+    found = [kind.model_validate(event) for about, kind in EVENTS.items() if about in event]
+    if not found:
+        raise ValueError(f"it is of none of {', '.join(EVENTS)}")
+    return found
 
 
-def apply(manifest: Manifest, event: dict[str, Any]) -> None:
+def apply(manifest: Manifest, event: Iterable[Part]) -> None:
     """Change a manifest by an event: the state of a unit or table, a file's checksum, or that one of them is gone."""
-    if "unit" in event:
-        units = manifest.steps.setdefault(event["step"], StepState()).units
-        if event["state"] is None:
-            units.pop(event["unit"], None)
-        else:
-            units[event["unit"]] = UnitState.model_validate(event["state"])
-    if "table" in event:
-        if event["state"] is None:
-            manifest.tables.pop(event["table"], None)
-        else:
-            manifest.tables[event["table"]] = TableState.model_validate(event["state"])
-    if "file" in event:
-        if event["checksum"] is None:
-            manifest.checksums.pop(event["file"], None)
-        else:
-            manifest.checksums[event["file"]] = event["checksum"]
+    for part in event:
+        part.change(manifest)

@@ -23,6 +23,16 @@ def in_a_room(file: str) -> str:
     return file
 
 
+def name_of(step: str, unit: str) -> str:
+    """Return the name of a unit's result, given its name within its step."""
+    return f"{step}/{unit}" if unit else step
+
+
+def file_of(step: str, unit: str) -> str:
+    """Return the name of the file ("arrays/NAME") of a unit's result."""
+    return f"{ROOMS[0]}/{name_of(step, unit)}"
+
+
 FileName = Annotated[str, AfterValidator(in_a_room)]
 
 
@@ -173,7 +183,6 @@ class Manifest(BaseModel):
             known = self.steps.get(step, StepState()).units.get(unit)
             if known is not None:
                 steps.setdefault(step, StepState()).units[unit] = known
-                file = f"arrays/{step}/{unit}" if unit else f"arrays/{step}"
-                if file in self.checksums:
+                if (file := file_of(step, unit)) in self.checksums:
                     checksums[file] = self.checksums[file]
         return Manifest(steps=steps, checksums=checksums)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from lensdiff.results.errors import InputError
 from lensdiff.results.files import numeric_order
 from lensdiff.results.folder import ENDINGS, Folder
-from lensdiff.results.journal import Journal, apply
-from lensdiff.results.manifest import SCHEMA, Manifest, StepState, TableState, UnitState
+from lensdiff.results.journal import Journal, apply, checked
+from lensdiff.results.manifest import SCHEMA, Manifest, StepState, TableState, UnitState, file_of, name_of
 from lensdiff.results.paths import unreadable
 from lensdiff.results.provenance import package_versions
 
@@ -99,7 +99,7 @@ class Records:
     def happened(self, event: dict[str, Any]) -> None:
         """Remember an event (see `lensdiff.results.journal`); a file that is gone is removed after that."""
         self.check_there()
-        apply(self.manifest, event)
+        apply(self.manifest, checked(event))
         if self._kept_in is not None:
             self._journal.add(**event)
         if event.get("checksum", "") is None:
@@ -138,7 +138,7 @@ class Records:
     def without_file(self) -> list[str]:
         """Return the files ("arrays/NAME") that units ought to have and that the manifest does not know of."""
         files = (
-            f"arrays/{name_of(step, unit)}"
+            file_of(step, unit)
             for step, state in self.manifest.steps.items()
             for unit, own in state.units.items()
             if own.has_file
@@ -175,11 +175,6 @@ class Records:
         except (ValidationError, RecursionError) as error:
             raise InputError(f"{self._path} is not a manifest of lensdiff") from error
         return self._journal.replay(manifest)
-
-
-def name_of(step: str, unit: str) -> str:
-    """Return the name of a unit's result, given its name within its step."""
-    return f"{step}/{unit}" if unit else step
 
 
 def unit_event(step: str, unit: str, state: UnitState | None) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from lensdiff.results.errors import InputError, NotThere
 from lensdiff.results.files import encode_part, write_parquet
 from lensdiff.results.folder import Folder, checksum_of
-from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState
+from lensdiff.results.manifest import Manifest, StepState, TableState, UnitState, name_of
 from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.results.paths import as_path, first_line, make_folder, unreadable
-from lensdiff.results.records import Records, file_event, name_of, table_event, unit_event
+from lensdiff.results.records import Records, file_event, table_event, unit_event
 from lensdiff.results.result import Result
 
 LOCK = ".lock"

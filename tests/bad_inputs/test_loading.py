@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -514,9 +514,34 @@ def test_any_bytes_in_an_adapter_load_or_are_refused(good: Path, tmp_path_factor
 
 def spoil_bytes(path: Path, data: Any) -> None:
     """Put other bytes into the beginning of a file, where its structure is, or cut it."""
+    before = path.read_bytes()
+    new = st.tuples(st.integers(0, min(len(before), 2_000) - 1), st.binary(min_size=1, max_size=8))
+    edits = data.draw(st.lists(new, min_size=1, max_size=4))
+    put_bytes(path, edits, data.draw(st.sampled_from([len(before), len(before) // 2])))
+    assume(path.read_bytes() != before)
+
+
+def put_bytes(path: Path, edits: list[tuple[int, bytes]], length: int) -> None:
+    """Put bytes into a file, each at its place, and cut it to a length."""
     whole = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, min(len(whole), 2_000) - 1))
-        new = data.draw(st.binary(min_size=1, max_size=8))
+    for at, new in edits:
         whole[at : at + len(new)] = new
-    path.write_bytes(whole[: data.draw(st.sampled_from([len(whole), len(whole) // 2]))])
+    path.write_bytes(whole[:length])
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        *(("model", name) for name in (MODEL, CONFIG, "tokenizer.json", "tokenizer_config.json")),
+        ("model.gguf", ""),
+        *(("adapter", name) for name in (ADAPTER, ADAPTER_CONFIG)),
+    ],
+)
+def test_bytes_that_no_such_file_begins_with_are_refused(copied: Path, where: str, name: str):
+    """What the cases above draw from holds what must be refused."""
+    spoilt = copied / where / name if name else copied / where
+    load(copied / where)
+    put_bytes(spoilt, [(0, b"\xff" * 8)], spoilt.stat().st_size)
+    with pytest.raises(InputError) as caught:
+        load(copied / where)
+    is_sentence(str(caught.value))

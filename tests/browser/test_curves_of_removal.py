@@ -23,5 +23,11 @@ def test_orders_and_ways_are_chosen_and_values_said(open_page, width, scheme):
 
 
 def test_hostile_names_are_shown_as_text(open_page):
-    page = open_page(curves(HOSTILE, model=f"{HOSTILE[0]} -> {HOSTILE[1]}").show().html()).page
+    model = f"{HOSTILE[0]} -> {HOSTILE[1]}"
+    widget, title = curves(model=model).show(), f"Tokens removed, most important first: {model}"
+    page = open_page(widget.html()).page
     page.locator(".ld-lines").first.wait_for()
+    assert page.title() == title
+    framed = open_page(widget._repr_html_()).page.locator("iframe")  # as a notebook shows it
+    framed.content_frame.locator(".ld-lines").first.wait_for()
+    assert framed.get_attribute("title") == title

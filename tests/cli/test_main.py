@@ -1,7 +1,9 @@
 """The command as a whole: help without torch, exit codes, --debug, init, published."""
 
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -54,6 +56,12 @@ def test_without_a_command_and_with_a_wrong_one(lensdiff: Command):
     assert "No such command" in ran.err
 
 
+def noted(error: Exception) -> Exception:
+    """An error as another process of a run sends it."""
+    error.add_note("Traceback (most recent call last): there")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -61,6 +69,7 @@ def test_without_a_command_and_with_a_wrong_one(lensdiff: Command):
         (OSError(28, "No space left on device"), 1, "lensdiff: [Errno 28] No space left on device"),
         (ZeroDivisionError("oh\nno"), 1, "lensdiff: ZeroDivisionError: oh (--debug shows where)"),
         (KeyboardInterrupt(), 1, "lensdiff: stopped; the same command goes on from here"),
+        (noted(KeyError("here")), 1, "lensdiff: KeyError: 'here' (--debug shows where)"),
         (InputError("token \x1b[31m"), 2, "lensdiff: token \\x1b[31m"),
     ],
 )
@@ -138,6 +147,35 @@ def test_control_characters_are_shown_not_obeyed(capsys):
     assert "\\x1b[2J[red]x[/red]\\n\\x202e" in out
     assert "0.1235" in out
     assert "1.000e-09" in out
+
+
+def test_a_warning_is_shown_once_and_not_obeyed(monkeypatch, capsys):
+    log = logging.getLogger("lensdiff")
+
+    def warn(**_: object) -> None:
+        logging.getLogger("lensdiff.models.loading.load").warning("%s: %s", "it", "x\x1b[31mred.y")
+        logging.getLogger("lensdiff.inputs").info("nothing to see")
+
+    others = logging.StreamHandler(sys.stderr)  # as of a library that sets logging up
+    logging.getLogger().addHandler(others)
+    monkeypatch.setattr(cli, "app", warn)
+    before = log.propagate, list(log.handlers)
+    try:
+        assert cli.main(["run"]) == 0
+    finally:
+        logging.getLogger().removeHandler(others)
+    assert capsys.readouterr().err == "it: x\\x1b[31mred.y\n"
+    assert (log.propagate, log.handlers) == before
+
+
+def test_what_a_checkpoint_is_said_to_bring_is_not_obeyed(lensdiff: Command, models: Path, tmp_path: Path):
+    base = shutil.copytree(models / "base", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "x\x1b[31mred.y"}}))
+    ran = lensdiff("weights", base, models / "tuned", "--out", tmp_path / "out", "--quiet")
+    assert ran.code == 0
+    assert ran.err.count("\\x1b[31mred.y") == 1
+    assert "\x1b" not in ran.err + ran.out
 
 
 def test_bars_are_for_terminals(monkeypatch):

@@ -465,6 +465,27 @@ def test_what_a_wrapper_stumbles_over_is_one_sentence():
         load_model(hf_model("gpt_neox_without_bias"), tokenizer=tokenizer_of(), device="cpu")
 
 
+def test_what_a_wrapper_stumbles_over_in_its_first_pass_is_one_sentence(monkeypatch):
+    def stumble(*_: object) -> None:
+        raise AssertionError("theirs\nand more")
+
+    monkeypatch.setattr("lensdiff.models.inside.bridge.BridgeWrapper.__call__", stumble)
+    with pytest.raises(InputError, match=r"transformer-lens cannot hold .* as a TransformerBridge: theirs$"):
+        load_model(hf_model("llama"), tokenizer=tokenizer_of(), wrapper="bridge", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "place", ["lensdiff.models.loading.wrapping.measure", "lensdiff.models.inside.meaning.BlockRecord.gain"]
+)
+def test_a_fault_in_the_measuring_is_not_told_of_the_checkpoint(monkeypatch, place):
+    def fault(*_: object, **__: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(place, fault)
+    with pytest.raises(AssertionError, match=r"^ours$"):
+        load_model(hf_model("llama"), tokenizer=tokenizer_of(), device="cpu")
+
+
 def test_what_transformers_itself_cannot_run_is_one_sentence(monkeypatch):
     source = hf_model("llama")
     monkeypatch.setattr(source.model, "forward", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))

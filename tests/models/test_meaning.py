@@ -7,6 +7,8 @@ from lensdiff.analyses.heads.qk_reading import qk_reading
 from lensdiff.models import load_model, load_pair, view_of
 from lensdiff.models.inside.meaning import LogitMap, measure
 from lensdiff.models.inside.norms import Gain, Unknown
+from lensdiff.models.inside.points import Point, Site
+from lensdiff.models.inside.tape import Tape
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.analyses.heads.head_models import known_words
@@ -78,6 +80,37 @@ def test_a_matrix_that_is_not_what_it_says_is_refused_by_name(name, family, monk
     with pytest.raises(InputError, match=rf"{name} of layer 1 of .* cannot be read: multiplied by it"):
         found.weights.matrix(1, name)
     assert found.weights.matrix(0, name) is not None
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_matrix_that_the_wrapper_cannot_give_is_refused_when_it_is_read(wrapper, monkeypatch):
+    found = view("llama", wrapper)
+    honest = found._wrapper.matrix
+
+    def refusing(layer: int, asked: str) -> torch.Tensor | None:
+        if (layer, asked) == (1, "W_O"):
+            raise NotImplementedError("it is kept in pieces\nof 4")
+        return honest(layer, asked)
+
+    monkeypatch.setattr(found._wrapper, "matrix", refusing)
+    meaning = measure(found._wrapper)
+    assert set(meaning.matrices) == {("W_O", 1)}
+    monkeypatch.setitem(vars(found), "meaning", meaning)
+    message = r"W_O of layer 1 of .* cannot be read: transformer-lens cannot give it: it is kept in pieces$"
+    with pytest.raises(InputError, match=message):
+        found.weights.matrix(1, "W_O")
+    assert found.weights.matrix(0, "W_O") is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 8, 3, 5), (1, 8, 3, 8)])
+def test_values_that_a_pattern_cannot_mix_are_a_reason(shape, monkeypatch):
+    """DeepSeek's hook_v has the heads in front of the positions."""
+    found = view("llama")
+    honest, hook = Tape.made, found.model.blocks[1].attn.hook_v
+    monkeypatch.setattr(Tape, "made", lambda self, m: torch.zeros(shape) if m is hook else honest(self, m))
+    points = measure(found._wrapper).points
+    assert points[Point("pattern", 1)] == Unknown("its hook_v holds no values that its hook_pattern could mix")
+    assert isinstance(points[Point("pattern", 0)], Site)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

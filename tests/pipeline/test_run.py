@@ -49,9 +49,9 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
 from lensdiff.pipeline import plans
-from lensdiff.pipeline.execute import execute, read_config
+from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.graph import steps_of, tables_of
-from lensdiff.pipeline.prepare import _texts, prepare
+from lensdiff.pipeline.prepare import _texts
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers
@@ -662,7 +662,11 @@ def test_every_analysis_with_layers_is_among_those_that_are_tried():
 @pytest.mark.parametrize("analysis", LAST_LAYERS)
 def test_the_last_layer_that_an_analysis_reads_may_be_asked_for(models, tmp_path, analysis):
     given = {"analyses": [analysis], analysis: {"layers": [LAST_LAYERS[analysis]]}}
-    prepare(read_config(config_for(models, tmp_path / "out", **given)))
+    store = execute(config_for(models, tmp_path / "out", **given))
+    states = {name: step.state for name, step in store.manifest.steps.items()}
+    assert states == dict.fromkeys(states, "done")
+    own = {step.name for found in ANALYSES if found.name == analysis for step in found.steps}
+    assert own & states.keys() - {"responses", "control_validity"}
 
 
 def test_texts_are_looked_at_however_deep_they_lie():

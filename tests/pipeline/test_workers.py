@@ -1,6 +1,8 @@
 """Controls done by several processes: the same results to the last bit, and nothing lost where one of them ends."""
 
+import logging
 import pickle
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,46 @@ def test_an_error_of_any_class_can_be_sent():
     found = sendable(Peculiar("one", "other"))
     assert type(found) is RuntimeError
     assert str(found) == "Peculiar: one and other"
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), Peculiar("one", "other"), OSError(2, "none")])
+def test_where_an_error_came_from_is_sent_with_it(tmp_path, monkeypatch, error):
+    def place_of_the_fault(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(child, "result_of", place_of_the_fault)
+    found = Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).found
+    sent = pickle.loads(pickle.dumps(found))
+    assert isinstance(sent, Exception)
+    shown = "".join(traceback.format_exception(sent))
+    assert "in place_of_the_fault" in shown
+    assert str(error) in shown
+
+
+def test_what_is_logged_is_said_but_for_what_the_run_has_said_itself(tmp_path, monkeypatch, capsys):
+    def log(*arguments: Any) -> None:
+        logging.getLogger("lensdiff.models.loading.load").warning("%s: a note", "base")
+        logging.getLogger("lensdiff.models.controlling.store").warning("a control cannot be kept in %s", "x")
+        raise InputError("no")
+
+    monkeypatch.setattr(child, "result_of", log)
+    handlers = list(logging.getLogger("lensdiff").handlers)
+    assert Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).said == (
+        "a control cannot be kept in x",
+    )
+    assert logging.getLogger("lensdiff").handlers == handlers
+    assert capsys.readouterr().err == ""
+
+
+def test_one_that_ends_by_itself_is_not_said_to_be_ended_from_outside(tmp_path, capfd):
+    begun, task = start(tmp_path), Task("weights", Unit("spectrum-0"), (), Manifest())
+    several = Workers(1, replace(begun, config={**begun.config, "colour": 1}), 1)
+    try:
+        with pytest.raises(RuntimeError, match=r"^a process of the run failed, see above$"):
+            several.do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
+    finally:
+        several.close()
+    assert "colour" in capfd.readouterr().err
 
 
 def test_another_error_than_the_inputs_is_raised_again(monkeypatch, tmp_path):

@@ -92,6 +92,9 @@ def test_a_torn_last_line_is_dropped(tmp_path, left):
     [
         b"{",
         b"[]",
+        b"{}",
+        b'{"x": 1}',
+        b'{"step": "a", "state": null}',
         b"\xff",
         b'{"unit": "x", "step": "a", "state": {"digest": 3}}',
         b'{"file": "arrays/x"}',

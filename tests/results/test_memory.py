@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from lensdiff.results import InputError, ResultStore
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.results.memory import is_lack_of_memory, is_of_one_alone
+from tests.lacks import OF_A_DRIVER
 from tests.results.small import Numbers, numbers
 
 BEYOND = 2**58  # more than any machine can address, in numbers of 4 bytes or more
@@ -36,6 +37,15 @@ def test_what_libraries_raise_where_memory_is_short_is_known(library):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (SafetensorError("Cannot allocate memory (os error 12)"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (OF_A_DRIVER, True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), True),
+        (RuntimeError("HIP error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB, max allowed: 6 GB)."), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (ValueError("CUDA error: out of memory"), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (OSError("can't allocate memory"), False),
         (RuntimeError("size mismatch"), False),
@@ -46,6 +56,23 @@ def test_what_libraries_raise_where_memory_is_short_is_known(library):
 )
 def test_what_else_says_so_and_what_does_not(error, is_it):
     assert is_lack_of_memory(error) is is_it
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (RuntimeError("a score is not finite"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("full"), False),
+        (MemoryError("full"), False),
+        (RecursionError("deep"), False),
+        (NotImplementedError("nobody wrote it"), False),
+        (InputError("no"), False),
+        (KeyError("k"), False),
+    ],
+)
+def test_what_is_of_one_prompt_or_unit_alone(error, is_it):
+    assert is_of_one_alone(error) is is_it
 
 
 LACKS = [MemoryError("full"), OSError(errno.ENOMEM, "Cannot allocate memory"), pa.ArrowMemoryError("malloc failed")]

@@ -224,7 +224,9 @@ class InstructionUse(Result):
         lines = [f"InstructionUse of {self.provenance.model}, by {self.by}, {n_of(n, 'prompt')} (nats per token)"]
         if self.is_pair:
             lines += [self._line(text) for text in self._shown]
-            lines += [f"  beside {len(self.models) - 2} control(s)"] if len(self.models) > len(SIDES) else []
+            lines += (
+                [f"  beside {n_of(len(self.models) - len(SIDES), 'control')}"] if len(self.models) > len(SIDES) else []
+            )
         elif len(self.use):
             lines.append(f"  {self.texts[0]} text: {float(self.use.nanmean()):.3f}")
         lines.append(

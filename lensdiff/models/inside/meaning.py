@@ -16,6 +16,7 @@ pass through a module or hook point cannot be measured and counts as unknown too
 Memory: the recorded activations of a few tokens in every layer.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -70,13 +71,19 @@ class Meaning:
         return isinstance(mine, Gain) and mine.module is not None and mine == theirs
 
 
-def measure(wrapper: Wrapper) -> Meaning:
-    """Return the meanings of a wrapped model, by one forward pass over a few tokens."""
+def measure(wrapper: Wrapper, *, passing: AbstractContextManager[None] | None = None) -> Meaning:
+    """Return the meanings of a wrapped model, by one forward pass over a few tokens.
+
+    Args:
+        passing: what the pass itself is made in: who knows what an error of the wrapper's means says it there.
+    """
     model, meaning, sizes = wrapper.model, Meaning(), wrapper.sizes()
     close = CLOSE[sizes.dtype]
     norms = {id(module): (path, module) for path, module in model.named_modules() if is_norm(module)}
     with torch.no_grad(), wrapper.lock, recorded(recorded_modules(wrapper)) as tape, wrapper.precision():
-        logits = wrapper(probe(sizes.d_vocab, sizes.n_ctx, sizes.device))
+        tokens = probe(sizes.d_vocab, sizes.n_ctx, sizes.device)
+        with passing or nullcontext():
+            logits = wrapper(tokens)
         for layer in range(sizes.n_layers):
             record = BlockRecord(wrapper, layer, tape, norms)
             for name in LAYER_GAINS:

@@ -113,7 +113,7 @@ class BlockRecord:
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             if is_lack_of_memory(error):
                 raise
-            return f"transformer-lens cannot give it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
+            return f"transformer-lens cannot give it: {str(error).strip().split(chr(10), 1)[0] or repr(error)}"
         if weight is None:
             return ""
         read, made = self.around(name)
@@ -208,12 +208,15 @@ class BlockRecord:
             return "the model does not pass through hook_pattern, hook_v and hook_z"
         if pattern.ndim != 4 or not same(pattern.sum(dim=-1), torch.ones_like(pattern[..., 0]), self.close):
             return "the rows of its hook_pattern do not sum to 1"
-        n_heads = pattern.shape[1]
-        d_head = _rows(z).shape[-1] // n_heads
-        v = rearrange(_rows(v), "pos (kv d_head) -> kv pos d_head", d_head=d_head)
-        v = repeat(v, "kv pos d_head -> (kv group) pos d_head", group=n_heads // v.shape[0])
+        n_heads, v, z = pattern.shape[1], _rows(v), _rows(z)
+        d_head = z.shape[-1] // n_heads
+        n_kv = v.shape[-1] // d_head if d_head else 0
+        if len(v) != len(z) or not n_kv or n_kv * d_head != v.shape[-1] or n_heads % n_kv:
+            return "its hook_v holds no values that its hook_pattern could mix"
+        v = rearrange(v, "pos (kv d_head) -> kv pos d_head", d_head=d_head)
+        v = repeat(v, "kv pos d_head -> (kv group) pos d_head", group=n_heads // n_kv)
         mixed = rearrange(pattern[0].to(v.dtype) @ v, "head_index pos d_head -> pos (head_index d_head)")
-        return "" if same(mixed, _rows(z), self.close) else "its hook_pattern times hook_v is not hook_z"
+        return "" if same(mixed, z, self.close) else "its hook_pattern times hook_v is not hook_z"
 
 
 def _rows(value: Tensor) -> Tensor:

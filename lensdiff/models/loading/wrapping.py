@@ -2,6 +2,8 @@
 
 import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensdiff.models.info import ModelInfo
+from lensdiff.models.inside.meaning import measure
 from lensdiff.models.inside.wrappers import Model, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import build_hooked, supported_architectures
 from lensdiff.models.loading.sources import Source
@@ -40,7 +43,7 @@ def build(
 ) -> ModelView:
     """Return the view of a model in one wrapper; whatever the wrapper stumbles over becomes one sentence."""
     source = found.model
-    try:
+    with _told(found.id, kind, info.architecture):
         if kind == "bridge":
             if found.borrowed:
                 source = _apart(source, shared=weights == "raw")
@@ -51,17 +54,24 @@ def build(
         if weights == "folded":
             _fold(model)
             info = replace(info, weights="folded")
-        view = ModelView(info, tokenizer, wrapper_of(model))
-        view.meaning  # measured before anybody hooks in  # noqa: B018
-        return view
+        wrapper = wrapper_of(model)
+    view = ModelView(info, tokenizer, wrapper)
+    # measured before anybody hooks in; only its pass is told of the checkpoint: the rest is ours
+    view.meaning = measure(wrapper, passing=_told(found.id, kind, info.architecture))
+    return view
+
+
+@contextmanager
+def _told(name: str, kind: str, architecture: str) -> Iterator[None]:
+    """Make one sentence of what a wrapper raises while the context lasts."""
+    try:
+        yield
     except STUMBLES as error:
         if isinstance(error, InputError) or is_lack_of_memory(error):
             raise
         held = "HookedTransformer" if kind == "hooked" else "TransformerBridge"
         what = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
-        raise InputError(
-            f"transformer-lens cannot hold {found.id}, a {info.architecture}, as a {held}: {what}"
-        ) from error
+        raise InputError(f"transformer-lens cannot hold {name}, a {architecture}, as a {held}: {what}") from error
 
 
 def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> None:
