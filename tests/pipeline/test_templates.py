@@ -82,10 +82,8 @@ def test_the_report_says_it_first(raw, chat):
     page = Report(raw).html()
     assert '<p class="ld-note">About this run: prompts are raw, without a chat template; each model' in page
     page = Report(chat).html()
-    assert (
-        '<p class="ld-note">About this run: both models read the prompts in the tuned model&#39;s chat template; each model'
-        in page
-    )
+    said = "About this run: both models read the prompts in the tuned model&#39;s chat template; each model"
+    assert f'<p class="ld-note">{said}' in page
     (about,) = re.findall(r'<p class="ld-note">.*?Differences are always.*?</p>', page)
     words = re.sub(r"<[^>]*>", "", about).lower()  # whatever stands out
     assert not re.search(r"prompts? (are )?raw|raw prompts?|no chat template|without a chat template", words)
