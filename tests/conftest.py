@@ -1,6 +1,7 @@
 """Shapes are checked in tests only: jaxtyping and beartype are put on every module of lensdiff before it is
 imported."""
 
+import gc
 import importlib.util
 import os
 import tempfile
@@ -44,6 +45,16 @@ def smollm2(smollm2_gguf: Path) -> object:
     from lensdiff.models import load_model
 
     return load_model(smollm2_gguf, device="cpu")
+
+
+def pytest_collection_finish() -> None:
+    """Take everything that is there before the first test out of the collector's sight.
+
+    A load collects what the reading of a checkpoint left; beside a million objects of thousands of tests that would
+    take longer than the load.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
