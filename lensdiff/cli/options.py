@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from lensdiff.inputs.spans import shorten
+from lensdiff.results.errors import InputError
+
 MOST_DIGITS = 5  # of a layer's number
 RENDERINGS = {"raw": ("raw",), "chat": ("chat",), "both": ("raw", "chat")}
 SHOWN = 60  # characters of an option that cannot be read
@@ -95,6 +98,7 @@ def prompt_keys(
 
     Raises:
         typer.BadParameter: neither or both of --prompt and --prompts are given, or spans without a prompt.
+        InputError: a span is no part of the prompt.
     """
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either --prompt TEXT or --prompts FILE")
@@ -103,5 +107,9 @@ def prompt_keys(
             if value:
                 raise typer.BadParameter(f"{name} belongs to --prompt; a file of prompts brings its own")
         return {"prompts": str(prompts)}
+    for name, spans in (("--instruction", instruction), ("--context", context)):
+        for span in spans or []:
+            if not span.strip() or span not in prompt:
+                raise InputError(f"{name} {shorten(span)} is no part of --prompt {shorten(prompt)}")
     entry = {"text": prompt, "instruction": instruction or [], "context": context or []}
     return {"prompt": [entry if response is None else entry | {"response": response}]}

@@ -169,10 +169,13 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
 
 def _run(analysis: Analysis[Any], given: dict[str, Any]) -> None:
     values = values_of(analysis, given)
-    from lensdiff.pipeline.execute import execute
+    from lensdiff.pipeline import door
     from lensdiff.pipeline.toml import check_config
 
     config = check_config(values, "the command's options")
+    door.check(config, analysis.name)  # a mistake is told at once: what follows imports for seconds
+    from lensdiff.pipeline.execute import execute
+
     terminal = Terminal(quiet=given["quiet"])
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis.name, estimate=not given["quiet"])

@@ -93,6 +93,9 @@ def _cores() -> int:
 
 
 def _whole(config: Any, quiet: bool) -> None:
+    from lensdiff.pipeline import door
+
+    door.check(config)  # a mistake is told at once: what follows imports for seconds
     from lensdiff.pipeline.execute import execute
     from lensdiff.pipeline.report import Report
     from lensdiff.pipeline.shortfall import failed, not_possible

@@ -1,7 +1,6 @@
 """What goes in beside the models: prompts, words and word vectors, the authors' released files."""
 
-from lensdiff.inputs.prompts import Prompt, load_prompts
-from lensdiff.inputs.published import Published, load_published
-from lensdiff.inputs.spans import token_mask
+import lazy_loader
 
-__all__ = ["Prompt", "Published", "load_prompts", "load_published", "token_mask"]
+# `__init__.pyi` lists the names; each is imported when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

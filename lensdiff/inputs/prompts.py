@@ -10,20 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from jaxtyping import Bool
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from lensdiff.defaults import CHAT, RAW
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.json_lines import read_json_lines
 from lensdiff.inputs.rendering import ANSWERS, CONTENT, ROLE, USER, Rendering
-from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, token_mask, widen_to_sentences
+from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, split_spans, unescape
 from lensdiff.results import InputError
 from lensdiff.results.paths import as_path
+
+if TYPE_CHECKING:  # prompts are read and refused before anything large is imported
+    import torch
 
 Part = Literal["instruction", "context", "template"]
 MARKED: tuple[Part, ...] = ("instruction", "context")  # the parts that a user marks
@@ -179,13 +178,15 @@ class Prompt:
         located = (locate(span, self.text) for span in getattr(self, part))
         return tuple((max(start - cut, 0), min(end - cut, length)) for start, end in located)
 
-    def mask(
-        self, part: Part, offsets: Sequence[Range], *, pieces: Sequence[str] | None = None
-    ) -> Bool[Tensor, " pos"]:
-        """Return which tokens of `stripped` belong to the part (see `token_mask`).
+    def mask(self, part: Part, offsets: Sequence[Range], *, pieces: Sequence[str] | None = None) -> "torch.Tensor":
+        """Return which tokens of `stripped` belong to the part, a bool a token (see `token_mask`).
 
         A token is the template's if it covers nothing of a message: one that reaches into a message is not.
         """
+        import torch
+
+        from lensdiff.inputs.masks import token_mask
+
         if part != "template":
             return token_mask(self.ranges(part), offsets, self.stripped, pieces=pieces)
         if not self.rendering:

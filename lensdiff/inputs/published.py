@@ -30,8 +30,9 @@ import torch
 from jaxtyping import Bool, Int8
 from torch import Tensor
 
+from lensdiff.inputs.masks import token_mask
 from lensdiff.inputs.prompts import PROMPT_COLUMNS, Prompt, load_prompts
-from lensdiff.inputs.spans import shorten, token_mask
+from lensdiff.inputs.spans import shorten
 from lensdiff.inputs.tables import (
     CONCEPT_COLUMNS,
     PAIR_COLUMNS,

@@ -141,7 +141,9 @@ class RunConfig(Options):
         """Return the path of "base" or "tuned" where one exists, else its name as given (a hub name)."""
         given: str = getattr(self, side)
         local = self.path(given)
-        return str(local) if local.exists() or given.startswith((".", "~")) else given
+        if not (local.exists() or given.startswith((".", "~"))):
+            return given
+        return str(local) if local.exists() or local.is_absolute() else f"./{local}"  # "nowhere" would be a hub name
 
     def revision(self, side: str) -> str | None:
         """Return the revision of "base" or "tuned" that is asked for."""

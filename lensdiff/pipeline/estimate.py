@@ -19,7 +19,8 @@ import torch
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import control_cost
 from lensdiff.models.loading.checkpoints import LOADING_ERRORS
-from lensdiff.models.loading.load import as_dtype, default_device, quiet
+from lensdiff.models.loading.devices import default_device
+from lensdiff.models.loading.load import as_dtype, quiet
 from lensdiff.models.loading.stated import check_folder
 from lensdiff.models.memory import available_memory
 from lensdiff.pipeline.config import RunConfig

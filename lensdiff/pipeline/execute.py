@@ -59,7 +59,7 @@ def execute(
     """
     config = read_config(config)
     listener = listener or Silent()
-    material = prepare(config)
+    material = prepare(config, command)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
     with store.writing(), threads_for(memory.parameters):

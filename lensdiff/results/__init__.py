@@ -1,22 +1,6 @@
 """What every result is: a frozen value with its provenance, kept on disk without pickle. No model, no picture."""
 
-from lensdiff.results.diff import Diff
-from lensdiff.results.errors import InputError
-from lensdiff.results.manifest import Manifest, StepState
-from lensdiff.results.many import Results
-from lensdiff.results.provenance import Control, ControlModel, Provenance
-from lensdiff.results.result import Result
-from lensdiff.results.store import ResultStore
+import lazy_loader
 
-__all__ = [
-    "Control",
-    "ControlModel",
-    "Diff",
-    "InputError",
-    "Manifest",
-    "Provenance",
-    "Result",
-    "ResultStore",
-    "Results",
-    "StepState",
-]
+# `__init__.pyi` lists the names; each is imported when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,9 +6,9 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
+from lensdiff.defaults import SIDES as SIDES
 from lensdiff.results.many import Results, table
 
-SIDES = ("base", "tuned")  # of a pair
 R = TypeVar("R")
 
 

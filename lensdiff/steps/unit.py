@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from lensdiff.defaults import SIDES as SIDES
 from lensdiff.inputs.spans import shorten
-from lensdiff.results.diff import SIDES
 
 
 @dataclass(frozen=True)

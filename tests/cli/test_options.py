@@ -9,7 +9,7 @@ import typer
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.cli import app
-from lensdiff.pipeline import execute
+from lensdiff.pipeline import door, execute
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.toml import load_config
 from lensdiff.results import InputError
@@ -162,6 +162,7 @@ def configured(lensdiff: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(config)
             raise Asked("asked")
 
+        monkeypatch.setattr(door, "check", lambda *_: None)  # what is named is nowhere
         monkeypatch.setattr(execute, "execute", stop)
         ran = lensdiff(*arguments)
         assert ran.err.strip() == "lensdiff: asked", ran.err

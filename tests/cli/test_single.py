@@ -286,7 +286,8 @@ def test_the_report_again(lensdiff: Command, models: Path, tmp_path):
 
 
 def test_a_run_whose_step_failed_ends_with_1_and_says_so(lensdiff: Command, models: Path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lensdiff.pipeline.prepare.n_layers", lambda *_: None)  # as of a file that must be loaded first
+    for name in ("door.stated_layers", "prepare.stated_layers", "prepare.n_layers"):
+        monkeypatch.setattr(f"lensdiff.pipeline.{name}", lambda *_: None)  # as of a file that must be loaded first
     config = tmp_path / "run.toml"
     config.write_text(
         f'base = "{models / "base"}"\ntuned = "{models / "tuned"}"\nvocabulary = "{models / "words.tsv"}"\n'

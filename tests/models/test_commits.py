@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from lensdiff.models import load_model, view_of
 from lensdiff.models.loading import checkpoints
-from lensdiff.models.loading.commits import commit_of, is_hub_name, model_identity
+from lensdiff.models.loading.commits import commit_of, model_identity, reach
+from lensdiff.models.loading.places import is_hub_name
+from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint
 
 OLD, NEW, TAGGED = "a" * 40, "b" * 40, "0123456789abcdef" * 2 + "01234567"
@@ -168,6 +171,41 @@ def test_a_refused_connection_is_answered_at_once(cache, monkeypatch):
     assert commit_of("somebody/model", None) == OLD
     assert commit_of("somebody/missing", None) is None
     assert time.perf_counter() - begun < 5
+
+
+class ConnectError(Exception):
+    """As httpx, httpx2 and requests call it, of which one or another is there."""
+
+
+def of_the_hub(kind: type[Exception]) -> Exception:
+    error = kind.__new__(kind)
+    Exception.__init__(error, "404")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectError("no such host"), "no folder of that name is here, and the hub cannot be reached"),
+        (of_the_hub(RepositoryNotFoundError), "no folder of that name is here, and no such model on the hub"),
+        (of_the_hub(RevisionNotFoundError), "the hub has no revision 'v1' of it"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_refused_after_one_question(cache, hub, error, said):
+    asked = hub(error)
+    with pytest.raises(InputError, match=f"cannot load somebody/missing: {said}"):
+        load_model("somebody/missing", revision="v1")
+    assert [question["name"] for question in asked] == ["somebody/missing"]
+    cache.put("somebody/model", OLD)
+    cache.point("somebody/model", OLD, "v1")
+    assert reach("somebody/model", "v1") == OLD
+
+
+def test_a_hub_that_stumbles_may_answer_when_files_are_asked_for(cache, hub):
+    hub(TimeoutError())
+    assert reach("somebody/missing", None) is None
+    hub(NEW)
+    assert reach("somebody/missing", None) == NEW
 
 
 # what a model is known by

@@ -49,9 +49,9 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
 from lensdiff.pipeline import plans
+from lensdiff.pipeline.door import _texts
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.graph import steps_of, tables_of
-from lensdiff.pipeline.prepare import _texts
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers

@@ -1,5 +1,6 @@
 """From a hub name, a folder, a GGUF file, an adapter or an object to a wrapped model that was held against it."""
 
-from lensdiff.models.loading.load import as_dtype, default_device, load_model, quiet, usable_device
+import lazy_loader
 
-__all__ = ["as_dtype", "default_device", "load_model", "quiet", "usable_device"]
+# `__init__.pyi` lists the names; each is imported when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,7 +24,7 @@ from transformers.core_model_loading import WeightConverter
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from lensdiff.models.loading.commits import commit_in
+from lensdiff.models.loading.commits import commit_in, reach
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.models.loading.stated import SAFE, check_folder, weight_files
 from lensdiff.results import InputError
@@ -85,7 +85,8 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     """
     options: dict[str, Any] = {"revision": revision} if revision else {}
     is_folder = Path(where).is_dir()
-    if commit := _commit(where, name, options):  # a branch may move while files are read
+    commit = None if is_folder else reach(where, revision) or _commit(where, name, options)
+    if commit:  # a branch may move while files are read
         options["revision"] = commit
     if not is_folder and _is_adapter(where, name, options):
         raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
@@ -139,8 +140,6 @@ def at_the_door(what: str) -> Iterator[None]:
 
 
 def _commit(where: str, name: str, options: dict[str, Any]) -> str | None:
-    if Path(where).is_dir():
-        return None
     with at_the_door(f"cannot load {name}"):
         file = cached_file(where, "config.json", **ABSENT, **options)
     return commit_in(file)

@@ -5,21 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lensdiff.inputs.fingerprints import fingerprint
-from lensdiff.results.paths import as_path
+from lensdiff.models.loading.places import is_hub_name
+from lensdiff.results.errors import InputError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIGS = ("config.json", "adapter_config.json")  # one of them is in the cache wherever a model or an adapter is
 TIMEOUT = 5.0  # seconds; a hub that cannot be reached at once is answered for by the cache
-
-
-def is_hub_name(source: str | Path) -> bool:
-    """Return whether `source` is read as a hub name, that is, neither is a path nor looks like one."""
-    path, given = as_path(source, "a model"), str(source)
-    looks = path.suffix.lower() == ".gguf" or given.startswith((".", "~")) or given.count("/") > 1
-    return not (looks or path.is_absolute() or path.exists())
 
 
 def commit_of(source: str | Path, revision: str | None) -> str | None:
@@ -38,10 +32,42 @@ def commit_of(source: str | Path, revision: str | None) -> str | None:
     name = str(source)
     if not is_offline_mode():
         try:
-            return HfApi().model_info(name, revision=revision, timeout=TIMEOUT).sha
+            return _asked(name, revision)
         except Exception:  # the kinds differ between versions of huggingface_hub: httpx's, httpx2's, requests'
             pass
     return _cached(name, revision)
+
+
+def reach(name: str, revision: str | None) -> str | None:
+    """Return the commit of a hub name as `commit_of` does, and refuse at once what cannot be had.
+
+    transformers asks a hub that cannot be reached six times for each file of a model; here it is asked once.
+
+    Raises:
+        InputError: the hub cannot be reached and its cache has no such model, or the hub has none.
+    """
+    if is_offline_mode():
+        return commit_of(name, revision)  # what is not in the cache is told at once
+    try:
+        return _asked(name, revision)
+    except Exception as error:
+        if (commit := _cached(name, revision)) is not None:
+            return commit
+        if isinstance(error, RevisionNotFoundError):
+            raise InputError(f"cannot load {name}: the hub has no revision {revision!r} of it") from None
+        if isinstance(error, RepositoryNotFoundError):
+            raise InputError(
+                f"cannot load {name}: no folder of that name is here, and no such model on the hub"
+            ) from None
+        if any("Connect" in kind.__name__ for kind in type(error).__mro__):
+            raise InputError(
+                f"cannot load {name}: no folder of that name is here, and the hub cannot be reached"
+            ) from None
+    return None  # it may answer when files are asked for
+
+
+def _asked(name: str, revision: str | None) -> str | None:
+    return HfApi().model_info(name, revision=revision, timeout=TIMEOUT).sha
 
 
 def _cached(name: str, revision: str | None) -> str | None:

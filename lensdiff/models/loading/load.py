@@ -17,11 +17,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from lensdiff.inputs.spans import shorten
 from lensdiff.models.decoding import uncached_note
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import why_not_hooked
+from lensdiff.models.loading.devices import default_device, usable_device
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.models.loading.sources import Source, read_source
 from lensdiff.models.loading.verification import expect
@@ -29,7 +29,6 @@ from lensdiff.models.loading.verification import verify as check
 from lensdiff.models.loading.wrapping import build
 from lensdiff.models.view import ModelView, register, view_of
 from lensdiff.results import InputError
-from lensdiff.results.memory import is_lack_of_memory
 
 WeightState = Literal["raw", "folded"]
 WrapperChoice = Literal["auto", "hooked", "bridge"]
@@ -125,39 +124,12 @@ def _wrap(
     return view.model
 
 
-def default_device() -> str:
-    """Return "cuda" or "mps" where present, else "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _chosen(given: PreTrainedTokenizerBase | None, found: Source) -> PreTrainedTokenizerBase | None:
     if given is not None:
         return given
     if isinstance(found.tokenizer, InputError):
         raise found.tokenizer
     return found.tokenizer
-
-
-def usable_device(device: str) -> str:
-    """Return the name of a device on which this machine can compute.
-
-    Raises:
-        InputError: torch does not know it, the machine has none, or it holds shapes alone ("meta").
-    """
-    try:
-        held = torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if is_lack_of_memory(error):  # it is there, and full
-            raise
-        what = shorten(str(error).strip().split("\n", 1)[0], 200)
-        raise InputError(f"device {shorten(device)} cannot be used here: {what}") from error
-    if held.is_meta:
-        raise InputError(
-            f"device {device!r} holds no numbers, expected one that computes, such as {default_device()!r}"
-        )
-    return device
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

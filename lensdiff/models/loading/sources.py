@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lensdiff.models.loading.adapters import CONFIG, from_adapter, holds_adapter, is_peft, merge_peft, read_config
 from lensdiff.models.loading.checkpoints import Source, from_name, refuse_quantised
-from lensdiff.models.loading.commits import is_hub_name
+from lensdiff.models.loading.places import GGUF, place_of
 from lensdiff.results import InputError
 from lensdiff.results.paths import as_path
 
@@ -25,24 +25,16 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
         return _from_object(source)
     if not isinstance(source, str | Path):
         raise InputError(f"a model is given as a name, a path or a model object, got {type(source).__name__}")
-    path = as_path(source, "a model")
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise InputError(f"no GGUF file at {path}")
+    path = place_of(source)
+    if path.suffix.lower() == GGUF:
         _refuse_revision(revision, f"the file {path}")
         return _from_gguf(path, dtype)
-    if path.is_dir():
-        if is_adapter(path):
-            return _from_adapter(path, base=base, revision=revision, dtype=dtype)
-        _refuse_revision(revision, f"the folder {path}")
-        if (path / "config.json").is_file():
-            return from_name(str(path), path.name, revision=None, dtype=dtype)
-        raise InputError(
-            f"folder {path} has no config.json, so it is no checkpoint (nor has it an adapter_config.json)"
-        )
-    if not is_hub_name(source):
-        raise InputError(f"no model folder at {source}")
-    return from_name(str(source), str(source), revision=revision, dtype=dtype)
+    if not path.is_dir():
+        return from_name(str(source), str(source), revision=revision, dtype=dtype)
+    if is_adapter(path):
+        return _from_adapter(path, base=base, revision=revision, dtype=dtype)
+    _refuse_revision(revision, f"the folder {path}")
+    return from_name(str(path), path.name, revision=None, dtype=dtype)
 
 
 def _refuse_revision(revision: str | None, what: str) -> None:

@@ -1,0 +1,13 @@
+from .costs import ControlCost as ControlCost
+from .costs import control_cost as control_cost
+from .info import ModelInfo as ModelInfo
+from .inside.points import Point as Point
+from .inside.points import entering as entering
+from .inside.wrappers import Model as Model
+from .loading.load import load_model as load_model
+from .pair import ModelPair as ModelPair
+from .pair import load_pair as load_pair
+from .validity import Validity as Validity
+from .validity import validity as validity
+from .view import ModelView as ModelView
+from .view import view_of as view_of

@@ -1,0 +1,10 @@
+from .diff import Diff as Diff
+from .errors import InputError as InputError
+from .manifest import Manifest as Manifest
+from .manifest import StepState as StepState
+from .many import Results as Results
+from .provenance import Control as Control
+from .provenance import ControlModel as ControlModel
+from .provenance import Provenance as Provenance
+from .result import Result as Result
+from .store import ResultStore as ResultStore
