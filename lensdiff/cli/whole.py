@@ -22,7 +22,7 @@ DEMO = {
     "residual_stream": {"max_tokens": 24},
     "layer_similarity": {"max_tokens": 24},
     "directions": {"max_tokens": 16},
-    "activation_difference": {"max_texts": 256},
+    "activation_difference": {"max_texts": 256, "effect_texts": 12},
     "heads": {"layers_per_group": 1},
     "mlp": {"n_components": 64},
 }

@@ -8,6 +8,7 @@ import pytest
 
 from lensdiff.analyses.activation_difference import ActivationDifferenceOptions
 from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.attention import AttentionOptions
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute import AttributeOptions
@@ -46,6 +47,7 @@ from lensdiff.steps.responses import ResponseOptions
 PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (ActivationDifferenceOptions, activation_difference),
     (ActivationDifferenceOptions, control_difference),
+    (ActivationDifferenceOptions, ActivationDifference.effects),
     (AttentionOptions, attention),
     (AttributeOptions, attribute),
     (AttributeOptions, deletion_curve),
@@ -69,8 +71,9 @@ PAIRS: list[tuple[type[Options], Callable[..., Any]]] = [
     (ResponseOptions, generate),
 ]
 OTHERWISE_MEANT = {
-    ("AttentionOptions", "keep_patterns")
-}  # of the option a number of prompts, of the function yes or no
+    ("AttentionOptions", "keep_patterns"),  # of the option a number of prompts, of the function yes or no
+    ("ActivationDifferenceOptions", "max_texts", "effects"),  # there what the option calls effect_texts
+}
 
 
 @pytest.mark.parametrize(("options", "function"), PAIRS, ids=lambda value: value.__name__)
@@ -79,7 +82,7 @@ def test_an_option_has_the_default_of_its_function(options, function):
     shared = [name for name in options.model_fields if name in parameters]
     assert shared
     for name in shared:
-        if (options.__name__, name) in OTHERWISE_MEANT:
+        if {(options.__name__, name), (options.__name__, name, function.__name__)} & OTHERWISE_MEANT:
             continue
         own, theirs = getattr(options(), name), parameters[name].default
         assert own == (list(theirs) if isinstance(theirs, tuple) else theirs), name

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lensdiff.views import show
-from tests.analyses.activation_difference.results import difference
+from tests.analyses.activation_difference.results import difference, effects
 from tests.views.hostile import HOSTILE
 
 
@@ -55,4 +55,29 @@ def test_hostile_words_stay_text_and_nothing_is_wider_than_the_window(open_page,
     for sign in (0, 1):
         own = frame[(frame.reading == "difference") & (frame.sign == "+-"[sign])].word
         assert words(page, 0, sign) == own.tolist()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_what_the_difference_does_is_chosen_by_picture_and_drawn_by_direction(open_page):
+    result = effects(controls=19, draws=19)
+    page = open_page(show(result).html()).page
+    assert page.locator(".ld-lines").get_attribute("aria-label") == "steering: distance to tuned"
+    page.locator(".ld-lines").focus()
+    page.keyboard.press("ArrowRight")
+    said = page.locator(".ld-status").inner_text()
+    assert said.startswith("Times the difference's length 1: the difference 1.7; the tuned model's own mean 1.2;")
+    assert "where one more random vector would lie (19)" in said
+    page.get_by_role("button", name="patchscope: its words").click()
+    assert page.locator(".ld-status").inner_text().startswith("Length, in streams 0.5: the difference, in the tuned")
+    rows = page.locator(".ld-rows")
+    assert rows.count() == 2
+    assert rows.first.locator("circle.control").count() == 1 + 19 + 19 + 19
+    assert rows.first.locator("circle.tuned").count() == rows.first.locator("circle.base").count() == 1
+    assert rows.first.locator(".ld-error").count() == 1
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_hostile_words_of_a_patchscope_stay_text(open_page, width):
+    page = open_page(show(effects(controls=2, words=(HOSTILE[0], HOSTILE[1]))).html(), width=width).page
+    assert page.locator("table.ld-small tbody td").nth(1).inner_text().startswith(HOSTILE[0][:8])
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -35,7 +35,7 @@ SHORT = {  # of the demo: the same steps on fewer prompts and controls
     "dose": {"amounts": [0.5], "part_amounts": []},
     "heads": {"layers_per_group": 1, "top_k": 30},
     "mlp": {"n_components": 16, "ranks": [1, 5, 10]},
-    "activation_difference": {"max_texts": 32},
+    "activation_difference": {"max_texts": 32, "effect_texts": 3, "draws": 2},
 }
 
 

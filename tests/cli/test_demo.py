@@ -23,7 +23,7 @@ LESS = {
     "instruction_use": {"draws": 1},
     "dose": {"amounts": [], "parts": [], "part_amounts": []},
     "mlp": {"n_components": 16, "ranks": [1, 5]},
-    "activation_difference": {"max_texts": 32},
+    "activation_difference": {"max_texts": 32, "effect_texts": 3, "draws": 2},
 }
 
 

@@ -83,8 +83,10 @@ EVERY = {
         f"max_tokens = 5\n[controls]\ndirections = 2\n{KINDS_TOML}{PROMPT_TOML}",
     ),
     "activation-difference": (
-        f"--texts t.txt --layers 0,2-3 --positions 3 --max-texts 9 --controls 2 {KINDS}",
+        f"--texts t.txt --layers 0,2-3 --positions 3 --max-texts 9 --layer 2 --position 1 --effect-texts 5 --draws 3 "
+        f"--controls 2 {KINDS}",
         'seed = 4\ntexts = "t.txt"\n[activation_difference]\nlayers = [0, 2, 3]\npositions = 3\nmax_texts = 9\n'
+        "layer = 2\nposition = 1\neffect_texts = 5\ndraws = 3\n"
         f"[controls]\nactivation_difference = 2\n{KINDS_TOML}",
     ),
     "attention": (
@@ -137,7 +139,16 @@ DEFAULTS = {
     "residual-stream": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
     "layer-similarity": {"--layers": None, "--max-tokens": 64, "--controls": 19, "--max-new-tokens": 300},
     "directions": {"--folds": 5, "--permutations": 99, "--layer": None, "--draws": 19, "--max-tokens": 32},
-    "activation-difference": {"--texts": "default", "--positions": 5, "--max-texts": None, "--controls": 19},
+    "activation-difference": {
+        "--texts": "default",
+        "--positions": 5,
+        "--max-texts": None,
+        "--layer": None,
+        "--position": None,
+        "--effect-texts": 32,
+        "--draws": 19,
+        "--controls": 19,
+    },
     "attention": {"--sink": "apart", "--layers": None, "--controls": 19, "--max-new-tokens": 300},
     "heads": {"--top-k": 100, "--threshold-words": 3000, "--threshold-std": 1.96, "--layers-per-group": 8},
     "patch": {"--max-prompts": 4, "--max-tokens": 32, "--method": "exact", "--rerun": 20, "--controls": 19},

@@ -67,11 +67,12 @@ COMMANDS = {
         ["responses", "control_validity", "directions", "direction_effects"],
     ),
     "activation-difference": (
-        (*FEW, "--layers", "0-1", "--max-texts", 8),
+        (*FEW, "--layers", "0-1", "--max-texts", 8, "--effect-texts", 3, "--draws", 1),
         "What every text's stream gained",
         [
             *("control_validity", "activation_difference", "activation_difference_words"),
-            "activation_difference_controls",
+            *("activation_difference_controls", "activation_difference_effects"),
+            *(f"activation_difference_{name}" for name in ("patchscope", "steering", "causal")),
         ],
     ),
     "attention": (

@@ -111,7 +111,7 @@ def config_for(models: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "dose": {"amounts": [0.5], "parts": ["layer 1"], "part_amounts": []},
         "heads": {"top_k": 10, "layers_per_group": 1},
         "mlp": {"n_components": 8, "ranks": [1, 4], "top_words": 5},
-        "activation_difference": {"max_texts": 16},
+        "activation_difference": {"max_texts": 16, "effect_texts": 4, "draws": 2},
     } | changes
 
 

@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
     "residual_stream": {"max_tokens": 3},
     "layer_similarity": {"max_tokens": 3},
     "directions": {"permutations": 29, "draws": 2, "max_tokens": 3},
-    "activation_difference": {"max_texts": 8, "positions": 2},
+    "activation_difference": {"max_texts": 8, "positions": 2, "effect_texts": 3, "draws": 1},
     "patch": {"max_prompts": 2, "max_tokens": 3},
     "heads": {"top_k": 10, "layers_per_group": 1},
     "mlp": {"n_components": 4, "ranks": [1, 2], "top_words": 3},

@@ -71,8 +71,8 @@ HEADS |= SET
 BESIDE_CONTROLS |= {"patch", "patch_set"}
 OF_ANY_CONTROL |= {f"{name}:controls" for name in ("patch_control", "patch_set_control")}
 MAPS = {"attribution", "deletion_curves", "claims"}
-ADDED = {f"activation_difference{part}" for part in ("_pair", "_control", "")}
-BESIDE_CONTROLS |= {"activation_difference"}
+ADDED = {f"activation_difference{part}" for part in ("_pair", "_control", "", "_effects")}
+BESIDE_CONTROLS |= {"activation_difference", "activation_difference_effects"}
 OF_ANY_CONTROL |= {"activation_difference_control:controls"}
 # what a changed key does: the units that are known by it, and those that are made again because they are read and were
 # removed when their readers were done
@@ -138,6 +138,10 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "activation_difference.layers": ([1], ADDED, set()),
     "activation_difference.positions": (3, ADDED, set()),
     "activation_difference.max_texts": (9, ADDED, set()),
+    "activation_difference.layer": (0, {"activation_difference_effects"}, set()),
+    "activation_difference.position": (0, {"activation_difference_effects"}, set()),
+    "activation_difference.effect_texts": (2, {"activation_difference_effects"}, set()),
+    "activation_difference.draws": (2, {"activation_difference_effects"}, set()),
     "attention.layers": ([1], ATTENTION, set()),
     "attention.sink": ("counted", ATTENTION, set()),
     "attention.keep_patterns": (1, set(), set()),
@@ -225,7 +229,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     ),
     "controls.activation_difference": (
         2,
-        {"activation_difference_control:spectrum-1", "activation_difference"},
+        {"activation_difference_control:spectrum-1", "activation_difference", "activation_difference_effects"},
         {"activation_difference_pair", "activation_difference_control:spectrum-0"},
     ),
     "controls.attention": (

@@ -325,6 +325,17 @@ def test_the_activation_difference_is_estimated_by_its_texts(models, tmp_path):
     assert cost(runner, probe, "activation_difference") == 0
 
 
+def test_what_the_difference_does_is_estimated_by_the_directions_that_are_written(models, tmp_path):
+    given = {"activation_difference": {"effect_texts": 3, "draws": 2}}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), controls={"activation_difference": 3})
+    # difference, mean, 2 random vectors and 3 controls; 3 texts of 16 tokens, in both models twice as they are, then
+    # with 7 directions 5 times added and, in either model, with these and 2 random differences replaced; 9 scales of
+    # them and of the difference in the base in 3 prompts of 20 tokens; all of that from half of the layers on
+    written = 7 * 5 * 48 + 2 * 9 * 48 + 8 * 9 * 3 * 20
+    assert cost(runner, probe, "activation_difference_effects") == 4 * (1 + 48 * 2) + 0.5 * (1 + written * 2)
+
+
 def test_a_faster_machine_takes_less(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     slow, fast = (

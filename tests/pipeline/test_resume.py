@@ -299,7 +299,7 @@ FAILS = {  # what fails: what is done again when it can be had, and what cannot 
             *("claims", "instruction_use", "instruction_use_deletion", "attention_shift"),
             *("knock_out", "first_divergence", "patch", "patch_set", "logit_lens_shift", "direct_logit_attribution"),
             *("logit_parts/base", "logit_parts/tuned", "layer_similarity", "directions"),
-            "activation_difference",
+            *("activation_difference", "activation_difference_effects"),
         },
         {
             *("control_attention/spectrum-0", "control_responses/spectrum-0/sea", "control_responses/spectrum-0/fruit"),

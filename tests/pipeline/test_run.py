@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.analyses.activation_difference.effects import DifferenceEffects
 from lensdiff.analyses.activation_difference.measure import activation_difference
 from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.attention.patterns import AttentionPatterns, attention
@@ -233,6 +234,21 @@ def test_the_activation_difference_beside_controls_of_the_first_kind(finished, p
     assert found.provenance.control_kinds == ("spectrum",) * 3
     pd.testing.assert_frame_equal(store.load_table("activation_difference_words"), found.reads())
     pd.testing.assert_frame_equal(store.load_table("activation_difference_controls"), found.controls())
+    effects = store.load_result("activation_difference_effects", DifferenceEffects)
+    given: dict[str, Any] = {"texts": texts, "max_texts": 4, "draws": 2}
+    assert (effects.layer, effects.chosen) == (1, False)
+    for name, expected in (
+        ("patchscope", found.patchscope(pair, 1, effects.position, draws=2, k=3)),
+        ("steering", found.steer(pair, 1, effects.position, **given)),
+    ):
+        table = store.load_table(f"activation_difference_{name}")
+        pd.testing.assert_frame_equal(table[[*expected.columns]], expected, rtol=1e-6, atol=1e-9)
+    causal: Any = store.load_table("activation_difference_causal")
+    for side in ("base", "tuned"):
+        own = causal[causal["into"] == side].reset_index(drop=True)
+        expected = found.causal(pair, 1, effects.position, into=side, **given)
+        pd.testing.assert_frame_equal(own[[*expected.columns]], expected, rtol=1e-5, atol=1e-7)
+    pd.testing.assert_frame_equal(store.load_table("activation_difference_effects"), effects.to_df())
 
 
 def test_outputs_and_weights(finished, pair, prompts, responses):
@@ -537,7 +553,7 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
     assert one.load_result("attention_shift", AttentionShift).whole is None
     states = {name: state.state for name, state in one.manifest.steps.items()}
     impossible = {"weights", "value_rotation_pair", "value_rotation", "dose_pair", "dose"}
-    impossible |= {"activation_difference_pair", "activation_difference"}
+    impossible |= {"activation_difference_pair", "activation_difference", "activation_difference_effects"}
     assert {name for name, state in states.items() if state == "skipped"} == impossible
     assert {state for name, state in states.items() if name not in impossible} == {"done"}
     assert not any(unit.model in CONTROLS for state in one.manifest.steps.values() for unit in state.units.values())

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.analyses.activation_difference.directions import NONE, Directions
-from lensdiff.analyses.activation_difference.starts import Batch, final_from, streams
+from lensdiff.analyses.activation_difference.starts import Batch, changed, streams
 from lensdiff.analyses.activation_difference.steering import Reading
 from lensdiff.analyses.activation_difference.words import unit
 from lensdiff.models import ModelView, view_of
@@ -44,20 +45,25 @@ def table(
     own, other = views[read.side], views[1 - read.side]
     named = [*directions.units(), *directions.random(draws, seed)]
     named += [(RANDOM_DIFFERENCE, i, u) for i, u in enumerate(_random(views[1], given, layer, draws, seed))]
+    units = torch.stack([unit for _, _, unit in named])
     found: list[Float[Tensor, "row text"]] = []
     for batch in given:
         ids, theirs = batch.ids[read.side], batch.ids[1 - read.side]
         stream, wanted = (streams(v, i, [layer])[0] for v, i in ((own, ids), (other, theirs)))
         gap = wanted.to(stream) - stream
         rows = [
-            _losses(own, ids, own.forward.final(ids), batch.first),
-            _losses(other, theirs, other.forward.final(theirs), batch.first),
+            _losses(own, ids, own.forward.final(ids)[None], batch.first),
+            _losses(other, theirs, other.forward.final(theirs)[None], batch.first),
         ]
-        for _, _, vector in named:
-            u = vector.to(stream)
-            new = stream + (gap @ u)[..., None] * u
-            rows.append(_losses(own, ids, final_from(own.forward, ids, layer, new), batch.first))
-        found.append(torch.stack(rows))
+
+        def replaced(some: Tensor, stream: Tensor = stream, gap: Tensor = gap) -> Tensor:
+            u = some.to(stream)
+            along = einsum(gap, u, "text pos d_model, row d_model -> row text pos")
+            return stream + along[..., None] * u[:, None, None]
+
+        for _, final in changed(own, ids, layer, units, replaced):
+            rows.append(_losses(own, ids, final, batch.first))
+        found.append(torch.cat(rows))
     losses = torch.cat(found, dim=1)
     names = [(NONE, 0), (OTHER, 0), *((name, draw) for name, draw, _ in named)]
     frame = pd.DataFrame([(read.into, *name) for name in names], columns=["into", "reading", "draw"])
@@ -77,14 +83,14 @@ def _compared(losses: Float[Tensor, "row text"], level: float) -> dict[str, Sequ
 
 
 def _losses(
-    view: ModelView, ids: Int[Tensor, "text pos"], final: Float[Tensor, "text pos d_model"], first: int
-) -> Float[Tensor, " text"]:
+    view: ModelView, ids: Int[Tensor, "text pos"], final: Float[Tensor, "row text pos d_model"], first: int
+) -> Float[Tensor, "row text"]:
     """Return each text's mean cross-entropy, nats per token."""
     at = max(first, 1)  # the first token that something stands before
-    logits = view.forward.unembed(final[:, at - 1 : -1])
+    logits = view.forward.unembed(final[:, :, at - 1 : -1])
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    said = ids[:, at:, None].to(log_probs.device)
-    return -log_probs.gather(-1, said)[..., 0].double().mean(dim=1).cpu()
+    said = ids[:, at:, None].to(log_probs.device).expand(len(final), -1, -1, -1)
+    return -log_probs.gather(-1, said)[..., 0].double().mean(dim=-1).cpu()
 
 
 def _random(

@@ -11,9 +11,12 @@ from lensdiff.analyses.activation_difference.words import unit
 from lensdiff.analyses.attribute.targets import one_token
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import ModelView
+from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError
 
+DIFFERENCE, TUNED_MEAN = "difference", "tuned mean"  # of a place
 NONE, RANDOM = "none", "random vector"
+N_TARGETS = 5  # words of the difference whose probability is measured, unless others are named
 
 
 class Directions(NamedTuple):
@@ -39,6 +42,13 @@ class Directions(NamedTuple):
         """Yield name, draw (0) and direction of length 1."""
         for name, vector in self.named.items():
             yield name, 0, unit(vector)
+
+    def words(self, pair: ModelPair, side: int) -> Int[Tensor, " word"]:
+        """Return the first words that the difference speaks for, in one model's ids, of those that both models have."""
+        shared = pair.shared_tokens
+        ids = dict(zip(shared[1].tolist(), shared[side].tolist(), strict=True))
+        first = [int(token) for token in self.targets[:N_TARGETS]]
+        return torch.tensor([ids[token] for token in first if token in ids], dtype=torch.int64)
 
     def random(self, draws: int, seed: int) -> Iterator[tuple[str, int, Float[Tensor, " d_model"]]]:
         """Yield random directions of length 1."""

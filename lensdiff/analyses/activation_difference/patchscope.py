@@ -6,7 +6,8 @@ stream that enters a layer at the last position, in the place of the stream ("pu
     s L d        s a scale, L the mean length of the tuned model's stream at the place that d is of
 
 Too small a scale leaves the model with nothing, too large a one drowns what follows, and where between words appear
-differs by model: the whole curve is given.
+differs by model: the whole curve is given. Random directions of the same length stand beside: what any vector there
+makes the model say.
 
 Reference: Ghandeharioun et al., arXiv 2401.06102; Minder et al., arXiv 2510.13900 (of activation differences).
 """
@@ -29,7 +30,7 @@ from lensdiff.models import ModelView, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import encode_start, token_strings
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import check_count, check_numbers
+from lensdiff.results.numbers import check_count, check_numbers, check_seed
 
 PROMPTS = (
     "red -> red\n42 -> 42\nwindow -> window\nx",
@@ -37,6 +38,7 @@ PROMPTS = (
     "old = old, 19 = 19, river = river, x",
 )
 WRITES = ("put", "add")
+COLUMNS = ("reading", "model", "draw", "scale", "rank", "token", "prob", "prob_before", "prob_read", "prob_read_before")
 
 
 def table(
@@ -48,25 +50,32 @@ def table(
     write: str,
     tokens: Sequence[str] | None,
     k: int,
+    draws: int,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the table of `ActivationDifference.patchscope`."""
     scales, prompts = check_numbers("scales", scales), check_texts("prompts", prompts)
     check_choice("write", write, WRITES)
     check_count("k", k)
+    check_count("draws", draws, least=0)
+    check_seed(seed)
     rows = []
     for side in reversed(SIDES):
         view = view_of(getattr(pair, side))
         wanted = None if tokens is None else token_ids(view, tokens)
         # of the base the difference alone: how it reads what it does not have
-        units = [*directions.units()][: None if side == SIDES[1] else 1]
+        every = [*directions.units(), *directions.random(draws, seed)]
+        units = every if side == SIDES[1] else every[:1]
+        read = directions.words(pair, SIDES.index(side))
         before, after = _said(view, directions, [vector for _, _, vector in units], scales, prompts, write)
-        for (name, _, _), curve in zip(units, after, strict=True):
+        for (name, draw, _), curve in zip(units, after, strict=True):
             for scale, probs in zip(scales, curve, strict=True):
                 ids = probs.topk(min(k, len(probs))).indices if wanted is None else wanted
                 words = token_strings(view, tuple(ids.tolist()))
                 found = zip(words, probs[ids].tolist(), before[ids].tolist(), strict=True)
-                rows += [(name, side, scale, rank, *row) for rank, row in enumerate(found, start=1)]
-    return pd.DataFrame(rows, columns=["reading", "model", "scale", "rank", "token", "prob", "prob_before"])
+                all_read = [float(p[read].sum()) if len(read) else float("nan") for p in (probs, before)]
+                rows += [(name, side, draw, scale, rank, *row, *all_read) for rank, row in enumerate(found, start=1)]
+    return pd.DataFrame(rows, columns=[*COLUMNS])
 
 
 def _said(

@@ -15,22 +15,28 @@ from lensdiff.analyses.activation_difference import causal, patchscope, steering
 from lensdiff.analyses.activation_difference.defaults import (
     AMOUNTS,
     DRAWS,
+    EFFECT_DRAWS,
     EFFECT_TEXTS,
     EFFECT_TOKENS,
+    EFFECT_WORDS,
     SCALES,
     WORDS,
 )
-from lensdiff.analyses.activation_difference.directions import Directions
+from lensdiff.analyses.activation_difference.directions import DIFFERENCE, TUNED_MEAN, Directions
+from lensdiff.analyses.activation_difference.effects import DifferenceEffects
 from lensdiff.analyses.activation_difference.sums import constant_share
 from lensdiff.analyses.activation_difference.words import SIGNS, indexed
 from lensdiff.inputs.texts import Texts
+from lensdiff.models import view_of
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.text import token_strings
 from lensdiff.results import InputError, Result
+from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
-DIFFERENCE, BY_BASE, TUNED_MEAN = "difference", "difference, base's head", "tuned mean"
+BY_BASE = "difference, base's head"
 READINGS = (DIFFERENCE, BY_BASE, TUNED_MEAN)
 
 
@@ -246,6 +252,22 @@ class ActivationDifference(Result):
         chosen_indices([position], range(len(self.n)), "position")
         return self.layers.index(layer), position
 
+    def usual_place(self, layer: int | None = None, position: int | None = None) -> tuple[int, int]:
+        """Return the place of interventions, which nothing that was found decides.
+
+        Args:
+            layer: None for the one that was read nearest to half of the layers.
+            position: None for the last that every text has.
+
+        Raises:
+            InputError: it was not read.
+        """
+        half = self.n_layers // 2
+        layer = min(self.layers, key=lambda one: (abs(one - half), one)) if layer is None else layer
+        position = int((self.n == self.n_texts).sum()) - 1 if position is None else position
+        self.place(layer, position)
+        return layer, position
+
     def directions(self, pair: ModelPair, layer: int, position: int) -> Directions:
         """Return the directions of one place, to intervene with.
 
@@ -276,6 +298,8 @@ class ActivationDifference(Result):
         write: str = "put",
         tokens: Sequence[str] | None = None,
         k: int = WORDS,
+        draws: int = DRAWS,
+        seed: int = 0,
     ) -> pd.DataFrame:
         """Return what the models say when the difference stands at the last token of identity prompts.
 
@@ -285,17 +309,21 @@ class ActivationDifference(Result):
         Args:
             write: "put" or "add".
             tokens: whose probability is given at every scale; None for the k most probable of each scale.
+            draws: random directions; seed: of them.
 
         Returns:
-            reading (difference, tuned mean, each control's difference), model (the tuned one; of the difference the
-            base, too), scale, rank, token, prob (mean over prompts), prob_before (with nothing written).
+            reading (difference, tuned mean, each control's difference, random vector), model (the tuned one; of the
+            difference the base, too), draw, scale, rank, token, prob (mean over prompts), prob_before (with nothing
+            written), prob_read and prob_read_before: the same of the first words that the difference reads, all
+            together, of those that both models have (NaN where there is none).
 
         Raises:
             InputError: as `directions`; no or doubled scales, prompts or tokens, one of them that is not what is
                 expected, or `write` is unknown.
         """
         found = self.directions(pair, layer, position)
-        return patchscope.table(pair, found, scales=scales, prompts=prompts, write=write, tokens=tokens, k=k)
+        options: dict[str, Any] = {"scales": scales, "prompts": prompts, "write": write, "tokens": tokens}
+        return patchscope.table(pair, found, **options, k=k, draws=draws, seed=seed)
 
     def steer(
         self,
@@ -371,3 +399,51 @@ class ActivationDifference(Result):
         found = self.directions(pair, layer, position)
         read = steering.Reading(into, texts, max_texts, max_tokens, prepend_bos)
         return causal.table(pair, found, read, draws=draws, seed=seed, level=self.level)
+
+    def effects(
+        self,
+        pair: ModelPair,
+        layer: int | None = None,
+        position: int | None = None,
+        *,
+        scales: Sequence[float] = SCALES,
+        amounts: Sequence[float] = AMOUNTS,
+        texts: Texts = None,
+        max_texts: int = EFFECT_TEXTS,
+        max_tokens: int = EFFECT_TOKENS,
+        draws: int = EFFECT_DRAWS,
+        seed: int = 0,
+        prepend_bos: bool | None = None,
+    ) -> DifferenceEffects:
+        """Return all three interventions at one place, each beside what other directions do: `show()` draws them.
+
+        Args:
+            layer: None for half of the layers, or the nearest that was read.
+            position: None for the last that every text has.
+            scales: of the patchscope; amounts: of the difference that steers the base.
+            texts, max_texts, max_tokens, draws, seed: as of `steer`; 19 draws and controls of a kind for a band.
+
+        Raises:
+            InputError: as `patchscope` and `steer`.
+        """
+        at = self.usual_place(layer, position)
+        asked: dict[str, Any] = {"draws": draws, "seed": seed}
+        read = {"texts": texts, "max_texts": max_texts, "max_tokens": max_tokens, "prepend_bos": prepend_bos} | asked
+        frames: dict[str, Any] = {
+            "patchscope": self.patchscope(pair, *at, scales=scales, k=EFFECT_WORDS, **asked),
+            "steering": self.steer(pair, *at, scales=amounts, **read),
+            "causal": pd.concat([self.causal(pair, *at, into=side, **read) for side in reversed(SIDES)]),
+        }
+        ids = self.directions(pair, *at).words(pair, 1)
+        options = {"layer": at[0], "position": at[1], "scales": list(scales), "amounts": list(amounts)}
+        options |= {"max_texts": max_texts, "max_tokens": max_tokens, "draws": draws, "prepend_bos": prepend_bos}
+        kept = {key: self.provenance.options[key] for key in ("notice",) if key in self.provenance.options}
+        return DifferenceEffects(
+            replace(self.provenance, analysis="difference_effects", options=kept | options, seed=seed),
+            self.n_layers,
+            *at,
+            not (layer is position is None),
+            token_strings(view_of(pair.tuned), tuple(ids.tolist())),
+            **{key: value for name in frames for key, value in DifferenceEffects.rows(name, frames[name]).items()},
+            level=self.level,
+        )

@@ -4,7 +4,7 @@ Texts are read in groups of one length: nothing is padded.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
 
 MAX_BYTES = 2**28  # of streams at a time
+MAX_LOGITS = 2**24  # bytes of the logits that changed streams give: many short texts at once, and one long one
 
 
 class Start(NamedTuple):
@@ -109,3 +110,23 @@ def final_from(
     before, at = Point("resid_pre", min(layer, n_layers - 1)), entering(n_layers, layer)
     write = dict.fromkeys((before, at), lambda _: stream)
     return forward.run(ids, read=[final], write=write, start=before, until=final)[final]
+
+
+def changed(
+    view: ModelView,
+    ids: Int[Tensor, "text pos"],
+    layer: int,
+    rows: Float[Tensor, "row d_model"],
+    change: Callable[[Float[Tensor, "some d_model"]], Float[Tensor, "some text pos d_model"]],
+) -> Iterator[tuple[slice, Float[Tensor, "some text pos d_model"]]]:
+    """Yield what the unembedding reads when streams that are made of rows enter a layer: as many rows as fit at once.
+
+    Args:
+        change: makes the streams of some rows.
+    """
+    at_once = max(1, MAX_LOGITS // max(1, 8 * view.d_vocab * ids.numel()))
+    for begin in range(0, len(rows), at_once):
+        some = slice(begin, min(begin + at_once, len(rows)))
+        made = change(rows[some])
+        final = final_from(view.forward, ids.repeat(len(made), 1), layer, made.flatten(0, 1))
+        yield some, final.unflatten(0, made.shape[:2])

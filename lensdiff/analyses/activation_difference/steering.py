@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from lensdiff.analyses.activation_difference.directions import (
+    N_TARGETS,
     NONE,
     Directions,
     check_choice,
     token_ids,
 )
-from lensdiff.analyses.activation_difference.starts import Batch, batches, final_from, starts_of, streams
+from lensdiff.analyses.activation_difference.starts import Batch, batches, changed, starts_of, streams
 from lensdiff.inputs.texts import Texts, texts_of
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.pair import ModelPair
@@ -29,7 +30,6 @@ from lensdiff.results import InputError
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import check_count, check_numbers, check_seed
 
-N_TARGETS = 5  # words of the difference whose probability is measured, unless others are named
 MAX_BYTES = 2**27  # of logits at a time
 
 
@@ -69,8 +69,8 @@ class Reading:
 
 
 def shared_log_probs(
-    view: ModelView, final: Float[Tensor, "text pos d_model"], shared: Int[Tensor, " shared"]
-) -> Float[Tensor, "text pos shared"]:
+    view: ModelView, final: Float[Tensor, "*row text pos d_model"], shared: Int[Tensor, " shared"]
+) -> Float[Tensor, "*row text pos shared"]:
     """Return log-probabilities over the tokens that both models have, in float32 or finer, on the CPU."""
     logits = view.forward.unembed(final)
     every = torch.equal(shared, torch.arange(logits.shape[-1]))
@@ -100,6 +100,7 @@ def table(
     # the difference at 1 is itself, to the last bit
     added = [(name, draw, scale, scale * (directions.difference if i == 0 else length * unit))
              for i, (name, draw, unit) in enumerate(units) for scale in scales]  # fmt: skip
+    vectors = torch.stack([vector for _, _, _, vector in added])
     sums, n = torch.zeros(1 + len(added), 3, dtype=torch.float64), 0
     for batch in read.batches(pair):
         ends = [
@@ -108,24 +109,28 @@ def table(
         ]
         ids, n = batch.ids[read.side], n + ends[0].shape[0] * ends[0].shape[1]
         stream = streams(view, ids, [directions.layer])[0]
-        sums[0] += _measures(ends[read.side], ends, targets)
-        for i, (_, _, _, vector) in enumerate(added, start=1):
-            final = final_from(view.forward, ids, directions.layer, stream + vector.to(stream))
-            sums[i] += _measures(shared_log_probs(view, final[:, batch.first :], shared[read.side]), ends, targets)
+        sums[0] += _measures(ends[read.side][None], ends, targets)[0]
+
+        def steered(some: Tensor, stream: Tensor = stream) -> Tensor:
+            return stream + some.to(stream)[:, None, None]
+
+        for some, final in changed(view, ids, directions.layer, vectors, steered):
+            said = shared_log_probs(view, final[:, :, batch.first :], shared[read.side])
+            sums[1:][some] += _measures(said, ends, targets)
     rows = [(read.into, NONE, 0, 0.0), *((read.into, *row[:3]) for row in added)]
     frame = pd.DataFrame(rows, columns=["into", "reading", "draw", "scale"])
     return frame.assign(**dict(zip(("prob", "kl_to_base", "kl_to_tuned"), (sums / n).T.numpy(), strict=True)))
 
 
 def _measures(
-    said: Float[Tensor, "text pos shared"],
+    said: Float[Tensor, "row text pos shared"],
     ends: Sequence[Float[Tensor, "text pos shared"]],
     targets: Int[Tensor, " target"],
-) -> Float[Tensor, " measure"]:
+) -> Float[Tensor, "row measure"]:
     """Return sums over texts and positions: the targets' probability, KL to the base and to the tuned model."""
-    p = said.double().exp()
-    kl = [(p * (said - end).double()).sum(dim=-1).clamp(min=0).sum() for end in ends]
-    return torch.stack([p[..., targets].sum(), *kl])
+    p = said.exp()
+    kl = [(p * (said - end)).sum(dim=-1, dtype=torch.float64).clamp(min=0).sum(dim=(1, 2)) for end in ends]
+    return torch.stack([p[..., targets].double().sum(dim=(1, 2, 3)), *kl], dim=1)
 
 
 def _targets(

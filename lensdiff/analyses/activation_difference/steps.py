@@ -1,10 +1,16 @@
 """The steps of the activation difference: of the pair, of controls, and both together."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from lensdiff.analyses.activation_difference import ActivationDifferenceOptions
+from lensdiff.analyses.activation_difference.defaults import AMOUNTS, SCALES
+from lensdiff.analyses.activation_difference.effects import DifferenceEffects
 from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
+from lensdiff.analyses.activation_difference.patchscope import PROMPTS
 from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
 from lensdiff.results import InputError
 from lensdiff.steps.beside import of_controls
@@ -22,8 +28,11 @@ NAME, OF_PAIR, OF_CONTROL = (
     "activation_difference_pair",
     "activation_difference_control",
 )
+EFFECTS = "activation_difference_effects"
 ENTRY_SECONDS = 2e-9  # per number of the streams that are summed
 TEXT_SECONDS = 3e-4  # to tokenise a text in both models
+HALF = 0.5  # of a pass: what is written into begins at half of the layers
+TEXT_TOKENS, PROMPT_TOKENS = 16, 20  # of an example sentence, and of a prompt that repeats
 
 
 def of_pair(inputs: Inputs, unit: Unit, options: ActivationDifferenceOptions) -> ActivationDifference:
@@ -52,6 +61,36 @@ def both(inputs: Inputs, unit: Unit, options: ActivationDifferenceOptions) -> Ac
     return inputs.found.one(OF_PAIR, ActivationDifference).with_controls(
         inputs.found.each(OF_CONTROL, ControlDifference)
     )
+
+
+def effects(inputs: Inputs, unit: Unit, options: ActivationDifferenceOptions) -> DifferenceEffects:
+    """Intervene with the difference of one place, and with what stands beside it.
+
+    Raises:
+        InputError: the place was not read.
+        NotPossible: nothing differs there, or a stream cannot be written.
+    """
+    found = inputs.found.one(NAME, ActivationDifference)
+    at = found.usual_place(options.layer, options.position)
+    read: dict[str, Any] = {"texts": inputs.texts, "max_texts": options.effect_texts}
+    try:
+        made = found.effects(inputs.pair, *at, **read, draws=options.draws, seed=inputs.seed)
+    except InputError as error:
+        raise NotPossible(str(error)) from None
+    return replace(made, chosen=not (options.layer is options.position is None))
+
+
+def effects_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) -> Iterable[Read]:
+    return [Read(NAME)]
+
+
+def effects_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> float:
+    """Return the seconds of texts and of short prompts that all directions are written into, from half of all on."""
+    directions = 2 + options.draws + probe.n_controls(NAME)  # the difference, the tuned model's mean
+    texts = min(options.effect_texts, probe.n_texts) * TEXT_TOKENS
+    steered, replaced = directions * len(AMOUNTS), 2 * (directions + options.draws)
+    said = (1 + directions) * len(SCALES) * len(PROMPTS) * PROMPT_TOKENS
+    return 4 * probe.read(texts) + HALF * probe.read((steered + replaced) * texts + said)
 
 
 def control_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) -> Iterable[Read]:
@@ -84,7 +123,18 @@ def _lens(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> flo
     return rows * 2 * (probe.parameters / view.n_layers + view.d_model * view.d_vocab) / probe.rate
 
 
+def _table(name: str) -> Any:
+    def table(result: DifferenceEffects) -> pd.DataFrame:
+        return result.table(name)
+
+    return of_one(EFFECTS, DifferenceEffects, table)
+
+
 _COMMON: Any = {"options": ActivationDifferenceOptions, "keys": ("layers", "positions", "max_texts")}
+_BESIDE = {
+    "reading": "difference, tuned mean, a control's difference, random vector; none: with nothing written",
+    "draw": "which of the random ones",
+}
 STEPS: tuple[Step[Any, Any], ...] = (
     VALIDITY,
     Step(
@@ -119,6 +169,18 @@ STEPS: tuple[Step[Any, Any], ...] = (
         work=both,
         cost=no_cost,
         reads=both_reads,
+    ),
+    Step(
+        name=EFFECTS,
+        title="what the activation difference does",
+        options=ActivationDifferenceOptions,
+        result=DifferenceEffects,
+        units=one_unit,
+        work=effects,
+        cost=effects_cost,
+        reads=effects_reads,
+        needs=frozenset({"pair", "both", "texts", "seed"}),
+        keys=("layer", "position", "effect_texts", "draws"),
     ),
 )
 TABLES: tuple[TableDoc[Any], ...] = (
@@ -166,5 +228,76 @@ TABLES: tuple[TableDoc[Any], ...] = (
         },
         of=(NAME,),
         build=of_one(NAME, ActivationDifference, ActivationDifference.controls),
+    ),
+    TableDoc(
+        EFFECTS,
+        "an intervention with the difference of one place, a model that is changed, a scale and a measure",
+        {
+            "intervention": "patchscope, steer or causal",
+            "into": "the model that is changed",
+            "scale": "of the direction: lengths of the stream (patchscope), of the difference (steer); else missing",
+            "measure": "prob_read and prob: probability of the words that the difference reads; kl_to_tuned and "
+            "kl_to_base: nats from that model; change: of the cross-entropy, nats per token",
+            "unchanged": "with nothing written",
+            "difference": "of the difference",
+            "low": "limits of that over texts; of causal alone",
+            "high": "as low",
+            "tuned_mean": "of the tuned model's own mean in its place",
+            "random_low": "limits within which one more random vector lies; missing with fewer than 19",
+            "random_high": "as random_low",
+            "random_difference_low": "the same of differences of two random places; of causal alone",
+            "random_difference_high": "as random_difference_low",
+            "control_low": "limits within which one more control's difference lies; missing with few of a kind",
+            "control_high": "as control_low",
+        },
+        of=(EFFECTS,),
+        build=of_one(EFFECTS, DifferenceEffects),
+    ),
+    TableDoc(
+        "activation_difference_patchscope",
+        "a direction, a scale and a word: what a model says where the direction stands at the last token of prompts "
+        "that repeat",
+        {
+            **_BESIDE,
+            "model": "that says it",
+            "scale": "length of the direction, in mean lengths of the tuned model's stream",
+            "rank": "of the word",
+            "token": "the word",
+            "prob": "its probability, mean over prompts",
+            "prob_before": "the same with nothing written",
+            "prob_read": "of the first words that the difference reads, all together",
+            "prob_read_before": "the same with nothing written",
+        },
+        of=(EFFECTS,),
+        build=_table("patchscope"),
+    ),
+    TableDoc(
+        "activation_difference_steering",
+        "a direction that is added to the base's stream at all positions, and a scale",
+        {
+            **_BESIDE,
+            "into": "the model that is changed",
+            "scale": "of the direction, in lengths of the difference",
+            "prob": "of the first words that the difference reads, all together, mean over texts and positions",
+            "kl_to_base": "KL(steered || base), nats",
+            "kl_to_tuned": "KL(steered || tuned), nats",
+        },
+        of=(EFFECTS,),
+        build=_table("steering"),
+    ),
+    TableDoc(
+        "activation_difference_causal",
+        "a model, and a direction along which its stream's component is set to the other model's",
+        {
+            **_BESIDE,
+            "reading": f"{_BESIDE['reading']}; random difference; other: all of the other model",
+            "into": "the model that is changed",
+            "cross_entropy": "of the texts' own tokens, nats per token",
+            "change": "of it",
+            "low": "limits of change over texts",
+            "high": "as low",
+        },
+        of=(EFFECTS,),
+        build=_table("causal"),
     ),
 )

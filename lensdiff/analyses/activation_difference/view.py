@@ -10,11 +10,14 @@ from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference
+from lensdiff.analyses.activation_difference.view_effects import show_difference_effects
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all
 from lensdiff.views.show import register_view
 from lensdiff.views.widget import Role, Widget
 from lensdiff.views.words import WordIndex
+
+__all__ = ["show_activation_difference", "show_difference_effects"]
 
 CONTROLS = 3  # whose words are drawn
 WORDS = 8  # of each sign
@@ -33,7 +36,7 @@ MEANING = (
 LIMITS = (
     "Any direction speaks for some words. Only what the difference says and neither the tuned model's own mean nor the "
     "controls say is about the tuning.",
-    "Whether the difference does anything only interventions tell: patchscope, steer and causal of the result.",
+    "Whether the difference does anything only interventions tell: effects of the result.",
 )
 
 

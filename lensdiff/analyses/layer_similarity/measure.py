@@ -16,8 +16,8 @@ out.
 
 - Position 0 is left out unless `first` is set: most models park attention there, at a norm of a hundred times the
   others', and CKA would be that of one position.
-- CKA counts large directions most, and of fewer positions than d_model it is high by itself: read it beside the
-  controls, which have the same positions.
+- CKA counts large directions most, and of n positions it is high by itself where n is small: streams that have nothing
+  in common show up to d_model / (n + d_model). Read it beside the controls, which have the same positions.
 - CKA does not exist (NaN) where the streams differ and one of them does not vary, as in a group of one position.
 - A similarity says where streams part, not what the difference does: that takes an intervention (`patch`).
 
@@ -92,7 +92,9 @@ def layer_similarity(
             or no position is left to compare.
     """
     check_pair(pair)
-    asked, n_layers = Asked.of(prompts, response, template=template, model=pair), view_of(pair.base).n_layers
+    asked, view = Asked.of(prompts, response, template=template, model=pair), view_of(pair.base)
+    n_layers, _ = sizes = view.n_layers, view.d_model
+    del view  # a pair that keeps one model lets go of it before it loads the other
     check_counts(max_new_tokens=max_new_tokens, **({} if max_tokens is None else {"max_tokens": max_tokens}))
     check_level(level)
     chosen = tuple(sorted(chosen_indices(layers, range(n_layers + 1), "layers")))
@@ -109,7 +111,7 @@ def layer_similarity(
     provenance = pair.provenance("layer_similarity", options | {"prepend_bos": prepend_bos, "level": level})
     base, tuned = (partial(_side, pair, side) for side in SIDES)
     arrays = compared(base, tuned, texts, SIDES, chosen)
-    alone = asked.stamped(_result(provenance, texts, n_layers, chosen, arrays, asked.failures, level))
+    alone = asked.stamped(_result(provenance, texts, sizes, chosen, arrays, asked.failures, level))
     beside = [_of_control(base, view_of(control), alone, texts) for control in controls]
     return alone.with_controls(beside) if beside else alone
 
@@ -151,13 +153,13 @@ def _of_control(
     provenance = control.provenance("layer_similarity", {})
     if not was_made:
         control.free()
-    return _result(provenance, texts, of_pair.n_layers, of_pair.layers, arrays, {}, of_pair.level)
+    return _result(provenance, texts, (of_pair.n_layers, of_pair.d_model), of_pair.layers, arrays, {}, of_pair.level)
 
 
 def _result(
     provenance: Provenance,
     texts: Sequence[Text],
-    n_layers: int,
+    sizes: tuple[int, int],
     layers: tuple[int, ...],
     arrays: dict[str, Tensor],
     failures: dict[str, str],
@@ -171,7 +173,7 @@ def _result(
         provenance,
         tuple(text.prompt_id for text in texts),
         names,
-        n_layers,
+        *sizes,
         layers,
         positions,
         cka=arrays["cka"][None],

@@ -30,6 +30,7 @@ class LayerSimilarity(Result):
     Attributes:
         prompt_id: the prompts whose texts were read.
         groups: of positions: "all", and what the prompts mark.
+        d_model: dimensions of the streams.
         layers: that were compared; `n_layers` stands for what leaves the last layer.
         positions: how many were compared of each prompt.
         cka, relative_change, cosine, mean_shift_share: see `measure`; cka is NaN where it is not defined.
@@ -41,6 +42,7 @@ class LayerSimilarity(Result):
     prompt_id: tuple[str, ...]
     groups: tuple[str, ...]
     n_layers: int
+    d_model: int
     layers: tuple[int, ...]
     positions: Int[Tensor, "prompt group"]
     cka: Float[Tensor, "model group layer"]

@@ -31,6 +31,7 @@ NAMES = {
         "each moves its own way.",
     ),
 }
+BIASED = 0.1  # CKA that streams without anything in common have, from which on it is said
 GROUPS = {ALL: "all positions", "prompt": "rest of the prompt"}
 
 
@@ -127,9 +128,31 @@ def _facts(result: LayerSimilarity) -> list[str]:
     else:
         n = stats.FEWEST_FOR_RANK
         facts.append(f"Without controls nothing says what a meaningless change would do; a band takes {n} of a kind.")
+    facts += _few(result)
     facts += [_outside(result)] if not any(map(_unknown, _bands(result))) else []
     facts.append("A similarity says where the streams part, not what the difference does.")
     return facts
+
+
+def bias(n: int, d_model: int) -> float:
+    """Return the CKA of two streams that have nothing in common and vary alike in all directions, by positions.
+
+    |X^T Y|^2 is about n d^2 there, and |X^T X| |Y^T Y| about n d (n + d): d / (n + d). Fewer directions give less.
+    """
+    return d_model / (n + d_model)
+
+
+def _few(result: LayerSimilarity) -> list[str]:
+    """Return what CKA shows by itself where positions are few; nothing where they are many in every group."""
+    n = result.positions.sum(dim=0).tolist()
+    high = {GROUPS.get(group, group): bias(own, result.d_model) for group, own in zip(result.groups, n, strict=True)}
+    told = ", ".join(f"{value:.2f} ({group})" for group, value in high.items() if value > BIASED)
+    if not told:
+        return []
+    return [
+        f"CKA is biased upwards where positions are few beside the {result.d_model} dimensions of the stream: two "
+        f"streams that have nothing in common can show up to {told}. The controls have the same bias."
+    ]
 
 
 def _bands(result: LayerSimilarity) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ LensDiff.views.lens = (root, data) => {
       data.prompts.map((p, i) => make("option", { value: i }, p.label)))));
   }
   const chooser = LensDiff.options("colour", colours.map((c) => c[0]), (i) => { colour = i; repaint(); });
-  root.append(chooser.element, make("p", { class: "ld-note ld-legend" },
+  root.append(make("p", { class: "ld-note ld-long" }, data.how), chooser.element, make("p", { class: "ld-note ld-legend" },
     make("span", {}, "stronger colour: more"),
     make("span", {}, make("span", { class: "ld-lens-key ld-lens-this" }, "word"), " the response's token"),
     make("span", {}, make("span", { class: "ld-lens-key ld-lens-stays" }, "word"), " from here on the output's word")), body);

@@ -65,11 +65,22 @@ class Lens(NamedTuple):
 
 
 def compare(
-    own: Float[Tensor, "out_pos d_vocab"], log_probs: Float[Tensor, "out_pos d_vocab"], said: Int[Tensor, " out_pos"]
+    own: Float[Tensor, "out_pos d_vocab"],
+    log_probs: Float[Tensor, "out_pos d_vocab"],
+    said: Int[Tensor, " out_pos"],
+    p: Float[Tensor, "out_pos d_vocab"] | None = None,
 ) -> Lens:
-    """Return what a layer's log-probabilities say of the response, beside those of the model's output."""
-    p = own.exp()
-    kl = torch.where(p > 0, p * (own - log_probs), 0.0).sum(dim=-1, dtype=torch.float64).clamp(min=0)
+    """Return what a layer's log-probabilities say of the response, beside those of the model's output.
+
+    Args:
+        p: the output's probabilities, given where it says every token: of a large vocabulary each pass over it counts.
+    """
+    if p is not None:
+        gap = (own - log_probs).mul_(p)
+    else:  # what the output never says adds nothing, whatever the layer makes of it
+        p = own.exp()
+        gap = torch.where(p > 0, p * (own - log_probs), 0.0)
+    kl = gap.sum(dim=-1, dtype=torch.float64).clamp(min=0)
     of_token = log_probs.gather(-1, said[:, None])
     likely = log_probs.topk(min(TOP_K, log_probs.shape[-1]), dim=-1)
     rank = 1 + (log_probs > of_token).sum(dim=-1)
@@ -211,9 +222,10 @@ def _read(view: ModelView, text: Read, layers: tuple[int, ...]) -> dict[str, Any
     said, found = text.said.to(view.device), []
     finals = _finals(view.forward, text, layers)
     own = _log_probs(view.forward, next(finals))
+    p = own.exp() if bool(own.isfinite().all()) else None
     for final in finals:
-        found.append(compare(own, _log_probs(view.forward, final), said))
-    found.append(compare(own, own, said))
+        found.append(compare(own, _log_probs(view.forward, final), said, p))
+    found.append(compare(own, own, said, p))
     kl, rank, prob, likely, likely_prob = (torch.stack(part).cpu() for part in zip(*found, strict=True))
     ids, places = likely.unique(return_inverse=True)
     return {

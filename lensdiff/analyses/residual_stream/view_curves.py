@@ -108,7 +108,8 @@ def _facts(result: LensShift) -> list[str]:
     base, tuned = result.committed[:2].mean(dim=1).tolist()
     facts = [
         f"{n_of(len(result.prompt_id), 'prompt')}, each by the mean over its response, which all models read; "
-        f"{how_rendered(result.provenance)}.",
+        f"{how_rendered(result.provenance)}. A layer is read by each model's own final norm and unembedding: a curve "
+        "moves with these as well as with the stream.",
         f"The most probable token is the output's from layer {base:.3g} on in the base and {tuned:.3g} in the tuned "
         "model, on average.",
     ]

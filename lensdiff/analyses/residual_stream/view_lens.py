@@ -18,6 +18,14 @@ TOKENS = 32  # of a response that are drawn
 LIKELY = 5  # words of a chosen cell
 TOP = 12  # rows of the table for readers without scripts
 DIGITS = 2
+READ_BY = (
+    "Each layer's stream is read as if it were the last, by the model's own final norm and unembedding, with its scale "
+    "and cap of logits: an early layer's words are what these make of a stream that was not written for them."
+)
+READ_BY_EACH = (
+    f"{READ_BY} The base's streams are read by the base's, the tuned model's by the tuned model's: the two maps differ "
+    "by these, too."
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ class PromptData:
 
 @dataclass(frozen=True)
 class LensData:
-    """What the script of the map is given: prompts, one of which is chosen."""
+    """What the script of the map is given: how layers are read, and prompts, one of which is chosen."""
 
+    how: str
     prompts: list[PromptData]
 
 
@@ -80,7 +89,7 @@ def _(result: Diff[Any]) -> Widget:
 
 def _widget(prompts: list[list[LogitLens]], roles: list[Role]) -> Widget:
     names = " -> ".join(one.provenance.model for one in prompts[0]) if prompts else ""
-    data = LensData([_prompt(sides, roles) for sides in prompts])
+    data = LensData(READ_BY if len(roles) == 1 else READ_BY_EACH, [_prompt(sides, roles) for sides in prompts])
     fallback = "".join(
         table_html(one.top(TOP), f"{one.prompt_id} {one.provenance.model}: tokens it commits to last".strip())
         for sides in prompts

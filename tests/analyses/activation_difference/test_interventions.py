@@ -291,6 +291,7 @@ def test_the_whole_curve_of_tokens_that_are_named():
         ("tuned", "difference"): 18,
         ("tuned", "tuned mean"): 18,
         ("tuned", found.readings[3]): 18,
+        ("tuned", "random vector"): 8 * 18,
     }
     assert frame.token.tolist()[:2] == ["a", " the"]
     # behind the last block a direction that is put there is all that is left: its length does not matter
@@ -345,6 +346,8 @@ CALLS = ("steer", "causal", "patchscope")
         ("patchscope", {"write": "set"}, "write='set' is none of put, add"),
         ("patchscope", {"tokens": [""]}, r"tokens=\[''\] given"),
         ("patchscope", {"k": 0}, "k=0 given, expected at least 1"),
+        ("patchscope", {"draws": -1}, "draws=-1 given, expected at least 0"),
+        ("patchscope", {"seed": -1}, "seed=-1 given"),
     ],
 )
 def test_options_that_are_none_are_refused(made: Any, call: str, options: dict[str, Any], message: str):

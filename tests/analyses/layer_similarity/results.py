@@ -9,7 +9,7 @@ from lensdiff.analyses.layer_similarity.result import MEASURES, LayerSimilarity
 from lensdiff.results import Provenance
 from tests.analyses.controls import controls_of
 
-GROUPS, N_LAYERS = ("all", "instruction"), 2
+GROUPS, N_LAYERS, D_MODEL = ("all", "instruction"), 2, 2
 COUNTS = ((6, 2), (10, 3), (4, 1))  # of each prompt and group
 
 
@@ -26,6 +26,7 @@ def one(provenance: Provenance, size: float, n: int = len(COUNTS)) -> LayerSimil
         tuple(f"p{i + 1}" for i in range(n)),
         GROUPS,
         N_LAYERS,
+        D_MODEL,
         (0, 1, 2),
         counts,
         **{name: arrays[name][None] for name in MEASURES},

@@ -1,13 +1,17 @@
 """What the view of layer similarity is given, and what its section of the report holds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lensdiff.analyses.layer_similarity.running import Products
 from lensdiff.analyses.layer_similarity.section import (
     controls_beside,
     layer_similarity_section,
     similarity_summary,
 )
+from lensdiff.analyses.layer_similarity.view import bias
 from lensdiff.results import ResultStore
 from lensdiff.steps.found import Found
 from lensdiff.steps.unit import WHOLE
@@ -51,6 +55,34 @@ def test_few_controls_are_dots_and_none_are_said():
     assert alone["groups"][0]["curves"][1]["controls"] == []
     assert any("a band takes 19 of a kind" in fact for fact in alone["facts"])
     assert not any("controls' band" in fact for fact in alone["facts"])
+
+
+def test_few_positions_are_said_to_raise_cka_and_many_are_not():
+    found = similarity({"spectrum": 2})  # 20 positions, 6 of an instruction, of 2 dimensions
+    said = [fact for fact in given(found.show())["facts"] if "biased" in fact]
+    assert said == [
+        "CKA is biased upwards where positions are few beside the 2 dimensions of the stream: two streams that have "
+        "nothing in common can show up to 0.25 (instruction). The controls have the same bias."
+    ]
+    wide = replace(found, d_model=20)
+    assert any("0.50 (all positions), 0.77 (instruction)." in fact for fact in given(wide.show())["facts"])
+    many = replace(found, positions=3 * found.positions)
+    assert not any("biased" in fact for fact in given(many.show())["facts"])
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 20), (400, 20), (20, 40)])
+def test_streams_without_anything_in_common_have_that_cka(n: int, d: int):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(20):
+        sums = Products.none(d)
+        sums.add(*(torch.randn(n + 1, d, generator=generator, dtype=torch.float64) for _ in range(2)))
+        found.append(sums.cka())
+        narrow = Products.none(d)
+        fewer = torch.linspace(0.05, 1, d, dtype=torch.float64) ** 2
+        narrow.add(*(torch.randn(n + 1, d, generator=generator, dtype=torch.float64) * fewer for _ in range(2)))
+        assert narrow.cka() < sums.cka()
+    assert sum(found) / 20 == pytest.approx(bias(n, d), rel=0.03)
 
 
 def test_what_is_not_defined_is_a_gap():

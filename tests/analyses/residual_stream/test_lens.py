@@ -10,9 +10,10 @@ from lensdiff import Prompt, generate, logit_lens
 from lensdiff.analyses.residual_stream import lens
 from lensdiff.analyses.residual_stream.forced import groups
 from lensdiff.analyses.residual_stream.lens import LogitLens, commitment, compare
-from lensdiff.models import Model, Point, load_model, view_of
+from lensdiff.models import Model, Point, load_model, load_pair, view_of
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.response import Response
 from lensdiff.results import InputError, Results
 from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
 from tests.models.hf_points import patched
@@ -50,6 +51,8 @@ def test_what_a_layer_says_beside_the_output_by_hand():
     assert found.prob.tolist() == [0.25, 0.5]
     assert found.likely[:, 0].tolist() == [1, 1]
     assert compare(own.log(), own.log(), torch.tensor([0, 1])).kl.tolist() == [0.0, 0.0]
+    again = compare(layer.log(), own.flip(0).log().clamp(min=-9), torch.tensor([0, 1]), layer)
+    torch.testing.assert_close(again.kl, compare(layer.log(), own.flip(0).log().clamp(min=-9), torch.tensor([0, 1])).kl)
 
 
 def test_layers_come_in_groups_that_fit():
@@ -120,6 +123,33 @@ def test_behind_layers_that_write_nothing_all_is_said():
     assert float(whole.kl.max()) < 1e-12
     assert whole.committed.tolist() == [0] * len(whole.out_tokens)
     torch.testing.assert_close(whole.prob[0], whole.prob[2], rtol=1e-9, atol=0)
+
+
+def test_each_model_reads_its_streams_by_its_own_unembedding():
+    """As the page says: of two models with the same streams and other unembeddings, every layer says something else."""
+    source, said = hf_model("llama", dtype=torch.float64), tokenizer_of()(" a")["input_ids"][0]
+    with torch.no_grad():
+        source.lm_head.weight[[said, 99]] = source.lm_head.weight[[99, said]].clone()
+        source.model.embed_tokens.weight.copy_(hf_model("llama", dtype=torch.float64).model.embed_tokens.weight)
+    other = load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", dtype=torch.float64, device="cpu")
+    ids = tokenizer_of()(PROMPT.text)["input_ids"]
+    model, point = model_of("llama"), Point("resid_post", 1)
+    streams = [view_of(one).forward.run(torch.tensor([ids]), read=[point])[point] for one in (model, other)]
+    assert torch.equal(*streams)
+    chosen = [Response(tokenizer_of().decode([token]), (token,)) for token in (said, 99)]
+    own = logit_lens(model, PROMPT, chosen[0])
+    theirs = logit_lens(other, PROMPT, chosen[1])
+    torch.testing.assert_close(own.prob, theirs.prob, rtol=1e-12, atol=0)
+    assert not torch.allclose(own.prob, logit_lens(other, PROMPT, chosen[0]).prob)
+
+
+def test_base_against_base_is_exactly_nothing():
+    pair = load_pair(hf_model("llama"), hf_model("llama"), tokenizer=tokenizer_of(), device="cpu", verify=False)
+    found = pair.compare(logit_lens, PROMPT, SAID)
+    for name in ("kl", "rank", "prob", "likely_prob", "committed"):
+        assert torch.equal(getattr(found.base, name), getattr(found.tuned, name)), name
+    pd.testing.assert_frame_equal(found.base.to_df(), found.tuned.to_df())
+    assert "equal weights" in found.notice
 
 
 # the entry point

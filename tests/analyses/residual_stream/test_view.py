@@ -33,6 +33,7 @@ def test_curves_have_both_models_before_the_band():
     assert kl["controls"] == []
     assert 0 <= min(prob["control_low"]) <= max(prob["control_high"]) <= 1
     assert any("from layer 1.5 on in the base and 1 in the tuned" in fact for fact in data["facts"])
+    assert "A layer is read by each model's own final norm and unembedding" in data["facts"][0]
     assert any("controls' bands" in fact for fact in data["facts"])
 
 
@@ -58,6 +59,15 @@ def test_the_lens_has_a_word_in_each_cell_of_both_models():
     assert base["rank"][0] == [9, 9, 9]
     alone = given(logit_lens().show())["prompts"][0]["sides"]
     assert [side["role"] for side in alone] == ["tuned"]
+
+
+def test_the_page_of_the_lens_says_whose_norm_and_unembedding_read():
+    both = given(show(Diff([logit_lens(model="a")], [logit_lens(shift=0.1)])))["how"]
+    one = given(logit_lens().show())["how"]
+    assert "by the model's own final norm and unembedding" in one
+    assert both.startswith(one)
+    assert "The base's streams are read by the base's" in both
+    assert "the base's" not in one
 
 
 def test_a_long_response_is_cut_and_the_page_says_so():
