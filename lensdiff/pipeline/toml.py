@@ -103,7 +103,9 @@ def _fault(error: dict[str, Any], text: str | None) -> tuple[int, str]:
     if kind == "extra_forbidden":
         return _where(text, keys), f"unknown key {_shown(name)}, available: {', '.join(_available(keys[:-1]))}"
     given = error["input"]
-    if kind == "literal_error":
+    if kind == "expected":
+        expected = error["msg"]  # names keep their case
+    elif kind == "literal_error":
         expected = f"one of {error['ctx']['expected']}"
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         expected = "a table of keys"

@@ -92,6 +92,28 @@ def test_a_response_given_as_text_and_another_target(lensdiff: Command, models: 
     pd.testing.assert_series_equal(base.score.reset_index(drop=True), expected.to_df().score)
 
 
+def test_a_contrast_of_two_tokens_is_a_target_of_the_command(lensdiff: Command, models: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    options = ("--prompt", PROMPT, "--response", "good apples", "--target", "contrast: the| a", "--curve-prompts", 1)
+    ran = lensdiff("attribute", models / "base", models / "tuned", *options, "--out", out, *FAST)
+    assert ran.code == 0, ran.err
+    found = pd.read_parquet(out / "attribution.parquet")
+    for side in ("base", "tuned"):
+        model = load_model(models / side, device="cpu")
+        first, second = (model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in (" the", " a"))
+        target = lambda logits, ids, a=first, b=second: logits[:, a] - logits[:, b]  # noqa: E731
+        expected = attribute(model, PROMPT, "good apples", target=target, deletion_draws=0).to_df().score
+        own = found[found.model == side].score.reset_index(drop=True)
+        pd.testing.assert_series_equal(own, expected)
+        assert expected.abs().max() > 0
+    assert pd.read_parquet(out / "deletion_curves.parquet").prompt_id.unique().tolist() == ["1"]
+    one = ("--prompt", PROMPT, "--target", "contrast: the moon| a")
+    ran = lensdiff("attribute", models / "base", models / "tuned", *one, "--out", out, *FAST)
+    assert ran.code == 2
+    assert "' the moon' is 3 tokens of base" in ran.err
+    assert "expected exactly one" in ran.err
+
+
 def test_the_same_again_repeats_nothing_and_other_options_replace(lensdiff: Command, models: Path, tmp_path: Path):
     arguments = ("attribute", models / "base", models / "tuned", "--out", tmp_path / "out", *FAST)
     assert lensdiff(*arguments, "--prompt", PROMPT).code == 0

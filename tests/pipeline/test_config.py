@@ -24,6 +24,7 @@ base = "a"
 tuned = "b"
 prompts = "p.jsonl"
 """
+TARGETS = "one of probability, log_probability, logit, or contrast:TEXT|TEXT with two different texts"
 BARE = 'base = "a"\ntuned = "b"\n'
 LINES = example().split("\n")
 COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
@@ -280,6 +281,15 @@ def test_the_example_says_what_every_analysis_is_asked():
             BARE + "[[prompt]]\nmessages = [{role = 'user', content = 'a', tone = 'b'}]\n",
             ", line 4: unknown key 'prompt[0].messages[0].tone', available: role, content, instruction, context",
         ),
+        *(
+            (f'{GOOD}[attribute]\ntarget = "{name}"\n', f", line 6: attribute.target is '{name}', expected {TARGETS}")
+            for name in ("odds", "contrast:", "contrast: yes", "contrast: yes|", "contrast:| no", "contrast:a|b|c")
+        ),
+        (
+            GOOD + '[attribute]\ntarget = "contrast:a|a"\n',
+            f", line 6: attribute.target is 'contrast:a|a', expected {TARGETS}",
+        ),
+        (GOOD + "[attribute]\ntarget = 3\n", ", line 6: attribute.target is 3, expected a text in quotes"),
         ('base = "a"\ntuned = "b"\nanalyses = ["outputs"]\n', ", line 3: outputs needs prompts"),
         ('base = "a"\ntuned = "b"\n', ": instruction_use needs prompts"),
         ('base = "a"\nprompts = "p.jsonl"\n', ": tuned is missing, a config needs it"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lensdiff.analyses.attribute.defaults import (
     BASELINE,
@@ -15,17 +15,27 @@ from lensdiff.analyses.attribute.defaults import (
     PATH,
     TARGET,
 )
+from lensdiff.analyses.attribute.target_names import EXPECTED, NAMES, contrasted
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Number, Options, option
+from lensdiff.steps.options import Count, Number, Options, expected, option
 
+
+def _is_target(given: str) -> str:
+    if given not in NAMES and contrasted(given) is None:
+        raise expected(EXPECTED)
+    return given
+
+
+Target = Annotated[str, AfterValidator(_is_target)]
 Baseline = Annotated[str, Field(pattern="^(zero|mean|token:.+)$")]
 
 
 class AttributeOptions(Options):
     """Options of `attribute`."""
 
-    target: Literal["probability", "log_probability", "logit"] = option(
-        TARGET, "What is differentiated: probability, log_probability or logit."
+    target: Target = option(
+        TARGET,
+        "What is differentiated: probability, log_probability, logit, or two tokens' logits: 'contrast: yes| no'.",
     )
     path: Literal["point", "integrated"] = option(
         PATH, "Where it is differentiated: point (the prompt itself) or integrated (along a path from a baseline)."

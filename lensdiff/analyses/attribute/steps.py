@@ -14,6 +14,7 @@ from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.gradients import rows_of
 from lensdiff.analyses.attribute.measure import Method, attribute
 from lensdiff.analyses.attribute.replication import of_own
+from lensdiff.analyses.attribute.targets import target_named
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
@@ -52,7 +53,7 @@ def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
         inputs.model,
         inputs.prompt,
         response,
-        target=options.target,
+        target=target_named(options.target),
         path=options.path,
         baseline=options.baseline,
         nodes=options.nodes,
@@ -120,7 +121,8 @@ def curves(inputs: Inputs, unit: Unit, options: AttributeOptions) -> DeletionCur
     read = [(p, s) for p, s in zip(prompts, said, strict=True) if not isinstance(s, str) or s.strip()]
     if not read:
         raise NotPossible("none of the first prompts was answered by both models")
-    how: Any = {name: getattr(options, name) for name in ("target", "path", "baseline", "nodes", "method")}
+    how: Any = {name: getattr(options, name) for name in ("path", "baseline", "nodes", "method")}
+    how["target"] = target_named(options.target)
     how |= {"draws": options.curve_draws, "seed": inputs.seed, "progress": False}
     try:
         with told_once():
