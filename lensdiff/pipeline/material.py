@@ -1,6 +1,7 @@
 """What a config names beside the models, each read once: prompts, responses to them, words, texts, tuning data."""
 
 from functools import cached_property
+from typing import Any
 
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.texts import load_texts, shipped_texts
@@ -53,7 +54,7 @@ class Material:
 
 
 def _prompt_of(entry: PromptEntry, number: int) -> Prompt:
-    more = {"id": entry.id or str(number), "kind": entry.kind, "reference": entry.reference}
+    more: Any = {"id": entry.id or str(number), "kind": entry.kind, "reference": entry.reference}
     if entry.messages is not None:
         return Prompt.of_messages([message.model_dump() for message in entry.messages], **more)
     assert entry.text is not None

@@ -24,7 +24,7 @@ base = "a"
 tuned = "b"
 prompts = "p.jsonl"
 """
-TARGETS = "one of probability, log_probability, logit, or contrast:TEXT|TEXT with two different texts"
+TARGETS = "one of probability, log_probability, logit, choice, or contrast:TEXT|TEXT with two different texts"
 BARE = 'base = "a"\ntuned = "b"\n'
 LINES = example().split("\n")
 COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]

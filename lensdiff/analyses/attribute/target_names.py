@@ -1,10 +1,14 @@
 """Targets as a config and the command line name them; nothing heavy is imported for a command's help.
 
-probability, log_probability, logit      of each response token
-contrast:TEXT|TEXT                       the logit of one token less that of another: "contrast: yes| no"
+What each differentiates:
+
+    probability, log_probability, logit      of each response token
+    contrast:TEXT|TEXT                       the logit of one token less that of another: "contrast: yes| no"
+    choice                                   that of the tuned model's next token less that of the base's, on one text
 """
 
-NAMES = ("probability", "log_probability", "logit")
+CHOICE = "choice"
+NAMES = ("probability", "log_probability", "logit", CHOICE)
 CONTRAST, BETWEEN = "contrast:", "|"
 EXPECTED = f"one of {', '.join(NAMES)}, or {CONTRAST}TEXT{BETWEEN}TEXT with two different texts"
 

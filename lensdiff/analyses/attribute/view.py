@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute import view_curves as view_curves
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.defaults import TARGET
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
@@ -195,8 +196,9 @@ def _share(values: Float[Tensor, "in_pos column"], start: int, end: int) -> Floa
 
 
 def facts(result: Attribution) -> str:
-    """Return what belongs beside a map in one line: its path, the instruction's score and the deletion check."""
-    parts = []
+    """Return what belongs beside a map in one line: another target than the default, its path, the deletion check."""
+    target = result.provenance.options.get("target", TARGET)
+    parts = [] if target == TARGET else [f"target {target}"]
     if result.completeness is not None:
         options = result.provenance.options
         parts.append(

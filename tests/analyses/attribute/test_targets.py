@@ -86,9 +86,11 @@ def test_a_target_has_a_name_in_a_config(name, expected):
     assert AttributeOptions(target=name).target == name
 
 
-@pytest.mark.parametrize("name", ["odds", "contrast", "contrast: yes", "contrast:a|a", "contrast:|a", "contrast:a|b|c"])
+@pytest.mark.parametrize(
+    "name", ["odds", "choice", "contrast", "contrast: yes", "contrast:a|a", "contrast:|a", "contrast:a|b|c"]
+)
 def test_a_name_of_no_target_is_refused(name):
-    with pytest.raises(InputError, match=r"is not one of probability, .* or contrast:TEXT\|TEXT with two different"):
+    with pytest.raises(InputError, match=r"is none of probability, .*, and no contrast:TEXT\|TEXT"):
         target_named(name)
 
 
