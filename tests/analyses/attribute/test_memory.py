@@ -15,6 +15,7 @@ from lensdiff.analyses.attribute import fitting
 from lensdiff.analyses.attribute.gradients import forward_chunk
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.models import load_model, view_of
+from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.response import Response
 from tests.checkpoints import hf_model, tokenizer_of
 
@@ -51,6 +52,7 @@ def report() -> None:
     sys.stdout.write(json.dumps(found))
 
 
+@pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="this system does not say what a process took")
 def test_memory_does_not_grow_with_the_tokens():
     code = "from tests.analyses.attribute.test_memory import report; report()"
