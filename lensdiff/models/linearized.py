@@ -94,7 +94,8 @@ def push_tangents(
             saved.clear()
             resid = block(resid)
             step = _BlockTangent(block, saved)
-            tangents = [step(tangent, s) for tangent, (_, _, s) in zip(tangents, chunks, strict=True)]
+            for i, (_, _, s) in enumerate(chunks):
+                tangents[i] = step(tangents[i], s)  # in its place: one layer's are in memory, not two
         saved.clear()
         model.ln_final(resid)
         norm = _NormTangent(model.ln_final, saved["ln_final.hook_scale"], saved["ln_final.hook_normalized"])

@@ -24,19 +24,43 @@ COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not N
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 
 
+class MessageEntry(Options):
+    """A message of a chat, with its own spans; see `lensdiff.inputs.Prompt.of_messages`."""
+
+    role: str
+    content: str
+    instruction: list[str] = Field(default_factory=list)
+    context: list[str] = Field(default_factory=list)
+
+
 class PromptEntry(Options):
-    """A prompt written into the config itself; see `lensdiff.inputs.Prompt`.
+    """A prompt written into the config itself, a text or a chat of messages; see `lensdiff.inputs.Prompt`.
 
     `response` is what both models are read on; by default each model's own greedy continuation.
     """
 
-    text: str
+    text: str | None = None
+    messages: list[MessageEntry] | None = None
     id: str = ""
     instruction: list[str] = Field(default_factory=list)
     context: list[str] = Field(default_factory=list)
     kind: str = ""
     reference: str = ""
     response: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "PromptEntry":
+        name = f"prompt {self.id!r}" if self.id else "a prompt"
+        if self.text is None and self.messages is None:
+            raise contradiction("text", f"{name} has neither a text nor messages, expected one of them")
+        if self.messages is None:
+            return self
+        if self.text is not None:
+            raise contradiction("messages", f"{name} has both a text and messages, expected one of them")
+        for part in ("instruction", "context"):
+            if getattr(self, part):
+                raise contradiction(part, f"{name} has messages: its {part} stands in the message that holds it")
+        return self
 
 
 class ControlOptions(Options):

@@ -88,9 +88,12 @@ def _texts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
             key = f"{above}{name}"
             if isinstance(value, dict):
                 inner.append((f"{key}.", value))
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str):
-                    yield key, text
+                continue
+            for place, item in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(item, str):
+                    yield key, item
+                elif isinstance(item, dict):
+                    inner.append((f"{key}[{place}].", item))
         left += reversed(inner)
 
 

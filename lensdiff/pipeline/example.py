@@ -23,7 +23,8 @@ tuned = "{TUNED}"
 """
 PROMPTS = """\
 # Prompts: here, as below, or in a file: JSONL with {"text": ..., "instruction": [...], "context": [...], "id": ...} a
-# line, and optionally "kind" (what is asked for) and "reference" (a right answer), or the paper's FinalDataset.tsv."""
+# line, and optionally "kind" (what is asked for) and "reference" (a right answer), or the paper's FinalDataset.tsv. A
+# chat has "messages" in place of a text."""
 CONTROLS = """\
 # Controls: meaningless changes of the same size, beside which the real change is shown. How many of each kind stand
 # beside an analysis; a band needs 19 of a kind, a verdict on a claim 59."""
@@ -39,6 +40,14 @@ id = "synonyms"
 text = "List three words that mean the same as the word below.\\nquick"
 instruction = ["List three words that mean the same as the word below."]
 context = ["quick"]
+
+# A chat has messages in place of a text, each with its own spans; the last one is to be answered:
+# [[prompt]]
+# id = "colour"
+# messages = [
+#     {role = "system", content = "Answer in one word."},
+#     {role = "user", content = "What colour is grass?", instruction = ["What colour is grass?"]},
+# ]
 """
 OF_RESULTS, OF_PROMPTS, OF_ANALYSES = ("out",), ("prompts", "max_prompts", "max_new_tokens"), ("analyses",)
 WRITTEN = {"max_new_tokens": 64}  # the paper has 300; a first look is shorter

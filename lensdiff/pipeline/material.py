@@ -1,12 +1,13 @@
 """What a config names beside the models, each read once: prompts, responses to them, words, texts, tuning data."""
 
 from functools import cached_property
+from typing import Any
 
 from lensdiff.inputs.prompts import Prompt, load_prompts
 from lensdiff.inputs.texts import load_texts, shipped_texts
 from lensdiff.inputs.tuning_data import load_tuning_data
 from lensdiff.inputs.vocabulary import Vocabulary
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.pipeline.config import PromptEntry, RunConfig
 
 
 class Material:
@@ -25,10 +26,7 @@ class Material:
         if self.config.prompts:
             found = load_prompts(self.config.path(self.config.prompts))
         else:
-            found = [
-                Prompt(e.text, tuple(e.instruction), tuple(e.context), e.id or str(i), e.kind, e.reference)
-                for i, e in enumerate(self.config.prompt, start=1)
-            ]
+            found = [_prompt_of(entry, number) for number, entry in enumerate(self.config.prompt, start=1)]
         return {prompt.id: prompt for prompt in found[: self.config.max_prompts]}
 
     @cached_property
@@ -53,3 +51,11 @@ class Material:
     def vocabulary(self) -> Vocabulary:
         given = self.config.vocabulary
         return Vocabulary.default() if given == "default" else Vocabulary.read(self.config.path(given))
+
+
+def _prompt_of(entry: PromptEntry, number: int) -> Prompt:
+    more: Any = {"id": entry.id or str(number), "kind": entry.kind, "reference": entry.reference}
+    if entry.messages is not None:
+        return Prompt.of_messages([message.model_dump() for message in entry.messages], **more)
+    assert entry.text is not None
+    return Prompt(entry.text, tuple(entry.instruction), tuple(entry.context), **more)

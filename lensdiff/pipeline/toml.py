@@ -1,7 +1,7 @@
 """A config file becomes a `RunConfig`; what is wrong in it is named with its line."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -103,7 +103,9 @@ def _fault(error: dict[str, Any], text: str | None) -> tuple[int, str]:
     if kind == "extra_forbidden":
         return _where(text, keys), f"unknown key {_shown(name)}, available: {', '.join(_available(keys[:-1]))}"
     given = error["input"]
-    if kind == "literal_error":
+    if kind == "expected":
+        expected = error["msg"]  # names keep their case
+    elif kind == "literal_error":
         expected = f"one of {error['ctx']['expected']}"
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         expected = "a table of keys"
@@ -132,11 +134,16 @@ def _available(keys: tuple[str | int, ...]) -> list[str]:
     for key in keys:
         if isinstance(key, int):
             continue
-        annotation = section.model_fields[key].annotation
-        section = next(
-            c for c in (annotation, *get_args(annotation)) if isinstance(c, type) and issubclass(c, BaseModel)
-        )
+        section = next(_tables(section.model_fields[key].annotation))
     return list(section.model_fields)
+
+
+def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the kinds of tables that a value may be, or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _tables(inner)
 
 
 def _shown(value: Any) -> str:

@@ -35,6 +35,11 @@ def contradiction(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("contradiction", "{message}", {"message": message, "key": key})
 
 
+def expected(what: str) -> PydanticCustomError:
+    """Return what a validator raises where a value is none of those expected; `what` is what was."""
+    return PydanticCustomError("expected", "{what}", {"what": what})
+
+
 def flag_of(name: str, field: FieldInfo) -> str:
     """Return a field's name on the command line."""
     extra = field.json_schema_extra

@@ -19,7 +19,7 @@ GREY = 20  # strength that the grey of opposing words does not exceed
 
 def colours(side):
     """The background of each prompt token, as (red, green, blue)."""
-    found = side.locator(".ld-prompt .colored-tokens > span > span").evaluate_all(
+    found = side.locator(".ld-prompt .ld-token").evaluate_all(
         "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
     )
     return [[int(x) for x in re.findall(r"\d+", colour)[:3]] for colour in found]
@@ -31,7 +31,7 @@ def strength(colour):
 
 
 def sides(opened):
-    opened.page.wait_for_selector(".colored-tokens span")
+    opened.page.wait_for_selector(".ld-token")
     return opened.page.locator(".ld-side")
 
 
@@ -72,8 +72,16 @@ def test_base_is_blue_and_tuned_is_orange_side_by_side(open_page):
 
 def test_instruction_and_context_are_marked(open_page):
     side = sides(open_page(attribution().show().html()))
-    assert side.locator(".ld-part.instruction").inner_text().split() == ["Write", "a", "poem"]
-    assert side.locator(".ld-part.context").inner_text().split() == ["sea"]
+    assert side.locator(".ld-segment.instruction").inner_text().split() == ["Write", "a", "poem"]
+    assert side.locator(".ld-segment.context").inner_text().split() == ["sea"]
+    lines = side.locator(".ld-segment").evaluate_all(
+        "all => all.map(getComputedStyle).map((s) => [s.display, s.borderBottomStyle, s.borderBottomColor])"
+    )
+    assert lines == [
+        ["inline", "solid", "rgb(111, 66, 193)"],
+        ["inline", "solid", "rgba(0, 0, 0, 0)"],
+        ["inline", "dashed", "rgb(26, 127, 90)"],
+    ]
 
 
 def test_arrow_keys_move_through_the_response(open_page):
@@ -95,10 +103,11 @@ def test_tab_reaches_each_group_once(open_page):
     opened = open_page(difference().show().html())
     sides(opened)
     reached = []
-    for _ in range(5):
+    for _ in range(8):
         opened.page.keyboard.press("Tab")
         reached.append(opened.page.evaluate("document.activeElement.className"))
-    assert reached == ["ld-prompt", "ld-choice", "ld-prompt", "ld-choice", ""]
+    one = ["ld-prompt", "ld-highest", "ld-choice"]
+    assert reached == ["ld-search", *one, *one, ""]
 
 
 def test_choosing_a_prompt_draws_that_prompt(open_page):
@@ -126,9 +135,9 @@ def test_hostile_tokens_show_as_text_and_run_nothing(open_page, view):
     inline = f"<!doctype html><meta charset=utf-8>{widget._repr_html_()}"
     opened = open_page(inline if view == "inline" else widget.html())
     page = opened.page.frames[-1]
-    page.wait_for_selector(".colored-tokens span")
+    page.wait_for_selector(".ld-token")
     side = page.locator(".ld-side").first
-    texts = side.locator(".ld-prompt .colored-tokens > span").all_text_contents()
+    texts = side.locator(".ld-prompt .ld-token").all_text_contents()
     assert [plain(t) for t in texts] == [plain(t) for t in HOSTILE]
     buttons = side.locator(".ld-choice").all_text_contents()
     assert [plain(t) for t in buttons[1:]] == [plain(t) for t in HOSTILE]
@@ -136,8 +145,10 @@ def test_hostile_tokens_show_as_text_and_run_nothing(open_page, view):
         side.locator(".ld-choice").nth(number + 1).click()
         assert plain(token) in plain(side.locator("p[aria-live]").text_content())
     for number, token in enumerate(HOSTILE[:3]):
-        side.locator(".colored-tokens > span").nth(number).hover()
-        assert plain(page.locator("[data-popper-interactive] strong").text_content()) == plain(token)
+        side.locator(".ld-token").nth(number).hover()
+        assert plain(side.locator(".ld-token").nth(number).get_attribute("title")).startswith(
+            f"“{plain(token)}”, token"
+        )
     assert page.locator(".ld-side img, .ld-side svg, .ld-side script").count() == 0
 
 

@@ -28,7 +28,7 @@ from tests.views.generated import texts
 ALL = texts(2000)
 QUARTETS = list(zip(ALL[0::4], ALL[1::4], ALL[2::4], ALL[3::4], strict=True))
 PROMPTS, TOKENS = 50, 19  # 50 prompts of 19 tokens with responses of 20 more, and their ids
-ELEMENTS = "img, iframe, object, embed, link, meta, base, form, input:not([type=checkbox]), math, template"
+ELEMENTS = "img, iframe, object, embed, link, meta, base, form, input:not([type=checkbox], .ld-search), math, template"
 
 
 def plain(text: str) -> str:
@@ -84,7 +84,7 @@ def report(root) -> tuple[str, list[tuple[str, list[str], list[str]]]]:
 def test_tokens_ids_and_names_of_a_report(open_page, tmp_path):
     path, prompts = report(tmp_path / "out")
     page = open_page(path).page
-    page.wait_for_selector(".colored-tokens span")
+    page.wait_for_selector(".ld-token")
     same(
         page.locator("#pair li").all_text_contents(),
         [f"{what}: {base} (base), {tuned} (tuned); {meaning}" for what, base, tuned, meaning in QUARTETS],
@@ -94,11 +94,11 @@ def test_tokens_ids_and_names_of_a_report(open_page, tmp_path):
     for index, (name, tokens, said) in enumerate(prompts):
         page.get_by_label("Prompt:").select_option(index=index)
         page.wait_for_function(
-            "document.querySelectorAll('.ld-side .colored-tokens').length === 6"
+            "document.querySelectorAll('.ld-side .ld-segment').length === 6"
         )  # instruction, rest, context
         for side, model in zip(page.locator(".ld-side").all(), SIDES, strict=True):
             assert plain(side.locator("h4").first.text_content()) == plain(f"{model}: {model} {name}")
-            same(side.locator(".ld-prompt .colored-tokens > span").all_text_contents(), tokens)
+            same(side.locator(".ld-prompt .ld-token").all_text_contents(), tokens)
             same(side.locator(".ld-choice").all_text_contents()[1:], said)
     inert(page)
 

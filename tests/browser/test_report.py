@@ -25,7 +25,7 @@ def path(store):
 
 def opened(open_page, path, **options):
     found = open_page(path, **options)
-    found.page.wait_for_selector(".colored-tokens span")
+    found.page.wait_for_selector(".ld-token")
     return found
 
 
@@ -184,7 +184,7 @@ def test_hostile_names_and_tokens_show_as_text_everywhere(open_page, tmp_path):
     for index in range(3):
         page.locator(".ld-scatter circle").nth(index).focus()
         page.keyboard.press("Enter")
-    texts = page.locator(".ld-side").first.locator(".ld-prompt .colored-tokens > span").all_text_contents()
+    texts = page.locator(".ld-side").first.locator(".ld-prompt .ld-token").all_text_contents()
     assert [plain(t) for t in texts] == [plain(t) for t in HOSTILE]
 
 

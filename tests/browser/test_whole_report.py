@@ -50,7 +50,7 @@ def path(tmp_path_factory):
 def ready(open_page, path, **options):
     opened = open_page(path, **options)
     opened.page.wait_for_function("document.querySelectorAll('.ld-widget:not([data-ready])').length === 0")
-    opened.page.wait_for_selector(".colored-tokens span")
+    opened.page.wait_for_selector(".ld-token")
     return opened
 
 

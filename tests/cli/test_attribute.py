@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.section import summary
-from lensdiff.models import load_model
+from lensdiff.inputs import Prompt
+from lensdiff.models import load_model, view_of
+from lensdiff.models.pair import ModelPair, load_pair
+from lensdiff.models.response import Response
+from lensdiff.models.text import encode, generate
 from lensdiff.pipeline.report import Report
 from lensdiff.results import ResultStore
 from lensdiff.steps.found import Found
+from tests.checkpoints import save_checkpoint
 from tests.cli.conftest import Command, Ran, assert_refused
 
 PROMPT = "Write a short poem about the sea."
@@ -90,6 +97,74 @@ def test_a_response_given_as_text_and_another_target(lensdiff: Command, models: 
     )
     base = found[found.model == "base"]
     pd.testing.assert_series_equal(base.score.reset_index(drop=True), expected.to_df().score)
+
+
+def test_a_contrast_of_two_tokens_is_a_target_of_the_command(lensdiff: Command, models: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    options = ("--prompt", PROMPT, "--response", "good apples", "--target", "contrast: the| a", "--curve-prompts", 1)
+    ran = lensdiff("attribute", models / "base", models / "tuned", *options, "--out", out, *FAST)
+    assert ran.code == 0, ran.err
+    found = pd.read_parquet(out / "attribution.parquet")
+    for side in ("base", "tuned"):
+        model = load_model(models / side, device="cpu")
+        first, second = (model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in (" the", " a"))
+        target = lambda logits, ids, a=first, b=second: logits[:, a] - logits[:, b]  # noqa: E731
+        expected = attribute(model, PROMPT, "good apples", target=target, deletion_draws=0).to_df().score
+        own = found[found.model == side].score.reset_index(drop=True)
+        pd.testing.assert_series_equal(own, expected)
+        assert expected.abs().max() > 0
+    assert pd.read_parquet(out / "deletion_curves.parquet").prompt_id.unique().tolist() == ["1"]
+    one = ("--prompt", PROMPT, "--target", "contrast: the moon| a")
+    ran = lensdiff("attribute", models / "base", models / "tuned", *one, "--out", out, *FAST)
+    assert ran.code == 2
+    assert "' the moon' is 3 tokens of base" in ran.err
+    assert "expected exactly one" in ran.err
+
+
+def test_choice_sets_both_models_next_tokens_against_each_other(lensdiff: Command, models: Path, tmp_path: Path):
+    given = ("--prompt", PROMPT, "--instruction", "poem", "--target", "choice", "--kinds", "spectrum", "--controls", 1)
+    limits = ("--max-new-tokens", 5, "--device", "cpu", "--dtype", "float64", "--quiet")
+    ran = lensdiff("attribute", models / "base", models / "tuned", *given, "--out", tmp_path, *limits)
+    assert (ran.code, ran.err) == (0, "")
+    pair = load_pair(models / "base", models / "tuned", device="cpu", dtype="float64")
+    own = generate(pair.tuned, PROMPT, max_new_tokens=5)
+    expected = pair.compare(attribute, PROMPT, own, target="choice")
+    store = ResultStore(tmp_path)
+    for side in ("base", "tuned"):
+        found = store.load_result(f"attribution/{side}/1", Attribution)
+        torch.testing.assert_close(found.scores, getattr(expected, side).scores, atol=1e-12, rtol=1e-9)
+        assert found.out_tokens == getattr(expected, side).out_tokens
+        assert found.provenance.options["target"] == "choice"
+    # a control reads the same text: the same two tokens against each other, of its own logits
+    control = pair.control("spectrum", 0)
+    (tuned, base), at = choices_by_hand(pair, own), torch.arange(5)
+    assert bool((tuned != base).any())
+    beside = attribute(control, PROMPT, own, target=lambda logits, ids: logits[at, tuned] - logits[at, base])
+    found = store.load_result("attribution/spectrum-0/1", Attribution)
+    torch.testing.assert_close(found.scores, beside.scores, atol=1e-12, rtol=1e-9)
+    assert store.names("attribution_choices/") == []  # its readers are done
+    assert not store.has_table("deletion_curves")
+    assert "target choice" in (tmp_path / "attribute.html").read_text()
+
+
+def choices_by_hand(pair: ModelPair, own: Response) -> torch.Tensor:
+    """The most probable next token of the tuned model and of the base, which have one vocabulary."""
+    found = []
+    for model in (pair.tuned, pair.base):
+        view = view_of(model)
+        ids = encode(view, Prompt(PROMPT), own).ids[:-1]
+        found.append(view.forward.logits(torch.tensor([ids]))[0, -len(own.token_ids) :].argmax(dim=-1))
+    return torch.stack(found)
+
+
+def test_a_choice_without_one_text_for_both_is_not_possible(lensdiff: Command, models: Path, tmp_path: Path):
+    save_checkpoint("llama", tmp_path / "tuned", seed=1, bos=True)
+    given = ("--prompt", PROMPT, "--target", "choice", "--out", tmp_path / "out", *FAST)
+    ran = lensdiff("attribute", models / "base", tmp_path / "tuned", *given)
+    assert ran.code == 2
+    assert "the base puts 0 and the tuned model 1 special tokens in front of prompt '1'" in ran.err
+    ran = lensdiff("attribute", models / "base", models / "tuned", *given, "--retokenise")
+    assert_refused(ran, "target choice reads one text in both models: leave retokenise to the other targets")
 
 
 def test_the_same_again_repeats_nothing_and_other_options_replace(lensdiff: Command, models: Path, tmp_path: Path):

@@ -253,7 +253,8 @@ def test_the_list_of_commands_says_every_question_in_full(lensdiff: Command, mon
 
 def test_a_help_names_every_choice(lensdiff: Command):
     shown = " ".join(lensdiff("attribute", "--help").out.split())
-    assert "probability, log_probability or logit" in shown
+    for target in ("probability", "log_probability", "logit", "'contrast: yes| no'", "choice"):
+        assert target in shown.partition("--target")[2].partition("--path")[0]
     assert "of the first kind" in shown
     assert "of each kind; a band needs 19, a verdict 59" in " ".join(lensdiff("heads", "--help").out.split())
 

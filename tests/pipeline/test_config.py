@@ -1,6 +1,7 @@
 """Configs: the example is the defaults, and whatever is wrong is named with its line."""
 
 import json
+import re
 import tomllib
 import typing
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.inputs.prompts import load_prompts
 from lensdiff.pipeline.config import WholeConfig
 from lensdiff.pipeline.example import WRITTEN, example
+from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.prepare import prepare
 from lensdiff.pipeline.toml import check_config, line_of, load_config
 from lensdiff.results import InputError
 
@@ -20,6 +24,8 @@ base = "a"
 tuned = "b"
 prompts = "p.jsonl"
 """
+TARGETS = "one of probability, log_probability, logit, choice, or contrast:TEXT|TEXT with two different texts"
+BARE = 'base = "a"\ntuned = "b"\n'
 LINES = example().split("\n")
 COUNTED = [analysis.name for analysis in ANALYSES if analysis.controls is not None]
 
@@ -100,6 +106,52 @@ def test_the_example_is_a_config_of_defaults(tmp_path):
     bare = check_config({**given, "prompt": [entry.model_dump() for entry in config.prompt]})
     assert config == bare.at(tmp_path)
     assert max(len(line) for line in LINES if not line.startswith("# analyses = ")) <= 120, "a list of names apart"
+
+
+def test_the_chat_of_the_example_is_a_chat(tmp_path):
+    start = LINES.index("# [[prompt]]")
+    text = "\n".join([*LINES[:start], *(line.removeprefix("# ") for line in LINES[start:])])
+    (tmp_path / "run.toml").write_text(text)
+    prompt = Material(load_config(tmp_path / "run.toml")).prompts["colour"]
+    assert [message["role"] for message in prompt.messages] == ["system", "user"]
+    assert [prompt.text[a:b] for a, b in prompt.ranges("instruction")] == ["What colour is grass?"]
+
+
+CHAT = [
+    {"role": "system", "content": " Answer in French. ", "instruction": ["Answer in French."]},
+    {"role": "user", "content": "The sea. Say more.", "instruction": ["Say more."], "context": ["The sea."]},
+]
+
+
+def test_a_chat_in_a_config_is_the_chat_of_a_file(tmp_path):
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"id": "a", "messages": CHAT, "kind": "say", "reference": "mer"}))
+    own = {"id": "a", "messages": CHAT, "kind": "say", "reference": "mer", "response": "la mer"}
+    given = {"base": "a", "tuned": "b"}
+    found = Material(check_config(given | {"prompt": [own, {"messages": CHAT}]}))
+    assert found.prompts["a"] == load_prompts(tmp_path / "chats.jsonl")[0]
+    assert len(found.prompts["a"].turns) == 2
+    assert found.prompts["2"].messages == found.prompts["a"].messages
+    assert found.given == {"a": "la mer"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], "prompt 'a' has the messages [], expected at least one"),
+        ([{"role": " ", "content": "b"}], "message 0 of prompt 'a': its role is ' ', expected a word such as 'user'"),
+        ([{"role": "user", "content": " "}], "message 0 of prompt 'a': its content is ' ', expected words"),
+        ([CHAT[0], {**CHAT[1], "context": ["mer"]}], "message 1 of prompt 'a': context"),
+        (
+            [*CHAT, {"role": "assistant", "content": "b"}],
+            "the last message of prompt 'a' is the assistant's, expected one that is to be answered",
+        ),
+        ([{"role": "user", "content": "b\ud83d"}], "the messages[0].content of prompt 'a' holds half a character"),
+    ],
+)
+def test_a_chat_of_a_config_that_is_none_is_refused_before_anything_is_loaded(change, message):
+    config = check_config({"base": "a", "tuned": "b", "prompt": [{"id": "a", "messages": change}]})
+    with pytest.raises(InputError, match=re.escape(message)):
+        prepare(config)
 
 
 CONTRADICTIONS = {
@@ -205,6 +257,39 @@ def test_the_example_says_what_every_analysis_is_asked():
             'base = "a"\ntuned = "b"\n[[prompt]]\nid = "x"\ntext = "x"\n[[prompt]]\nid = "x"\ntext = "y"\n',
             ", line 3: two prompts have the same id",
         ),
+        (BARE + '[[prompt]]\nid = "x"\n', ", line 3: prompt 'x' has neither a text nor messages, expected one of them"),
+        (
+            BARE + "[[prompt]]\nmessages = []\ntext = 'a'\n",
+            ", line 4: a prompt has both a text and messages, expected one",
+        ),
+        (
+            BARE + "[[prompt]]\nmessages = []\ninstruction = ['a']\n",
+            ", line 5: a prompt has messages: its instruction stands in the message that holds it",
+        ),
+        (
+            BARE + "[[prompt]]\nmessages = []\ncontext = ['a']\n",
+            ", line 5: a prompt has messages: its context stands in the message that holds it",
+        ),
+        (BARE + "[[prompt]]\nmessages = 'a'\n", ", line 4: prompt[0].messages is 'a', expected a list"),
+        (BARE + "[[prompt]]\nmessages = ['a']\n", ", line 4: prompt[0].messages[0] is 'a', expected a table of keys"),
+        (
+            BARE + "[[prompt]]\nmessages = [{role = 'user', content = 3}]\n",
+            ", line 4: prompt[0].messages[0].content is 3, expected a text in quotes",
+        ),
+        (BARE + "[[prompt]]\nmessages = [{role = 'user'}]\n", ": prompt[0].messages[0].content is missing"),
+        (
+            BARE + "[[prompt]]\nmessages = [{role = 'user', content = 'a', tone = 'b'}]\n",
+            ", line 4: unknown key 'prompt[0].messages[0].tone', available: role, content, instruction, context",
+        ),
+        *(
+            (f'{GOOD}[attribute]\ntarget = "{name}"\n', f", line 6: attribute.target is '{name}', expected {TARGETS}")
+            for name in ("odds", "contrast:", "contrast: yes", "contrast: yes|", "contrast:| no", "contrast:a|b|c")
+        ),
+        (
+            GOOD + '[attribute]\ntarget = "contrast:a|a"\n',
+            f", line 6: attribute.target is 'contrast:a|a', expected {TARGETS}",
+        ),
+        (GOOD + "[attribute]\ntarget = 3\n", ", line 6: attribute.target is 3, expected a text in quotes"),
         ('base = "a"\ntuned = "b"\nanalyses = ["outputs"]\n', ", line 3: outputs needs prompts"),
         ('base = "a"\ntuned = "b"\n', ": instruction_use needs prompts"),
         ('base = "a"\nprompts = "p.jsonl"\n', ": tuned is missing, a config needs it"),

@@ -168,14 +168,16 @@ def test_how_many_models_are_held(models, tmp_path):
 # what units cost
 def test_every_step_costs_something_and_what_takes_time_more_than_nothing(models, tmp_path):
     config, runner = runner_of(models, tmp_path, templates=["raw", "chat"])
+    _, choosing = runner_of(models, tmp_path, attribute={"target": "choice"})  # which has a step of its own
     probe = probe_of(config, runner)
     names = {step.name for analysis in ANALYSES for step in analysis.steps}
     assert names <= set(runner.graph.steps)
     for name in sorted(names):
-        step, units = runner.graph.steps[name], runner.graph.units[name]
+        asking = choosing if name == "attribution_choices" else runner
+        step, units = asking.graph.steps[name], asking.graph.units[name]
         assert units, f"{name} has no unit even where everything is asked for"
         for unit in units:
-            found = cost(runner, probe, name, unit)
+            found = cost(asking, probe, name, unit)
             assert math.isfinite(found)
             assert found >= 0
             assert found > 0 or not step.needs & TAKES_TIME, f"{name} takes time and costs nothing"

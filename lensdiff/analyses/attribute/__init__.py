@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from lensdiff.analyses.attribute.defaults import (
     BASELINE,
@@ -15,17 +15,28 @@ from lensdiff.analyses.attribute.defaults import (
     PATH,
     TARGET,
 )
+from lensdiff.analyses.attribute.target_names import CHOICE, EXPECTED, NAMES, contrasted
 from lensdiff.steps.analysis import Analysis
-from lensdiff.steps.options import Count, Number, Options, option
+from lensdiff.steps.options import Count, Number, Options, contradiction, expected, option
 
+
+def _is_target(given: str) -> str:
+    if given not in NAMES and contrasted(given) is None:
+        raise expected(EXPECTED)
+    return given
+
+
+Target = Annotated[str, AfterValidator(_is_target)]
 Baseline = Annotated[str, Field(pattern="^(zero|mean|token:.+)$")]
 
 
 class AttributeOptions(Options):
     """Options of `attribute`."""
 
-    target: Literal["probability", "log_probability", "logit"] = option(
-        TARGET, "What is differentiated: probability, log_probability or logit."
+    target: Target = option(
+        TARGET,
+        "What is differentiated: probability, log_probability, logit, two tokens' logits ('contrast: yes| no'), or "
+        "choice: the tuned model's next token against the base's, on the tuned model's text (no curves then).",
     )
     path: Literal["point", "integrated"] = option(
         PATH, "Where it is differentiated: point (the prompt itself) or integrated (along a path from a baseline)."
@@ -40,6 +51,14 @@ class AttributeOptions(Options):
     curve_draws: Number = option(CURVE_DRAWS, "Random orders beside these curves; a band takes 19.")
     curve_tokens: Count = option(CURVE_TOKENS, "Tokens of the tuned model's response that these curves read.")
     retokenise: bool = option(False, "Attribute an own response as the paper's authors do, from its text.")
+
+    @model_validator(mode="after")
+    def _one_text(self) -> "AttributeOptions":
+        if self.target == CHOICE and self.retokenise:
+            raise contradiction(
+                "retokenise", f"target {CHOICE} reads one text in both models: leave retokenise to the other targets"
+            )
+        return self
 
 
 ANALYSIS = Analysis(

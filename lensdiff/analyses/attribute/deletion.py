@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lensdiff.analyses.attribute.fitting import how_many, of_pass
 from lensdiff.models import ModelView
 from lensdiff.models.text import Encoded
 
@@ -74,6 +75,7 @@ def _mean_target(
         skip = {encoded.n_special + int(i) for i in gone}
         batch.append([token for i, token in enumerate(encoded.ids[:-1]) if i not in skip])
     tokens = torch.tensor(batch, device=view.device)
+    at_once = how_many(view, len(tokens), of_pass(view, tokens.shape[1]))
     with torch.no_grad():
-        hidden = view.forward.final(tokens)[:, -len(ids) :]
+        hidden = torch.cat([view.forward.final(some)[:, -len(ids) :] for some in tokens.split(at_once)])
         return torch.stack([target(view.forward.unembed(h), ids).mean() for h in hidden]).cpu()

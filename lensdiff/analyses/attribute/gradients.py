@@ -8,7 +8,8 @@ unembedding gives every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n
     forward mode    I[n,m] = < g_m, J[m,n] E[x_n] >      one Jacobian-vector product an input token gives all outputs
     reverse mode    I[n,m] = < J[m,n]^T g_m, E[x_n] >    one vector-Jacobian product an output token gives all inputs
 
-Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk. Some models cannot be
+Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk, which is bounded
+however many tokens there are (`fitting`); reverse mode holds the graph of one pass. Some models cannot be
 run in it (experts that are chosen by data, rotary embeddings that ask how long the sequence is). Reverse mode computes
 no weight gradients and cuts the sequence at the outputs it computes, where that leaves them as they are.
 
@@ -26,17 +27,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.attribute.fitting import how_many, of_pass
 from lensdiff.analyses.attribute.targets import Target
 from lensdiff.models import ModelView, Point
 from lensdiff.models.linearized import can_linearize, push_tangents
-from lensdiff.models.memory import available_memory
 from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
 Mode = Literal["forward", "reverse"]
 _ONE_TRANSFORM = threading.Lock()  # forward-mode levels are counted for the whole process, whichever model is in them
 SAME = 1e-3  # of the largest number: more than rounding, less than what another length does to a stretched rotation
-MEMORY_SHARE = 0.25  # of what is free, for tangents or a graph
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
 # of a vector-Jacobian product, in units of a tangent's row; experiments/benchmarks/attribution.py --no-rivals measured
 # that both modes cost the same within 12 % where this makes them equal
@@ -189,10 +189,6 @@ def cheaper_mode(view: ModelView, n_inputs: int, n_outputs: int) -> Mode:
 
 
 def forward_chunk(view: ModelView, n_inputs: int, length: int, *, fast: bool) -> int:
-    """Return how many input tokens fit at once in a quarter of the free memory."""
-    size = torch.finfo(view.dtype).bits // 8
-    heads = view.n_heads * length
-    # tangents kept for the whole sequence, and what a block needs of them at a time
-    widths = view.d_model if fast else 6 * view.d_model + 4 * heads + 4 * view.d_mlp
-    each = length * widths * size
-    return max(1, min(n_inputs, int(MEMORY_SHARE * available_memory(view.device) / each)))
+    """Return how many input tokens are computed at once (see `fitting`)."""
+    # tangents kept for the whole sequence, and in the general way what a block needs of them at a time
+    return how_many(view, n_inputs, length * view.d_model if fast else of_pass(view, length))

@@ -14,21 +14,28 @@ from lensdiff.analyses.attribute.deletion_curve import deletion_curve
 from lensdiff.analyses.attribute.gradients import rows_of
 from lensdiff.analyses.attribute.measure import Method, attribute
 from lensdiff.analyses.attribute.replication import of_own
+from lensdiff.analyses.attribute.target_names import CHOICE
+from lensdiff.analyses.attribute.targets import target_named
+from lensdiff.analyses.attribute.text_choices import TextChoices
 from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import view_of
+from lensdiff.models.aligned_text import align_text
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
 from lensdiff.steps import responses
 from lensdiff.steps.beside import tell_failures, told_once
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
+from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import PROBED_TOKENS, Probe, seconds
-from lensdiff.steps.step import NotPossible, Read, Step, one_unit
+from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, model_columns, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
+from lensdiff.steps.validity import of_unit as validity_of
 
-CURVES = "deletion_curves"
+CURVES, CHOICES = "deletion_curves", "attribution_choices"
 
 
 # a unit per model and prompt, controls among them
@@ -38,27 +45,61 @@ def units(plan: Plan, options: AttributeOptions) -> list[Unit]:
 
 
 def reads(plan: Plan, unit: Unit, options: AttributeOptions) -> Iterable[Read]:
+    if options.target == CHOICE:
+        return [*validity_of(plan, unit), Read(CHOICES, Unit(prompt=unit.prompt))]
     return [Read(responses.CONTROL_STEP if unit.control else responses.RESPONSES_STEP, unit)]
 
 
 def work(inputs: Inputs, unit: Unit, options: AttributeOptions) -> Attribution:
-    """Attribute a model's own response to the prompt."""
-    assert unit.model is not None
-    response = responses.said(inputs.found, unit.model, inputs.prompt.id)
-    if options.retokenise and isinstance(response, Response) and response.text.strip():
-        response = response.text
+    """Attribute to the prompt a model's own response, or where both models' choices are asked for, the tuned one's."""
+    response, target = _asked(inputs, unit, options)
     draws = 0 if unit.control else options.deletion_draws
     return attribute(
         inputs.model,
         inputs.prompt,
         response,
-        target=options.target,
+        target=target,
         path=options.path,
         baseline=options.baseline,
         nodes=options.nodes,
         method=options.method,
         deletion_draws=draws,
     )
+
+
+def _asked(inputs: Inputs, unit: Unit, options: AttributeOptions) -> tuple[Response | str | None, Any]:
+    """Return the response and the target of a unit."""
+    assert unit.model is not None
+    if options.target == CHOICE:
+        choices = inputs.found.one(CHOICES, TextChoices, Unit(prompt=unit.prompt))
+        side = "tuned" if unit.model == "tuned" else "base"  # a control has the base's vocabulary
+        return None, choices.target(view_of(inputs.model), inputs.prompt, side)
+    response = responses.said(inputs.found, unit.model, inputs.prompt.id)
+    if options.retokenise and isinstance(response, Response) and response.text.strip():
+        response = response.text
+    return response, target_named(options.target)
+
+
+def choice_reads(plan: Plan, unit: Unit, options: Options) -> Iterable[Read]:
+    return [Read(responses.RESPONSES_STEP, Unit("tuned", unit.prompt))]
+
+
+def choices(inputs: Inputs, unit: Unit, options: Options) -> TextChoices:
+    """Return what both models would say at each token of the tuned model's response.
+
+    Raises:
+        NotPossible: the models read it as different tokens, or it is empty.
+    """
+    said = responses.said(inputs.found, "tuned", inputs.prompt.id)
+    try:
+        text = align_text(inputs.pair, inputs.prompt, said, max_new_tokens=1, prepend_bos=None)
+        return TextChoices.of(inputs.pair, text)
+    except InputError as error:
+        raise NotPossible(str(error)) from None
+
+
+def choice_cost(probe: Probe, unit: Unit, options: Options) -> float:
+    return probe.read(len(SIDES) * probe.n_text, passes=len(SIDES))
 
 
 def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
@@ -101,7 +142,8 @@ def _measured(probe: Probe, prompt: Prompt, response: Response, n: int) -> tuple
 
 # what happens as tokens are removed: both models on the tuned model's response to the first prompts
 def curve_units(plan: Plan, options: AttributeOptions) -> list[Unit]:
-    return one_unit(plan, options) if options.curve_prompts else []
+    # a choice of both models is of the tuned model's text alone: there is no map of a model's own to order tokens by
+    return one_unit(plan, options) if options.curve_prompts and options.target != CHOICE else []
 
 
 def curve_reads(plan: Plan, unit: Unit, options: AttributeOptions) -> Iterable[Read]:
@@ -120,7 +162,8 @@ def curves(inputs: Inputs, unit: Unit, options: AttributeOptions) -> DeletionCur
     read = [(p, s) for p, s in zip(prompts, said, strict=True) if not isinstance(s, str) or s.strip()]
     if not read:
         raise NotPossible("none of the first prompts was answered by both models")
-    how: Any = {name: getattr(options, name) for name in ("target", "path", "baseline", "nodes", "method")}
+    how: Any = {name: getattr(options, name) for name in ("path", "baseline", "nodes", "method")}
+    how["target"] = target_named(options.target)
     how |= {"draws": options.curve_draws, "seed": inputs.seed, "progress": False}
     try:
         with told_once():
@@ -167,6 +210,18 @@ STEPS: tuple[Step[Any, Any], ...] = (
     responses.RESPONSES,
     VALIDITY,
     responses.CONTROL_RESPONSES,
+    Step(
+        name=CHOICES,
+        title="choices of both models",
+        options=Options,
+        result=TextChoices,
+        units=no_units,
+        work=choices,
+        cost=choice_cost,
+        reads=choice_reads,
+        kept=none_kept,
+        needs=frozenset({"pair", "prompt"}),
+    ),
     Step(
         name="attribution",
         title="attribution",

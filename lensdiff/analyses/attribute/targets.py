@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.attribute.target_names import contrasted
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import ModelView
 from lensdiff.results import InputError
@@ -81,6 +82,20 @@ def contrast(token: str, against: str) -> Contrast:
     if not isinstance(token, str) or not isinstance(against, str) or token == against:
         raise InputError(f"a contrast of {token!r} and {against!r} was asked for, expected two different texts")
     return Contrast(token, against)
+
+
+def target_named(name: str) -> TargetName | Contrast:
+    """Return the target of one model that a config names, as `attribute` takes it: "contrast: yes| no" is a contrast.
+
+    Raises:
+        InputError: there is no target of one model of that name.
+    """
+    if (texts := contrasted(name)) is not None:
+        return contrast(*texts)
+    found: TargetName | None = next((known for known in TARGETS if known == name), None)
+    if found is None:
+        raise InputError(f"target {name!r} is none of {', '.join(TARGETS)}, and no contrast:TEXT|TEXT")
+    return found
 
 
 def one_token(view: ModelView, text: str) -> int:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lensdiff.analyses.attribute import view_curves as view_curves
 from lensdiff.analyses.attribute.attribution import Attribution
+from lensdiff.analyses.attribute.defaults import TARGET
 from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
@@ -15,6 +19,29 @@ from lensdiff.views.numbers import rounded, rounded_all
 from lensdiff.views.prompts import how_read, prompt_label, shared_prompts
 from lensdiff.views.show import register_diff, register_many, register_view
 from lensdiff.views.widget import Role, Widget, packed
+
+LONG = 64  # tokens of a segment that can be folded
+SHARE_DIGITS = 6  # of shares, of which a page shows tenths of a per cent
+HIGHEST = 10  # tokens that can be shown one after the other
+
+
+@dataclass(frozen=True)
+class SegmentData:
+    """Consecutive prompt tokens of one part, so many that they can be folded.
+
+    Attributes:
+        part: as in `SideData`.
+        start, end: its tokens.
+        support: its share of what supports the response, by what is chosen: of the density for the whole response,
+            then of the positive scores of each response token; 0 where there are none.
+        against: likewise of the negative scores; 0 for the whole response.
+    """
+
+    part: str
+    start: int
+    end: int
+    support: list[float]
+    against: list[float]
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,9 @@ class SideData:
         out_tokens: of the response.
         parts: of each prompt token: "instruction", "context", "template" or "".
         scores: [prompt token][response token], each column divided by its largest |score|, as `packed` packs them.
-        tops: the largest |score| of each response token.
+        tops: the largest |score| of each response token; largest: the largest score.
+        highest: by what is chosen, as in `SegmentData`, the prompt tokens of the highest positive scores, by rank.
+        segments: the long ones.
         density: importance density of each prompt token.
         probabilities: of each response token.
     """
@@ -42,6 +71,9 @@ class SideData:
     parts: list[str]
     scores: str
     tops: list[float]
+    largest: list[float]
+    highest: list[list[int]]
+    segments: list[SegmentData]
     density: list[float]
     probabilities: list[float]
 
@@ -107,7 +139,7 @@ def _named(side: str, result: Attribution) -> str:
 
 
 def _widget(prompts: list[PromptData], title: str) -> Widget:
-    return Widget("attribution", AttributionData(prompts), title, circuitsvis=True, height=620)
+    return Widget("attribution", AttributionData(prompts), title, height=640)
 
 
 def _prompt(sides: list[tuple[Role, str, Attribution]]) -> PromptData:
@@ -118,7 +150,8 @@ def _prompt(sides: list[tuple[Role, str, Attribution]]) -> PromptData:
 def _side(role: Role, name: str, result: Attribution) -> SideData:
     masks = {name: mask for name, mask in result.parts.items() if name != "other"}
     parts = [next((name for name, mask in masks.items() if mask[i]), "") for i in range(len(result.in_tokens))]
-    tops = result.scores.abs().amax(dim=0) if len(result.scores) else torch.zeros(0)
+    scores, density = result.scores, result.density()
+    tops = scores.abs().amax(dim=0) if len(scores) else torch.zeros(0)
     return SideData(
         role,
         name,
@@ -126,16 +159,46 @@ def _side(role: Role, name: str, result: Attribution) -> SideData:
         result.in_tokens,
         result.out_tokens,
         parts,
-        scores=packed(result.scores / tops.clamp(min=torch.finfo(tops.dtype).tiny)),
+        scores=packed(scores / tops.clamp(min=torch.finfo(tops.dtype).tiny)),
         tops=rounded_all(tops),
-        density=rounded_all(result.density()),
+        largest=rounded_all(scores.amax(dim=0) if len(scores) else tops),
+        highest=[_highest(column) for column in (density, *scores.T)],
+        segments=_segments(parts, density, scores),
+        density=rounded_all(density),
         probabilities=rounded_all(result.probabilities),
     )
 
 
+def _highest(column: Float[Tensor, " in_pos"]) -> list[int]:
+    order = column.argsort(descending=True, stable=True)[:HIGHEST]
+    return [int(n) for n in order if column[n] > 0]
+
+
+def _segments(
+    parts: Sequence[str], density: Float[Tensor, " in_pos"], scores: Float[Tensor, "in_pos out_pos"]
+) -> list[SegmentData]:
+    found, start = [], 0
+    # sums in double precision, of the scores themselves: those that are packed would not add up
+    columns = torch.cat([density[:, None].double(), scores.double()], dim=1)
+    positive, negative = columns.clamp(min=0), -columns.clamp(max=0)
+    for part, group in groupby(parts):
+        end = start + len(list(group))
+        if end - start > LONG:
+            shares = [rounded_all(_share(values, start, end), SHARE_DIGITS) for values in (positive, negative)]
+            found.append(SegmentData(part, start, end, *shares))
+        start = end
+    return found
+
+
+def _share(values: Float[Tensor, "in_pos column"], start: int, end: int) -> Float[Tensor, " column"]:
+    total = values.sum(dim=0)
+    return values[start:end].sum(dim=0) / torch.where(total > 0, total, 1.0)
+
+
 def facts(result: Attribution) -> str:
-    """Return what belongs beside a map in one line: its path, the instruction's score and the deletion check."""
-    parts = []
+    """Return what belongs beside a map in one line: another target than the default, its path, the deletion check."""
+    target = result.provenance.options.get("target", TARGET)
+    parts = [] if target == TARGET else [f"target {target}"]
     if result.completeness is not None:
         options = result.provenance.options
         parts.append(

@@ -45,26 +45,30 @@ const LensDiff = {
     return size >= 1e-3 && size < 1e5 ? Number(value.toPrecision(digits)).toString() : value.toExponential(digits - 1);
   },
 
-  // a row of buttons of which one is pressed; arrow keys move, onchoose(index) is called
+  // a row of buttons of which one is pressed; arrow keys, Home, End, PageUp and PageDown (ten at a time) move, onchoose(index) is called
   choices(labels, onchoose, label) {
     const buttons = labels.map((text, index) =>
       LensDiff.make("button", { type: "button", class: "ld-choice", "aria-pressed": "false", tabindex: -1, onclick: () => choose(index) }, text)
     );
+    let chosen = -1;
     const choose = (index, focus) => {
-      buttons.forEach((b, i) => {
-        b.setAttribute("aria-pressed", String(i === index));
-        b.tabIndex = i === index ? 0 : -1;
-      });
+      for (const i of [chosen, index]) {
+        if (i < 0) continue;
+        buttons[i].setAttribute("aria-pressed", String(i === index));
+        buttons[i].tabIndex = i === index ? 0 : -1;
+      }
+      chosen = index;
       if (focus) buttons[index].focus();
       onchoose(index);
     };
     const row = LensDiff.make("div", { class: "ld-choices", role: "group", "aria-label": label }, buttons);
     row.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      const at = buttons.indexOf(document.activeElement);
-      if (!step || at < 0) return;
+      const at = buttons.indexOf(document.activeElement), n = buttons.length;
+      const to = { ArrowRight: (at + 1) % n, ArrowDown: (at + 1) % n, ArrowLeft: (at - 1 + n) % n, ArrowUp: (at - 1 + n) % n,
+        Home: 0, End: n - 1, PageDown: Math.min(at + 10, n - 1), PageUp: Math.max(at - 10, 0) }[event.key];
+      if (to === undefined || at < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();
-      choose((at + step + buttons.length) % buttons.length, true);
+      choose(to, true);
     });
     row.choose = choose;
     return row;

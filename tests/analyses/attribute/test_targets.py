@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lensdiff import contrast, load_pair
+from lensdiff.analyses.attribute import AttributeOptions
 from lensdiff.analyses.attribute.measure import attribute
-from lensdiff.analyses.attribute.targets import Contrast, target_of
+from lensdiff.analyses.attribute.targets import Contrast, target_named, target_of
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_model, view_of
 from lensdiff.models.pair import ModelPair
@@ -69,6 +70,28 @@ def test_a_contrast_is_the_difference_of_two_logits(model, method):
 def test_a_text_of_a_contrast_is_one_token(model, given, message):
     with pytest.raises(InputError, match=message):
         attribute(model, PROMPT, RESPONSE, target=contrast(*given))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("contrast: yes| no", Contrast(" yes", " no")),
+        ("contrast:,|: ", Contrast(",", ": ")),
+        ("probability", "probability"),
+        ("logit", "logit"),
+    ],
+)
+def test_a_target_has_a_name_in_a_config(name, expected):
+    assert target_named(name) == expected
+    assert AttributeOptions(target=name).target == name
+
+
+@pytest.mark.parametrize(
+    "name", ["odds", "choice", "contrast", "contrast: yes", "contrast:a|a", "contrast:|a", "contrast:a|b|c"]
+)
+def test_a_name_of_no_target_is_refused(name):
+    with pytest.raises(InputError, match=r"is none of probability, .*, and no contrast:TEXT\|TEXT"):
+        target_named(name)
 
 
 @pytest.mark.parametrize("given", [("a", "a"), (3, "a")])

@@ -81,6 +81,12 @@ def test_facts_say_what_a_map_is_worth():
     assert "as generated" in line
 
 
+def test_facts_name_a_target_that_is_not_the_default():
+    result = attribution(instruction=0)
+    other = replace(result, provenance=replace(result.provenance, options={"target": "contrast(' yes', ' no')"}))
+    assert facts(other).startswith("target contrast(' yes', ' no'); response given")
+
+
 def test_facts_leave_out_what_is_not_known():
     line = facts(attribution(instruction=0))
     assert line == "response given as text; raw prompt, no chat template"
