@@ -45,3 +45,5 @@ from .models.text import generate as generate
 from .pipeline.report import Report as Report
 from .pipeline.whole import run as run
 from .results.diff import Diff as Diff
+
+__version__: str

@@ -24,9 +24,15 @@ class PairFacts(Result):
         differences: what, base, tuned, meaning; a row per thing.
     """
 
+    calls = ("top()", "to_df()")
+
     base: dict[str, Any]
     tuned: dict[str, Any]
     differences: list[dict[str, str]]
+
+    def told(self) -> list[str]:
+        """Return what differs beside the weights."""
+        return ["differ beside their weights in: " + (", ".join(row["what"] for row in self.differences) or "nothing")]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per difference: what, base, tuned, meaning."""
@@ -34,7 +40,7 @@ class PairFacts(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k differences."""
-        return self.to_df().head(k)
+        return self.to_df().head(k)[["what", "base", "tuned"]]
 
 
 def describe(inputs: Inputs, unit: Unit, options: Options) -> PairFacts:

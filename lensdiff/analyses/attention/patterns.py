@@ -99,6 +99,11 @@ class AttentionPatterns(Result):
     template_share: Float[Tensor, "layer head_index"]
     patterns: Float[Tensor, "layer head_index query_pos key_pos"]
 
+    def told(self) -> list[str]:
+        """Return means over heads, in bits and shares."""
+        means = ((name, float(getattr(self, name).nanmean())) for name in TOLD)
+        return ["means over heads: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means if mean == mean)]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: prompt_id, layer, head_index sink, entropy, instruction, context, template."""
         axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
@@ -111,7 +116,7 @@ class AttentionPatterns(Result):
 
         Without that share (see the module) the k heads that look least at the first token.
         """
-        table = self.to_df()
+        table = self.to_df().drop(columns=["prompt_id", "template_share"])
         if self.instruction_share.isnan().any():
             return table.nsmallest(k, "sink_share").reset_index(drop=True)
         return table.nlargest(k, "instruction_share").reset_index(drop=True)

@@ -41,6 +41,8 @@ class Attribution(Result):
             None of one at a point.
     """
 
+    calls = ("shares()", "words()", "top()", "to_df()", "show()")
+
     prompt_id: str
     prompt: str
     response: str
@@ -146,6 +148,16 @@ class Attribution(Result):
             context=any_of(self.context),
             template=None if self.template is None else any_of(self.template),
         )
+
+    def told(self) -> list[str]:
+        """Return the prompt tokens of most importance, the instruction's score, and the map's trust number."""
+        most = ", ".join(f"{row.in_token!r} {row.density:.3g}" for row in self.top(4).itertuples())
+        lines = [f"prompt tokens of most importance (density): {most}"]
+        score = self.instruction_score()
+        lines += [f"score of the instruction: {score:.3g}"] if score == score else []
+        if self.deletion is not None:
+            lines.append(f"deleting the first {self.deletion.k} beats {self.deletion.beaten:.0%} of random deletions")
+        return lines
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""

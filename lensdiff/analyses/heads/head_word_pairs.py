@@ -26,7 +26,7 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -74,6 +74,8 @@ class HeadWordPairs(Result):
     layer_by_layer: ClassVar[bool] = True
     ragged: ClassVar[Mapping[str, str]] = {"pair": "starts"}
 
+    calls = ("top()", "table()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     words: tuple[str, ...]
@@ -100,6 +102,16 @@ class HeadWordPairs(Result):
         starts = self.starts[row * d_head : (row + 1) * d_head + 1]
         first, last = int(starts[0]), int(starts[-1])
         return Pairs(starts - first, self.key[first:last], self.query[first:last], self.cosine[first:last])
+
+    def told(self) -> list[str]:
+        """Return how many pairs there are, and the best of the dimension with the largest share of energy."""
+        of = f"{len(self.layers)} layers, {len(self.heads)} heads, {len(self.words)} words"
+        first: Any = next(self.top(1).itertuples(), None)
+        lines = [f"{len(self.key)} word pairs of {of}"]
+        if first is None:
+            return lines
+        where = f"layer {first.layer}, head {first.head_index}, dimension {first.dim}"
+        return [*lines, f"{where}: {first.key_word} - {first.query_word} (cosine {first.cosine:.2f})"]
 
     def to_df(self, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> pd.DataFrame:
         """Return all pairs of the layers and heads asked for, one row each.
@@ -128,7 +140,8 @@ class HeadWordPairs(Result):
         share = self.energy / self.energy.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         share = torch.where(self.counts > 0, share, -torch.ones_like(share)).flatten()
         best = share.topk(min(k, int((share > 0).sum())))
-        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices))
+        columns = ["layer", "head_index", "dim", "energy", "key_word", "query_word", "cosine"]
+        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices))[columns]
 
     def _rows(self, table_top: int | None, layers: Sequence[int] | None, heads: Sequence[int] | None) -> pd.DataFrame:
         chosen = torch.zeros(self.dims.shape[:2], dtype=torch.bool)

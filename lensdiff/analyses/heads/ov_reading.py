@@ -43,6 +43,7 @@ from lensdiff.results.tidy import tidy
 OV_SIDES = ("read", "write")
 COMPONENTS = 3  # per head
 POLES = (1, -1)
+SHOWN = 3  # words of a side in `top`
 
 
 class Directions(NamedTuple):
@@ -86,6 +87,14 @@ class OVReading(Result):
     word_index: Int[Tensor, "layer head_index component side pole rank"]
     score: Float[Tensor, "layer head_index component side pole rank"]
 
+    def told(self) -> list[str]:
+        """Return what the component reads and writes that holds most of its head's W_OV."""
+        first: Any = next(self.top(1).itertuples(), None)
+        if first is None:
+            return []
+        where = f"layer {first.layer}, head {first.head_index}, component {first.component} ({first.share:.0%})"
+        return [f"{where} reads {first.reads}; writes {first.writes}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per word.
 
@@ -126,15 +135,18 @@ class OVReading(Result):
         return tuple(self.words[i] for i in self.word_index[tuple(places)].tolist())
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k components that hold most of their head's W_OV: what they read and write at either pole."""
+        """Return the k components that hold most of their head's W_OV: the first words they read and write.
+
+        Those of the plus pole; `words_of` and `to_df` have all of both.
+        """
         best = self.share.flatten().topk(min(k, self.share.numel())).indices
         layer, head, component = (x.tolist() for x in torch.unravel_index(best, self.share.shape))
         rows = []
         for i, j, c in zip(layer, head, component, strict=True):
             place = self.layers[i], self.heads[j], c
-            words = [", ".join(self.words_of(*place, side, pole)) for pole in POLES for side in OV_SIDES]
+            words = [", ".join(self.words_of(*place, side, POLES[0])[:SHOWN]) for side in OV_SIDES]
             rows.append((*place, float(self.share[i, j, c]), *words))
-        columns = ["layer", "head_index", "component", "share", "reads", "writes", "reads_minus", "writes_minus"]
+        columns = ["layer", "head_index", "component", "share", "reads", "writes"]
         return pd.DataFrame(rows, columns=columns)
 
 

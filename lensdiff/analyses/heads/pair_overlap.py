@@ -18,7 +18,7 @@ Reference: ours; the pairs are those of Wu et al., NAACL 2024, section 5; doi 10
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,13 @@ class PairOverlap(Result):
     changed_dims: Int[Tensor, "side layer head_index rank"]
     whole: stats.Envelope | None
 
+    def told(self) -> list[str]:
+        """Return the mean Jaccard beside controls, and the head whose pairs changed most."""
+        where: Any = self.top(1).iloc[0]
+        beside = f"{float(self.jaccard.mean()):.3g}" if self.whole is None else str(self.whole)
+        most = f"layer {where.layer:.0f}, head {where.head_index:.0f}: {where.jaccard:.3g}"
+        return [f"Jaccard of the pairs, mean of all heads: {beside}", f"changed most: {most}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per head.
 
@@ -120,7 +127,8 @@ class PairOverlap(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose pairs changed most, by Jaccard."""
-        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True)
+        columns = ["layer", "head_index", "jaccard", "jaccard_control_low", "jaccard_control_high", "gained", "lost"]
+        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True)[columns]
 
 
 def pair_overlap(

@@ -20,6 +20,7 @@ Reference: ours; Su et al., RoFormer, 2021 (rotary positions); Xiao et al., ICLR
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,15 @@ class QKReading(Result):
     score: Float[Tensor, "layer head_index pair distance"]
     sink_score: Float[Tensor, "layer head_index pair"]
     sink_share: Float[Tensor, "layer head_index pair distance"]
+
+    def told(self) -> list[str]:
+        """Return the pair that takes most from the first token."""
+        first: Any = next(self.top(1).itertuples(), None)
+        if first is None:
+            return ["no pair has a score"]
+        where = f"layer {first.layer}, head {first.head_index}, distance {first.distance}"
+        pair = f"{first.query_word!r} looking at {first.key_word!r}"
+        return [f"least of the first token: {pair}, {where} (share {first.sink_share:.3g})"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head, pair and distance.

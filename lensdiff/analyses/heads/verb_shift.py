@@ -34,6 +34,7 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,8 @@ class VerbShift(Result):
     Controls are in the order of `provenance.controls`.
     """
 
+    calls = ("summary()", "heads()", "top()", "to_df()", "show()")
+
     verbs: tuple[str, ...]
     n_instruction: int
     groups: tuple[GroupShift, ...]
@@ -113,6 +116,15 @@ class VerbShift(Result):
     def control_kinds(self) -> tuple[str, ...]:
         """The kind of every control."""
         return self.provenance.control_kinds
+
+    def told(self) -> list[str]:
+        """Return the test of the whole model, beside controls, and the verb that rose most."""
+        test, beside = self.whole.label_test, self.beside() if self.provenance.controls else None
+        lines = [f"T of all layers: {self.whole.label_note or 'not testable' if test is None else test}"]
+        lines += [] if beside is None else [f"beside controls: {beside}"]
+        verb: Any = self.top(1).iloc[0]
+        most = f"rose most: {verb.verb!r}, in {verb.heads_up} heads (fell in {verb.heads_down})"
+        return [*lines, most if verb.heads_up else "no instruction verb rose in any head"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per verb and group of layers; share is NaN where no head differs.

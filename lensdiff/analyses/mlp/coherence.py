@@ -82,6 +82,8 @@ class Coherence(Result):
         coverage: share of the concepts' words that have a word vector.
     """
 
+    calls = ("by_layer()", "top()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     coherence: Float[Tensor, "layer side component"]
@@ -90,6 +92,13 @@ class Coherence(Result):
     p: Float[Tensor, "layer side component"]
     p_adjusted: Float[Tensor, "layer side component"]
     coverage: float
+
+    def told(self) -> list[str]:
+        """Return the mean coherence beside that of random directions, and how many components lie above it."""
+        lines = [f"mean coherence {float(self.coherence.nanmean()):.3g}, of random directions "
+                 f"{float(self.null.nanmean()):.3g}"]  # fmt: skip
+        n, above = int((~self.p.isnan()).sum()), int((self.p_adjusted <= SIGNIFICANT).sum())
+        return [*lines, f"{above} of {n} components above it (adjusted p of at most {SIGNIFICANT})"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio, coherence, p, p_adjusted."""

@@ -166,6 +166,8 @@ class ConceptDirections(Result):
 
     layer_by_layer: ClassVar[bool] = True
 
+    calls = ("top()", "to_df()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     components: Float[Tensor, "layer side component d_model"]

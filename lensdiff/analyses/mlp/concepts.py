@@ -16,7 +16,7 @@ own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, SupportsInt
+from typing import Any, ClassVar, Literal, NamedTuple, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 Embedding = Literal["W_U", "W_E"]
+SHOWN = 4  # words of a component in `top`
 READ_AGAINST: dict[Side, Embedding] = {"value": "W_U", "key": "W_E", "gate": "W_E"}
 
 
@@ -76,6 +77,8 @@ class MLPConcepts(Result):
 
     layer_by_layer: ClassVar[bool] = True
 
+    calls = ("top()", "poles()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     words: tuple[str, ...]
@@ -86,6 +89,12 @@ class MLPConcepts(Result):
     score: Float[Tensor, "layer side component word"]
     pole_index: Int[Tensor, "layer side component pole word"]
     pole_score: Float[Tensor, "layer side component pole word"]
+
+    def told(self) -> list[str]:
+        """Return the component that explains most of its layer's variance, with its words."""
+        row: Any = self.top(1).iloc[0]
+        where = f"layer {row.layer}, {row.side} component {row.component}"
+        return [f"{where} explains {row.explained_variance_ratio:.1%}: {row.words}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per word of a component: layer, side, component, explained_variance_ratio, rank, word, score.
@@ -107,8 +116,11 @@ class MLPConcepts(Result):
         return tidy(axes, {"word": self._words(self.pole_index), "score": self.pole_score})
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k components that explain most of their layer's variance, each with its words in one text."""
-        shown = min(15, self.index.shape[3])
+        """Return the k components that explain most of their layer's variance, each with its first words in one text.
+
+        `words_of` and `to_df` have more of them.
+        """
+        shown = min(SHOWN, self.index.shape[3])
         frame = tidy(self._components, {"explained_variance_ratio": self.explained_variance_ratio})
         frame["words"] = [", ".join(row) for row in self._words(self.index[..., :shown]).reshape(-1, shown)]
         return frame.nlargest(k, "explained_variance_ratio").reset_index(drop=True)

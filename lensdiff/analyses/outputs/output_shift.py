@@ -71,6 +71,8 @@ class OutputShift(Result):
             those means under each model.
     """
 
+    calls = ("changed_tokens()", "top()", "to_df()", "show()")
+
     prompt_id: str
     prompt: str
     response: str
@@ -95,6 +97,16 @@ class OutputShift(Result):
     def kinds(self) -> tuple[str, ...]:
         """The class of each response token."""
         return tuple(kind_of(rank) for rank in self.choice_rank.tolist())
+
+    def told(self) -> list[str]:
+        """Return the mean divergence, the classes of the tokens, and where the models differ most."""
+        if not len(self.out_tokens):
+            return ["the response is empty"]
+        counts = ", ".join(f"{self.kinds.count(kind)} {kind}" for kind in KINDS)
+        row: Any = self.top(1).iloc[0]
+        choices = f"the base chooses {row.base_choice!r}, the tuned model {row.tuned_choice!r}"
+        lines = [f"KL(tuned || base) {float(self.kl.mean()):.3g} nats per token, JS {float(self.js.mean()):.3g} bits"]
+        return [*lines, f"tokens: {counts}", f"largest KL {row.kl:.3g} at {row.token!r}: {choices}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per response token.
@@ -124,7 +136,8 @@ class OutputShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k response tokens at which the models differ most, by `kl`."""
-        return self.to_df().nlargest(k, "kl").reset_index(drop=True)
+        columns = ["out_pos", "token", "kl", "base_prob", "tuned_prob", "base_choice", "tuned_choice"]
+        return self.to_df().nlargest(k, "kl").reset_index(drop=True)[columns]
 
     def changed_tokens(self, k: int = 10) -> pd.DataFrame:
         """Return the k vocabulary entries whose mean probability moved most: token, base, tuned, difference."""

@@ -39,7 +39,6 @@ from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import Diff, InputError, Provenance, Result, Results
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import n_of
 
 
 def rivals(
@@ -112,8 +111,8 @@ class DirectLogitAttribution(Result):
         frame["contribution"] = means[order].numpy()
         return frame
 
-    def __repr__(self) -> str:
-        """Return model, text and the parts that add most."""
+    def told(self) -> list[str]:
+        """Return the logit, and the parts that add most."""
         rivals = dict.fromkeys(self.against)
         other = repr(next(iter(rivals))) if len(rivals) == 1 else "the base's best other one (see against)"
         what = "logit of the token" + (f" less that of {other}" if rivals else "")
@@ -123,9 +122,7 @@ class DirectLogitAttribution(Result):
                 zip(self.parts, self.contributions.mean(dim=1).tolist(), strict=True), key=lambda item: -abs(item[1])
             )[:4]
         )
-        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
-        mean = float(self.logit.mean())
-        return f"DirectLogitAttribution of {name}\n  {what}: mean {mean:.3g}\n  most of it: {first}"
+        return [f"{what}: mean {float(self.logit.mean()):.3g}", f"most of it: {first}"]
 
 
 @overload

@@ -41,7 +41,6 @@ from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import InputError, Result, Results
-from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 TOP_K = 8  # most probable tokens that are kept of each layer and position
@@ -126,16 +125,14 @@ class LogitLens(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the rows of the model's own output at the k response tokens that it commits to last."""
         frame: Any = self.to_df()
-        return frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
+        last = frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
+        return last[["out_pos", "token", "layer", "top", "rank", "prob", "committed"]]
 
-    def __repr__(self) -> str:
-        """Return the model, the text, and the mean KL and probability by layer."""
+    def told(self) -> list[str]:
+        """Return the layer of commitment, and the mean KL and probability by layer."""
         kl, prob = (", ".join(f"{x:.3g}" for x in values.mean(dim=1).tolist()) for values in (self.kl, self.prob))
-        lines = [
-            f"LogitLens of {self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
-        ]
-        lines += [f"  KL to the output, by layer: {kl}", f"  probability of the token: {prob}"]
-        return "\n".join([*lines, f"  committed at layer {float(self.committed.double().mean()):.3g} on average"])
+        committed = f"committed at layer {float(self.committed.double().mean()):.3g} on average"
+        return [committed, f"KL to the output, by layer: {kl}", f"probability of the token: {prob}"]
 
 
 @overload

@@ -149,26 +149,25 @@ class ValueRotation(Result):
         frame = self.to_df().set_index("layer").loc[[self.layers[i] for i in order]]
         return frame.reset_index()
 
-    def __repr__(self) -> str:
-        """Return model, mean share, and the range of each kind's mean shares."""
+    def told(self) -> list[str]:
+        """Return the mean share, what is beside it, and the range of each kind's mean shares."""
+        moved, unchanged = int(self.neurons_moved.sum()), int((self.change == 0).sum())
+        basis = "; a change of the stream's basis was taken away" if self.basis_changed else ""
         lines = [
-            f"ValueRotation of {self.provenance.model}: share {self.share:.3f}, "
-            f"mean of {n_of(len(self.layers), 'layer')}"
+            f"share {self.share:.3f}, mean of {n_of(len(self.layers), 'layer')}",
+            f"{n_of(moved, 'neuron')} moved; {n_of(unchanged, 'layer')} without a change{basis}",
         ]
         for kind in self.kinds:
             means = self.of_kind(kind).mean(dim=1)
-            lines.append(f"  {len(means)} {kind} control(s): {float(means.min()):.3f} to {float(means.max()):.3f}")
-        moved, unchanged = int(self.neurons_moved.sum()), int((self.change == 0).sum())
-        lines.append(f"  {n_of(moved, 'neuron')} moved; {n_of(unchanged, 'layer')} without a change")
-        if self.basis_changed:
-            lines.append("  a change of the stream's basis was taken away")
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{len(means)} {kind} control(s): {float(means.min()):.3f} to {float(means.max()):.3f}")
+        return lines
 
 
 @dataclass(frozen=True, eq=False)
 class ControlRotation(Result):
     """The share of one control model's change that is a rotation, for `value_rotation`."""
+
+    calls = ("top()", "to_df()")
 
     layers: tuple[int, ...]
     shares: Float[Tensor, " layer"]

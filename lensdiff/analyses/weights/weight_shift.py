@@ -31,7 +31,7 @@ Vetterli, EUSIPCO 2007.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -105,6 +105,13 @@ class WeightShift(Result):
     raw: Float[Tensor, "row measure"]
     folded: Float[Tensor, "row measure"]
 
+    def told(self) -> list[str]:
+        """Return how many rows moved, and the largest relative norms."""
+        rows: Any = self.top(3).itertuples()
+        whole = self.head_index == NONE
+        n = f"{int((self.raw[whole, 0] > 0).sum())} of {int(whole.sum())} weights moved; relative norm of the most:"
+        return [n, ", ".join(f"{_place(row)} {row.relative_norm:.3g}" for row in rows)]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per weight, and per head where it has heads.
 
@@ -123,7 +130,16 @@ class WeightShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k weights or heads with the largest relative norm, as the checkpoint has them."""
+        return self.ranked(k)[["layer", "matrix", "head_index", *MEASURES]]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `to_df`."""
         return self.to_df().nlargest(k, "relative_norm").reset_index(drop=True)
+
+
+def _place(row: Any) -> str:
+    where = [row.matrix] + [f"{name} {n}" for name, n in (("layer", row.layer), ("head", row.head_index)) if n == n]
+    return " ".join(part for part in where if "<NA>" not in part)
 
 
 def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShift:
