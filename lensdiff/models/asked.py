@@ -203,7 +203,8 @@ class Asked:
 
 def _numbered(prompts: object) -> tuple[Prompt, ...]:
     if not isinstance(prompts, Sequence) or not prompts:
-        raise InputError(f"expected a Prompt, a text or a list of them, got {shorten(prompts)}")
+        given = shorten(prompts) if isinstance(prompts, Sequence | int) else type(prompts).__name__
+        raise InputError(f"expected a Prompt, a text or a list of them, got {given}")
     named = [as_prompt(prompt) for prompt in prompts]
     named = [prompt if prompt.id else replace(prompt, id=str(place)) for place, prompt in enumerate(named)]
     seen: set[str] = set()

@@ -276,16 +276,6 @@ class ModelPair:
         return Diff(base, tuned, notice=self.notice)
 
 
-def check_pair(pair: Any) -> None:
-    """Refuse what is no pair where both models of one are needed.
-
-    Raises:
-        InputError: it is something else, such as one model.
-    """
-    if not isinstance(pair, ModelPair):
-        raise InputError(f"expected a pair of models, as load_pair makes it, got {type(pair).__name__}")
-
-
 def load_pair(
     base: Any,
     tuned: Any,

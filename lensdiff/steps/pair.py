@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.models import view_of
+from lensdiff.models.facts import n_parameters
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import Provenance, Result
 from lensdiff.steps.inputs import Inputs
@@ -68,8 +69,7 @@ def model_facts(pair: ModelPair, side: str) -> dict[str, Any]:
         "n_heads": view.n_heads,
         "d_model": view.d_model,
         "d_vocab": view.d_vocab,
-        # a HookedTransformer has biases where the checkpoint has none: zeros, which are not counted
-        "parameters": sum(p.numel() for p in view.model.parameters() if bool(p.any())),
+        "parameters": n_parameters(view),
     }
 
 

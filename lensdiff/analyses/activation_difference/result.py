@@ -24,8 +24,9 @@ from lensdiff.analyses.activation_difference.directions import Directions
 from lensdiff.analyses.activation_difference.sums import constant_share
 from lensdiff.analyses.activation_difference.words import SIGNS, indexed
 from lensdiff.inputs.texts import Texts
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -256,7 +257,7 @@ class ActivationDifference(Result):
         Raises:
             InputError: the place was not read, the pair is another, or nothing differs there.
         """
-        check_pair(pair)
+        check_pair(pair, "ActivationDifference.directions")
         at = self.place(layer, position)
         if " -> ".join(pair.ids) != self.provenance.model:
             raise InputError(f"the difference is of {self.provenance.model}, the pair is {' -> '.join(pair.ids)}")

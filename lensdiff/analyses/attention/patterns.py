@@ -34,8 +34,9 @@ from torch import Tensor
 from lensdiff.analyses.attention.defaults import SINK
 from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
 from lensdiff.models.asked import Asked
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -178,7 +179,7 @@ def attention(
             different lengths, an id that comes twice; of one prompt (or of all in a list): it is a single token, or
             prompt and response cannot be tokenised (see `encode`).
     """
-    view = view_of(model)
+    view = one_model(model, "attention")
     if sink not in get_args(Sink):
         raise InputError(f"sink={sink!r} is none of {', '.join(get_args(Sink))}")
     chosen = chosen_indices(layers, range(view.n_layers), "layers")

@@ -36,8 +36,9 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.attention.control import ControlAttention, check_apart, measures_of
 from lensdiff.analyses.attention.distances import DISTANCES, distances_of
-from lensdiff.analyses.attention.patterns import MEASURES
+from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention.same_texts import Patterns, same_texts
+from lensdiff.models.given import check_results
 from lensdiff.models.templates import stamped
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_seed
@@ -122,6 +123,8 @@ def attention_shift(
         InputError: no results, unequal numbers of them, patterns that were not kept, base and tuned (or a control) read
             other tokens, layers or heads, measured parts differently, or an unusable option.
     """
+    for given in (base, tuned):
+        check_results(given, AttentionPatterns, "attention_shift", "attention", many=True)
     check_seed(seed)
     read = _together(base, tuned, controls)
     before, after, *controlled = read.origins

@@ -48,9 +48,10 @@ from lensdiff.analyses.heads.word_pairs import (
 )
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.memory import available_memory
-from lensdiff.models.words import WordList, word_embeddings, word_tokens
+from lensdiff.models.words import WordList, listed, vectors_for, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count, check_counts
 
@@ -233,8 +234,8 @@ def _layer_pairs(
 
 def head_word_pairs(
     model: Model,
-    vocabulary: WordList,
-    word_vectors: WordVectors,
+    vocabulary: WordList | None = None,
+    word_vectors: WordVectors | None = None,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -250,8 +251,9 @@ def head_word_pairs(
     vector.
 
     Args:
-        vocabulary: the word list, the most frequent first.
-        word_vectors: where cosines come from; the same for both models of a comparison.
+        vocabulary: the word list, the most frequent first; None for the shipped one.
+        word_vectors: where cosines come from; the same for both models of a comparison. None for the model's own input
+            embeddings, in `pair.compare` the base's for both.
         layers, heads: which to read, counted from 0; None for all.
         top_k: candidates per dimension and side.
         threshold_words, threshold_std: the background words of theta, and its standard deviations.
@@ -261,7 +263,7 @@ def head_word_pairs(
         InputError: a number is out of range, a word comes twice, no word maps to a token, under two have a vector, or
             the candidates' pairs do not fit the memory.
     """
-    view = view_of(model)
+    view = one_model(model, "head_word_pairs")
     check_counts(top_k=top_k, threshold_words=threshold_words, chunk=chunk)
     if not math.isfinite(threshold_std):
         raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
@@ -269,11 +271,13 @@ def head_word_pairs(
         chosen_indices(layers, range(view.n_layers), "layers"),
         chosen_indices(heads, range(view.n_heads), "heads"),
     )
+    vocabulary = listed(vocabulary)
     tokens = word_tokens(view, vocabulary)
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])
         raise InputError(f"the word {repeated!r} comes twice in the word list, expected distinct words")
     _check_room(view, min(top_k, len(tokens.words)), min(chunk, len(chosen[1])))
+    word_vectors = vectors_for(view, word_vectors, vocabulary)
     unit, thresholds, found = _compared(word_vectors, tokens.words, view.device, threshold_words, threshold_std)
     embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
@@ -293,6 +297,17 @@ def head_word_pairs(
         "words_without_vector": int((~found).sum()),
     }
     return _assembled(view, options, chosen, tokens.words, parts)
+
+
+def _in_pair(
+    pair: Any, vocabulary: WordList | None = None, word_vectors: WordVectors | None = None, **options: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what both models of a pair are read with: one word list, and the base's vectors where none are given."""
+    vocabulary = listed(vocabulary)
+    return (vocabulary, vectors_for(view_of(pair.base), word_vectors, vocabulary)), options
+
+
+vars(head_word_pairs)["in_pair"] = _in_pair  # see `ModelPair.compare`
 
 
 def _check_room(view: ModelView, top_k: int, chunk: int) -> None:

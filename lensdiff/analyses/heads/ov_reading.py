@@ -33,9 +33,10 @@ from torch import Tensor
 
 from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import unit_vectors
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.words import WordList, word_embeddings, word_tokens
+from lensdiff.models.words import WordList, listed, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_counts
 from lensdiff.results.tidy import tidy
@@ -152,7 +153,7 @@ class OVReading(Result):
 
 def ov_reading(
     model: Model,
-    vocabulary: WordList,
+    vocabulary: WordList | None = None,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -162,7 +163,7 @@ def ov_reading(
     """Return the words that the leading components of each head's W_OV read and write, in float32; see the module.
 
     Args:
-        vocabulary: the word list; words that map to no token are left out.
+        vocabulary: the word list, None for the shipped one; words that map to no token are left out.
         layers, heads: which to read, counted from 0; None for all.
         components: per head, at most d_head.
         top_words: per pole of either side.
@@ -170,12 +171,13 @@ def ov_reading(
     Raises:
         InputError: a number is out of range, or no word maps to a token.
     """
-    view = view_of(model)
+    view = one_model(model, "ov_reading")
     check_counts(components=components, top_words=top_words)
     chosen = (
         chosen_indices(layers, range(view.n_layers), "layers"),
         chosen_indices(heads, range(view.n_heads), "heads"),
     )
+    vocabulary = listed(vocabulary)
     tokens = word_tokens(view, vocabulary)
     components, top_words = min(components, view.d_head), min(top_words, len(tokens.words))
     gain = view.weights.gain("final")

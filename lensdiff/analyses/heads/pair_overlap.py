@@ -29,6 +29,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
+from lensdiff.models.given import check_results
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -150,6 +151,8 @@ def pair_overlap(
     Raises:
         InputError: the results are not comparable, or table_top is below 0.
     """
+    for given in (base, tuned):
+        check_results(given, HeadWordPairs, "pair_overlap", "head_word_pairs")
     check_count("table_top", table_top, least=0)
     check_comparable(base, tuned, "tuned")
     shape = len(base.layers), len(base.heads)

@@ -29,7 +29,8 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
@@ -112,7 +113,7 @@ def qk_reading(
         InputError: no pairs, a word maps to no token, a distance or position is out of range, the first token is
             unknown, or there is none.
     """
-    view = view_of(model)
+    view = one_model(model, "qk_reading")
     if not pairs:
         raise InputError("expected at least one pair of words, given none")
     check_count("chunk", chunk)

@@ -66,6 +66,7 @@ from lensdiff.analyses.heads.verb_labels import (
 from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.models.given import check_results
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
@@ -235,6 +236,8 @@ def verb_shift(
     Raises:
         InputError: the results are not comparable, a verb is listed twice, or an option is out of range.
     """
+    for given in (base, tuned):
+        check_results(given, HeadWordPairs, "verb_shift", "head_word_pairs")
     listed = listed_verbs(verbs, control_verbs)
     numbers = {
         "layers_per_group": layers_per_group,

@@ -27,8 +27,9 @@ from torch.nn.functional import normalize
 
 from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
 from lensdiff.analyses.mlp.defaults import READ_SIDES, TOP_WORDS
-from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
+from lensdiff.models.words import WordList, WordTokens, listed, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -150,7 +151,7 @@ class MLPConcepts(Result):
 
 def mlp_concepts(
     model: Model,
-    vocabulary: WordList,
+    vocabulary: WordList | None = None,
     *,
     layers: Sequence[int] | None = None,
     sides: Sequence[str] = READ_SIDES,
@@ -161,7 +162,7 @@ def mlp_concepts(
     """Return the principal components of feed-forward layers with their words, streaming layer by layer.
 
     Args:
-        vocabulary: the words that may name a component.
+        vocabulary: the words that may name a component; None for the shipped ones.
         layers: all of them unless given.
         sides: of value, key, gate.
         n_components: clipped to d_model and to d_mlp - 1; the number used is recorded as `components_used`.
@@ -171,10 +172,10 @@ def mlp_concepts(
     Raises:
         InputError: a layer or side does not exist, a number is below 1, or the word list is unusable.
     """
-    view = view_of(model)
+    view = one_model(model, "mlp_concepts")
     selection = Selection.of(view, layers, sides, n_components, fold_gain)
     check_count("top_words", top_words)
-    tokens = word_tokens(view, vocabulary)
+    tokens = word_tokens(view, listed(vocabulary))
     names: set[Embedding] = {READ_AGAINST[side] for side in selection.sides}
     embeddings = {name: word_directions(view, name, tokens) for name in names}
     top = min(top_words, len(tokens.words))

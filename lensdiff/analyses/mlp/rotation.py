@@ -36,6 +36,7 @@ from lensdiff.analyses.mlp.defaults import RANKS
 from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
+from lensdiff.models.given import check_results
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
@@ -210,6 +211,8 @@ def rotation(
     Raises:
         InputError: the results differ in layers, sides or components, or no rank can be had.
     """
+    for given in (base, tuned):
+        check_results(given, Directions, "rotation", "mlp_concepts")
     _check(base, tuned, "tuned")
     used = _ranks(ranks, base)
     change = turn(base.components, tuned.components, used)

@@ -36,6 +36,7 @@ from lensdiff.inputs import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
+from lensdiff.models.given import check_pair
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -202,6 +203,7 @@ def output_shift(
             lengths, an id that comes twice; of one prompt (or of all in a list): the models do not read a text as the
             same tokens, or it cannot be tokenised (see `encode`).
     """
+    check_pair(pair, "output_shift")
     asked = Asked.of(prompt, response, template=template, model=pair)
     n_shared = len(pair.shared_tokens[0])
     if not 1 <= top_k <= n_shared:

@@ -39,6 +39,7 @@ from lensdiff.analyses.attribute.density import (
 )
 from lensdiff.analyses.published.tables import EPS as RELEASED_EPS
 from lensdiff.inputs.published import ReleasedAttribution
+from lensdiff.models.given import check_results
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count, n_of
 
@@ -163,6 +164,8 @@ def position_profile(
     Raises:
         InputError: a number is out of range, or fewer than two prompts have importance in both models.
     """
+    for given in (base, tuned):
+        check_results(given, (), "position_profile", "attribute", many=True)
     check_count("n_bins", n_bins, least=2)
     if not 0 < ends < 0.5:
         raise InputError(f"ends={ends} given, expected a share of the prompt between 0 and 0.5")

@@ -33,6 +33,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import translated
+from lensdiff.models.given import is_pair, one_model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -204,6 +205,8 @@ def direct_logit_attribution(
             the response is empty, a text cannot be tokenised or is not read as the same tokens by both models, or the
             model's parts cannot be told apart.
     """
+    if not is_pair(model):
+        one_model(model, "direct_logit_attribution", or_pair=True)
     asked = Asked.of(prompt, response, template=template, model=model)
     options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}
     if isinstance(model, ModelPair):

@@ -31,8 +31,9 @@ from torch import Tensor
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import Model, ModelView, Point, view_of
+from lensdiff.models import Model, ModelView, Point
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.given import one_model
 from lensdiff.models.inside.ending import behind_last
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.tape import CLOSE, same
@@ -189,7 +190,8 @@ def logit_lens(
         InputError: a layer that there is not, or a list that is not what is expected; of one prompt (or of all in a
             list): the response is empty, a text cannot be tokenised, or the model's stream cannot be read and written.
     """
-    asked, view = Asked.of(prompt, response, template=template, model=model), view_of(model)
+    view = one_model(model, "logit_lens")
+    asked = Asked.of(prompt, response, template=template, model=model)
     n_layers = view.n_layers
     chosen = tuple(sorted({*chosen_indices(layers, range(n_layers + 1), "layers"), n_layers}))
     options = {"max_tokens": max_tokens, "max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}

@@ -42,6 +42,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
@@ -219,6 +220,7 @@ def value_rotation(
         InputError: a layer that the models do not have, a layer without one W_in and W_out (a mixture of experts), a
             control of another shape, or weights that cannot be compared (the pair keeps one model, or one is folded).
     """
+    check_pair(pair, "value_rotation")
     if pair.keep == "one":
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from lensdiff.models import view_of
 from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values
+from lensdiff.models.given import check_pair
 from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
@@ -152,6 +153,7 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
     Raises:
         InputError: `directions` is not positive, the pair keeps one model, or one model is folded and the other not.
     """
+    check_pair(pair, "weight_shift")
     check_count("directions", directions)
     change = pair.change()
     rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
