@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import rich.console
 
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
@@ -35,6 +34,7 @@ from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
 from lensdiff.analyses.residual_stream.lens import logit_lens
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_pair
+from lensdiff.models import progress as progress_of
 from lensdiff.models.asked import Asked, as_prompt
 from lensdiff.models.response import Response
 from lensdiff.models.text import generate
@@ -216,14 +216,14 @@ def test_responses_of_generate_are_those_to_the_same_prompts(pair: Any, calls: A
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_list_is_read_under_a_progress_bar(calls: Any, name: str, capsys: Any, monkeypatch: Any) -> None:
-    terminal = rich.console.Console(force_terminal=True)
-    monkeypatch.setattr("rich.progress.get_console", lambda: terminal)
-    monkeypatch.setattr("lensdiff.models.asked.get_console", lambda: terminal)
+    monkeypatch.setattr(progress_of, "is_watched", lambda: True)
+    monkeypatch.setattr(progress_of, "PATIENCE", 0.0)
     for prompts, progress, shown in (
         ([SEA], None, True),
         ([SEA], True, True),
         ([SEA], False, False),
-        (SEA, True, False),
+        (SEA, None, True),
+        (SEA, False, False),
     ):
         calls[name](prompts, progress=progress)
         assert bool("".join(capsys.readouterr())) is shown

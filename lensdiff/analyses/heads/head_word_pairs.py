@@ -51,6 +51,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.memory import available_memory
+from lensdiff.models.progress import tracked
 from lensdiff.models.words import WordList, listed, vectors_for, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count, check_counts
@@ -282,7 +283,7 @@ def head_word_pairs(
     embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
         part
-        for layer in chosen[0]
+        for layer in tracked(chosen[0], f"reading heads of {view.info.id}")
         for part in _layer_pairs(view, layer, chosen[1], embedded, unit, thresholds, top_k=top_k, chunk=chunk)
     ]
     options = {

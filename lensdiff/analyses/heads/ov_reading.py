@@ -36,6 +36,7 @@ from lensdiff.analyses.heads.word_pairs import unit_vectors
 from lensdiff.models import Model, ModelView
 from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.progress import tracked
 from lensdiff.models.words import WordList, listed, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_counts
@@ -186,7 +187,10 @@ def ov_reading(
         unit_vectors(word_embeddings(view.weights.W_E, tokens)),
         unit_vectors(written if gain is None else written * gain.float()),
     )
-    parts = [_layer(view, layer, list(chosen[1]), sides, components, top_words) for layer in chosen[0]]
+    parts = [
+        _layer(view, layer, list(chosen[1]), sides, components, top_words)
+        for layer in tracked(chosen[0], f"reading heads of {view.info.id}")
+    ]
     options = {
         "layers": list(chosen[0]),
         "heads": list(chosen[1]),

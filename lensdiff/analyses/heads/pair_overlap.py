@@ -30,6 +30,7 @@ from lensdiff import stats
 from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
 from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -158,7 +159,9 @@ def pair_overlap(
     shape = len(base.layers), len(base.heads)
     places = [(layer, head) for layer in base.layers for head in base.heads]
     before, overlap, changes = [], [], []
-    for place in places:  # of the base only the codes are kept, of the tuned model nothing
+    for place in tracked(
+        places, "comparing word pairs"
+    ):  # of the base only the codes are kept, of the tuned model nothing
         mine, theirs = pair_set(base, *place), pair_set(tuned, *place)
         before.append(mine.codes)
         overlap.append(jaccard(mine.codes, theirs.codes))
@@ -199,7 +202,7 @@ def _control_overlaps(
 ) -> tuple[list[Provenance], list[Float[np.ndarray, " head"]]]:
     """Return where the controls' pairs come from, and the Jaccard of each one's heads with the base's."""
     origins, overlaps = [], []
-    for i, control in enumerate(controls):
+    for i, control in enumerate(tracked(controls, "comparing controls")):
         check_comparable(base, control, f"control {i}")
         own = (pair_set(control, *place).codes for place in places)
         overlaps.append(np.array([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)]))

@@ -32,6 +32,7 @@ from torch import Tensor
 from lensdiff.models import Model, ModelView
 from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.progress import tracked
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count
@@ -126,9 +127,10 @@ def qk_reading(
     if tokens.excluded:
         raise InputError(f"the word {tokens.excluded[0]!r} maps to no token of {view.info.id}")
     begin = _first_token(view, first)
-    scores = torch.cat(
-        [_scores(view, tokens, pairs[i : i + chunk], begin, at, chosen[0]) for i in range(0, len(pairs), chunk)], dim=1
-    )[:, :, list(chosen[1])].transpose(1, 2)
+    starts = tracked(range(0, len(pairs), chunk), f"reading heads of {view.info.id}")
+    scores = torch.cat([_scores(view, tokens, pairs[i : i + chunk], begin, at, chosen[0]) for i in starts], dim=1)[
+        :, :, list(chosen[1])
+    ].transpose(1, 2)
     found, sink = scores[..., [at - step for step in steps]], scores[..., 0]
     margin = torch.where(sink[..., None].isneginf(), -torch.inf, sink[..., None] - found)
     options = {

@@ -67,6 +67,7 @@ from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
@@ -301,7 +302,7 @@ def _control_effects(
 ) -> tuple[list[Provenance], Float[np.ndarray, "control group 3"]]:
     """Return where the controls' pairs come from, and each one's difference and T of both statistics, by group."""
     origins, effects = [], []
-    for i, control in enumerate(controls):
+    for i, control in enumerate(tracked(controls, "comparing controls")):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
         sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]

@@ -39,6 +39,7 @@ from lensdiff.analyses.mlp.concepts import (
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model
 from lensdiff.models.given import check_results, one_model
+from lensdiff.models.progress import tracked
 from lensdiff.models.words import vectors_for, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count, check_seed
@@ -171,7 +172,7 @@ def coherence(
     tokens = word_tokens(view, concepts.words)
     names: dict[Embedding, None] = dict.fromkeys(READ_AGAINST[side] for side in concepts.sides)
     nulls: dict[Embedding, np.ndarray] = {}
-    for name in names:
+    for name in tracked(names, "reading random directions"):
         words = word_directions(view, name, tokens).cpu()
         chunks = _random_directions(n_directions, view.d_model, seed).split(CHUNK)
         top = concepts.index.shape[3]

@@ -37,6 +37,7 @@ from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
 from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
@@ -217,7 +218,7 @@ def rotation(
     used = _ranks(ranks, base)
     change = turn(base.components, tuned.components, used)
     origins, means, matched_angles = [], [], []
-    for control in _stream(controls, base):
+    for control in tracked(_stream(controls, base), "turning controls"):
         other = turn(base.components, control.components, used)
         origins.append(control.provenance)
         means.append(other.means())

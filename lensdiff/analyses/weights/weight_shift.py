@@ -45,6 +45,7 @@ from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
+from lensdiff.models.progress import tracked
 from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
 
@@ -156,7 +157,11 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
     check_pair(pair, "weight_shift")
     check_count("directions", directions)
     change = pair.change()
-    rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
+    rows = [
+        row
+        for weight in tracked(list(change.base.known()), "comparing weights")
+        for row in _rows(change, weight, directions)
+    ]
     rows += _other_rows(pair, change, directions)
     return WeightShift(
         pair.provenance("weight_shift", {"directions": directions}),
