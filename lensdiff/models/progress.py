@@ -190,8 +190,7 @@ def _tqdm(title: str, total: int | None, patience: float) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is text
         from tqdm.auto import tqdm
-    options = {} if total is not None else {"bar_format": _UNCOUNTED}
     return tqdm(
         desc=title, total=total, delay=patience, miniters=0, mininterval=0.1, leave=False, file=sys.stderr,
-        dynamic_ncols=True, **options,
+        dynamic_ncols=True, bar_format=_UNCOUNTED if total is None else None,
     )  # fmt: skip

@@ -41,7 +41,7 @@ class PairFacts(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k differences."""
-        return self.to_df().head(k)[["what", "base", "tuned"]]
+        return self.to_df().head(k).loc[:, ["what", "base", "tuned"]]
 
 
 def describe(inputs: Inputs, unit: Unit, options: Options) -> PairFacts:

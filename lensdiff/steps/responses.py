@@ -75,7 +75,7 @@ class SaidResponse(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the only row."""
-        return self.to_df()[["prompt_id", "model", "text"]]
+        return self.to_df().loc[:, ["prompt_id", "model", "text"]]
 
 
 def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidResponse:

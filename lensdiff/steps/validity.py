@@ -51,7 +51,7 @@ class ControlValidity(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the only row."""
-        return self.to_df()[["kind", "seed", "loss", "limit", "valid"]]
+        return self.to_df().loc[:, ["kind", "seed", "loss", "limit", "valid"]]
 
 
 def check(inputs: Inputs, unit: Unit, options: Options) -> ControlValidity:

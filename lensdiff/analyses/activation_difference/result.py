@@ -227,7 +227,7 @@ class ActivationDifference(Result):
         words = [[self.words[i] for i in place[:SHOWN]] for place in self.read_words[0, 0].flatten(0, 1).tolist()]
         frame["reads"] = [" ".join(map(repr, own)) for own in words]
         columns = ["layer", "position", "constant_share", "control_low", "control_high", "reads"]
-        return frame.loc[order].reset_index(drop=True)[columns]
+        return frame.loc[order].reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return the shares by layer, what stands beside, and the words of the largest one."""

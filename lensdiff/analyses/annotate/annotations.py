@@ -136,7 +136,7 @@ class Annotations(Result):
         frame = self.to_df()
         columns = ["layer", "side", "component", "level", "description"]
         some = frame.loc[(frame.status == "explained") & (frame.seed == self.seeds[0])]
-        return some.head(k).reset_index(drop=True)[columns]
+        return some.head(k).reset_index(drop=True).loc[:, columns]
 
     @classmethod
     def gather(

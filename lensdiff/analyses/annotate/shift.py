@@ -102,7 +102,7 @@ class AnnotationShift(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k labels whose share changed most."""
         columns, frame = ["side", "label", "difference", "p_adjusted", "verdict"], self.to_df()
-        return frame.loc[frame.difference.abs().nlargest(k).index].reset_index(drop=True)[columns]
+        return frame.loc[frame.difference.abs().nlargest(k).index].reset_index(drop=True).loc[:, columns]
 
     def _verdict(self, p: float, equivalence_p: float) -> str:
         # a comparison with NaN is false: what cannot be tested is undecided

@@ -42,7 +42,7 @@ class ControlAttention(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose attention moved most, by `js_distance`."""
         found = self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
-        return found[["layer", "head_index", *DISTANCES]]
+        return found.loc[:, ["layer", "head_index", *DISTANCES]]
 
 
 def control_attention(base: Patterns, control: Patterns) -> ControlAttention:

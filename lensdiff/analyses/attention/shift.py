@@ -93,7 +93,7 @@ class AttentionShift(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose attention moved most, by `js_distance`, with its band."""
         name = DISTANCES[0]
-        return self.ranked(k)[["layer", "head_index", name, f"{name}_control_low", f"{name}_control_high"]]
+        return self.ranked(k).loc[:, ["layer", "head_index", name, f"{name}_control_low", f"{name}_control_high"]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
         """Return the same rows with every column of `to_df`."""

@@ -11,6 +11,7 @@ doi 10.18653/v1/2024.naacl-long.130.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -151,7 +152,8 @@ class Attribution(Result):
 
     def told(self) -> list[str]:
         """Return the prompt tokens of most importance, the instruction's score, and the map's trust number."""
-        most = ", ".join(f"{row.in_token!r} {row.density:.3g}" for row in self.top(4).itertuples())
+        rows: Any = self.top(4).itertuples()
+        most = ", ".join(f"{row.in_token!r} {row.density:.3g}" for row in rows)
         lines = [f"prompt tokens of most importance (density): {most}"]
         score = self.instruction_score()
         lines += [f"score of the instruction: {score:.3g}"] if score == score else []

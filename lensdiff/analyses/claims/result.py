@@ -123,7 +123,7 @@ class Claims(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k claims, in the order of the paper."""
-        return self.to_df().head(k)[["claim", "verdict", "effect", "control_low", "control_high", "p_adjusted"]]
+        return self.to_df().head(k).loc[:, ["claim", "verdict", "effect", "control_low", "control_high", "p_adjusted"]]
 
 
 def _row(claim: Claim) -> dict[str, object]:

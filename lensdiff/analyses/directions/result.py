@@ -135,7 +135,7 @@ class Directions(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k layers in which the two directions differ most."""
         columns = ["layer", "cosine", "cosine_control_low", "cosine_control_high", "auroc_base_in_tuned"]
-        return self.to_df().sort_values("cosine", kind="stable").head(k).reset_index(drop=True)[columns]
+        return self.to_df().sort_values("cosine", kind="stable").head(k).reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return the cosine and the AUROC by layer, and the effects of the tuned model's direction in either model."""

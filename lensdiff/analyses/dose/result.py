@@ -288,7 +288,7 @@ class Dose(Result):
         frame = self.summary([GAIN])
         order = np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")
         columns = ["group", "n", "effect", "low", "high", "share"]
-        return frame.iloc[order[:k]].reset_index(drop=True)[columns]
+        return frame.iloc[order[:k]].reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return what each group does to the tuned model's response, and W_out beside controls."""

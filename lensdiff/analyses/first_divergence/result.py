@@ -134,7 +134,7 @@ class FirstDivergence(Result):
         frame = self.to_df().query("layer == @self.headline")
         order = np.argsort(-np.abs(frame["interaction"].to_numpy()), kind="stable")
         columns = ["prompt_id", "position", "base_token", "tuned_token", *EFFECTS]
-        return frame.iloc[order[:k]].reset_index(drop=True)[columns]
+        return frame.iloc[order[:k]].reset_index(drop=True).loc[:, columns]
 
     def prompts(self) -> pd.DataFrame:
         """Return a row per prompt that was read: where the models part after it, or why they do not.

@@ -108,7 +108,7 @@ class HeadWordPairs(Result):
     def told(self) -> list[str]:
         """Return how many pairs there are, and the best of the dimension with the largest share of energy."""
         of = f"{len(self.layers)} layers, {len(self.heads)} heads, {len(self.words)} words"
-        first: Any = next(self.top(1).itertuples(), None)
+        first: Any = next(iter(self.top(1).itertuples()), None)
         lines = [f"{len(self.key)} word pairs of {of}"]
         if first is None:
             return lines
@@ -143,7 +143,7 @@ class HeadWordPairs(Result):
         share = torch.where(self.counts > 0, share, -torch.ones_like(share)).flatten()
         best = share.topk(min(k, int((share > 0).sum())))
         columns = ["layer", "head_index", "dim", "energy", "key_word", "query_word", "cosine"]
-        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices))[columns]
+        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices)).loc[:, columns]
 
     def _rows(self, table_top: int | None, layers: Sequence[int] | None, heads: Sequence[int] | None) -> pd.DataFrame:
         chosen = torch.zeros(self.dims.shape[:2], dtype=torch.bool)

@@ -91,7 +91,7 @@ class OVReading(Result):
 
     def told(self) -> list[str]:
         """Return what the component reads and writes that holds most of its head's W_OV."""
-        first: Any = next(self.top(1).itertuples(), None)
+        first: Any = next(iter(self.top(1).itertuples()), None)
         if first is None:
             return []
         where = f"layer {first.layer}, head {first.head_index}, component {first.component} ({first.share:.0%})"

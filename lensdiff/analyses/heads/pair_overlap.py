@@ -130,7 +130,7 @@ class PairOverlap(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose pairs changed most, by Jaccard."""
         columns = ["layer", "head_index", "jaccard", "jaccard_control_low", "jaccard_control_high", "gained", "lost"]
-        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True)[columns]
+        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True).loc[:, columns]
 
 
 def pair_overlap(

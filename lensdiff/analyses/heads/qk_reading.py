@@ -62,7 +62,7 @@ class QKReading(Result):
 
     def told(self) -> list[str]:
         """Return the pair that takes most from the first token."""
-        first: Any = next(self.top(1).itertuples(), None)
+        first: Any = next(iter(self.top(1).itertuples()), None)
         if first is None:
             return ["no pair has a score"]
         where = f"layer {first.layer}, head {first.head_index}, distance {first.distance}"

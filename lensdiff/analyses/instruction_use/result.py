@@ -211,7 +211,7 @@ class InstructionUse(Result):
         """
         if not self.is_pair:
             columns = ["prompt_id", "text", "n_out", "log_prob", "use"]
-            return self.to_df().nlargest(k, "use").reset_index(drop=True)[columns]
+            return self.to_df().nlargest(k, "use").reset_index(drop=True).loc[:, columns]
         keys = list(self._of_texts)
         frame = pd.DataFrame(keys, columns=["prompt_id", "text"])
         frame["base"], frame["tuned"] = np.array([self._of_texts[key][:2] for key in keys]).reshape(-1, 2).T

@@ -74,7 +74,7 @@ class KnockOut(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that lose most."""
         columns = ["cut", "window_first", "window_last", "out_pos", "token", "drop", "random_drop"]
-        return self.to_df().nlargest(k, "drop").reset_index(drop=True)[columns]
+        return self.to_df().nlargest(k, "drop").reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return the mean loss beside that of other tokens for each way to cut, and the token that loses most."""

@@ -142,7 +142,7 @@ class LayerSimilarity(Result):
         some = frame[frame["group"] == ALL]
         columns = ["layer", "relative_change", "relative_change_control_low", "relative_change_control_high", "cka"]
         found = some.sort_values("relative_change", ascending=False, kind="stable")
-        return found.head(k).reset_index(drop=True)[columns]
+        return found.head(k).reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return relative change beside controls, and three measures by layer, all positions."""

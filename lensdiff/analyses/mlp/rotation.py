@@ -126,7 +126,7 @@ class Rotation(Result):
         lines = ["mean principal angle, radians, by rank: " + ", ".join(
             f"{rank}: {mean:.3g}" for rank, mean in zip(self.ranks, means, strict=True)
         )]  # fmt: skip
-        row: Any = next(self.top(1).itertuples(), None)
+        row: Any = next(iter(self.top(1).itertuples()), None)
         if row is None:
             return lines
         where = f"layer {row.layer}, {row.side} component {row.component}"
@@ -176,7 +176,7 @@ class Rotation(Result):
             frame[name] = [", ".join(text.split(", ")[:SHOWN]) for text in frame[name]]
         limit = highest(frame)
         frame["control_high"] = limit.where(limit > 0)
-        return frame[["layer", "side", "component", "angle", "control_high", "lost", "gained"]]
+        return frame.loc[:, ["layer", "side", "component", "angle", "control_high", "lost", "gained"]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
         """Return the same rows with every column of `matched`."""

@@ -138,7 +138,7 @@ class OutputShift(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k response tokens at which the models differ most, by `kl`."""
         columns = ["out_pos", "token", "kl", "base_prob", "tuned_prob", "base_choice", "tuned_choice"]
-        return self.to_df().nlargest(k, "kl").reset_index(drop=True)[columns]
+        return self.to_df().nlargest(k, "kl").reset_index(drop=True).loc[:, columns]
 
     def changed_tokens(self, k: int = 10) -> pd.DataFrame:
         """Return the k vocabulary entries whose mean probability moved most: token, base, tuned, difference."""

@@ -149,7 +149,7 @@ class Patched(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows with the largest mean effect, of either sign."""
         columns = ["component", "layer", "head_index", "at", "into", "effect", "share", "other_effect"]
-        return self.ranked(k)[columns]
+        return self.ranked(k).loc[:, columns]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
         """Return the same rows with every column of `means`."""

@@ -109,7 +109,7 @@ class SetPatch(Result):
         frame = self.to_df()
         first = frame.iloc[np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")[:k]].reset_index(drop=True)
         limits = ["random_low", "random_high", "control_low", "control_high"]
-        return first[["prompt_id", "into", "effect", "share", *limits]]
+        return first.loc[:, ["prompt_id", "into", "effect", "share", *limits]]
 
     def with_controls(self, controls: Sequence["SetPatch"]) -> "SetPatch":
         """Return the same beside what each control's activations do (the `effect` of a result of its own).

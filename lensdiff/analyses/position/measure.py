@@ -137,7 +137,7 @@ class PositionProfile(Result):
         frame = self.to_df()
         order = np.argsort(-np.abs(frame["difference"].to_numpy()), kind="stable")[:k]
         columns = ["part", "start", "end", "base", "tuned", "difference", "p_adjusted"]
-        return frame.iloc[order].reset_index(drop=True)[columns]
+        return frame.iloc[order].reset_index(drop=True).loc[:, columns]
 
 
 def position_profile(

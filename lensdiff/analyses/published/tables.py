@@ -123,7 +123,7 @@ class PublishedTables(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k rows of both tables, in the paper's order."""
-        return self.to_df().head(k)[["table", "set", "group", "mean", "std", "n", "p"]]
+        return self.to_df().head(k).loc[:, ["table", "set", "group", "mean", "std", "n", "p"]]
 
     def to_json(self) -> str:
         """Return both tables as JSON: set -> groups with mean, std and n, and p (null where no test was possible)."""

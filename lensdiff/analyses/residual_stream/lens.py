@@ -127,7 +127,7 @@ class LogitLens(Result):
         """Return the rows of the model's own output at the k response tokens that it commits to last."""
         frame: Any = self.to_df()
         last = frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
-        return last[["out_pos", "token", "layer", "top", "rank", "prob", "committed"]]
+        return last.loc[:, ["out_pos", "token", "layer", "top", "rank", "prob", "committed"]]
 
     def told(self) -> list[str]:
         """Return the layer of commitment, and the mean KL and probability by layer."""

@@ -126,7 +126,7 @@ class LensShift(Result):
         some = frame[frame.measure == "prob"]
         order = some.difference.abs().sort_values(ascending=False, kind="stable").index[:k]
         columns = ["measure", "layer", "base", "tuned", "difference", "control_low", "control_high"]
-        return some.loc[order].reset_index(drop=True)[columns]
+        return some.loc[order].reset_index(drop=True).loc[:, columns]
 
     def told(self) -> list[str]:
         """Return the layer of commitment of both models, beside controls."""

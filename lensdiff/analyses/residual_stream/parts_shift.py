@@ -124,7 +124,7 @@ class PartsShift(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k parts that moved most: those that did beyond the controls first, then by the difference."""
         columns = ["part", "layer", "head_index", "difference", "control_low", "control_high", "moved"]
-        return self.ranked(k)[columns]
+        return self.ranked(k).loc[:, columns]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
         """Return the same rows with every column of `to_df`."""

@@ -132,7 +132,7 @@ class WeightShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k weights or heads with the largest relative norm, as the checkpoint has them."""
-        return self.ranked(k)[["layer", "matrix", "head_index", *MEASURES]]
+        return self.ranked(k).loc[:, ["layer", "matrix", "head_index", *MEASURES]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
         """Return the same rows with every column of `to_df`."""
