@@ -40,8 +40,11 @@ from .inputs.word_vectors import WordVectors as WordVectors
 from .models.loading.load import load_model as load_model
 from .models.pair import ModelPair as ModelPair
 from .models.pair import load_pair as load_pair
+from .models.progress import show_progress as show_progress
 from .models.response import Response as Response
 from .models.text import generate as generate
 from .pipeline.report import Report as Report
 from .pipeline.whole import run as run
 from .results.diff import Diff as Diff
+
+__version__: str

@@ -39,7 +39,7 @@ attribute Attribution instruction_use position_profile head_word_pairs verb_shif
 attention attention_shift knock_out mlp_concepts value_rotation rotation coherence annotate output_shift weight_shift
 deletion_curve
 logit_lens direct_logit_attribution layer_similarity activation_difference directions patch patch_sweep
-first_divergence contrast dose series template_effects run Report
+first_divergence contrast dose series template_effects run Report show_progress
 """,
 )
 TO_COME = re.findall(
@@ -95,7 +95,7 @@ def test_importing_lensdiff_imports_nothing_large():
     code = "import sys, lensdiff; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "lensdiff" in run.stdout.split()
-    assert not {"torch", "pandas", "numpy", "transformers"} & set(run.stdout.split())
+    assert not {"torch", "pandas", "numpy", "transformers", "tqdm"} & set(run.stdout.split())
 
 
 def test_unknown_names_are_refused():

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "layers", "Mean principal angle in degrees, over ranks, with the controls' bands", layers(rotation)
     )
     columns = ["layer", "component", "tuned_component", "angle", *BANDS, "lost", "gained"]
-    top: Any = degrees(rotation.top(5), ["angle", *BANDS])[columns]
+    top: Any = degrees(rotation.ranked(5), ["angle", *BANDS])[columns]
     top[["lost", "gained"]] = top[["lost", "gained"]].map(lambda text: ", ".join(text.split(", ")[:WORDS]))
     experiment.table("components", "Matched components that turned furthest beyond their band (degrees)", top)
     shares: Any = found.one("value_rotation", ValueRotation).to_df()

@@ -19,7 +19,9 @@ from lensdiff.inputs.rendering import ANSWERS, CONTENT, ROLE, USER, Rendering
 from lensdiff.inputs.spans import Range, Span, as_span, locate, shorten, widen_to_sentences
 from lensdiff.inputs.tables import read_rows, split_spans, unescape
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path
+from lensdiff.results.printed import shortened
 
 if TYPE_CHECKING:  # prompts are read and refused before anything large is imported
     import torch
@@ -27,11 +29,12 @@ if TYPE_CHECKING:  # prompts are read and refused before anything large is impor
 Part = Literal["instruction", "context", "template"]
 MARKED: tuple[Part, ...] = ("instruction", "context")  # the parts that a user marks
 PARTS: tuple[Part, ...] = (*MARKED, "template")
+SHOWN = 40  # characters of a text where it is printed
 APART = "\n\n"  # what stands between the messages of a chat in its raw text
 PROMPT_COLUMNS = ("ID", "Prompt", "Response", "Instruct&Context")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
     """A text to respond to, with the spans that instruct and those that give context.
 
@@ -55,6 +58,13 @@ class Prompt:
     reference: str = ""
     turns: tuple[tuple[str, int, int], ...] = ()
     rendering: Rendering | None = None
+
+    def __repr__(self) -> str:
+        """Return how the text begins, and what else there is beside it."""
+        said = [repr(shortened(self.text, SHOWN))]
+        said += [f"{part}={n_of(len(getattr(self, part)), 'span')}" for part in MARKED if getattr(self, part)]
+        said += [f"{name}={shorten(getattr(self, name))}" for name in ("id", "kind") if getattr(self, name)]
+        return f"Prompt({', '.join(said + (['rendered'] if self.rendering else []))})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):

@@ -21,8 +21,11 @@ from jaxtyping import Float
 from lensdiff.inputs.characters import composed, lone_surrogate
 from lensdiff.inputs.tables import read_text
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path
+from lensdiff.results.printed import printed
 
+SHOWN = 8  # words that are printed
 DATA = files("lensdiff.inputs") / "data"
 DEFAULT_SOURCE = "lensdiff default: words of WordNet 3.0 by their tagged frequency"
 
@@ -70,6 +73,12 @@ class Vocabulary:
             if word in seen:
                 raise InputError(f"the word {word!r} comes twice, expected distinct words (merge_case adds them up)")
             seen.add(word)
+
+    def __repr__(self) -> str:
+        """Return how many words there are, from where, and the first ones."""
+        first = ", ".join(self.words[:SHOWN])
+        title = f"Vocabulary of {n_of(len(self.words), 'word')}: {self.source}"
+        return printed(title, [f"  {first}, ..." if len(self.words) > SHOWN else f"  {first}"], calls=("words",))
 
     def __len__(self) -> int:
         return len(self.words)

@@ -29,7 +29,9 @@ from lensdiff.inputs.spans import no_tokenizer
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_pieces import word_pieces
 from lensdiff.results import InputError
+from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path
+from lensdiff.results.printed import printed
 
 GLOVE = "average_word_embeddings_glove.840B.300d"  # the paper's
 _NUMBER = re.compile(r"[0-9]{1,9}")  # of words or of values, in word2vec's header
@@ -59,6 +61,11 @@ class WordVectors:
         if len(self._index) < len(self.words):
             repeated = next(word for i, word in enumerate(self.words) if self._index[composed(word)] != i)
             raise InputError(f"the word {repeated!r} has two vectors, expected one")
+
+    def __repr__(self) -> str:
+        """Return how many words have a vector, of how many dimensions, and from where."""
+        title = f"WordVectors of {n_of(len(self.words), 'word')}, {n_of(self.vectors.shape[1], 'dimension')}"
+        return printed(title, [f"  {self.source}"], calls=("lookup(words)",))
 
     @cached_property
     def _index(self) -> dict[str, int]:

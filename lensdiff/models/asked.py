@@ -18,12 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
+from lensdiff.models.progress import Advance, bar
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template, stamped, template_of
 from lensdiff.results import InputError, Results
@@ -32,7 +30,6 @@ from lensdiff.results.numbers import n_of
 
 R = TypeVar("R")
 Given = str | Response | None
-Advance = Callable[[int], None]
 
 
 def as_prompt(prompt: object) -> Prompt:
@@ -149,18 +146,11 @@ class Asked:
 
     @contextmanager
     def bar(self, title: str, progress: bool | None, total: int | None) -> Iterator[Advance]:
-        """Show a progress bar of a list while the context lasts (None: on a terminal), and yield what moves it on."""
-        shown = not self.single and (get_console().is_terminal if progress is None else progress)
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, disable=not shown, transient=True) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda n: bar.advance(task, n)
+        """Show a progress bar while the context lasts (see `progress`; of one prompt the time), yield what moves it."""
+        if self.single:
+            total, progress = None, progress and None
+        with bar(title, total, progress=progress) as advance:
+            yield advance
 
     def each(self, work: Callable[[Prompt, Given], R], title: str, progress: bool | None) -> dict[str, R]:
         """Return by id what is found in each prompt with its response, under a progress bar."""
@@ -203,7 +193,8 @@ class Asked:
 
 def _numbered(prompts: object) -> tuple[Prompt, ...]:
     if not isinstance(prompts, Sequence) or not prompts:
-        raise InputError(f"expected a Prompt, a text or a list of them, got {shorten(prompts)}")
+        given = shorten(prompts) if isinstance(prompts, Sequence | int) else type(prompts).__name__
+        raise InputError(f"expected a Prompt, a text or a list of them, got {given}")
     named = [as_prompt(prompt) for prompt in prompts]
     named = [prompt if prompt.id else replace(prompt, id=str(place)) for place, prompt in enumerate(named)]
     seen: set[str] = set()

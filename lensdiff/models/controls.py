@@ -53,6 +53,7 @@ from lensdiff.models.inside.meaning import Meaning
 from lensdiff.models.inside.parts import Sizes, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.inside.wrappers import Model
+from lensdiff.models.progress import tracked
 from lensdiff.models.view import ModelView
 from lensdiff.results import Control, InputError
 from lensdiff.results.numbers import check_seed
@@ -179,7 +180,7 @@ def _materialise(
     written: list[Tensor] = []
     with torch.no_grad():
         drawn = ChangedWeights(change, maker, info.id, lambda: made.weights)
-        for weight in base.weights.known():
+        for weight in tracked(list(base.weights.known()), f"making {info.id}"):
             into, old, new = made.weights.stored(weight), base.weights.stored(weight), drawn.stored(weight)
             assert into is not None
             assert old is not None

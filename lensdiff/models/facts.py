@@ -10,6 +10,8 @@ from lensdiff.models.equality import Seen
 from lensdiff.models.identity import digest_of
 from lensdiff.models.inside.parts import GainName
 from lensdiff.models.inside.precision import as_double
+from lensdiff.models.inside.storage import covers
+from lensdiff.models.others import is_split
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError, Provenance
 from lensdiff.results.numbers import n_of
@@ -55,6 +57,23 @@ class Facts:
             wrapper=view.info.wrapper,
             final_gain=float("nan") if gain is None else float(as_double(gain).mean()),
         )
+
+
+def n_parameters(view: ModelView) -> int:
+    """Return how many parameters a model has, each once: an unembedding that is the embedding adds none.
+
+    A HookedTransformer has biases where the checkpoint has none: zeros, which are not counted.
+    """
+    found, seen, named = 0, [], dict(view.model.named_parameters())
+    # whole tensors first: a part of one that has been seen, or the same again, is not counted
+    for name, parameter in sorted(named.items(), key=lambda item: item[1].numel(), reverse=True):
+        known = is_split(name, named) or any(covers(other, parameter) for other in seen)
+        if not known and bool(parameter.any()):
+            seen.append(parameter.detach())
+            found += parameter.numel()
+    W_E, W_U = view.weights.W_E, view.weights.W_U
+    copied = not covers(W_E, W_U) and W_E.shape == W_U.T.shape and torch.equal(W_E, W_U.T)  # with a storage of its own
+    return found - (W_U.numel() if copied else 0)
 
 
 def _bos_habit(view: ModelView) -> str:

@@ -18,6 +18,7 @@ from lensdiff.models.controls import control_view
 from lensdiff.models.equality import EQUAL_WEIGHTS, equal_weights, equal_weights_notice, fingerprint
 from lensdiff.models.facts import Known, check_comparable, differences
 from lensdiff.models.identity import distinct_ids
+from lensdiff.models.inside.parts import sizes_of
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked
 from lensdiff.models.loading.load import load_model
 from lensdiff.models.loading.sources import is_adapter
@@ -25,8 +26,10 @@ from lensdiff.models.templates import template_of
 from lensdiff.models.view import ModelView, forget, view_of
 from lensdiff.results import Diff, InputError, Provenance
 from lensdiff.results.diff import SIDES
+from lensdiff.results.printed import printed, shortened
 
 Keep = Literal["both", "one"]
+NAME = 40  # characters of what is no loaded model yet
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -51,6 +54,23 @@ class ModelPair:
                     f'keep="one" loads a model again and again: {side} must be a name or a path, '
                     f"got {type(sources[side]).__name__}"
                 )
+
+    def __repr__(self) -> str:
+        """Return which models, their sizes, in what they differ beside their weights, and what to call next.
+
+        Nothing is loaded for it.
+        """
+        calls = ("compare(analysis, ...)", "control()", "differences()")
+        if "_known" not in vars(self):
+            names = " -> ".join(shortened(str(self._sources[side]), NAME) for side in SIDES)
+            return printed(f"ModelPair {names}", ["  not loaded yet"], calls=("check()", *calls))
+        facts, rows = self._known["tuned"].facts, differences(self._known["base"], self._known["tuned"])
+        lines = [f"  {facts.architecture}, {sizes_of(facts)}, {facts.dtype}, kept: {self._keep}"]
+        lines.append(
+            f"  differ beside their weights in: {', '.join(dict.fromkeys(row[0] for row in rows)) or 'nothing'}"
+        )
+        notice = self.notice if "equal" in vars(self) else ""
+        return printed(f"ModelPair {' -> '.join(self.ids)}", lines, calls=calls, notice=notice)
 
     def check(self) -> None:
         """Load both models and refuse those that cannot be compared; anything else that is asked does so first.
@@ -254,16 +274,6 @@ class ModelPair:
         # both in one line: what it warns of in both models is shown once
         base, tuned = [analysis(getattr(self, side), *arguments, **options) for side in SIDES]
         return Diff(base, tuned, notice=self.notice)
-
-
-def check_pair(pair: Any) -> None:
-    """Refuse what is no pair where both models of one are needed.
-
-    Raises:
-        InputError: it is something else, such as one model.
-    """
-    if not isinstance(pair, ModelPair):
-        raise InputError(f"expected a pair of models, as load_pair makes it, got {type(pair).__name__}")
 
 
 def load_pair(

@@ -4,8 +4,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lensdiff.results.numbers import n_of
+from lensdiff.results.printed import shortened
 
-@dataclass(frozen=True)
+SHOWN, NAME = 40, 40  # characters of the text, and of the model's name, where it is printed
+
+
+@dataclass(frozen=True, repr=False)
 class Response:
     """A continuation as it was generated: its token ids and their text.
 
@@ -19,6 +24,15 @@ class Response:
     model: str = ""
     tokenizer: str = ""
 
+    def __repr__(self) -> str:
+        """Return how the text begins, how many tokens it has, and who said it."""
+        said = f", model={shortened(self.model, NAME)!r}" if self.model else ""
+        return f"Response({shortened(self.text, SHOWN)!r}, {n_of(len(self.token_ids), 'token')}{said})"
+
     def to_df(self) -> pd.DataFrame:
         """Return one row: text, n_tokens, model."""
         return pd.DataFrame({"text": [self.text], "n_tokens": [len(self.token_ids)], "model": [self.model]})
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the only row."""
+        return self.to_df()

@@ -27,11 +27,12 @@ from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.asked import Advance, Asked
 from lensdiff.models.decoding import BATCH_SIZE, greedy
+from lensdiff.models.given import one_model
 from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.inside.wrappers import Model
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
-from lensdiff.models.view import ModelView, view_of
+from lensdiff.models.view import ModelView
 from lensdiff.results import InputError, Results
 from lensdiff.results.numbers import check_counts
 
@@ -225,10 +226,11 @@ def generate(
         InputError: `max_new_tokens` or `batch_size` is not positive, a list is empty or holds an id twice; of one
             prompt (or of all in a list): it leaves no room in the context, or a logit is not finite.
     """
+    view = one_model(model, "generate")
     asked = Asked.of(prompt, template=template, model=model)
     options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos, "batch_size": batch_size}
     with asked.bar("generating", progress, len(asked.prompts)) as advance:
-        found = own_responses(view_of(model), asked, **options, advance=advance)
+        found = own_responses(view, asked, **options, advance=advance)
     return asked.results(found)
 
 

@@ -18,9 +18,11 @@ from lensdiff.inputs.spans import no_tokenizer
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.meaning import Meaning, measure
+from lensdiff.models.inside.parts import sizes_of
 from lensdiff.models.inside.weights import ModelWeights, Weights
 from lensdiff.models.inside.wrappers import Model, Wrapper, wrapper_of
 from lensdiff.results import Control, Provenance
+from lensdiff.results.printed import printed
 
 
 class ModelView:
@@ -45,6 +47,17 @@ class ModelView:
         self.info, self.control = info, control
         self._wrapper, self._tokenizer, self._weights, self._make = wrapper, tokenizer, weights, make
         self._made: ModelView | None = None
+
+    def __repr__(self) -> str:
+        """Return which model, its sizes, of a control how it was made, and what leads on."""
+        sizes = self.weights.sizes
+        lines = [f"  {self.info.architecture}, {sizes_of(sizes)}, {str(sizes.dtype).removeprefix('torch.')}"]
+        if self.control is None:
+            return printed(f"ModelView of {self.info.id}", lines, calls=("weights", "forward", "model"))
+        made = "in memory" if self.is_made else "made at its first forward pass"
+        lines.append(f"  a meaningless change: {self.control.kind}, seed {self.control.seed}; whole model {made}")
+        lines.append("  stands beside a pair where an analysis takes controls=[...]")
+        return printed(f"Control {self.info.id}", lines, calls=("free()", "weights", "forward", "model"))
 
     @property
     def weights(self) -> Weights:

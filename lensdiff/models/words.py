@@ -9,14 +9,16 @@ Reference: Wu et al., NAACL 2024, sections 5 and 6; doi 10.18653/v1/2024.naacl-l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_pieces import word_pieces
+from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import ModelView
 from lensdiff.results import InputError
 
@@ -47,6 +49,27 @@ class WordTokens:
         """Return the token ids of one word."""
         start = int(self.counts[:index].sum())
         return self.ids[start : start + int(self.counts[index])].tolist()
+
+
+def listed(vocabulary: WordList | None) -> WordList:
+    """Return a word list, by default the one that a run reads by default: the shipped words."""
+    return Vocabulary.default() if vocabulary is None else vocabulary
+
+
+def vectors_for(view: ModelView, vectors: Any, vocabulary: WordList) -> WordVectors:
+    """Return word vectors, by default as a run has them by default: a model's own mean-centred input embeddings.
+
+    Those are named after the model, so that results made with the vectors of two models are not compared.
+
+    Raises:
+        InputError: they are something else, or no word of the list maps to a token of the model.
+    """
+    if vectors is None:
+        own = WordVectors.from_model(view, words_of(vocabulary))
+        return replace(own, source=own.source.replace("the model", view.info.id))
+    if not isinstance(vectors, WordVectors):
+        raise InputError(f"expected WordVectors, got {type(vectors).__name__}: WordVectors.from_model makes some")
+    return vectors
 
 
 def words_of(vocabulary: WordList) -> tuple[str, ...]:

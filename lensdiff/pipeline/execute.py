@@ -13,6 +13,7 @@ import torch
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.defaults import CHAT
+from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_workers, memory_of
 from lensdiff.pipeline.graph import Graph, paths, tables_of
@@ -62,7 +63,7 @@ def execute(
     material = prepare(config, command)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
-    with store.writing(), threads_for(memory.parameters):
+    with store.writing(), threads_for(memory.parameters), unseen():
         _forget_damaged(store, listener)
         identities = Identities(config)
         is_same = _is_same_pair(material, identities, store)

@@ -1,6 +1,10 @@
 """How a run tells what it does: the library prints nothing, the caller gives a listener."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
+
+from lensdiff.models.progress import Steps, steps_bar
 
 
 @runtime_checkable
@@ -30,3 +34,23 @@ class Silent:
     def advance(self, step: str, unit: str) -> None: ...
 
     def end(self, step: str, seconds: float) -> None: ...
+
+
+class Watched(Silent):
+    """Shows the step and its units at a bar."""
+
+    def __init__(self, steps: Steps):
+        self._steps = steps
+
+    def begin(self, step: str, units: int, done: int) -> None:
+        self._steps.begin(step, units, done)
+
+    def advance(self, step: str, unit: str) -> None:
+        self._steps.advance(1)
+
+
+@contextmanager
+def watched() -> Iterator[Listener]:
+    """Yield a listener that shows a run's steps where somebody sees standard error, else one that ignores all."""
+    with steps_bar() as steps:
+        yield Silent() if steps is None else Watched(steps)

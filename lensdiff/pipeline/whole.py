@@ -6,7 +6,7 @@ from typing import Any
 
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.execute import execute
-from lensdiff.pipeline.listener import Listener
+from lensdiff.pipeline.listener import Listener, watched
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.shortfall import failed, not_possible
 
@@ -18,12 +18,13 @@ def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener |
 
     Args:
         config: a config, a mapping with its keys, or the path of a TOML file.
-        listener: is told what happens; by default nobody.
+        listener: is told what happens; by default a bar, where somebody sees it (see `models.progress`).
 
     Raises:
         InputError, OSError: as `execute`.
     """
-    report = Report(execute(config, listener=listener, estimate=listener is not None))
+    with watched() as shown:
+        report = Report(execute(config, listener=listener or shown, estimate=listener is not None))
     report.save()
     if listener is None:
         steps = report.store.manifest.steps

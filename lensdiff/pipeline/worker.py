@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig, parse
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.pipeline.material import Material
@@ -164,7 +165,8 @@ def main() -> None:
     """Serve the process that began this one."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    serve(sys.stdin.buffer, answers)
+    with unseen():
+        serve(sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,16 @@ def checked_fields(kind: type, values: str, arrays: Mapping[str, Tensor]) -> dic
     return found
 
 
+@cache
+def axes_of(kind: type) -> dict[str, tuple[str, ...]]:
+    """Return the names of the axes of each field of a result's class; none where it is no array."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = [getattr(one, "dim_str", "") for one in (hint, *get_args(hint)) if isinstance(one, type)]
+        found[name] = tuple(next((axes for axes in kinds if axes), "").split())
+    return found
+
+
 def _values(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)

@@ -10,12 +10,13 @@ So a new field per layer is joined where its annotation says so, and is never si
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.fields import axes_of
 
 T = TypeVar("T")
 LAYER = "layer"
@@ -37,7 +38,7 @@ def joined(kind: type[T], parts: Sequence[T]) -> T:
             f"{', '.join(sorted(others)) or 'nothing'} given to be joined, expected parts of {kind.__name__}"
         )
     layers = _layers(parts)
-    axes, changed = _axes(kind), {"layers": layers, "provenance": _provenance(parts, layers)}
+    axes, changed = axes_of(kind), {"layers": layers, "provenance": _provenance(parts, layers)}
     for field in fields(whole):
         values = [getattr(part, field.name) for part in parts]
         if field.name in whole.ragged.values():
@@ -47,11 +48,6 @@ def joined(kind: type[T], parts: Sequence[T]) -> T:
         elif field.name not in changed:
             _check_same(kind, field.name, values)
     return replace(parts[0], **changed)  # type: ignore[type-var]
-
-
-def _axes(kind: type) -> dict[str, list[str]]:
-    """Return the names of each field's axes; none where it is no array."""
-    return {name: getattr(hint, "dim_str", "").split() for name, hint in get_type_hints(kind).items()}
 
 
 def _layers(parts: Sequence[Any]) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, overload
 
 import pandas as pd
 
-from lensdiff.results.errors import InputError
 from lensdiff.results.numbers import n_of
+from lensdiff.results.printed import printed, widget_html
 
 R = TypeVar("R")
 TOLD = 3  # failures that are told one by one
@@ -36,26 +36,26 @@ class Results(Sequence[R]):
         return len(self.by_id)
 
     def __repr__(self) -> str:
-        """Return what there is of which prompts, and why there is nothing of others."""
+        """Return what there is of which prompts, of which model, and why there is nothing of others."""
         kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in self)) or "nothing"
-        lines = [f"Results of {n_of(len(self), 'prompt')}, {kinds}: {', '.join(self.by_id)}"]
+        models = ", ".join(dict.fromkeys(name for name in map(model_of, self) if name))
+        lines = [f"  prompts: {', '.join(self.by_id)}"] if self.by_id else []
         lines += [f"  without {name!r}: {reason}" for name, reason in list(self.failures.items())[:TOLD]]
         if len(self.failures) > TOLD:
             lines.append(f"  without {len(self.failures) - TOLD} more, see failures")
-        return "\n".join(lines)
+        title = f"Results of {n_of(len(self), 'prompt')}, {kinds}" + (f": {models}" if models else "")
+        return printed(title, lines, calls=("top()", "to_df()", "show()", "by_id"))
+
+    def _repr_html_(self) -> str | None:
+        """Return the widget, for a notebook."""
+        return widget_html(self)
 
     def to_df(self) -> pd.DataFrame:
         """Return the tables of all prompts in one, with a column `prompt_id`."""
         return self._table(lambda one: one.to_df())
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k rows of each prompt that a reader looks at first, with a column `prompt_id`.
-
-        Raises:
-            InputError: no rows of these come first (responses).
-        """
-        if without := [type(one).__name__ for one in self if not hasattr(one, "top")]:
-            raise InputError(f"no row of a {without[0]} comes first, expected results that have such rows")
+        """Return the k rows of each prompt that a reader looks at first, with a column `prompt_id`."""
         return self._table(lambda one: one.top(k))
 
     def show(self) -> Any:
@@ -70,6 +70,12 @@ class Results(Sequence[R]):
             if "prompt_id" not in frame:
                 frame.insert(0, "prompt_id", name)
         return table(frames.values())
+
+
+def model_of(one: Any) -> str:
+    """Return the model that a result or a response is of; "" where it does not say."""
+    origin = getattr(one, "provenance", None)
+    return getattr(one, "model", "") if origin is None else origin.model
 
 
 def table(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from lensdiff.results.fields import adapter, checked_fields
 from lensdiff.results.joining import joined
 from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.results.paths import as_path, first_line, unreadable
+from lensdiff.results.printed import models_of, printed, sizes, widget_html
 from lensdiff.results.provenance import Provenance
 
 SCHEMA = 2
@@ -35,12 +36,15 @@ class Result(ABC):
 
     A class says of itself:
         layer_by_layer: each layer is read without the others, so that `join` makes one result of several.
+        calls: what leads on from it, told where it is printed.
         ragged: by an axis whose rows are not all of one length, the field that says where each row begins (one entry
             more than there are rows, those of one layer after those of the other).
     """
 
     layer_by_layer: ClassVar[bool] = False
     ragged: ClassVar[Mapping[str, str]] = {}
+
+    calls: ClassVar[tuple[str, ...]] = ("top()", "to_df()", "show()")
 
     provenance: Provenance
 
@@ -50,16 +54,20 @@ class Result(ABC):
             cls.__repr__ = Result.__repr__
 
     def __repr__(self) -> str:
-        """Return what it is, of which model, and the shape of each array; below a pair's notice."""
+        """Return what it is, of which models, its sizes, what was found, and what to call next; see `printed`."""
         prompt = getattr(self, "prompt_id", "")
         where = f", {prompt}" if prompt and isinstance(prompt, str) else ""
-        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        shapes = [f"{name} {' x '.join(map(str, x.shape)) or '()'}" for name, x in values if isinstance(x, Tensor)]
-        lines = [f"{type(self).__name__} of {self.provenance.model}{where}"]
-        if shapes:
-            lines.append(f"  arrays: {', '.join(shapes)}")
-        lines.append("  tables by top() and to_df(), a view by show()")
-        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+        title = f"{type(self).__name__} of {models_of(self.provenance)}{where}"
+        lines = [f"  {line}" for line in (sizes(self), *self.told()) if line]
+        return printed(title, lines, calls=self.calls, notice=self.provenance.notice)
+
+    def _repr_html_(self) -> str | None:
+        """Return the widget, for a notebook."""
+        return widget_html(self)
+
+    def told(self) -> list[str]:
+        """Return in a few short lines what was found, the most important first; none where the table alone says it."""
+        return []
 
     @abstractmethod
     def to_df(self) -> pd.DataFrame:

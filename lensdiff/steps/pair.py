@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.models import view_of
+from lensdiff.models.facts import n_parameters
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import Provenance, Result
 from lensdiff.steps.inputs import Inputs
@@ -24,9 +25,15 @@ class PairFacts(Result):
         differences: what, base, tuned, meaning; a row per thing.
     """
 
+    calls = ("top()", "to_df()")
+
     base: dict[str, Any]
     tuned: dict[str, Any]
     differences: list[dict[str, str]]
+
+    def told(self) -> list[str]:
+        """Return what differs beside the weights."""
+        return ["differ beside their weights in: " + (", ".join(row["what"] for row in self.differences) or "nothing")]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per difference: what, base, tuned, meaning."""
@@ -34,7 +41,7 @@ class PairFacts(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k differences."""
-        return self.to_df().head(k)
+        return self.to_df().head(k).loc[:, ["what", "base", "tuned"]]
 
 
 def describe(inputs: Inputs, unit: Unit, options: Options) -> PairFacts:
@@ -62,8 +69,7 @@ def model_facts(pair: ModelPair, side: str) -> dict[str, Any]:
         "n_heads": view.n_heads,
         "d_model": view.d_model,
         "d_vocab": view.d_vocab,
-        # a HookedTransformer has biases where the checkpoint has none: zeros, which are not counted
-        "parameters": sum(p.numel() for p in view.model.parameters() if bool(p.any())),
+        "parameters": n_parameters(view),
     }
 
 

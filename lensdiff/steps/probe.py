@@ -11,6 +11,7 @@ import torch
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.decoding import greedy
+from lensdiff.models.facts import n_parameters
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import encode
 from lensdiff.results import InputError
@@ -56,7 +57,7 @@ class Probe:
 
     @cached_property
     def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.view.model.parameters())
+        return n_parameters(self.view)
 
     @cached_property
     def rate(self) -> float:

@@ -42,6 +42,8 @@ class SaidResponse(Result):
         tokenizer: digest of the tokenizer whose ids they are; empty for a given text.
     """
 
+    calls = ("said()", "to_df()")
+
     prompt_id: str
     text: str
     token_ids: tuple[int, ...]
@@ -53,6 +55,10 @@ class SaidResponse(Result):
         if self.given:
             return self.text
         return Response(self.text, self.token_ids, self.provenance.model, self.tokenizer)
+
+    def told(self) -> list[str]:
+        """Return the response."""
+        return [repr(self.text)]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row: prompt_id, model, kind, seed, text, token_ids, source, model_id, tokenizer."""
@@ -69,7 +75,7 @@ class SaidResponse(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the only row."""
-        return self.to_df()
+        return self.to_df().loc[:, ["prompt_id", "model", "text"]]
 
 
 def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidResponse:

@@ -31,11 +31,17 @@ class ControlValidity(Result):
         valid: whether the loss is at most the limit.
     """
 
+    calls = ("top()", "to_df()")
+
     loss: float
     limit: float
     base_loss: float
     tuned_loss: float
     valid: bool
+
+    def told(self) -> list[str]:
+        """Return the loss, and whether it is valid."""
+        return [f"loss {self.loss:.3g}, {'at most' if self.valid else 'above'} the limit {self.limit:.3g}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row: control, model, kind, seed, loss, limit, base_loss, tuned_loss, valid."""
@@ -45,7 +51,7 @@ class ControlValidity(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the only row."""
-        return self.to_df()
+        return self.to_df().loc[:, ["kind", "seed", "loss", "limit", "valid"]]
 
 
 def check(inputs: Inputs, unit: Unit, options: Options) -> ControlValidity:

@@ -1,19 +1,30 @@
-"""The registry of views: one function per class of result, found beside the result."""
+"""The registry of views: one function per class of result, found beside the result; of the others a table is shown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lensdiff.results import Diff, InputError, Result, Results
+from lensdiff.views.fallback import table_html
+from lensdiff.views.small_table import SmallTable
 from lensdiff.views.widget import Widget, with_scripts_of
 
+ROWS = 20  # of a table that is all there is to see
 DiffView = Callable[[Diff], Widget]
 ManyView = Callable[[Sequence[Any]], Widget]
 _diff_views: dict[type, DiffView] = {}
 _many_views: dict[type, ManyView] = {}
+
+
+@runtime_checkable
+class HasTable(Protocol):
+    """What has a table, and rows of it that a reader looks at first."""
+
+    def to_df(self) -> Any: ...
+    def top(self, k: int = 10) -> Any: ...
 
 
 def show(result: Any) -> Widget:
@@ -54,7 +65,21 @@ def _one(result: Any) -> Any:
 
 @singledispatch
 def _view(result: Any) -> Widget:
-    raise InputError(f"there is no view of a {type(result).__name__}")
+    return _rows(result, type(result).__name__)
+
+
+def _rows(result: Any, what: str) -> Widget:
+    """Return the first rows of a result that has no view of its own.
+
+    Raises:
+        InputError: there is no table of such a thing.
+    """
+    one = _one(result)
+    if not isinstance(one, HasTable) or isinstance(one, Results):  # of no prompts
+        raise InputError(f"there is no view of a {what}")
+    first = result.top(ROWS)
+    caption = f"{what}: the first {len(first)} rows, see to_df()" if len(first) == ROWS else what
+    return Widget("rows", SmallTable.of(first, caption), what, fallback=table_html(first, caption))
 
 
 register_view = _view.register  # the view of a result, by the class that its argument is said to be of
@@ -95,4 +120,4 @@ def _of_kind(views: Mapping[type, Callable[[Any], Widget]], result: Any, what: s
     for kind, view in views.items():
         if isinstance(one, kind):
             return view(result)
-    raise InputError(f"there is no view of a {what} of {type(one).__name__}")
+    return _rows(result, f"{what} of {type(one).__name__}")

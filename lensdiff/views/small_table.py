@@ -1,5 +1,6 @@
 """A small table within a view, drawn by the page's script (`LensDiff.table`) under a caption."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,4 +32,14 @@ class SmallTable:
 
 def cells(frame: pd.DataFrame) -> list[list[Any]]:
     """Return a frame's rows, None where a cell is missing."""
-    return [list(row) for row in frame.astype(object).where(frame.notna(), None).itertuples(index=False)]
+    known = frame.astype(object).where(frame.notna(), None)
+    return [[_cell(value) for value in row] for row in known.itertuples(index=False)]
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that JSON can hold: what is no number, text or nothing, as text."""
+    return value if value is None or isinstance(value, bool | int | str) or _is_finite(value) else str(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import rich.console
 
 import lensdiff
 from lensdiff.analyses.attention.patterns import attention
@@ -35,6 +34,7 @@ from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
 from lensdiff.analyses.residual_stream.lens import logit_lens
 from lensdiff.inputs import Prompt
 from lensdiff.models import load_pair
+from lensdiff.models import progress as progress_of
 from lensdiff.models.asked import Asked, as_prompt
 from lensdiff.models.response import Response
 from lensdiff.models.text import generate
@@ -216,14 +216,14 @@ def test_responses_of_generate_are_those_to_the_same_prompts(pair: Any, calls: A
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_list_is_read_under_a_progress_bar(calls: Any, name: str, capsys: Any, monkeypatch: Any) -> None:
-    terminal = rich.console.Console(force_terminal=True)
-    monkeypatch.setattr("rich.progress.get_console", lambda: terminal)
-    monkeypatch.setattr("lensdiff.models.asked.get_console", lambda: terminal)
+    monkeypatch.setattr(progress_of, "is_watched", lambda: True)
+    monkeypatch.setattr(progress_of, "PATIENCE", 0.0)
     for prompts, progress, shown in (
         ([SEA], None, True),
         ([SEA], True, True),
         ([SEA], False, False),
-        (SEA, True, False),
+        (SEA, None, True),
+        (SEA, False, False),
     ):
         calls[name](prompts, progress=progress)
         assert bool("".join(capsys.readouterr())) is shown
@@ -267,31 +267,39 @@ def test_results_are_a_list_with_a_table(pair: Any) -> None:
     top = found.top(2)
     assert top["prompt_id"].tolist() == ["sea", "sea", "1", "1"]
     pd.testing.assert_frame_equal(top.iloc[:2].drop(columns="prompt_id"), found[0].top(2))
-    assert repr(found) == "Results of 2 prompts, Attribution: sea, 1"
+    assert repr(found).splitlines()[:2] == [
+        f"Results of 2 prompts, Attribution: {pair.ids[0]}",
+        "  prompts: sea, 1",
+    ]
 
 
 def test_results_say_what_is_missing() -> None:
     failures = {str(i): f"reason {i}" for i in range(5)}
     assert repr(Results({}, failures)).splitlines() == [
-        "Results of 0 prompts, nothing: ",
+        "Results of 0 prompts, nothing",
         "  without '0': reason 0",
         "  without '1': reason 1",
         "  without '2': reason 2",
         "  without 2 more, see failures",
+        "  next: top(), to_df(), show(), by_id",
     ]
     assert Results({}).to_df().empty
     with pytest.raises(InputError, match="there is no view of a Results of Results"):
         Results({}).show()
 
 
-def test_responses_have_a_table_and_no_first_rows_or_view(pair: Any) -> None:
+def test_responses_have_a_table_and_are_seen_as_one(pair: Any) -> None:
     said = generate(pair.base, [SEA, MOON], max_new_tokens=3)
     assert list(said.to_df()) == ["prompt_id", "text", "n_tokens", "model"]
     assert said.to_df()["text"].tolist() == [one.text for one in said]
-    with pytest.raises(InputError, match="no row of a Response comes first"):
-        said.top()
-    with pytest.raises(InputError, match="there is no view of a Results of Response"):
-        said.show()
+    pd.testing.assert_frame_equal(said.top(), said.to_df())
+    shown = said.show()
+    assert shown.title == "Results of Response"
+    assert [row[1] for row in shown.data.rows] == [one.text for one in said]
+    both = pair.compare(generate, SEA, max_new_tokens=3)
+    assert both.to_df().to_numpy().tolist() == [
+        [side, one.text, len(one.token_ids)] for side, one in (("base", both.base), ("tuned", both.tuned))
+    ]
 
 
 @pytest.mark.parametrize("name", ["attribute", "attention", "output_shift"])

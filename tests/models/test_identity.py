@@ -254,8 +254,11 @@ def twins_and_others(folders, tmp_path_factory) -> tuple[ModelPair, ModelPair]:
 def test_both_results_of_one_analysis_say_it_first(twins_and_others):
     twins, others = (pair.compare(attribute, PROMPT, "a sea", deletion_draws=0) for pair in twins_and_others)
     assert (twins.notice, others.notice) == (ZERO, "")
-    assert repr(twins) == f"{ZERO}\nbase: {twins.base!r}\ntuned: {twins.tuned!r}"
-    assert repr(others) == f"base: {others.base!r}\ntuned: {others.tuned!r}"
+    assert repr(twins).splitlines()[:2] == [ZERO, f"Diff of Attribution: {' -> '.join(twins_and_others[0].ids)}"]
+    first, second = (f"  {side}: {one.told()[0]}" for side, one in (("base", others.base), ("tuned", others.tuned)))
+    assert repr(others).splitlines()[0] == f"Diff of Attribution: {' -> '.join(twins_and_others[1].ids)}"
+    assert repr(others).splitlines()[1] == first
+    assert second in repr(others).splitlines()
     body = twins.show().html().split("<body>")[1]
     assert body.lstrip().startswith(f'<p class="ld-warning">{ZERO}</p>')
     assert twins.show().html().count(ZERO) == 1

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lensdiff.models import load_model, load_pair, pair, view_of
+from lensdiff.models.given import check_pair
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.results import InputError
 from tests.checkpoints import TEXT, hf_model, save_checkpoint, tokenizer_of
@@ -83,9 +84,9 @@ def test_both_models_are_loaded_and_differ(folders):
 
 def test_a_pair_and_a_model_are_told_apart(folders):
     both = load_pair(*folders, **OPTIONS)
-    pair.check_pair(both)
-    with pytest.raises(InputError, match="expected a pair of models, as load_pair makes it, got "):
-        pair.check_pair(both.base)
+    check_pair(both, "weight_shift")
+    with pytest.raises(InputError, match=r"weight_shift takes a pair of models, given one model: load_pair"):
+        check_pair(both.base, "weight_shift")
     with pytest.raises(InputError, match=r"expected one model, got a pair: give pair\.base or pair\.tuned"):
         view_of(both)
 

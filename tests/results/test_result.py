@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensdiff.results import Control, ControlModel, Diff, InputError, Provenance, Result
+from lensdiff.results.printed import LINES, WIDTH, models_of, printed, sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ def test_what_is_printed_is_short_and_begins_with_a_pairs_notice():
     many = lengths(*range(5000))
     assert repr(many).splitlines() == [
         "Lengths of model ünicode",
-        "  arrays: values 5000",
-        "  tables by top() and to_df(), a view by show()",
+        "  name 5000",
+        "  next: top(), to_df(), show()",
     ]
     equal = replace(many.provenance, options={"notice": "the weights are equal"})
     assert repr(replace(many, provenance=equal)).splitlines()[:2] == [
@@ -145,11 +146,47 @@ def test_diff_is_both_tables_with_a_column_model():
     assert many["value"].tolist() == [1.0, 3.0, 2.0]
 
 
-def test_there_is_no_view_of_an_unknown_result():
-    with pytest.raises(InputError, match="no view of a Lengths"):
-        lengths(1.0).show()
-    with pytest.raises(InputError, match="no view of a Diff of Lengths"):
-        Diff(lengths(1.0), lengths(1.0)).show()
+def test_a_result_without_a_view_is_shown_as_its_first_rows():
+    found = lengths(1.0, float("inf"), float("nan"))
+    widget = found.show()
+    assert (widget.view, widget.title, widget.data.columns) == ("rows", "Lengths", ["name", "value"])
+    assert sorted(map(str, (row[1] for row in widget.data.rows))) == ["1.0", "None", "inf"]
+    assert "inf" in widget.html()
+    assert str(found._repr_html_()).startswith("<iframe srcdoc=")
+    both = Diff(found, lengths(1.0)).show()
+    assert both.title == "Diff of Lengths"
+    assert both.data.columns[0] == "model"
+    many = lengths(*range(99)).show()
+    assert len(many.data.rows) == 20
+    assert many.data.caption == "Lengths: the first 20 rows, see to_df()"
+
+
+def test_what_is_printed_is_cut_to_eight_lines_of_one_terminals_width():
+    said = printed(
+        "x of " + "a" * 200 + " -> " + "b" * 200, [f"line {i} " + "z" * 300 for i in range(9)], calls=("f()",)
+    )
+    lines = said.splitlines()
+    assert len(lines) == LINES
+    assert {len(line) for line in lines[:-2]} == {WIDTH}
+    assert lines[0].endswith("...")
+    assert lines[1].startswith("  -> bbb")
+    assert lines[-2:] == ["  ... and 5 more", "  next: f()"]
+    assert printed("x", ["a\nb"]).splitlines() == ["x", "a b"]
+    assert printed("x", notice="first") == "first\nx"
+
+
+def test_sizes_are_the_axes_of_the_arrays_and_the_controls():
+    found = lengths(1.0, 2.0)
+    assert sizes(found) == "name 2"
+    made = (ControlModel("a"), ControlModel("b"), ControlModel("c", Control("norm", 1)))
+    beside = replace(found, provenance=replace(found.provenance, controls=made))
+    assert sizes(beside) == "beside controls: 2 given, 1 norm; name 2"
+
+
+def test_the_base_is_named_where_a_results_model_is_the_tuned_one_alone():
+    assert models_of(Provenance("x", "tuned", options={"base": "base"})) == "base -> tuned"
+    assert models_of(Provenance("x", "base -> tuned", options={"base": "base"})) == "base -> tuned"
+    assert models_of(Provenance("x", "one")) == "one"
 
 
 def test_provenance_names_the_versions():

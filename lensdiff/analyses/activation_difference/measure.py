@@ -39,8 +39,9 @@ from lensdiff.analyses.activation_difference.sums import Means, differences
 from lensdiff.analyses.activation_difference.words import Readings, indexed, read_words
 from lensdiff.inputs.texts import Texts, texts_of
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import token_strings
 from lensdiff.results import InputError
 from lensdiff.results.numbers import check_count
@@ -76,6 +77,7 @@ def activation_difference(
             read, a layer that there is not, a count that is none, a control of another shape, or a model whose stream
             cannot be read, or written behind its last layer.
     """
+    check_pair(pair, "activation_difference")
     chosen, starts = _asked(pair, texts, layers, positions, max_texts, prepend_bos)
     views = view_of(pair.base), view_of(pair.tuned)
     check_level(level)
@@ -142,7 +144,6 @@ def _asked(
     prepend_bos: bool | None,
 ) -> tuple[tuple[int, ...], list[Start]]:
     """Return the layers that are read, and the texts as both models read them."""
-    check_pair(pair)
     if pair.keep == "one":
         raise InputError('activation_difference reads both models at once: load the pair with keep="both"')
     check_count("positions", positions)

@@ -28,8 +28,9 @@ from lensdiff.analyses.activation_difference.sums import constant_share
 from lensdiff.analyses.activation_difference.words import SIGNS, indexed
 from lensdiff.inputs.texts import Texts
 from lensdiff.models import view_of
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import token_strings
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
@@ -38,6 +39,7 @@ from lensdiff.results.tidy import tidy
 
 BY_BASE = "difference, base's head"
 READINGS = (DIFFERENCE, BY_BASE, TUNED_MEAN)
+SHOWN = 3  # words of a place in `top`
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class ControlDifference(Result):
 
     Attributes: as those of `ActivationDifference`; the words are read by the control's own head.
     """
+
+    calls = ("top()", "to_df()")
 
     layers: tuple[int, ...]
     n: Int[Tensor, " position"]
@@ -83,6 +87,8 @@ class ActivationDifference(Result):
         control_difference, control_size: of each control, in the order of `provenance.controls`.
         level: of bands.
     """
+
+    calls = ("reads()", "top()", "to_df()", "show()")
 
     n_layers: int
     layers: tuple[int, ...]
@@ -224,22 +230,21 @@ class ActivationDifference(Result):
         """Return the k places of the largest constant share, with the first words that each speaks for."""
         frame: Any = self.to_df()
         order = frame["constant_share"].fillna(-1.0).sort_values(ascending=False, kind="stable").index[:k]
-        words = [[self.words[i] for i in place[:4]] for place in self.read_words[0, 0].flatten(0, 1).tolist()]
+        words = [[self.words[i] for i in place[:SHOWN]] for place in self.read_words[0, 0].flatten(0, 1).tolist()]
         frame["reads"] = [" ".join(map(repr, own)) for own in words]
-        return frame.loc[order].reset_index(drop=True)
+        columns = ["layer", "position", "constant_share", "control_low", "control_high", "reads"]
+        return frame.loc[order].reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
-        """Return model, the shares by layer, and what stands beside."""
-        lines = [f"ActivationDifference of {self.provenance.model}: {self.n_texts} texts, {len(self.n)} positions"]
+    def told(self) -> list[str]:
+        """Return the shares by layer, what stands beside, and the words of the largest one."""
         if not bool((self.size > 0).any()):
-            lines.append("  nothing differs: the constant share is undefined")
-        else:
-            means = ", ".join("none" if s != s else f"{s:.2f}" for s in self.constant_share.nanmean(dim=1).tolist())
-            lines.append(f"  constant share, layers {list(self.layers)}: {means}")
+            return ["nothing differs: the constant share is undefined"]
+        means = ", ".join("none" if s != s else f"{s:.2f}" for s in self.constant_share.nanmean(dim=1).tolist())
+        lines = [f"constant share over {self.n_texts} texts, layers {list(self.layers)}: {means}"]
         beside = self.beside()
-        lines += [] if beside is None else [f"  mean share beside controls: {beside}"]
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+        lines += [] if beside is None else [f"mean share beside controls: {beside}"]
+        first = self.top(1).iloc[0]
+        return [*lines, f"largest at layer {first.layer}, position {first.position}, which reads {first.reads}"]
 
     # interventions
     def place(self, layer: int, position: int) -> tuple[int, int]:
@@ -274,7 +279,7 @@ class ActivationDifference(Result):
         Raises:
             InputError: the place was not read, the pair is another, or nothing differs there.
         """
-        check_pair(pair)
+        check_pair(pair, "ActivationDifference.directions")
         at = self.place(layer, position)
         if " -> ".join(pair.ids) != self.provenance.model:
             raise InputError(f"the difference is of {self.provenance.model}, the pair is {' -> '.join(pair.ids)}")

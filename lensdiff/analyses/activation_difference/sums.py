@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lensdiff.analyses.activation_difference.starts import Start, batches, streams
 from lensdiff.models import ModelView
+from lensdiff.models.progress import tracked
 
 
 def constant_share(
@@ -89,7 +90,8 @@ def differences(
     """
     dtype = torch.promote_types(torch.promote_types(base.dtype, other.dtype), torch.float32)
     sums = Sums(len(layers), positions, base.d_model)
-    for batch in batches(starts, 4 * len(layers) * base.d_model * 8):  # four tensors, float64 on their way
+    some = batches(starts, 4 * len(layers) * base.d_model * 8)
+    for batch in tracked(some, f"reading {base.info.id} and {other.info.id}"):  # four tensors, float64 on their way
         both = (streams(base, batch.ids[0], layers), streams(other, batch.ids[side], layers))
         sums.add(*(stream[:, :, batch.first :] for stream in both))
     return sums.means(dtype)

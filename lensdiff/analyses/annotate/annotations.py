@@ -88,6 +88,8 @@ class Annotations(Result):
         descriptions, reasons: a text per component and seed, in the order of `status`; empty where there is none.
     """
 
+    calls = ("counts()", "top()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     seeds: tuple[int, ...]
@@ -99,6 +101,10 @@ class Annotations(Result):
     level: Int[Tensor, "layer side component seed"]
     descriptions: tuple[str, ...]
     reasons: tuple[str, ...]
+
+    def told(self) -> list[str]:
+        """Return how many annotations have each status."""
+        return [", ".join(f"{n} {status}" for status, n in self.counts().items() if n)]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component and seed: what was said, or the reason why nothing was.
@@ -128,7 +134,9 @@ class Annotations(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k components that were explained, layer by layer, by the first seed."""
         frame = self.to_df()
-        return frame.loc[(frame.status == "explained") & (frame.seed == self.seeds[0])].head(k).reset_index(drop=True)
+        columns = ["layer", "side", "component", "level", "description"]
+        some = frame.loc[(frame.status == "explained") & (frame.seed == self.seeds[0])]
+        return some.head(k).reset_index(drop=True).loc[:, columns]
 
     @classmethod
     def gather(

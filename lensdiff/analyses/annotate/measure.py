@@ -26,6 +26,7 @@ from lensdiff.analyses.annotate.annotations import Annotation, Annotations, pars
 from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.inputs.annotation_prompts import AnnotationPrompts
 from lensdiff.inputs.chat import AnnotationStopped, Answer, Chat
+from lensdiff.models.given import check_results
 from lensdiff.models.layers import chosen_indices
 from lensdiff.results import InputError
 from lensdiff.results.numbers import check_count, check_counts, check_seed, n_of
@@ -81,6 +82,7 @@ def annotate(
         InputError: an option cannot be used, or the package openai or a key is missing.
         AnnotationStopped: the server gives no more answers; run again to go on where it stopped.
     """
+    check_results(concepts, MLPConcepts, "annotate", "mlp_concepts")
     prompts = prompts or AnnotationPrompts.default()
     chosen, n = _selection(concepts, layers, components, seeds, top_words)
     check_count("concurrency", concurrency, most=MOST_REQUESTS)

@@ -21,6 +21,7 @@ Reference: Wu et al., NAACL 2024, section 6, Table 5 and Figure 3; doi 10.18653/
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,8 @@ class AnnotationShift(Result):
         left_out: share of annotations without an answer, base and tuned.
     """
 
+    calls = ("groups_df()", "top()", "to_df()", "show()")
+
     sides: tuple[Side, ...]
     labels: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -76,6 +79,12 @@ class AnnotationShift(Result):
     statistics: Float[Tensor, "side label statistic"]
     by_group: Float[Tensor, "side group label group_statistic"]
     left_out: tuple[float, float]
+
+    def told(self) -> list[str]:
+        """Return how many labels have each verdict, and the one that changed most."""
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.to_df().verdict.value_counts(sort=False).items())
+        most: Any = self.top(1).iloc[0]
+        return [f"labels: {counts}", f"changed most: {most.label} {most.difference:+.3g} ({most.verdict})"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per side and label: side, label, kind, `STATISTICS`, verdict."""
@@ -92,8 +101,8 @@ class AnnotationShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k labels whose share changed most."""
-        frame = self.to_df()
-        return frame.loc[frame.difference.abs().nlargest(k).index].reset_index(drop=True)
+        columns, frame = ["side", "label", "difference", "p_adjusted", "verdict"], self.to_df()
+        return frame.loc[frame.difference.abs().nlargest(k).index].reset_index(drop=True).loc[:, columns]
 
     def _verdict(self, p: float, equivalence_p: float) -> str:
         # a comparison with NaN is false: what cannot be tested is undecided

@@ -25,6 +25,8 @@ class ControlAttention(Result):
         measures: the control's own (axis `measure` as `MEASURES`).
     """
 
+    calls = ("top()", "to_df()")
+
     layers: tuple[int, ...]
     texts: tuple[tuple[str, ...], ...]
     distances: Float[Tensor, "text distance layer head_index"]
@@ -39,7 +41,8 @@ class ControlAttention(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose attention moved most, by `js_distance`."""
-        return self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
+        found = self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
+        return found.loc[:, ["layer", "head_index", *DISTANCES]]
 
 
 def control_attention(base: Patterns, control: Patterns) -> ControlAttention:

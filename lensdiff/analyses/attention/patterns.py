@@ -34,8 +34,9 @@ from torch import Tensor
 from lensdiff.analyses.attention.defaults import SINK
 from lensdiff.defaults import RAW
 from lensdiff.inputs import Prompt
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
 from lensdiff.models.asked import Asked
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -99,6 +100,11 @@ class AttentionPatterns(Result):
     template_share: Float[Tensor, "layer head_index"]
     patterns: Float[Tensor, "layer head_index query_pos key_pos"]
 
+    def told(self) -> list[str]:
+        """Return means over heads, in bits and shares."""
+        means = ((name, float(getattr(self, name).nanmean())) for name in TOLD)
+        return ["means over heads: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means if mean == mean)]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: prompt_id, layer, head_index sink, entropy, instruction, context, template."""
         axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
@@ -111,7 +117,7 @@ class AttentionPatterns(Result):
 
         Without that share (see the module) the k heads that look least at the first token.
         """
-        table = self.to_df()
+        table = self.to_df().drop(columns=["prompt_id", "template_share"])
         if self.instruction_share.isnan().any():
             return table.nsmallest(k, "sink_share").reset_index(drop=True)
         return table.nlargest(k, "instruction_share").reset_index(drop=True)
@@ -173,7 +179,7 @@ def attention(
             different lengths, an id that comes twice; of one prompt (or of all in a list): it is a single token, or
             prompt and response cannot be tokenised (see `encode`).
     """
-    view = view_of(model)
+    view = one_model(model, "attention")
     if sink not in get_args(Sink):
         raise InputError(f"sink={sink!r} is none of {', '.join(get_args(Sink))}")
     chosen = chosen_indices(layers, range(view.n_layers), "layers")

@@ -42,7 +42,7 @@ def summary(found: Found) -> pd.DataFrame:
     """Return the heads whose attention moved most, with the controls' band, and what the response looked at."""
     columns = ["layer", "head_index", "js_distance", "js_distance_control_low", "js_distance_control_high"]
     columns += [f"instruction_share_{name}" for name in (*SIDES, "p_adjusted")]
-    return found.one("attention_shift", AttentionShift).top(TOP_ROWS).filter(items=columns)
+    return found.one("attention_shift", AttentionShift).ranked(TOP_ROWS).filter(items=columns)
 
 
 SUMMARIES = {"Attention: heads that moved most": summary}

@@ -25,7 +25,7 @@ Reference: Lin, IEEE Trans. Inf. Theory 37, 1991 (divergence); Endres and Schind
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,9 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.attention.control import ControlAttention, check_apart, measures_of
 from lensdiff.analyses.attention.distances import DISTANCES, distances_of
-from lensdiff.analyses.attention.patterns import MEASURES
+from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention.same_texts import Patterns, same_texts
+from lensdiff.models.given import check_results
 from lensdiff.models.templates import stamped
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_seed
@@ -69,6 +70,13 @@ class AttentionShift(Result):
     measures: Float[Tensor, "measure statistic layer head_index"]
     whole: stats.Envelope | None
 
+    def told(self) -> list[str]:
+        """Return the mean distance beside controls, and the head that moved most."""
+        where: Any = self.ranked(1).iloc[0]
+        beside = f"{float(self.distances[0].mean()):.3g}" if self.whole is None else str(self.whole)
+        most = f"layer {where.layer:.0f}, head {where.head_index:.0f}: {where.js_distance:.3g}"
+        return [f"JS distance, mean of all heads: {beside}", f"moved most: {most}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: layer, head_index, each distance with its band, each measure with its statistics.
 
@@ -83,7 +91,12 @@ class AttentionShift(Result):
         return tidy({"layer": self.layers, "head_index": range(self.distances.shape[-1])}, columns)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k heads whose attention moved most, by `js_distance`."""
+        """Return the k heads whose attention moved most, by `js_distance`, with its band."""
+        name = DISTANCES[0]
+        return self.ranked(k).loc[:, ["layer", "head_index", name, f"{name}_control_low", f"{name}_control_high"]]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `to_df`."""
         return self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
 
 
@@ -110,6 +123,8 @@ def attention_shift(
         InputError: no results, unequal numbers of them, patterns that were not kept, base and tuned (or a control) read
             other tokens, layers or heads, measured parts differently, or an unusable option.
     """
+    for given in (base, tuned):
+        check_results(given, AttentionPatterns, "attention_shift", "attention", many=True)
     check_seed(seed)
     read = _together(base, tuned, controls)
     before, after, *controlled = read.origins

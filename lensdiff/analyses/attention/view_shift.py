@@ -90,7 +90,7 @@ def show_attention_shift(result: AttentionShift) -> Widget:
     """Return the map of how far each head's attention moved, with the controls' band."""
     ends = ("", "_control_low", "_control_high")
     columns = ["layer", "head_index", *(f"{distance}{end}" for distance in DISTANCES for end in ends)]
-    top = pd.DataFrame(result.top(TOP), columns=columns)
+    top = pd.DataFrame(result.ranked(TOP), columns=columns)
     heads = list(range(result.distances.shape[-1]))
     data = AttentionShiftData(
         facts=_facts(result),

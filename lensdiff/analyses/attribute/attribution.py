@@ -11,6 +11,7 @@ doi 10.18653/v1/2024.naacl-long.130.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -40,6 +41,8 @@ class Attribution(Result):
         completeness: of a map along a path: the largest error over response tokens, as a share of the largest change;
             None of one at a point.
     """
+
+    calls = ("shares()", "words()", "top()", "to_df()", "show()")
 
     prompt_id: str
     prompt: str
@@ -146,6 +149,17 @@ class Attribution(Result):
             context=any_of(self.context),
             template=None if self.template is None else any_of(self.template),
         )
+
+    def told(self) -> list[str]:
+        """Return the prompt tokens of most importance, the instruction's score, and the map's trust number."""
+        rows: Any = self.top(4).itertuples()
+        most = ", ".join(f"{row.in_token!r} {row.density:.3g}" for row in rows)
+        lines = [f"prompt tokens of most importance (density): {most}"]
+        score = self.instruction_score()
+        lines += [f"score of the instruction: {score:.3g}"] if score == score else []
+        if self.deletion is not None:
+            lines.append(f"deleting the first {self.deletion.k} beats {self.deletion.beaten:.0%} of random deletions")
+        return lines
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt and response token: prompt_id, in_pos, in_token, out_pos, out_token, score, level."""

@@ -21,7 +21,6 @@ from lensdiff import stats
 from lensdiff.analyses.attribute.removal import area
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import n_of
 
 BY = ("deletion", "insertion")
 RANDOM = "random orders"
@@ -42,6 +41,8 @@ class DeletionCurve(Result):
         random_deleted: the same of random orders, those of both models alike.
         failures: why a prompt is not among them; level: of the bands.
     """
+
+    calls = ("summary()", "top()", "to_df()", "show()")
 
     models: tuple[str, ...]
     orders: tuple[str, ...]
@@ -163,16 +164,17 @@ class DeletionCurve(Result):
         above = (frame["area"] - frame["random"].fillna(0.0)).to_numpy()
         return frame.iloc[np.argsort(-above, kind="stable")[:k]].reset_index(drop=True)
 
-    def __repr__(self) -> str:
-        """Return the prompts, and the areas beside random orders."""
-        name = f"DeletionCurve of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}"
-        lines = [f"{name}: area of the curve, nats per token"]
-        rows: Any = self.summary().itertuples()
+    def told(self) -> list[str]:
+        """Return the areas beside random orders."""
+        lines = ["area of the curve, nats per token:"]
+        frame = self.summary()
+        other = (frame["order"] != frame["model"]) & (len(self.models) > 1)  # a model's own order comes first
+        rows: Any = frame.assign(other=other).sort_values(["by", "other"], kind="stable").itertuples()
         for row in rows:
             beside = "" if np.isnan(row.random) else f" (random orders {row.random:.3g}"
             beside += "" if not beside else (")" if np.isnan(row.random_low) else f", {self._limits(row)})")
-            lines.append(f"  {row.by} by {row.order}, {row.model}: {row.area:.3g}{beside}")
-        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+            lines.append(f"{row.by} by {row.order}, {row.model}: {row.area:.3g}{beside}")
+        return lines
 
     @staticmethod
     def _limits(row: Any) -> str:

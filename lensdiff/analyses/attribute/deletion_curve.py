@@ -39,6 +39,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import check_positions
 from lensdiff.models.asked import Asked
 from lensdiff.models.forced_text import force_base, force_tuned
+from lensdiff.models.given import is_pair, one_model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -102,6 +103,8 @@ def deletion_curve(
             not a finite number for each prompt token, the response is empty, nothing can be removed, the models read
             the text as different tokens, or the map cannot be had (see `attribute`).
     """
+    if not is_pair(model):
+        one_model(model, "deletion_curve", or_pair=True)
     asked = Asked.of(prompt, response, template=template, model=model)
     check_counts(max_new_tokens=max_new_tokens)
     check_count("points", points, least=FEWEST_POINTS)

@@ -36,8 +36,9 @@ from lensdiff.analyses.attribute.paths import (
 from lensdiff.analyses.attribute.targets import Contrast, Target, TargetName, probability, target_of
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import MARKED, Prompt
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
 from lensdiff.models.asked import Asked
+from lensdiff.models.given import one_model
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate, token_strings
@@ -139,7 +140,7 @@ def attribute(
 
     Source: method of Wu et al., NAACL 2024, section 4; the split at the unembedding is described in `gradients`.
     """
-    view = view_of(model)
+    view = one_model(model, "attribute")
     function = None if isinstance(target, Choices) else target_of(target, view)
     check_path(path, baseline, nodes)
     if method not in get_args(Method):

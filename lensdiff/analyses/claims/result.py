@@ -94,7 +94,14 @@ class Claim:
 class Claims(Result):
     """The answers, in the order of the paper."""
 
+    calls = ("top()", "controls()", "to_df()", "show()")
+
     claims: tuple[Claim, ...]
+
+    def told(self) -> list[str]:
+        """Return each claim's verdict, and the number that it follows from."""
+        return [f"{c.name}: {c.verdict}" + (f" ({c.beside or c.effect}{c.unit})" if c.effect is not None else "")
+                for c in self.claims]  # fmt: skip
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per claim.
@@ -116,7 +123,7 @@ class Claims(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k claims, in the order of the paper."""
-        return self.to_df().head(k)
+        return self.to_df().head(k).loc[:, ["claim", "verdict", "effect", "control_low", "control_high", "p_adjusted"]]
 
 
 def _row(claim: Claim) -> dict[str, object]:

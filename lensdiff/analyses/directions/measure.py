@@ -60,7 +60,8 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.given import check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
@@ -155,7 +156,7 @@ def directions(
             option that is no count; of a prompt (or of all): it marks no instruction, nothing is left without it, the
             models read it as different tokens, or its response is empty.
     """
-    check_pair(pair)
+    check_pair(pair, "directions")
     check_counts(draws=draws, max_tokens=max_tokens, max_new_tokens=max_new_tokens)
     check_counts(permutations=permutations, least=FEWEST_PERMUTATIONS)
     check_counts(folds=folds, least=2)

@@ -41,6 +41,8 @@ class Directions(Result):
         level: of intervals and bands.
     """
 
+    calls = ("effects()", "top()", "to_df()", "show()")
+
     n_a: int
     n_b: int
     n_folds: int
@@ -132,19 +134,21 @@ class Directions(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k layers in which the two directions differ most."""
-        return self.to_df().sort_values("cosine", kind="stable").head(k).reset_index(drop=True)
+        columns = ["layer", "cosine", "cosine_control_low", "cosine_control_high", "auroc_base_in_tuned"]
+        return self.to_df().sort_values("cosine", kind="stable").head(k).reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
-        """Return what was read, the cosine and the AUROC by layer, and the effects."""
-        lines = [f"Directions of {self.provenance.model}: {self.n_a} texts against {self.n_b}, {self.n_folds} folds"]
-        for name in ("cosine", "auroc_base_in_tuned"):
-            lines.append(f"  {name} by layer: " + ", ".join(f"{x:.3g}" for x in getattr(self, name)[0].tolist()))
+    def told(self) -> list[str]:
+        """Return the cosine and the AUROC by layer, and the effects of the tuned model's direction in either model."""
         beside = self.beside()
-        lines += [] if beside is None else [f"  cosine, mean over layers, beside controls: {beside}"]
+        lines = [] if beside is None else [f"cosine, mean over layers, beside controls: {beside}"]
+        for name in ("cosine", "auroc_base_in_tuned"):
+            lines.append(
+                f"{name} by layer, {self.n_a} texts against {self.n_b}: "
+                + ", ".join(f"{x:.3g}" for x in getattr(self, name)[0].tolist())
+            )
         rows: Any = self.effects().itertuples()
         for row in rows:
-            said = f"  {row.how} {row.direction}'s in {row.into}, layer {row.layer}: {row.effect:+.3g} nats per token"
+            said = f"{row.how} {row.direction}'s in {row.into}, layer {row.layer}: {row.effect:+.3g} nats per token"
             known = not np.isnan(row.random_low)
             lines.append(f"{said}, random {row.random_low:.3g} to {row.random_high:.3g}" if known else said)
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+        return lines

@@ -57,8 +57,9 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.change import SharedTokens
 from lensdiff.models.dosing import DosedModel, dosed_model
+from lensdiff.models.given import check_pair
 from lensdiff.models.inside.parts import Weight
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, encode, own_responses
@@ -113,7 +114,7 @@ def dose(
             or of another shape; of one prompt (or of all in a list): the two models do not read a text as the same
             tokens, it cannot be tokenised, or there is nothing to read.
     """
-    check_pair(pair)
+    check_pair(pair, "dose")
     asked = Asked.of(prompt, template=template, model=pair)
     wanted = _points(groups, amounts)
     given = None if response is None else _given(asked, response)

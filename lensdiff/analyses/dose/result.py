@@ -15,6 +15,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.dose.reading import MEASURES
 from lensdiff.results import InputError, Result
+from lensdiff.results.numbers import n_of
 
 HEADLINE = "W_out"  # the group that controls stand beside, at amount 1
 WHOLE = "all"
@@ -32,6 +33,8 @@ class ControlDose(Result):
         log_prob: mean over them, nats; NaN where the control's W_out is the base's.
         changed: whether it is another one.
     """
+
+    calls = ("top()", "to_df()")
 
     prompt_id: tuple[str, ...]
     n_out: Int[Tensor, " prompt"]
@@ -65,6 +68,8 @@ class Dose(Result):
         failures: why a prompt is not among them.
         level: of the intervals.
     """
+
+    calls = ("summary()", "top()", "to_df()", "show()")
 
     prompt_id: tuple[str, ...]
     texts: tuple[str, ...]
@@ -282,21 +287,19 @@ class Dose(Result):
         """Return the k groups that change the tuned model's response most at amount 1, as `summary`."""
         frame = self.summary([GAIN])
         order = np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")
-        return frame.iloc[order[:k]].reset_index(drop=True)
+        columns = ["group", "n", "effect", "low", "high", "share"]
+        return frame.iloc[order[:k]].reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
+    def told(self) -> list[str]:
         """Return what each group does to the tuned model's response, and W_out beside controls."""
-        n = len(self.prompt_id)
-        said = f"Dose of {self.provenance.model}, {n} prompt{'s' * (n != 1)} (nats per token of the tuned response)"
-        lines = [self.provenance.notice, said] if self.provenance.notice else [said]
+        lines = [f"gain of the tuned response, nats per token, {n_of(len(self.prompt_id), 'prompt')}:"]
+        lines += [f"W_out beside controls: {self.beside()}"] if self.has_gains and self.provenance.controls else []
         rows: Any = self.summary([GAIN]).itertuples()
         for row in rows:
             share = "" if np.isnan(row.share) else f", {row.share:.0%} of the whole"
             limits = "" if np.isnan(row.low) else f" ({row.low:.3f} to {row.high:.3f})"
-            lines.append(f"  {row.group} alone: {row.effect:+.3f}{limits}{share}")
-        if self.has_gains:
-            lines.append(f"  W_out beside controls: {self.beside()}")
-        return "\n".join(lines)
+            lines.append(f"{row.group} alone: {row.effect:+.3f}{limits}{share}")
+        return lines
 
     def _check(self, group: str) -> None:
         if group not in self.group:

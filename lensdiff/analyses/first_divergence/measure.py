@@ -44,8 +44,9 @@ from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.templates import Template
 from lensdiff.models.text import strings_of
 from lensdiff.results import InputError
@@ -91,7 +92,7 @@ def first_divergence(
             control with another vocabulary; of one prompt (or of all in a list): the models do not read it as the same
             tokens, or put other special tokens in front, it cannot be tokenised, or a logit is not finite.
     """
-    check_pair(pair)
+    check_pair(pair, "first_divergence")
     asked = Asked.of(prompt, template=template, model=pair)
     base = view_of(pair.base)
     wanted = chosen_indices(layers, range(base.n_layers + 1), "layers")

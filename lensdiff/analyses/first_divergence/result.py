@@ -40,6 +40,8 @@ class ControlDivergence(Result):
         yields: logit(tuned's token) - logit(base's token).
     """
 
+    calls = ("top()", "to_df()")
+
     prompt_id: tuple[str, ...]
     layers: tuple[int, ...]
     unembed: str
@@ -77,6 +79,8 @@ class FirstDivergence(Result):
         agreed: why the models do not part after other prompts, by their id; failures: why a prompt has no result.
         level: of the intervals.
     """
+
+    calls = ("means()", "prompts()", "top()", "to_df()", "show()")
 
     n_layers: int
     layers: tuple[int, ...]
@@ -129,7 +133,8 @@ class FirstDivergence(Result):
         """Return the k prompts with the largest size of the interaction, at the headline layer."""
         frame = self.to_df().query("layer == @self.headline")
         order = np.argsort(-np.abs(frame["interaction"].to_numpy()), kind="stable")
-        return frame.iloc[order[:k]].reset_index(drop=True)
+        columns = ["prompt_id", "position", "base_token", "tuned_token", *EFFECTS]
+        return frame.iloc[order[:k]].reset_index(drop=True).loc[:, columns]
 
     def prompts(self) -> pd.DataFrame:
         """Return a row per prompt that was read: where the models part after it, or why they do not.
@@ -296,16 +301,16 @@ class FirstDivergence(Result):
             control_layers=controls[0].layers,
         )
 
-    def __repr__(self) -> str:
+    def told(self) -> list[str]:
         """Return after how many prompts the models part, and the mean effects at the headline layer."""
-        n, model = len(self.prompt_id), self.provenance.model
-        lines = [f"FirstDivergence of {model}: the models part after {n} of {n_of(n + len(self.agreed), 'prompt')}"]
+        n = len(self.prompt_id)
+        part = f"the models part after {n} of {n_of(n + len(self.agreed), 'prompt')}"
+        lines = [part + (f", {len(self.failures)} failed" if self.failures else "")]
         if n == 1:
             said, two = "".join(self.common[0]), f"{self.base_token[0]!r}, the tuned model {self.tuned_token[0]!r}"
-            lines.append(f"  after {said!r} the base chooses {two}" if said else f"  the base begins with {two}")
+            lines = [f"after {said!r} the base chooses {two}" if said else f"the base begins with {two}"]
         if n:
-            where = f"layer {self.headline} of {self.n_layers}, unembedding of {self.unembed}"
-            lines.append(f"  streams cross at {where}; in logits, towards the tuned model's token:")
+            lines[0] += f"; in logits, streams crossed at layer {self.headline} of {self.n_layers}:"
         cells = self._control_cells(self.headline, None)
         for place, effect in enumerate(EFFECTS if n else ()):
             values = self.values(effect)
@@ -314,13 +319,8 @@ class FirstDivergence(Result):
             if cells is not None:
                 beside = effects_of(cells)[:, place]
                 said += f" (controls {float(beside.min()):+.3g} to {float(beside.max()):+.3g})"
-            lines.append(f"  {effect}: {said}")
-        if len(self.controls):
-            lines.append(f"  beside {len(self.controls)} control(s)")
-        if self.failures:
-            lines.append(f"  {len(self.failures)} failed")
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{effect}: {said}")
+        return lines
 
 
 def headline_of(layers: Sequence[int], n_layers: int) -> int:

@@ -26,7 +26,7 @@ Reference: Wu et al., NAACL 2024, section 5 and appendix; doi 10.18653/v1/2024.n
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -48,9 +48,11 @@ from lensdiff.analyses.heads.word_pairs import (
 )
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.memory import available_memory
-from lensdiff.models.words import WordList, word_embeddings, word_tokens
+from lensdiff.models.progress import tracked
+from lensdiff.models.words import WordList, listed, vectors_for, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count, check_counts
 
@@ -73,6 +75,8 @@ class HeadWordPairs(Result):
 
     layer_by_layer: ClassVar[bool] = True
     ragged: ClassVar[Mapping[str, str]] = {"pair": "starts"}
+
+    calls = ("top()", "table()", "to_df()", "show()")
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
@@ -101,6 +105,16 @@ class HeadWordPairs(Result):
         first, last = int(starts[0]), int(starts[-1])
         return Pairs(starts - first, self.key[first:last], self.query[first:last], self.cosine[first:last])
 
+    def told(self) -> list[str]:
+        """Return how many pairs there are, and the best of the dimension with the largest share of energy."""
+        of = f"{len(self.layers)} layers, {len(self.heads)} heads, {len(self.words)} words"
+        first: Any = next(iter(self.top(1).itertuples()), None)
+        lines = [f"{len(self.key)} word pairs of {of}"]
+        if first is None:
+            return lines
+        where = f"layer {first.layer}, head {first.head_index}, dimension {first.dim}"
+        return [*lines, f"{where}: {first.key_word} - {first.query_word} (cosine {first.cosine:.2f})"]
+
     def to_df(self, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> pd.DataFrame:
         """Return all pairs of the layers and heads asked for, one row each.
 
@@ -128,7 +142,8 @@ class HeadWordPairs(Result):
         share = self.energy / self.energy.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         share = torch.where(self.counts > 0, share, -torch.ones_like(share)).flatten()
         best = share.topk(min(k, int((share > 0).sum())))
-        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices))
+        columns = ["layer", "head_index", "dim", "energy", "key_word", "query_word", "cosine"]
+        return self._frame(self.starts[:-1][best.indices], best.indices, torch.zeros_like(best.indices)).loc[:, columns]
 
     def _rows(self, table_top: int | None, layers: Sequence[int] | None, heads: Sequence[int] | None) -> pd.DataFrame:
         chosen = torch.zeros(self.dims.shape[:2], dtype=torch.bool)
@@ -220,8 +235,8 @@ def _layer_pairs(
 
 def head_word_pairs(
     model: Model,
-    vocabulary: WordList,
-    word_vectors: WordVectors,
+    vocabulary: WordList | None = None,
+    word_vectors: WordVectors | None = None,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -237,8 +252,9 @@ def head_word_pairs(
     vector.
 
     Args:
-        vocabulary: the word list, the most frequent first.
-        word_vectors: where cosines come from; the same for both models of a comparison.
+        vocabulary: the word list, the most frequent first; None for the shipped one.
+        word_vectors: where cosines come from; the same for both models of a comparison. None for the model's own input
+            embeddings, in `pair.compare` the base's for both.
         layers, heads: which to read, counted from 0; None for all.
         top_k: candidates per dimension and side.
         threshold_words, threshold_std: the background words of theta, and its standard deviations.
@@ -248,7 +264,7 @@ def head_word_pairs(
         InputError: a number is out of range, a word comes twice, no word maps to a token, under two have a vector, or
             the candidates' pairs do not fit the memory.
     """
-    view = view_of(model)
+    view = one_model(model, "head_word_pairs")
     check_counts(top_k=top_k, threshold_words=threshold_words, chunk=chunk)
     if not math.isfinite(threshold_std):
         raise InputError(f"threshold_std is {threshold_std}, expected a finite number")
@@ -256,16 +272,18 @@ def head_word_pairs(
         chosen_indices(layers, range(view.n_layers), "layers"),
         chosen_indices(heads, range(view.n_heads), "heads"),
     )
+    vocabulary = listed(vocabulary)
     tokens = word_tokens(view, vocabulary)
     if len(set(tokens.words)) < len(tokens.words):
         repeated = next(word for i, word in enumerate(tokens.words) if word in tokens.words[:i])
         raise InputError(f"the word {repeated!r} comes twice in the word list, expected distinct words")
     _check_room(view, min(top_k, len(tokens.words)), min(chunk, len(chosen[1])))
+    word_vectors = vectors_for(view, word_vectors, vocabulary)
     unit, thresholds, found = _compared(word_vectors, tokens.words, view.device, threshold_words, threshold_std)
     embedded = word_embeddings(view.weights.W_E, tokens)
     parts = [
         part
-        for layer in chosen[0]
+        for layer in tracked(chosen[0], f"reading heads of {view.info.id}")
         for part in _layer_pairs(view, layer, chosen[1], embedded, unit, thresholds, top_k=top_k, chunk=chunk)
     ]
     options = {
@@ -280,6 +298,17 @@ def head_word_pairs(
         "words_without_vector": int((~found).sum()),
     }
     return _assembled(view, options, chosen, tokens.words, parts)
+
+
+def _in_pair(
+    pair: Any, vocabulary: WordList | None = None, word_vectors: WordVectors | None = None, **options: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what both models of a pair are read with: one word list, and the base's vectors where none are given."""
+    vocabulary = listed(vocabulary)
+    return (vocabulary, vectors_for(view_of(pair.base), word_vectors, vocabulary)), options
+
+
+vars(head_word_pairs)["in_pair"] = _in_pair  # see `ModelPair.compare`
 
 
 def _check_room(view: ModelView, top_k: int, chunk: int) -> None:

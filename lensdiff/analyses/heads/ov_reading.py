@@ -33,9 +33,11 @@ from torch import Tensor
 
 from lensdiff.analyses.heads.head_weights import scaled
 from lensdiff.analyses.heads.word_pairs import unit_vectors
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.words import WordList, word_embeddings, word_tokens
+from lensdiff.models.progress import tracked
+from lensdiff.models.words import WordList, listed, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_counts
 from lensdiff.results.tidy import tidy
@@ -43,6 +45,7 @@ from lensdiff.results.tidy import tidy
 OV_SIDES = ("read", "write")
 COMPONENTS = 3  # per head
 POLES = (1, -1)
+SHOWN = 3  # words of a side in `top`
 
 
 class Directions(NamedTuple):
@@ -86,6 +89,14 @@ class OVReading(Result):
     word_index: Int[Tensor, "layer head_index component side pole rank"]
     score: Float[Tensor, "layer head_index component side pole rank"]
 
+    def told(self) -> list[str]:
+        """Return what the component reads and writes that holds most of its head's W_OV."""
+        first: Any = next(iter(self.top(1).itertuples()), None)
+        if first is None:
+            return []
+        where = f"layer {first.layer}, head {first.head_index}, component {first.component} ({first.share:.0%})"
+        return [f"{where} reads {first.reads}; writes {first.writes}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per word.
 
@@ -126,21 +137,24 @@ class OVReading(Result):
         return tuple(self.words[i] for i in self.word_index[tuple(places)].tolist())
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k components that hold most of their head's W_OV: what they read and write at either pole."""
+        """Return the k components that hold most of their head's W_OV: the first words they read and write.
+
+        Those of the plus pole; `words_of` and `to_df` have all of both.
+        """
         best = self.share.flatten().topk(min(k, self.share.numel())).indices
         layer, head, component = (x.tolist() for x in torch.unravel_index(best, self.share.shape))
         rows = []
         for i, j, c in zip(layer, head, component, strict=True):
             place = self.layers[i], self.heads[j], c
-            words = [", ".join(self.words_of(*place, side, pole)) for pole in POLES for side in OV_SIDES]
+            words = [", ".join(self.words_of(*place, side, POLES[0])[:SHOWN]) for side in OV_SIDES]
             rows.append((*place, float(self.share[i, j, c]), *words))
-        columns = ["layer", "head_index", "component", "share", "reads", "writes", "reads_minus", "writes_minus"]
+        columns = ["layer", "head_index", "component", "share", "reads", "writes"]
         return pd.DataFrame(rows, columns=columns)
 
 
 def ov_reading(
     model: Model,
-    vocabulary: WordList,
+    vocabulary: WordList | None = None,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -150,7 +164,7 @@ def ov_reading(
     """Return the words that the leading components of each head's W_OV read and write, in float32; see the module.
 
     Args:
-        vocabulary: the word list; words that map to no token are left out.
+        vocabulary: the word list, None for the shipped one; words that map to no token are left out.
         layers, heads: which to read, counted from 0; None for all.
         components: per head, at most d_head.
         top_words: per pole of either side.
@@ -158,12 +172,13 @@ def ov_reading(
     Raises:
         InputError: a number is out of range, or no word maps to a token.
     """
-    view = view_of(model)
+    view = one_model(model, "ov_reading")
     check_counts(components=components, top_words=top_words)
     chosen = (
         chosen_indices(layers, range(view.n_layers), "layers"),
         chosen_indices(heads, range(view.n_heads), "heads"),
     )
+    vocabulary = listed(vocabulary)
     tokens = word_tokens(view, vocabulary)
     components, top_words = min(components, view.d_head), min(top_words, len(tokens.words))
     gain = view.weights.gain("final")
@@ -172,7 +187,10 @@ def ov_reading(
         unit_vectors(word_embeddings(view.weights.W_E, tokens)),
         unit_vectors(written if gain is None else written * gain.float()),
     )
-    parts = [_layer(view, layer, list(chosen[1]), sides, components, top_words) for layer in chosen[0]]
+    parts = [
+        _layer(view, layer, list(chosen[1]), sides, components, top_words)
+        for layer in tracked(chosen[0], f"reading heads of {view.info.id}")
+    ]
     options = {
         "layers": list(chosen[0]),
         "heads": list(chosen[1]),

@@ -18,7 +18,7 @@ Reference: ours; the pairs are those of Wu et al., NAACL 2024, section 5; doi 10
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,8 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
+from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -84,6 +86,13 @@ class PairOverlap(Result):
     changed_dims: Int[Tensor, "side layer head_index rank"]
     whole: stats.Envelope | None
 
+    def told(self) -> list[str]:
+        """Return the mean Jaccard beside controls, and the head whose pairs changed most."""
+        where: Any = self.top(1).iloc[0]
+        beside = f"{float(self.jaccard.mean()):.3g}" if self.whole is None else str(self.whole)
+        most = f"layer {where.layer:.0f}, head {where.head_index:.0f}: {where.jaccard:.3g}"
+        return [f"Jaccard of the pairs, mean of all heads: {beside}", f"changed most: {most}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per head.
 
@@ -120,7 +129,8 @@ class PairOverlap(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k heads whose pairs changed most, by Jaccard."""
-        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True)
+        columns = ["layer", "head_index", "jaccard", "jaccard_control_low", "jaccard_control_high", "gained", "lost"]
+        return self.to_df().nsmallest(k, "jaccard").reset_index(drop=True).loc[:, columns]
 
 
 def pair_overlap(
@@ -142,12 +152,16 @@ def pair_overlap(
     Raises:
         InputError: the results are not comparable, or table_top is below 0.
     """
+    for given in (base, tuned):
+        check_results(given, HeadWordPairs, "pair_overlap", "head_word_pairs")
     check_count("table_top", table_top, least=0)
     check_comparable(base, tuned, "tuned")
     shape = len(base.layers), len(base.heads)
     places = [(layer, head) for layer in base.layers for head in base.heads]
     before, overlap, changes = [], [], []
-    for place in places:  # of the base only the codes are kept, of the tuned model nothing
+    for place in tracked(
+        places, "comparing word pairs"
+    ):  # of the base only the codes are kept, of the tuned model nothing
         mine, theirs = pair_set(base, *place), pair_set(tuned, *place)
         before.append(mine.codes)
         overlap.append(jaccard(mine.codes, theirs.codes))
@@ -188,7 +202,7 @@ def _control_overlaps(
 ) -> tuple[list[Provenance], list[Float[np.ndarray, " head"]]]:
     """Return where the controls' pairs come from, and the Jaccard of each one's heads with the base's."""
     origins, overlaps = [], []
-    for i, control in enumerate(controls):
+    for i, control in enumerate(tracked(controls, "comparing controls")):
         check_comparable(base, control, f"control {i}")
         own = (pair_set(control, *place).codes for place in places)
         overlaps.append(np.array([jaccard(codes, theirs) for codes, theirs in zip(before, own, strict=True)]))

@@ -20,6 +20,7 @@ Reference: ours; Su et al., RoFormer, 2021 (rotary positions); Xiao et al., ICLR
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,10 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.progress import tracked
 from lensdiff.models.words import WordTokens, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count
@@ -56,6 +59,15 @@ class QKReading(Result):
     score: Float[Tensor, "layer head_index pair distance"]
     sink_score: Float[Tensor, "layer head_index pair"]
     sink_share: Float[Tensor, "layer head_index pair distance"]
+
+    def told(self) -> list[str]:
+        """Return the pair that takes most from the first token."""
+        first: Any = next(iter(self.top(1).itertuples()), None)
+        if first is None:
+            return ["no pair has a score"]
+        where = f"layer {first.layer}, head {first.head_index}, distance {first.distance}"
+        pair = f"{first.query_word!r} looking at {first.key_word!r}"
+        return [f"least of the first token: {pair}, {where} (share {first.sink_share:.3g})"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per head, pair and distance.
@@ -102,7 +114,7 @@ def qk_reading(
         InputError: no pairs, a word maps to no token, a distance or position is out of range, the first token is
             unknown, or there is none.
     """
-    view = view_of(model)
+    view = one_model(model, "qk_reading")
     if not pairs:
         raise InputError("expected at least one pair of words, given none")
     check_count("chunk", chunk)
@@ -115,9 +127,10 @@ def qk_reading(
     if tokens.excluded:
         raise InputError(f"the word {tokens.excluded[0]!r} maps to no token of {view.info.id}")
     begin = _first_token(view, first)
-    scores = torch.cat(
-        [_scores(view, tokens, pairs[i : i + chunk], begin, at, chosen[0]) for i in range(0, len(pairs), chunk)], dim=1
-    )[:, :, list(chosen[1])].transpose(1, 2)
+    starts = tracked(range(0, len(pairs), chunk), f"reading heads of {view.info.id}")
+    scores = torch.cat([_scores(view, tokens, pairs[i : i + chunk], begin, at, chosen[0]) for i in starts], dim=1)[
+        :, :, list(chosen[1])
+    ].transpose(1, 2)
     found, sink = scores[..., [at - step for step in steps]], scores[..., 0]
     margin = torch.where(sink[..., None].isneginf(), -torch.inf, sink[..., None] - found)
     options = {

@@ -34,6 +34,7 @@ Reference: Wu et al., NAACL 2024, section 5 (Table 3); doi 10.18653/v1/2024.naac
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,8 @@ from lensdiff.analyses.heads.verb_labels import (
 from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
+from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
@@ -91,6 +94,8 @@ class VerbShift(Result):
     Controls are in the order of `provenance.controls`.
     """
 
+    calls = ("summary()", "heads()", "top()", "to_df()", "show()")
+
     verbs: tuple[str, ...]
     n_instruction: int
     groups: tuple[GroupShift, ...]
@@ -113,6 +118,15 @@ class VerbShift(Result):
     def control_kinds(self) -> tuple[str, ...]:
         """The kind of every control."""
         return self.provenance.control_kinds
+
+    def told(self) -> list[str]:
+        """Return the test of the whole model, beside controls, and the verb that rose most."""
+        test, beside = self.whole.label_test, self.beside() if self.provenance.controls else None
+        lines = [f"T of all layers: {self.whole.label_note or 'not testable' if test is None else test}"]
+        lines += [] if beside is None else [f"beside controls: {beside}"]
+        verb: Any = self.top(1).iloc[0]
+        most = f"rose most: {verb.verb!r}, in {verb.heads_up} heads (fell in {verb.heads_down})"
+        return [*lines, most if verb.heads_up else "no instruction verb rose in any head"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per verb and group of layers; share is NaN where no head differs.
@@ -223,6 +237,8 @@ def verb_shift(
     Raises:
         InputError: the results are not comparable, a verb is listed twice, or an option is out of range.
     """
+    for given in (base, tuned):
+        check_results(given, HeadWordPairs, "verb_shift", "head_word_pairs")
     listed = listed_verbs(verbs, control_verbs)
     numbers = {
         "layers_per_group": layers_per_group,
@@ -286,7 +302,7 @@ def _control_effects(
 ) -> tuple[list[Provenance], Float[np.ndarray, "control group 3"]]:
     """Return where the controls' pairs come from, and each one's difference and T of both statistics, by group."""
     origins, effects = [], []
-    for i, control in enumerate(controls):
+    for i, control in enumerate(tracked(controls, "comparing controls")):
         check_comparable(base, control, f"control {i}")
         changed = counts_of_heads(control, listed, min_seen=min_seen).numpy()
         sides = [(flat_heads(before[rows]), flat_heads(changed[rows])) for rows in groups.values()]

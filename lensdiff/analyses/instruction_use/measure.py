@@ -38,6 +38,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
+from lensdiff.models.given import is_pair, one_model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -97,6 +98,8 @@ def instruction_use(
             comes twice, controls of a single model; of one prompt (or of all in a list): no instruction is marked,
             there is no donor, the two models do not read a text as the same tokens, or it cannot be tokenised.
     """
+    if not is_pair(model):
+        one_model(model, "instruction_use", or_pair=True)
     asked = Asked.of(prompts, template=template, model=model)
     check_seed(seed)
     check_level(level)

@@ -207,10 +207,11 @@ class InstructionUse(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k responses whose use differs most between base and tuned, or has most of it in one model.
 
-        Columns: of a pair prompt_id, text, base, tuned, difference; of one model as `to_df`.
+        Columns: prompt_id, text; of a pair base, tuned, difference; of one model n_out, log_prob, use.
         """
         if not self.is_pair:
-            return self.to_df().nlargest(k, "use").reset_index(drop=True)
+            columns = ["prompt_id", "text", "n_out", "log_prob", "use"]
+            return self.to_df().nlargest(k, "use").reset_index(drop=True).loc[:, columns]
         keys = list(self._of_texts)
         frame = pd.DataFrame(keys, columns=["prompt_id", "text"])
         frame["base"], frame["tuned"] = np.array([self._of_texts[key][:2] for key in keys]).reshape(-1, 2).T
@@ -218,23 +219,21 @@ class InstructionUse(Result):
         order = np.argsort(-frame["difference"].abs().to_numpy(), kind="stable")  # NaN last
         return frame.iloc[order[:k]].reset_index(drop=True)
 
-    def __repr__(self) -> str:
-        """Return what was read, and the mean use of each model (or the tuned model's difference) on each text."""
-        n = len(set(self.prompt_id))
-        lines = [f"InstructionUse of {self.provenance.model}, by {self.by}, {n_of(n, 'prompt')} (nats per token)"]
+    def told(self) -> list[str]:
+        """Return the mean use of each model (or the tuned model's difference) on each text, the mean of all first."""
+        lines = [f"by {self.by}, {n_of(len(set(self.prompt_id)), 'prompt')} (nats per token)"]
+        if left_out := [f"{n} {why}" for n, why in self._left_out if n]:
+            lines[0] += f"; {', '.join(left_out)}"
         if self.is_pair:
-            lines += [self._line(text) for text in self._shown]
-            lines += (
-                [f"  beside {n_of(len(self.models) - len(SIDES), 'control')}"] if len(self.models) > len(SIDES) else []
-            )
+            lines += [self._line(text) for text in reversed(self._shown)]
         elif len(self.use):
-            lines.append(f"  {self.texts[0]} text: {float(self.use.nanmean()):.3f}")
-        lines.append(
-            f"  {n_of(self.n_left_out, 'response')} too short, {n_of(self.n_nothing_left, 'prompt')} with nothing "
-            f"left, {len(self.failures)} failed"
-        )
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{self.texts[0]} text: {float(self.use.nanmean()):.3f}")
+        return lines
+
+    @property
+    def _left_out(self) -> list[tuple[int, str]]:
+        too_short, nothing, failed = "responses too short", "prompts with nothing left", "failed"
+        return [(self.n_left_out, too_short), (self.n_nothing_left, nothing), (len(self.failures), failed)]
 
     @property
     def _shown(self) -> tuple[str, ...]:
@@ -244,9 +243,9 @@ class InstructionUse(Result):
         uses = self._matrix(text)
         test = self._test(uses, 1)
         if test is None:
-            return f"  {text} text: {len(uses)} prompt(s)"
+            return f"{text} text: {len(uses)} prompt(s)"
         base, tuned = uses[:, :2].mean(axis=0)
-        return f"  {text} text: base {base:.3f}, tuned {tuned:.3f}, difference {test.numbers()}"
+        return f"{text} text: base {base:.3f}, tuned {tuned:.3f}, difference {test.numbers()}"
 
     @cached_property
     def _of_texts(self) -> dict[tuple[str, str], np.ndarray]:

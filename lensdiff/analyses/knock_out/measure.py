@@ -30,8 +30,9 @@ from lensdiff.analyses.knock_out.passes import MAX_BYTES, Plan, drops, text_of
 from lensdiff.analyses.knock_out.result import KnockOut
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models import Model, ModelView
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.given import one_model
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, encode, generate, token_strings
@@ -107,7 +108,8 @@ def knock_out(
             that cannot be written; of one prompt (or of all in a list): it marks no instruction, or cannot be tokenised
             (see `encode`).
     """
-    asked, view = Asked.of(prompt, response, template=template, model=model), view_of(model)
+    view = one_model(model, "knock_out")
+    asked = Asked.of(prompt, response, template=template, model=model)
     if cut not in CUTS:
         raise InputError(f"cut={cut!r} is none of {', '.join(CUTS)}")
     for name, value, least in (("draws", draws, 0), ("max_new_tokens", max_new_tokens, 1), ("max_bytes", max_bytes, 1)):

@@ -13,7 +13,7 @@ from lensdiff.analyses.knock_out.cuts import Condition
 from lensdiff.results import Result
 from lensdiff.results.numbers import n_of
 
-SHOWN = 8  # ways to cut that the repr tells of
+SHOWN = 3  # ways to cut that are told where it is printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,8 @@ class KnockOut(Result):
         drop: log_prob less that with the instruction cut, nats: positive where the token needs it.
         random_drop: the same with as many other tokens cut, by draw; NaN where there are fewer.
     """
+
+    calls = ("summary()", "top()", "to_df()", "show()")
 
     prompt_id: str
     prompt: str
@@ -71,22 +73,23 @@ class KnockOut(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows that lose most."""
-        return self.to_df().nlargest(k, "drop").reset_index(drop=True)
+        columns = ["cut", "window_first", "window_last", "out_pos", "token", "drop", "random_drop"]
+        return self.to_df().nlargest(k, "drop").reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
+    def told(self) -> list[str]:
         """Return the mean loss beside that of other tokens for each way to cut, and the token that loses most."""
-        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
-        lines = [f"KnockOut of {name} (nats lost, the instruction's {n_of(self.n_instruction, 'token')} cut)"]
+        of_what = f"{n_of(len(self.out_tokens), 'token')}, the instruction's {self.n_instruction} cut"
+        lines = [f"nats lost by {of_what}:"]
         of_others = _mean(self.mean_random()).tolist()
         for condition, drop, others in list(zip(self.conditions, self.drop, of_others, strict=True))[:SHOWN]:
             if not len(drop):
                 continue
             beside = "not to be had" if np.isnan(others) else f"{others:+.3g}"
             most = f"{float(drop.max()):+.3g} at {self.out_tokens[int(drop.argmax())]!r}"
-            lines.append(f"  {condition}: mean {float(drop.mean()):+.3g} (other tokens cut {beside}), most {most}")
+            lines.append(f"{condition}: mean {float(drop.mean()):+.3g} (other tokens cut {beside}), most {most}")
         if len(self.conditions) > SHOWN:
-            lines.append(f"  {len(self.conditions) - SHOWN} more, see summary()")
-        return "\n".join(lines)
+            lines.append(f"{len(self.conditions) - SHOWN} more, see summary()")
+        return lines
 
     def mean_random(self) -> Float[Tensor, "condition out_pos"]:
         """Return `random_drop`, mean over draws."""

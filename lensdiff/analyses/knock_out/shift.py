@@ -24,6 +24,7 @@ from lensdiff import stats
 from lensdiff.analyses.knock_out.cuts import CUTS
 from lensdiff.results import InputError, Result
 from lensdiff.results.diff import SIDES
+from lensdiff.results.numbers import n_of
 
 MEAN = "mean"  # of all texts of a prompt
 PARTS = 5  # of a response
@@ -54,6 +55,8 @@ class KnockOutShift(Result):
         *("n_out", "log_prob", *MEASURES),
         *("random_drop", "profile", "window_drop", "window_random"),
     )
+
+    calls = ("summary()", "over_windows()", "top()", "to_df()", "show()")
 
     models: tuple[str, ...]
     texts: tuple[str, ...]
@@ -167,6 +170,17 @@ class KnockOutShift(Result):
         return np.array([found[prompt][0] for prompt in both if prompt in found]).reshape(-1, size)
 
     # tables
+    def told(self) -> list[str]:
+        """Return what responses lose without their instruction in both models, and the difference beside controls."""
+        if not self.is_pair:
+            return [f"one model's, on texts of {', '.join(self.texts)}"]
+        text, test = self.shown[-1], self.difference(text=self.shown[-1])
+        base, tuned = self.means(text=text)
+        lines = [f"drop on {text} text, nats per token: base {base:.3g}, tuned {tuned:.3g}"]
+        lines += [] if test is None else [f"difference {test.numbers()}, {n_of(test.n[0], 'prompt')}"]
+        beside = self.beside(text) if self.provenance.controls and test is not None else None
+        return lines + ([] if beside is None else [f"beside controls: {beside}"])
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt, text, model and cut.
 

@@ -42,8 +42,9 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS
@@ -91,7 +92,7 @@ def layer_similarity(
             of one prompt (or of all in a list): the models read the text as different tokens, or the response is empty;
             or no position is left to compare.
     """
-    check_pair(pair)
+    check_pair(pair, "layer_similarity")
     asked, view = Asked.of(prompts, response, template=template, model=pair), view_of(pair.base)
     n_layers, _ = sizes = view.n_layers, view.d_model
     del view  # a pair that keeps one model lets go of it before it loads the other

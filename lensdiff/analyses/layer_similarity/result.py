@@ -142,21 +142,18 @@ class LayerSimilarity(Result):
         """Return the k layers whose streams changed most over all positions."""
         frame: Any = self.to_df()
         some = frame[frame["group"] == ALL]
-        return some.sort_values("relative_change", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        columns = ["layer", "relative_change", "relative_change_control_low", "relative_change_control_high", "cka"]
+        found = some.sort_values("relative_change", ascending=False, kind="stable")
+        return found.head(k).reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
-        """Return what was compared, and CKA and relative change by layer, all positions."""
-        lines = [
-            f"LayerSimilarity of {self.provenance.model}: {len(self.prompt_id)} prompts, "
-            f"{int(self.positions[:, 0].sum())} positions"
-        ]
+    def told(self) -> list[str]:
+        """Return relative change beside controls, and three measures by layer, all positions."""
+        beside = self.beside()
+        lines = [] if beside is None else [f"relative_change, mean over layers, beside controls: {beside}"]
         for measure in MEASURES[:3]:
             values = ", ".join(f"{value:.3g}" for value in getattr(self, measure)[0, 0].tolist())
-            lines.append(f"  {measure} by layer: {values}")
-        beside = self.beside()
-        lines += [] if beside is None else [f"  relative_change, mean over layers, beside controls: {beside}"]
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{measure} by layer: {values}")
+        return lines
 
     def _of(self, measure: str, group: str) -> Float[np.ndarray, "model layer"]:
         if measure not in MEASURES:

@@ -37,8 +37,10 @@ from lensdiff.analyses.mlp.concepts import (
     word_directions,
 )
 from lensdiff.inputs.word_vectors import WordVectors
-from lensdiff.models import Model, view_of
-from lensdiff.models.words import word_tokens
+from lensdiff.models import Model
+from lensdiff.models.given import check_results, one_model
+from lensdiff.models.progress import tracked
+from lensdiff.models.words import vectors_for, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count, check_seed
 from lensdiff.results.tidy import tidy
@@ -82,6 +84,8 @@ class Coherence(Result):
         coverage: share of the concepts' words that have a word vector.
     """
 
+    calls = ("by_layer()", "top()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     coherence: Float[Tensor, "layer side component"]
@@ -90,6 +94,13 @@ class Coherence(Result):
     p: Float[Tensor, "layer side component"]
     p_adjusted: Float[Tensor, "layer side component"]
     coverage: float
+
+    def told(self) -> list[str]:
+        """Return the mean coherence beside that of random directions, and how many components lie above it."""
+        lines = [f"mean coherence {float(self.coherence.nanmean()):.3g}, of random directions "
+                 f"{float(self.null.nanmean()):.3g}"]  # fmt: skip
+        n, above = int((~self.p.isnan()).sum()), int((self.p_adjusted <= SIGNIFICANT).sum())
+        return [*lines, f"{above} of {n} components above it (adjusted p of at most {SIGNIFICANT})"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per component: layer, side, component, explained_variance_ratio, coherence, p, p_adjusted."""
@@ -120,7 +131,7 @@ class Coherence(Result):
 def coherence(
     model: Model,
     concepts: MLPConcepts,
-    vectors: WordVectors,
+    vectors: WordVectors | None = None,
     *,
     top_words: int = WORDS,
     reading: str = "absolute",
@@ -131,7 +142,7 @@ def coherence(
 
     Args:
         model: the model that the concepts are of; it names the random directions.
-        vectors: the word vectors; the same for every model that is compared.
+        vectors: the word vectors; the same for every model that is compared. None for the model's own input embeddings.
         top_words: words of a component, clipped to those that `concepts` keeps.
         reading: "absolute" (words of largest |score|, as annotators see them), or those at the "positive" or
             "negative" pole.
@@ -142,24 +153,26 @@ def coherence(
         InputError: the reading does not exist, a number is too small, the model is of another width than the concepts,
             or fewer than 19 random directions have two words with a vector.
     """
+    view = one_model(model, "coherence")
+    check_results(concepts, MLPConcepts, "coherence", "mlp_concepts")
     if reading not in READINGS:
         raise InputError(f"reading={reading!r} is none of {', '.join(READINGS)}")
     check_count("top_words", top_words, least=2)  # coherence is about pairs
     check_count("n_directions", n_directions, least=stats.FEWEST_FOR_RANK)
     check_seed(seed)
-    view = view_of(model)
     if view.d_model != concepts.components.shape[-1]:
         raise InputError(
             f"{view.info.id} has d_model {view.d_model}, the concepts have {concepts.components.shape[-1]}: "
             "expected the model they were read from"
         )
+    vectors = vectors_for(view, vectors, concepts.words)
     found, known = vectors.lookup(concepts.words)
     named = TopWords(concepts.index, concepts.score, concepts.pole_index, concepts.pole_score)
     own = mean_pairwise_cosine(found, known, _read(named, reading, top_words))
     tokens = word_tokens(view, concepts.words)
     names: dict[Embedding, None] = dict.fromkeys(READ_AGAINST[side] for side in concepts.sides)
     nulls: dict[Embedding, np.ndarray] = {}
-    for name in names:
+    for name in tracked(names, "reading random directions"):
         words = word_directions(view, name, tokens).cpu()
         chunks = _random_directions(n_directions, view.d_model, seed).split(CHUNK)
         top = concepts.index.shape[3]

@@ -33,6 +33,7 @@ from lensdiff.analyses.mlp.defaults import COMPONENTS, READ_SIDES
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -130,7 +131,7 @@ class Selection:
 
     def components(self, view: ModelView) -> Iterator[tuple[Side, PrincipalComponents]]:
         """Yield the components of each side of each layer, in order, one at a time."""
-        for layer in self.layers:
+        for layer in tracked(self.layers, f"reading MLPs of {view.info.id}"):
             for side in self.sides:
                 vectors = concept_vectors(view, layer, side, fold_gain=self.fold_gain)
                 yield side, principal_components(vectors, k=self.components_used)
@@ -165,6 +166,8 @@ class ConceptDirections(Result):
     """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`."""
 
     layer_by_layer: ClassVar[bool] = True
+
+    calls = ("top()", "to_df()")
 
     layers: tuple[int, ...]
     sides: tuple[Side, ...]

@@ -16,7 +16,7 @@ own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, SupportsInt
+from typing import Any, ClassVar, Literal, NamedTuple, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,15 @@ from torch.nn.functional import normalize
 
 from lensdiff.analyses.mlp.components import COMPONENTS, Selection, Side
 from lensdiff.analyses.mlp.defaults import READ_SIDES, TOP_WORDS
-from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.words import WordList, WordTokens, word_embeddings, word_tokens
+from lensdiff.models import Model, ModelView
+from lensdiff.models.given import one_model
+from lensdiff.models.words import WordList, WordTokens, listed, word_embeddings, word_tokens
 from lensdiff.results import InputError, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
 Embedding = Literal["W_U", "W_E"]
+SHOWN = 4  # words of a component in `top`
 READ_AGAINST: dict[Side, Embedding] = {"value": "W_U", "key": "W_E", "gate": "W_E"}
 
 
@@ -76,6 +78,8 @@ class MLPConcepts(Result):
 
     layer_by_layer: ClassVar[bool] = True
 
+    calls = ("top()", "poles()", "to_df()", "show()")
+
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     words: tuple[str, ...]
@@ -86,6 +90,12 @@ class MLPConcepts(Result):
     score: Float[Tensor, "layer side component word"]
     pole_index: Int[Tensor, "layer side component pole word"]
     pole_score: Float[Tensor, "layer side component pole word"]
+
+    def told(self) -> list[str]:
+        """Return the component that explains most of its layer's variance, with its words."""
+        row: Any = self.top(1).iloc[0]
+        where = f"layer {row.layer}, {row.side} component {row.component}"
+        return [f"{where} explains {row.explained_variance_ratio:.1%}: {row.words}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per word of a component: layer, side, component, explained_variance_ratio, rank, word, score.
@@ -107,8 +117,11 @@ class MLPConcepts(Result):
         return tidy(axes, {"word": self._words(self.pole_index), "score": self.pole_score})
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k components that explain most of their layer's variance, each with its words in one text."""
-        shown = min(15, self.index.shape[3])
+        """Return the k components that explain most of their layer's variance, each with its first words in one text.
+
+        `words_of` and `to_df` have more of them.
+        """
+        shown = min(SHOWN, self.index.shape[3])
         frame = tidy(self._components, {"explained_variance_ratio": self.explained_variance_ratio})
         frame["words"] = [", ".join(row) for row in self._words(self.index[..., :shown]).reshape(-1, shown)]
         return frame.nlargest(k, "explained_variance_ratio").reset_index(drop=True)
@@ -138,7 +151,7 @@ class MLPConcepts(Result):
 
 def mlp_concepts(
     model: Model,
-    vocabulary: WordList,
+    vocabulary: WordList | None = None,
     *,
     layers: Sequence[int] | None = None,
     sides: Sequence[str] = READ_SIDES,
@@ -149,7 +162,7 @@ def mlp_concepts(
     """Return the principal components of feed-forward layers with their words, streaming layer by layer.
 
     Args:
-        vocabulary: the words that may name a component.
+        vocabulary: the words that may name a component; None for the shipped ones.
         layers: all of them unless given.
         sides: of value, key, gate.
         n_components: clipped to d_model and to d_mlp - 1; the number used is recorded as `components_used`.
@@ -159,10 +172,10 @@ def mlp_concepts(
     Raises:
         InputError: a layer or side does not exist, a number is below 1, or the word list is unusable.
     """
-    view = view_of(model)
+    view = one_model(model, "mlp_concepts")
     selection = Selection.of(view, layers, sides, n_components, fold_gain)
     check_count("top_words", top_words)
-    tokens = word_tokens(view, vocabulary)
+    tokens = word_tokens(view, listed(vocabulary))
     names: set[Embedding] = {READ_AGAINST[side] for side in selection.sides}
     embeddings = {name: word_directions(view, name, tokens) for name in names}
     top = min(top_words, len(tokens.words))

@@ -36,6 +36,8 @@ from lensdiff.analyses.mlp.defaults import RANKS
 from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
+from lensdiff.models.given import check_results
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
 
@@ -69,6 +71,9 @@ def turn(
     return Turn(angles, match, angle)
 
 
+SHOWN = 2  # words lost and gained in `top`
+
+
 def highest(matched: pd.DataFrame) -> pd.Series:
     """Return the highest upper limit of any kind of control, 0 where there is none, of the rows of `matched`."""
     limits = [name for name in matched.columns if name.endswith("_high")]
@@ -88,6 +93,8 @@ class Rotation(Result):
         base_variance, tuned_variance: shares of the variance that the two explain.
         words, lost, gained: words, and the indices of those that a component lost and gained; -1 after the last.
     """
+
+    calls = ("matched()", "top()", "to_df()", "show()")
 
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
@@ -112,6 +119,19 @@ class Rotation(Result):
     def n_controls(self) -> tuple[int, ...]:
         """How many controls there are of each kind."""
         return tuple(self.provenance.control_counts.values())
+
+    def told(self) -> list[str]:
+        """Return the mean angles by rank, and the component that turned furthest beyond its bands."""
+        means = self.angles.nanmean(dim=-1).nanmean(dim=(0, 1)).tolist()
+        lines = ["mean principal angle, radians, by rank: " + ", ".join(
+            f"{rank}: {mean:.3g}" for rank, mean in zip(self.ranks, means, strict=True)
+        )]  # fmt: skip
+        row: Any = next(iter(self.top(1).itertuples()), None)
+        if row is None:
+            return lines
+        where = f"layer {row.layer}, {row.side} component {row.component}"
+        band = f" (controls up to {row.control_high:.3g})" if row.control_high == row.control_high else ""
+        return [*lines, f"turned furthest: {where}, by {row.angle:.3g}{band}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per layer, side and rank: layer, side, rank, mean_angle, largest_angle and the bands.
@@ -147,7 +167,19 @@ class Rotation(Result):
         return frame
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k matched components that turned furthest beyond the highest of their bands (or at all)."""
+        """Return the k matched components that turned furthest beyond the highest of their bands (or at all).
+
+        `control_high` is the highest limit of any kind of control; missing without one.
+        """
+        frame = self.ranked(k)
+        for name in ("lost", "gained"):
+            frame[name] = [", ".join(text.split(", ")[:SHOWN]) for text in frame[name]]
+        limit = highest(frame)
+        frame["control_high"] = limit.where(limit > 0)
+        return frame.loc[:, ["layer", "side", "component", "angle", "control_high", "lost", "gained"]]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `matched`."""
         frame = self.matched()
         beyond = frame.angle - highest(frame)
         return frame.loc[beyond.nlargest(k).index].reset_index(drop=True)
@@ -180,11 +212,13 @@ def rotation(
     Raises:
         InputError: the results differ in layers, sides or components, or no rank can be had.
     """
+    for given in (base, tuned):
+        check_results(given, Directions, "rotation", "mlp_concepts")
     _check(base, tuned, "tuned")
     used = _ranks(ranks, base)
     change = turn(base.components, tuned.components, used)
     origins, means, matched_angles = [], [], []
-    for control in _stream(controls, base):
+    for control in tracked(_stream(controls, base), "turning controls"):
         other = turn(base.components, control.components, used)
         origins.append(control.provenance)
         means.append(other.means())

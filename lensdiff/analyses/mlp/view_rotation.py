@@ -114,7 +114,7 @@ def _facts(result: Rotation) -> list[str]:
 
 
 def _top(result: Rotation) -> pd.DataFrame:
-    frame = result.top(TOP)
+    frame = result.ranked(TOP)
     limit = highest(frame)
     frame = frame.loc[frame.angle > limit]
     shown = frame[["layer", "side", "component"]].assign(match=frame.tuned_component)

@@ -36,6 +36,7 @@ from lensdiff.inputs import Prompt
 from lensdiff.models import ModelView, view_of
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import Forced, force_base, force_tuned
+from lensdiff.models.given import check_pair
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -71,6 +72,8 @@ class OutputShift(Result):
             those means under each model.
     """
 
+    calls = ("changed_tokens()", "top()", "to_df()", "show()")
+
     prompt_id: str
     prompt: str
     response: str
@@ -95,6 +98,16 @@ class OutputShift(Result):
     def kinds(self) -> tuple[str, ...]:
         """The class of each response token."""
         return tuple(kind_of(rank) for rank in self.choice_rank.tolist())
+
+    def told(self) -> list[str]:
+        """Return the mean divergence, the classes of the tokens, and where the models differ most."""
+        if not len(self.out_tokens):
+            return ["the response is empty"]
+        counts = ", ".join(f"{self.kinds.count(kind)} {kind}" for kind in KINDS)
+        row: Any = self.top(1).iloc[0]
+        choices = f"the base chooses {row.base_choice!r}, the tuned model {row.tuned_choice!r}"
+        lines = [f"KL(tuned || base) {float(self.kl.mean()):.3g} nats per token, JS {float(self.js.mean()):.3g} bits"]
+        return [*lines, f"tokens: {counts}", f"largest KL {row.kl:.3g} at {row.token!r}: {choices}"]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per response token.
@@ -124,7 +137,8 @@ class OutputShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k response tokens at which the models differ most, by `kl`."""
-        return self.to_df().nlargest(k, "kl").reset_index(drop=True)
+        columns = ["out_pos", "token", "kl", "base_prob", "tuned_prob", "base_choice", "tuned_choice"]
+        return self.to_df().nlargest(k, "kl").reset_index(drop=True).loc[:, columns]
 
     def changed_tokens(self, k: int = 10) -> pd.DataFrame:
         """Return the k vocabulary entries whose mean probability moved most: token, base, tuned, difference."""
@@ -189,6 +203,7 @@ def output_shift(
             lengths, an id that comes twice; of one prompt (or of all in a list): the models do not read a text as the
             same tokens, or it cannot be tokenised (see `encode`).
     """
+    check_pair(pair, "output_shift")
     asked = Asked.of(prompt, response, template=template, model=pair)
     n_shared = len(pair.shared_tokens[0])
     if not 1 <= top_k <= n_shared:

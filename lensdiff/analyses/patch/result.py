@@ -30,6 +30,8 @@ class ControlPatch(Result):
         effect: of every row that patches the base, in the pair's order; NaN where the pair has none.
     """
 
+    calls = ("top()", "to_df()")
+
     prompt_id: tuple[str, ...]
     effect: Float[Tensor, "prompt row"]
 
@@ -62,6 +64,8 @@ class Patched(Result):
         failures: why a prompt is not among them.
         least_total, level: below which a total is about 0; of bands and intervals.
     """
+
+    calls = ("means()", "top()", "to_df()", "show()")
 
     metric: str
     prompt_id: tuple[str, ...]
@@ -144,6 +148,11 @@ class Patched(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows with the largest mean effect, of either sign."""
+        columns = ["component", "layer", "head_index", "at", "into", "effect", "share", "other_effect"]
+        return self.ranked(k).loc[:, columns]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `means`."""
         frame = self.means()
         order = np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")  # NaN last
         return frame.iloc[order[:k]].reset_index(drop=True)
@@ -208,18 +217,17 @@ class Patched(Result):
             **joined,
         )
 
-    def __repr__(self) -> str:
-        """Return what was patched, the totals, and the rows with the largest effects."""
-        lines = [f"Patched {self.provenance.model}: {self.metric}, {len(self.prompt_id)} prompt(s)"]
+    def told(self) -> list[str]:
+        """Return the totals, and in each direction the row with the largest effect."""
+        lines = []
         frame: Any = self.means()
         for into in dict.fromkeys(self.into):
             own = frame[frame["into"] == into]
-            order = np.argsort(-own["effect"].abs().to_numpy(), kind="stable")[:3]
-            what = f"{len(own)} rows, the largest effects:" if len(own) > 1 else "of it"
-            lines.append(f"  into {into}: total {own['total'].max():.3g}; {what}")
-            lines += [f"    {name(row)} {row.effect:+.3g}{self._beside(row)}" for row in own.iloc[order].itertuples()]
-        lines.append(f"  {NOT_ADDED}")
-        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+            order = np.argsort(-own["effect"].abs().to_numpy(), kind="stable")[:1]
+            what = f"{len(own)} rows, which do not add up; the largest effect:" if len(own) > 1 else "of it"
+            lines.append(f"{self.metric} into {into}: total {own['total'].max():.3g}; {what}")
+            lines += [f"  {name(row)} {row.effect:+.3g}{self._beside(row)}" for row in own.iloc[order].itertuples()]
+        return lines
 
     def _beside(self, row: Any) -> str:
         """Return what stands beside a row of `means`, in brackets: another head, and the range of the controls."""

@@ -30,7 +30,7 @@ def summary(found: Found) -> pd.DataFrame:
     result = found.maybe("patch", Patched)
     if result is None:
         return pd.DataFrame()
-    frame: Any = result.top(TOP_ROWS).dropna(subset="effect")
+    frame: Any = result.ranked(TOP_ROWS).dropna(subset="effect")
     frame.insert(0, "patched", [name(row) for row in frame.itertuples()])
     columns = ["patched", "into", "n", "effect", "low", "high", "share", "other_effect", "control_low", "control_high"]
     return frame[columns]

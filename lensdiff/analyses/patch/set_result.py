@@ -37,6 +37,8 @@ class SetPatch(Result):
         failures: why a prompt is not among them.
     """
 
+    calls = ("means()", "top()", "to_df()", "show()")
+
     heads: tuple[Head, ...]
     metric: str
     prompt_id: tuple[str, ...]
@@ -105,7 +107,9 @@ class SetPatch(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows with the largest effects, of either sign."""
         frame = self.to_df()
-        return frame.iloc[np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")[:k]].reset_index(drop=True)
+        first = frame.iloc[np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")[:k]].reset_index(drop=True)
+        limits = ["random_low", "random_high", "control_low", "control_high"]
+        return first.loc[:, ["prompt_id", "into", "effect", "share", *limits]]
 
     def with_controls(self, controls: Sequence["SetPatch"]) -> "SetPatch":
         """Return the same beside what each control's activations do (the `effect` of a result of its own).
@@ -120,12 +124,11 @@ class SetPatch(Result):
         beside = self.provenance.beside([control.provenance for control in controls])
         return replace(self, provenance=beside, control_effect=stacked(effects, len(self.prompt_id)))
 
-    def __repr__(self) -> str:
+    def told(self) -> list[str]:
         """Return the heads, and each direction's effect beside random sets and controls."""
         listed = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
-        lines = [f"SetPatch of {self.provenance.model}: heads {listed}; {len(self.prompt_id)} prompt(s)"]
-        lines += [f"  into {into}: {self.beside(into)}" for into in SIDES if self.heads]
-        return "\n".join([notice, *lines] if (notice := self.provenance.notice) else lines)
+        lines = [f"heads {listed}; {len(self.prompt_id)} prompt(s)"]
+        return lines + [f"into {into}: {self.beside(into)}" for into in SIDES if self.heads]
 
     def _numbers(self, clean: Float[Tensor, "prompt side"], effect: float, side: int) -> dict[str, Any]:
         own, donor = clean[:, side].numpy(), clean[:, 1 - side].numpy()

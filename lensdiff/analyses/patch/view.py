@@ -186,7 +186,7 @@ def _group(at: str) -> str:
 
 
 def _top(result: Patched) -> pd.DataFrame:
-    found: Any = result.top(TOP).dropna(subset="effect")
+    found: Any = result.ranked(TOP).dropna(subset="effect")
     frame = pd.DataFrame({"into": found["into"], "patched": [name(row) for row in found.itertuples()]})
     columns = {"effect": "effect", "low": "low", "high": "high", "share": "share of the total"}
     columns |= {"other_effect": "another head", "control_low": "controls from", "control_high": "to"}

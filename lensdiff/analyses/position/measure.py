@@ -39,8 +39,9 @@ from lensdiff.analyses.attribute.density import (
 )
 from lensdiff.analyses.published.tables import EPS as RELEASED_EPS
 from lensdiff.inputs.published import ReleasedAttribution
+from lensdiff.models.given import check_results
 from lensdiff.results import InputError, Provenance, Result
-from lensdiff.results.numbers import check_count
+from lensdiff.results.numbers import check_count, n_of
 
 Map = Attribution | ReleasedAttribution
 BINS = 10
@@ -82,6 +83,8 @@ class PositionProfile(Result):
         shapes: those of U and of both ends; the models' own are one-sided ("greater").
     """
 
+    calls = ("summary()", "top()", "to_df()", "show()")
+
     prompt_ids: tuple[str, ...]
     left_out: tuple[str, ...]
     edges: tuple[float, ...]
@@ -91,6 +94,12 @@ class PositionProfile(Result):
     tuned_shape: Float[Tensor, "prompt shape"]
     parts: tuple[stats.Test, ...]
     shapes: dict[str, Shapes]
+
+    def told(self) -> list[str]:
+        """Return the difference of U and of both ends, over prompts."""
+        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        lines = [f"importance by place in the prompt, {n_of(len(self.prompt_ids), 'prompt')}{left}; tuned - base:"]
+        return lines + [f"{name} {shapes.difference}" for name, shapes in self.shapes.items()]
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per part of the prompt.
@@ -127,7 +136,8 @@ class PositionProfile(Result):
         """Return the k parts that differ most between the models."""
         frame = self.to_df()
         order = np.argsort(-np.abs(frame["difference"].to_numpy()), kind="stable")[:k]
-        return frame.iloc[order].reset_index(drop=True)
+        columns = ["part", "start", "end", "base", "tuned", "difference", "p_adjusted"]
+        return frame.iloc[order].reset_index(drop=True).loc[:, columns]
 
 
 def position_profile(
@@ -154,6 +164,8 @@ def position_profile(
     Raises:
         InputError: a number is out of range, or fewer than two prompts have importance in both models.
     """
+    for given in (base, tuned):
+        check_results(given, (), "position_profile", "attribute", many=True)
     check_count("n_bins", n_bins, least=2)
     if not 0 < ends < 0.5:
         raise InputError(f"ends={ends} given, expected a share of the prompt between 0 and 0.5")

@@ -95,10 +95,17 @@ class Recognition:
 class PublishedTables(Result):
     """Tables 1 and 2 for the sets that are present, by set (LIMA, Self-Instruct, MT-Bench)."""
 
+    calls = ("top()", "to_df()", "to_json()")
+
     table1: dict[str, Following]
     table2: dict[str, Recognition]
     not_found: int
     """Instruction spans that a prompt's token pieces do not contain, over both models."""
+
+    def told(self) -> list[str]:
+        """Return what each table says of each set."""
+        rows: Any = self.to_df().itertuples()
+        return [f"table {row.table}, {row.set}, {row.group}: {row.mean:.3g}, n = {row.n}" for row in rows]
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per table, set and group.
@@ -116,7 +123,7 @@ class PublishedTables(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k rows of both tables, in the paper's order."""
-        return self.to_df().head(k)
+        return self.to_df().head(k).loc[:, ["table", "set", "group", "mean", "std", "n", "p"]]
 
     def to_json(self) -> str:
         """Return both tables as JSON: set -> groups with mean, std and n, and p (null where no test was possible)."""

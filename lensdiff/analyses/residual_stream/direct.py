@@ -33,13 +33,13 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given
 from lensdiff.models.forced_text import translated
+from lensdiff.models.given import is_pair, one_model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import Diff, InputError, Provenance, Result, Results
 from lensdiff.results.diff import SIDES
-from lensdiff.results.numbers import n_of
 
 
 def rivals(
@@ -112,8 +112,8 @@ class DirectLogitAttribution(Result):
         frame["contribution"] = means[order].numpy()
         return frame
 
-    def __repr__(self) -> str:
-        """Return model, text and the parts that add most."""
+    def told(self) -> list[str]:
+        """Return the logit, and the parts that add most."""
         rivals = dict.fromkeys(self.against)
         other = repr(next(iter(rivals))) if len(rivals) == 1 else "the base's best other one (see against)"
         what = "logit of the token" + (f" less that of {other}" if rivals else "")
@@ -123,9 +123,7 @@ class DirectLogitAttribution(Result):
                 zip(self.parts, self.contributions.mean(dim=1).tolist(), strict=True), key=lambda item: -abs(item[1])
             )[:4]
         )
-        name = f"{self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
-        mean = float(self.logit.mean())
-        return f"DirectLogitAttribution of {name}\n  {what}: mean {mean:.3g}\n  most of it: {first}"
+        return [f"{what}: mean {float(self.logit.mean()):.3g}", f"most of it: {first}"]
 
 
 @overload
@@ -207,6 +205,8 @@ def direct_logit_attribution(
             the response is empty, a text cannot be tokenised or is not read as the same tokens by both models, or the
             model's parts cannot be told apart.
     """
+    if not is_pair(model):
+        one_model(model, "direct_logit_attribution", or_pair=True)
     asked = Asked.of(prompt, response, template=template, model=model)
     options = {"max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}
     if isinstance(model, ModelPair):

@@ -31,8 +31,9 @@ from torch import Tensor
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import Model, ModelView, Point, view_of
+from lensdiff.models import Model, ModelView, Point
 from lensdiff.models.asked import Asked, Given
+from lensdiff.models.given import one_model
 from lensdiff.models.inside.ending import behind_last
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.tape import CLOSE, same
@@ -41,7 +42,6 @@ from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, token_strings
 from lensdiff.results import InputError, Result, Results
-from lensdiff.results.numbers import n_of
 from lensdiff.results.tidy import tidy
 
 TOP_K = 8  # most probable tokens that are kept of each layer and position
@@ -137,16 +137,14 @@ class LogitLens(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the rows of the model's own output at the k response tokens that it commits to last."""
         frame: Any = self.to_df()
-        return frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
+        last = frame[frame["layer"] == self.n_layers].nlargest(k, "committed").reset_index(drop=True)
+        return last.loc[:, ["out_pos", "token", "layer", "top", "rank", "prob", "committed"]]
 
-    def __repr__(self) -> str:
-        """Return the model, the text, and the mean KL and probability by layer."""
+    def told(self) -> list[str]:
+        """Return the layer of commitment, and the mean KL and probability by layer."""
         kl, prob = (", ".join(f"{x:.3g}" for x in values.mean(dim=1).tolist()) for values in (self.kl, self.prob))
-        lines = [
-            f"LogitLens of {self.provenance.model}, {self.prompt_id or 'prompt'}: {n_of(len(self.out_tokens), 'token')}"
-        ]
-        lines += [f"  KL to the output, by layer: {kl}", f"  probability of the token: {prob}"]
-        return "\n".join([*lines, f"  committed at layer {float(self.committed.double().mean()):.3g} on average"])
+        committed = f"committed at layer {float(self.committed.double().mean()):.3g} on average"
+        return [committed, f"KL to the output, by layer: {kl}", f"probability of the token: {prob}"]
 
 
 @overload
@@ -203,7 +201,8 @@ def logit_lens(
         InputError: a layer that there is not, or a list that is not what is expected; of one prompt (or of all in a
             list): the response is empty, a text cannot be tokenised, or the model's stream cannot be read and written.
     """
-    asked, view = Asked.of(prompt, response, template=template, model=model), view_of(model)
+    view = one_model(model, "logit_lens")
+    asked = Asked.of(prompt, response, template=template, model=model)
     n_layers = view.n_layers
     chosen = tuple(sorted({*chosen_indices(layers, range(n_layers + 1), "layers"), n_layers}))
     options = {"max_tokens": max_tokens, "max_new_tokens": max_new_tokens, "prepend_bos": prepend_bos}

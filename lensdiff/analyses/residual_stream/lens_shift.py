@@ -23,7 +23,6 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.residual_stream.lens import LogitLens
 from lensdiff.results import InputError, Provenance, Result
-from lensdiff.results.numbers import n_of
 
 MEASURES = ("kl", "prob")
 
@@ -31,6 +30,8 @@ MEASURES = ("kl", "prob")
 @dataclass(frozen=True, eq=False)
 class LensCurves(Result):
     """The lens of one model over prompts, means over each response's tokens; see `lens` for the measures."""
+
+    calls = ("top()", "to_df()")
 
     prompt_id: tuple[str, ...]
     n_out: tuple[int, ...]
@@ -123,21 +124,16 @@ class LensShift(Result):
         """Return the k layers in which the probability of the token moved most."""
         frame: Any = self.to_df()
         some = frame[frame.measure == "prob"]
-        return some.loc[some.difference.abs().sort_values(ascending=False, kind="stable").index[:k]].reset_index(
-            drop=True
-        )
+        order = some.difference.abs().sort_values(ascending=False, kind="stable").index[:k]
+        columns = ["measure", "layer", "base", "tuned", "difference", "control_low", "control_high"]
+        return some.loc[order].reset_index(drop=True).loc[:, columns]
 
-    def __repr__(self) -> str:
-        """Return what was read, and the layer of commitment of both models."""
+    def told(self) -> list[str]:
+        """Return the layer of commitment of both models, beside controls."""
         base, tuned = self.committed[:2].mean(dim=1).tolist()
-        lines = [
-            f"LensShift of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}, layers {list(self.layers)}"
-        ]
-        lines.append(f"  committed at layer: base {base:.3g}, tuned {tuned:.3g}")
         beside = self.beside()
-        lines += [] if beside is None else [f"  beside controls: {beside}"]
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+        lines = [f"committed at layer: base {base:.3g}, tuned {tuned:.3g}"]
+        return lines + ([] if beside is None else [f"beside controls: {beside}"])
 
 
 def differences(

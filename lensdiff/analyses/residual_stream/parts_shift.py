@@ -31,6 +31,8 @@ from lensdiff.results.numbers import n_of
 class ModelParts(Result):
     """What each part of one model adds to the logit, by prompt, means over its response's tokens."""
 
+    calls = ("top()", "to_df()")
+
     prompt_id: tuple[str, ...]
     n_out: tuple[int, ...]
     parts: tuple[tuple[str, int | None, int | None], ...]
@@ -121,6 +123,11 @@ class PartsShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k parts that moved most: those that did beyond the controls first, then by the difference."""
+        columns = ["part", "layer", "head_index", "difference", "control_low", "control_high", "moved"]
+        return self.ranked(k).loc[:, columns]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `to_df`."""
         frame: Any = self.frame
         moved = frame["moved"].fillna(False).astype(bool).to_numpy()
         order = np.lexsort((-frame["difference"].abs().to_numpy(), ~moved))
@@ -137,8 +144,8 @@ class PartsShift(Result):
         of_kinds = stats.by_kind(controls, self.provenance.control_kinds)
         return stats.against_controls(tuned, of_kinds, level=self.level).envelope
 
-    def __repr__(self) -> str:
-        """Return what was read, the logit of both models, and the parts that moved most."""
+    def told(self) -> list[str]:
+        """Return the logit of both models beside controls, and the parts that moved most."""
         base, tuned = self.logit[:2].mean(dim=1).tolist()
         rows: Any = self.top(4)
         most = ", ".join(
@@ -147,13 +154,10 @@ class PartsShift(Result):
                 index=False
             )
         )
-        lines = [
-            f"PartsShift of {self.provenance.model}, {n_of(len(self.prompt_id), 'prompt')}, "
-            f"{n_of(len(self.parts), 'part')}"
-        ]
-        lines += [f"  logit against another token: base {base:.3g}, tuned {tuned:.3g}", f"  moved most: {most}"]
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+        lines = [f"logit against another token: base {base:.3g}, tuned {tuned:.3g}"]
+        beside = self.beside()
+        lines += [] if beside is None else [f"beside controls: {beside}"]
+        return [*lines, f"moved most: {most}"]
 
 
 def parts_shift(

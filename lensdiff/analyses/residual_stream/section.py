@@ -49,7 +49,7 @@ def parts_summary(found: Found) -> pd.DataFrame:
     shift = found.maybe("direct_logit_attribution", PartsShift)
     columns = ["part", "layer", "head_index", "base", "tuned", "difference", "low", "high", "control_low"]
     columns += ["control_high", "p_adjusted", "moved"]
-    return pd.DataFrame() if shift is None else shift.top(TOP_ROWS).filter(items=columns)
+    return pd.DataFrame() if shift is None else shift.ranked(TOP_ROWS).filter(items=columns)
 
 
 def controls_beside(found: Found) -> dict[str, list[str]]:

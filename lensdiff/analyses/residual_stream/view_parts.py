@@ -73,7 +73,7 @@ class GroupData:
 def show_parts_shift(result: PartsShift) -> Widget:
     """Return the map of a pair beside its controls."""
     frame: Any = result.frame
-    top: Any = _named(result.top(TOP))
+    top: Any = _named(result.ranked(TOP))
     rows = [
         PartRow(
             *part,

@@ -35,7 +35,8 @@ from lensdiff.inputs.spans import shorten
 from lensdiff.models import asked as door
 from lensdiff.models import view_of
 from lensdiff.models.forced_text import force_base, force_tuned
-from lensdiff.models.pair import ModelPair, check_pair
+from lensdiff.models.given import check_pair
+from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import ChatTemplate
 from lensdiff.models.text import own_responses
@@ -84,7 +85,7 @@ def template_effects(
             measure could be had; of one prompt (or of all in a list): it is rendered already or cannot be, the two
             models do not read it as the same tokens, or the response is empty.
     """
-    check_pair(pair)
+    check_pair(pair, "template_effects")
     chosen = _chosen(measure)
     check_seed(seed)
     check_level(level)

@@ -32,6 +32,8 @@ class TemplateEffects(Result):
         level: of the intervals over prompts.
     """
 
+    calls = ("cell_means()", "top()", "to_df()", "show()")
+
     measures: tuple[str, ...]
     prompt_id: tuple[str, ...]
     cells: Float[Tensor, "measure model template prompt"]
@@ -71,21 +73,18 @@ class TemplateEffects(Result):
         """Return the k effects with the smallest p."""
         return self.to_df().sort_values("p", kind="stable").head(k).reset_index(drop=True)
 
-    def __repr__(self) -> str:
+    def told(self) -> list[str]:
         """Return each number's three effects, with their intervals."""
-        lines = [f"TemplateEffects of {self.provenance.model}, {len(self.prompt_id)} prompts, raw and in the template"]
-        rows = list(self._rows)
+        lines, rows = [], list(self._rows)
         for measure in self.measures:
             parts = [
                 f"{effect} {test.numbers() if test else f'{estimate:+.3g}'}"
                 for name, effect, _, estimate, test in rows
                 if name == measure
             ]
-            lines.append(f"  {measure}: {', '.join(parts)}")
-        lines += [f"  without {name}: {reason}" for name, reason in self.without.items()]
-        lines += [f"  {len(self.failures)} prompts failed"] if self.failures else []
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{measure}: {', '.join(parts)}")
+        lines += [f"without {name}: {reason}" for name, reason in self.without.items()]
+        return lines + ([f"{len(self.failures)} prompts failed"] if self.failures else [])
 
     @cached_property
     def _rows(self) -> list[tuple[str, str, int, float, stats.Test | None]]:

@@ -42,6 +42,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
+from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
@@ -149,26 +150,25 @@ class ValueRotation(Result):
         frame = self.to_df().set_index("layer").loc[[self.layers[i] for i in order]]
         return frame.reset_index()
 
-    def __repr__(self) -> str:
-        """Return model, mean share, and the range of each kind's mean shares."""
+    def told(self) -> list[str]:
+        """Return the mean share, what is beside it, and the range of each kind's mean shares."""
+        moved, unchanged = int(self.neurons_moved.sum()), int((self.change == 0).sum())
+        basis = "; a change of the stream's basis was taken away" if self.basis_changed else ""
         lines = [
-            f"ValueRotation of {self.provenance.model}: share {self.share:.3f}, "
-            f"mean of {n_of(len(self.layers), 'layer')}"
+            f"share {self.share:.3f}, mean of {n_of(len(self.layers), 'layer')}",
+            f"{n_of(moved, 'neuron')} moved; {n_of(unchanged, 'layer')} without a change{basis}",
         ]
         for kind in self.kinds:
             means = self.of_kind(kind).mean(dim=1)
-            lines.append(f"  {len(means)} {kind} control(s): {float(means.min()):.3f} to {float(means.max()):.3f}")
-        moved, unchanged = int(self.neurons_moved.sum()), int((self.change == 0).sum())
-        lines.append(f"  {n_of(moved, 'neuron')} moved; {n_of(unchanged, 'layer')} without a change")
-        if self.basis_changed:
-            lines.append("  a change of the stream's basis was taken away")
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+            lines.append(f"{len(means)} {kind} control(s): {float(means.min()):.3f} to {float(means.max()):.3f}")
+        return lines
 
 
 @dataclass(frozen=True, eq=False)
 class ControlRotation(Result):
     """The share of one control model's change that is a rotation, for `value_rotation`."""
+
+    calls = ("top()", "to_df()")
 
     layers: tuple[int, ...]
     shares: Float[Tensor, " layer"]
@@ -220,6 +220,7 @@ def value_rotation(
         InputError: a layer that the models do not have, a layer without one W_in and W_out (a mixture of experts), a
             control of another shape, or weights that cannot be compared (the pair keeps one model, or one is folded).
     """
+    check_pair(pair, "value_rotation")
     if pair.keep == "one":
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()

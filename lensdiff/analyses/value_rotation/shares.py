@@ -15,6 +15,7 @@ from torch import Tensor
 from lensdiff.analyses.value_rotation.neuron_matching import gaps, match_neurons, neuron_vectors
 from lensdiff.analyses.value_rotation.procrustes import explained_share, shared_map
 from lensdiff.models import ModelView
+from lensdiff.models.progress import tracked
 from lensdiff.results import InputError
 
 
@@ -43,7 +44,9 @@ class Reference:
     def compare(self, other: ModelView, ids: tuple[Tensor, Tensor]) -> Found:
         basis = shared_map(self.base, other, ids)
         maps: list[Tensor | None] = [None] if basis is None else [None, basis]
-        per_layer = [list(self._layer(other, layer, maps)) for layer in self.layers]
+        per_layer = [
+            list(self._layer(other, layer, maps)) for layer in tracked(self.layers, f"turning {other.info.id}")
+        ]
         readings = [[row[i] for row in per_layer] for i in range(len(maps))]
         away = [sum(layer.change**2 for layer in reading) for reading in readings]
         nearest = int(np.argmin(away))  # the first of equals: no change of basis

@@ -25,7 +25,7 @@ def weights_section(found: Found) -> list[Widget | Table | str]:
 def summary(found: Found) -> pd.DataFrame:
     """Return the weights that moved most."""
     columns = ["layer", "matrix", "head_index", "relative_norm", "cosine", "effective_rank", "folded_relative_norm"]
-    return found.one("weights", WeightShift).top(TOP_ROWS).filter(items=columns)
+    return found.one("weights", WeightShift).ranked(TOP_ROWS).filter(items=columns)
 
 
 SUMMARIES = {"Weights that moved most": summary}

@@ -81,7 +81,7 @@ class WeightsData:
 @register_view
 def show_weight_shift(result: WeightShift) -> Widget:
     """Return the map of one pair."""
-    top = result.top(TOP)
+    top = result.ranked(TOP)
     return Widget(
         "weights",
         _data(result, top),

@@ -31,7 +31,7 @@ Vetterli, EUSIPCO 2007.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -40,10 +40,12 @@ from torch import Tensor
 
 from lensdiff.models import view_of
 from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values
+from lensdiff.models.given import check_pair
 from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
+from lensdiff.models.progress import tracked
 from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
 
@@ -105,6 +107,13 @@ class WeightShift(Result):
     raw: Float[Tensor, "row measure"]
     folded: Float[Tensor, "row measure"]
 
+    def told(self) -> list[str]:
+        """Return how many rows moved, and the largest relative norms."""
+        rows: Any = self.top(3).itertuples()
+        whole = self.head_index == NONE
+        n = f"{int((self.raw[whole, 0] > 0).sum())} of {int(whole.sum())} weights moved; relative norm of the most:"
+        return [n, ", ".join(f"{_place(row)} {row.relative_norm:.3g}" for row in rows)]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per weight, and per head where it has heads.
 
@@ -123,7 +132,16 @@ class WeightShift(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k weights or heads with the largest relative norm, as the checkpoint has them."""
+        return self.ranked(k).loc[:, ["layer", "matrix", "head_index", *MEASURES]]
+
+    def ranked(self, k: int = 10) -> pd.DataFrame:
+        """Return the same rows with every column of `to_df`."""
         return self.to_df().nlargest(k, "relative_norm").reset_index(drop=True)
+
+
+def _place(row: Any) -> str:
+    where = [row.matrix] + [f"{name} {n}" for name, n in (("layer", row.layer), ("head", row.head_index)) if n == n]
+    return " ".join(part for part in where if "<NA>" not in part)
 
 
 def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShift:
@@ -136,9 +154,14 @@ def weight_shift(pair: ModelPair, *, directions: int = DIRECTIONS) -> WeightShif
     Raises:
         InputError: `directions` is not positive, the pair keeps one model, or one model is folded and the other not.
     """
+    check_pair(pair, "weight_shift")
     check_count("directions", directions)
     change = pair.change()
-    rows = [row for weight in change.base.known() for row in _rows(change, weight, directions)]
+    rows = [
+        row
+        for weight in tracked(list(change.base.known()), "comparing weights")
+        for row in _rows(change, weight, directions)
+    ]
     rows += _other_rows(pair, change, directions)
     return WeightShift(
         pair.provenance("weight_shift", {"directions": directions}),

@@ -29,6 +29,7 @@ from lensdiff.models.controlling.samples import cross_entropy, own_samples
 from lensdiff.models.controlling.store import Tensors
 from lensdiff.models.inside.around import READ, around
 from lensdiff.models.inside.parts import MATRICES, Weight
+from lensdiff.models.progress import tracked
 from lensdiff.models.text import special_ids
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
@@ -137,7 +138,9 @@ def _check_enough(given: int, wanted: int) -> None:
 def collect(base: ModelView, texts: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return what every matrix reads and the gradients at its outputs, by name, all tokens together."""
     found: dict[str, list[Tensor]] = {}
-    for name, part in (item for rows in texts for item in _of_rows(base, rows)):
+    for name, part in (
+        item for rows in tracked(texts, "collecting gradients for a control") for item in _of_rows(base, rows)
+    ):
         found.setdefault(name, []).append(part)
     return {name: torch.cat(parts) for name, parts in found.items()}
 

@@ -24,6 +24,7 @@ from lensdiff.models.controlling.trained import Trained
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.points import Point
 from lensdiff.models.inside.storage import covers
+from lensdiff.models.progress import tracked
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 
@@ -127,7 +128,7 @@ def train(
         return Trained({}, {})
     optimiser = torch.optim.AdamW(moved, lr=recipe.rate, weight_decay=0.0)
     view = made.viewed(base.info)
-    for batch in batches:
+    for batch in tracked(batches, f"training a {seed[0]} control", recipe.steps):
         _step(view, batch, trained, recipe)
         with torch.no_grad():
             for learner in learners:

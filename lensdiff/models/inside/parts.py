@@ -1,11 +1,13 @@
 """Names and shapes of the parts of a model, as analyses ask for them."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lensdiff.results.numbers import n_of
 
 MatrixName = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
 BiasName = Literal["b_Q", "b_K", "b_V", "b_O", "b_in", "b_gate", "b_out"]
@@ -36,6 +38,12 @@ class Sizes:
     n_ctx: int
     dtype: torch.dtype
     device: torch.device
+
+
+def sizes_of(sizes: Any) -> str:
+    """Return what has a model's sizes (`Sizes`, `Facts`) in words, by TransformerLens's names."""
+    counts = [n_of(sizes.n_layers, "layer"), n_of(sizes.n_heads, "head")]
+    return ", ".join([*counts, *(f"{name} {getattr(sizes, name)}" for name in ("d_model", "d_mlp", "d_vocab"))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,9 +28,11 @@ from lensdiff.models.loading.sources import Source, read_source
 from lensdiff.models.loading.verification import expect
 from lensdiff.models.loading.verification import verify as check
 from lensdiff.models.loading.wrapping import build
+from lensdiff.models.progress import bar
 from lensdiff.models.view import ModelView, register, view_of
 from lensdiff.results import InputError
 
+NAME = 60  # characters of a source that are shown, the last ones
 WeightState = Literal["raw", "folded"]
 WrapperChoice = Literal["auto", "hooked", "bridge"]
 
@@ -76,7 +79,7 @@ def load_model(
         return source
     dtype = as_dtype(dtype)
     device = usable_device(str(device or default_device()))
-    with quiet():
+    with quiet(), bar(f"loading {_called(source)}"):
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = _chosen(tokenizer, found)
         model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
@@ -86,6 +89,10 @@ def load_model(
     if view.forward.cache_fault is not None:
         logging.getLogger(__name__).warning("%s", uncached_note(view))
     return model
+
+
+def _called(source: Any) -> str:
+    return str(source)[-NAME:] if isinstance(source, str | Path) else f"a {type(source).__name__}"
 
 
 def _wrap(

@@ -56,6 +56,9 @@ LensDiff.table = (caption, columns, rows) => {
     make("tbody", {}, rows.map((row) => make("tr", {}, row.map((value) => make("td", tone(value), shown(value))))))));
 };
 
+// what has no view of its own: the first rows of its table
+LensDiff.views.rows = (element, data) => element.append(LensDiff.table(data.caption, data.columns, data.rows));
+
 // one of several options, with the name of the choice before them
 LensDiff.options = (name, labels, onchoose) => {
   const row = LensDiff.choices(labels, onchoose, name);

@@ -39,8 +39,8 @@ def test_the_most_changed_head_comes_first_with_both_models_attention():
 def test_one_model_alone_is_drawn():
     data = given(attention().show())["prompts"][0]
     assert len(data["sides"]) == 1
-    top = attention().top(1).iloc[0]
-    assert data["heads"][0]["name"] == f"L{top['layer']} H{top['head_index']}"
+    top = attention().top(1)
+    assert data["heads"][0]["name"] == f"L{top['layer'][0]} H{top['head_index'][0]}"
 
 
 def test_long_texts_show_fewer_heads():

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import rich.console
 import torch
 
 from lensdiff.analyses.attribute.attribution import Attribution
@@ -215,13 +214,12 @@ def test_a_list_goes_on_past_a_failing_prompt(model):
     torch.testing.assert_close(found[0].scores, attribute(model, PROMPT, "bonjour", deletion_draws=0).scores)
 
 
-def test_progress_is_shown_when_asked(model, capsys, monkeypatch):
-    terminal = rich.console.Console(force_terminal=True)
-    monkeypatch.setattr("rich.progress.get_console", lambda: terminal)
+def test_progress_is_shown_when_asked(model, capsys):
     attribute(model, [TEXT], ["bonjour"], progress=True, deletion_draws=0)
     shown = capsys.readouterr()
     attribute(model, [TEXT], ["bonjour"], progress=False, deletion_draws=0)
-    assert "attributing" in shown.out + shown.err
+    assert "attributing" in shown.err
+    assert not shown.out
     assert not any(capsys.readouterr())
 
 

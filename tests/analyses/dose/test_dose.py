@@ -345,7 +345,7 @@ def test_curves_shares_and_halves_of_a_change_that_follows_the_dose() -> None:
 def test_one_prompt_has_an_effect_and_no_limits() -> None:
     said = repr(dose(pair_of(), POEM, SAID, groups=["all", "W_out"]))
     assert said.startswith("Dose of ")
-    assert ", 1 prompt (" in said
+    assert ", 1 prompt:" in said
     assert "all alone: " in said
     assert "nan" not in said
 

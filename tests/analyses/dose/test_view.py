@@ -81,7 +81,7 @@ def test_what_is_not_there_is_a_gap():
     beside = replace(beside, control_log_prob=beside.control_log_prob * torch.nan)
     assert given(beside.show())["rows"][1]["kinds"] == []
     assert beside.controls().gain.isna().all()
-    assert "beside controls" not in repr(beside)
+    assert "W_out beside controls" not in repr(beside)
     values = result.values.clone()
     values[:, :, 4] = torch.nan  # no instruction is marked
     charts = given(replace(result, values=values).show())["groups"][0]["charts"]

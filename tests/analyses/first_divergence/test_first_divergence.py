@@ -306,8 +306,8 @@ def test_a_mean_of_one_prompt_has_no_interval(pair):
     assert found.means()[["low", "high"]].isna().all(axis=None)
     two = f"{found.base_token[0]!r}, the tuned model {found.tuned_token[0]!r}"
     said = "".join(found.common[0])
-    assert repr(found).splitlines()[1] == (
-        f"  after {said!r} the base chooses {two}" if said else f"  the base begins with {two}"
+    assert found.told()[0].startswith(
+        f"after {said!r} the base chooses {two}" if said else f"the base begins with {two}"
     )
     with pytest.raises(TooFew, match=r"1 prompt\(s\) have a first position"):
         found.difference()
@@ -393,7 +393,7 @@ def test_it_is_saved_and_read_again(result, pair, tmp_path):
     pd.testing.assert_frame_equal(again.means(), found.means())
     pd.testing.assert_frame_equal(again.prompts(), found.prompts())
     assert repr(again) == repr(found)
-    assert "beside 1 control(s)" in repr(found)
+    assert "  beside controls: 1 given; " in repr(found)
     own = found.values("portable").mean()  # the control is the tuned model itself
     assert f"portable: {result.difference('portable').numbers()} (controls {own:+.3g} to {own:+.3g})" in repr(found)
     assert "controls" not in repr(result)

@@ -317,7 +317,9 @@ def test_top_is_the_best_pair_of_the_largest_shares(found: HeadWordPairs) -> Non
     rows = zip(top["layer"], top["head_index"], top["energy"], strict=True)
     mine = [energy / float(found.energy[layer, head].sum()) for layer, head, energy in rows]
     np.testing.assert_allclose(mine, expected, rtol=1e-5)
-    assert set(top["rank"]) == {1}
+    best = found.to_df().query("rank == 1").set_index(["layer", "head_index", "dim"]).key_word
+    for row in top.itertuples():
+        assert row.key_word == best[row.layer, row.head_index, row.dim]
 
 
 def test_no_pairs_at_all_are_a_result(llama: Any, words: list[str]) -> None:

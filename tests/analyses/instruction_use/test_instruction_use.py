@@ -439,7 +439,7 @@ def test_controls_read_the_same_forced_text_and_are_let_go_of() -> None:
     assert frame.kind.tolist() == ["", "spectrum", "norm"]
     np.testing.assert_allclose(frame.difference, [found.difference("given", i).estimate for i in (1, 2, 3)])
     assert frame.difference.iloc[2] == pytest.approx(alone.difference("given").estimate, abs=1e-9)
-    assert "beside 2 controls" in repr(found)
+    assert "beside controls: 1 spectrum, 1 norm" in repr(found)
 
 
 TEXTS: dict[str, Any] = {

@@ -341,9 +341,12 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
 
 def test_what_is_printed_says_what_each_way_to_cut_takes_and_where():
     assert repr(by_hand(prompt_id="poem")).splitlines() == [
-        "KnockOut of a, poem: 3 tokens (nats lost, the instruction's 2 tokens cut)",
+        "KnockOut of a, poem",
+        "  out_pos 3, condition 2, draw 2",
+        "  nats lost by 3 tokens, the instruction's 2 cut:",
         "  response, layers 0 to 3: mean +0.5 (other tokens cut +0.25), most +2 at 'A'",
         "  response, layers 0 to 1: mean +0.25 (other tokens cut not to be had), most +1 at 'A'",
+        "  next: summary(), top(), to_df(), show()",
     ]
     found = by_hand()
     many = replace(
@@ -352,9 +355,9 @@ def test_what_is_printed_says_what_each_way_to_cut_takes_and_where():
         drop=found.drop[:1].expand(12, -1),
         random_drop=found.random_drop[:1].expand(12, -1, -1),
     )
-    assert repr(many).splitlines()[1].startswith("  after, layer 0, token 0 too: mean +0.5")
-    assert repr(many).splitlines()[-1] == "  4 more, see summary()"
-    assert len(repr(many).splitlines()) == 10
+    assert repr(many).splitlines()[3].startswith("  after, layer 0, token 0 too: mean +0.5")
+    assert repr(many).splitlines()[-2] == "  9 more, see summary()"
+    assert len(repr(many).splitlines()) == 8
     assert "nan" not in repr(by_hand(()))
 
 

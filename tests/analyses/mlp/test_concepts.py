@@ -108,7 +108,7 @@ def test_tables_and_file(tmp_path: Path) -> None:
     best = frame.explained_variance_ratio.max()
     assert top.explained_variance_ratio[0] == best
     first = top.iloc[0]
-    assert first.words == ", ".join(found.words_of(first.layer, first.side, first.component))
+    assert first.words == ", ".join(found.words_of(first.layer, first.side, first.component, 4))
     again = MLPConcepts.load(found.save(tmp_path / "c.safetensors"))
     assert again.to_df().equals(frame)
     assert again.provenance == found.provenance

@@ -91,12 +91,12 @@ def test_what_is_printed_stands_beside_another_head_and_the_controls():
     row = list(result.to_df()["layer"]).index(PLANTED[0]) + PLANTED[1]
     controls = result.control_effect[:, :, row].mean(dim=1)
     said = repr(result).splitlines()
-    assert len(said) <= 12
-    assert said[2] == (
+    assert len(said) == 7
+    assert said[3] == (
         f"    layer 1, head 1 +1.55 (another head +0.05, 3 control(s) {controls.min():+.3g} to {controls.max():+.3g})"
     )
-    assert said[6] == "    layer 1, head 1 -1.55", "a control is put into the base alone"
-    assert repr(patched()).splitlines()[2] == "    layer 1, head 1 +1.55 (another head +0.05)"
+    assert said[5] == "    layer 1, head 1 -1.55", "a control is put into the base alone"
+    assert repr(patched()).splitlines()[3] == "    layer 1, head 1 +1.55 (another head +0.05)"
 
 
 def test_prompts_are_put_together_and_controls_set_beside():

@@ -1,0 +1,196 @@
+"""Progress on standard error of what takes longer than two seconds: a bar in a terminal, or in a notebook.
+
+told        where standard error is a terminal, or in a notebook; `show_progress` and a function's own `progress`
+            say otherwise
+not told    in a run, whose listener tells of it (`unseen`)
+one bar     what is done within another bar's work is told at that bar's end
+"""
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Advance = Callable[[int], None]
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds before anything is shown
+EVERY = 1.0  # seconds between two looks at the clock
+_UNCOUNTED = "{desc} [{elapsed}{postfix}]"
+
+
+class _Shown:
+    """What is shown in this process, and whether anything is.
+
+    Attributes:
+        wanted: by the user; None where that depends on where standard error leads.
+        unseen: how many runs are at work, which tell of themselves.
+        bars: that are open; the first one is on the screen.
+    """
+
+    wanted: bool | None = None
+    unseen = 0
+    bars: list["_Bar"]
+
+    def __init__(self) -> None:
+        self.bars = []
+
+    def is_on(self, progress: bool | None) -> bool:
+        if progress is not None:
+            return progress
+        if self.unseen:
+            return False
+        return is_watched() if self.wanted is None else self.wanted
+
+
+_shown = _Shown()
+
+
+def show_progress(shown: bool | None = None) -> None:
+    """Show the progress of whatever takes longer than two seconds, or do not.
+
+    Args:
+        shown: None for the default: on a terminal and in a notebook.
+    """
+    _shown.wanted = shown
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Show nothing while the context lasts, but what a call asks for itself."""
+    _shown.unseen += 1
+    try:
+        yield
+    finally:
+        _shown.unseen -= 1
+
+
+def is_watched() -> bool:
+    """Return whether somebody sees standard error: a terminal's, or a notebook's."""
+    stream = sys.stderr
+    return "ipykernel.zmqshell" in sys.modules or (stream is not None and stream.isatty())
+
+
+@contextmanager
+def bar(title: str, total: int | None = None, *, progress: bool | None = None) -> Iterator[Advance]:
+    """Show a bar while the context lasts, once it has lasted some time, and yield what moves it on.
+
+    Args:
+        title: what is done.
+        total: of how many steps; None for an unknown number: then the time is shown.
+        progress: show it at once, or never; None as the module says.
+    """
+    if not _shown.is_on(progress):
+        with unseen():  # what is done within it neither
+            yield lambda n: None
+        return
+    if _shown.bars:
+        yield _shown.bars[0].within(title, total)
+        return
+    found = _Bar(title, total, 0.0 if progress else PATIENCE)
+    _shown.bars.append(found)
+    try:
+        yield found.advance
+    finally:
+        _shown.bars.remove(found)
+        found.close()
+
+
+def tracked(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """Yield items one by one under a bar; its total is their number, where that is known."""
+    number = len(items) if total is None and isinstance(items, Collection) else total
+    with bar(title, number) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+class Steps:
+    """A bar for a run: the step that is at work, and how many units of all steps so far are done."""
+
+    def __init__(self, shown: "_Bar"):
+        self._shown, self._total, self._done = shown, 0, 0
+
+    def begin(self, step: str, units: int, done: int) -> None:
+        """Show a step, with so many units of which some are done."""
+        self._total += units
+        self._shown.rename(step, self._total)
+        self.advance(done)
+
+    def advance(self, n: int) -> None:
+        """Show that so many more units are done."""
+        self._done += n
+        self._shown.advance(n)
+
+
+@contextmanager
+def steps_bar() -> Iterator[Steps | None]:
+    """Open the bar of a run; None where nothing is shown."""
+    if not _shown.is_on(None) or _shown.bars:
+        yield None
+        return
+    found = _Bar("lensdiff", 0, PATIENCE)
+    _shown.bars.append(found)
+    try:
+        yield Steps(found)
+    finally:
+        _shown.bars.remove(found)
+        found.close()
+
+
+class _Bar:
+    """A bar of tqdm's that a thread keeps moving, so that also one long step shows that it is at work."""
+
+    def __init__(self, title: str, total: int | None, patience: float):
+        self._bar, self._lock, self._done = _tqdm(title, total, patience), threading.Lock(), threading.Event()
+        self._patience = patience
+        self.advance(0)
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
+
+    def advance(self, n: int) -> None:
+        with self._lock:
+            self._bar.update(n)
+
+    def rename(self, title: str, total: int) -> None:
+        """Show another title and another total."""
+        with self._lock:
+            self._bar.total = total
+            self._bar.set_description_str(title, refresh=False)
+            self._bar.update(0)
+
+    def within(self, title: str, total: int | None) -> Advance:
+        """Return what tells at the bar's end how far something within its work is."""
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            with self._lock:
+                self._bar.set_postfix_str(title if total is None else f"{title} {done}/{total}", refresh=False)
+                self._bar.update(0)
+
+        advance(0)
+        return advance
+
+    def _tick(self) -> None:
+        wait = self._patience + 0.05
+        while not self._done.wait(wait):
+            self.advance(0)
+            wait = EVERY
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+        self._bar.close()
+
+
+def _tqdm(title: str, total: int | None, patience: float) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is text
+        from tqdm.auto import tqdm
+    return tqdm(
+        desc=title, total=total, delay=patience, miniters=0, mininterval=0.1, leave=False, file=sys.stderr,
+        dynamic_ncols=True, bar_format=_UNCOUNTED if total is None else None,
+    )  # fmt: skip
