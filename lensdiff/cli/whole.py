@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
+from lensdiff.cli.output import Terminal, complain, print_frame, printable, write, write_notice
 
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
 DEMO = {
@@ -93,6 +93,7 @@ def _cores() -> int:
 
 
 def _whole(config: Any, quiet: bool) -> None:
+    from lensdiff.pipeline.changed import as_text
     from lensdiff.pipeline.execute import execute
     from lensdiff.pipeline.report import Report
     from lensdiff.pipeline.shortfall import failed, not_possible
@@ -100,8 +101,11 @@ def _whole(config: Any, quiet: bool) -> None:
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal, estimate=not quiet)
-        path = Report(store).save()
+        report = Report(store)
+        path = report.save()
     write_notice(store)
+    if not quiet and (text := as_text(report.summary())):
+        write(printable(text))
     write(str(path))
     steps = store.manifest.steps
     none = {name: state.note for name, state in steps.items() if state.state == "failed"}

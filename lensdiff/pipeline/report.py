@@ -13,15 +13,20 @@ from typing import Any
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
+from lensdiff.pipeline.changed import KINDS, MARKS, MEANING, headlines
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path, put_text
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline
 from lensdiff.steps.responses import CONTROL_RESPONSES, RESPONSES, SaidResponse
+from lensdiff.steps.said import Answers, answers
 from lensdiff.steps.unit import SIDES
 from lensdiff.steps.validity import VALIDITY
+from lensdiff.views.prompts import prompt_label
+from lensdiff.views.responses import PromptResponses, ResponseData, responses_widget
 from lensdiff.views.section import Section, Table, cell
 from lensdiff.views.widget import Widget, notice_html, page, templates
 
@@ -47,6 +52,7 @@ HOW = {
     "chat": "both models read the prompts in the tuned model's chat template",
 }
 MOST_FAILURES = 5  # that are told one by one
+MOST_RESPONSES = 200  # prompts whose responses the first section can show
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +93,7 @@ class Report:
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
+            changed=_changed(store, names),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts and found.name not in APART],
             versions=store.manifest.versions,
@@ -96,12 +103,51 @@ class Report:
         )
         return page(f"lensdiff: {names['base']} and {names['tuned']}", body)
 
+    def summary(self) -> tuple[Headline, ...]:
+        """Return what changed: the lines of the page's first section, and of the terminal, in their order.
+
+        Kind by kind (responses, tokens, words, heads, matrices, layers), of each at most five but of responses; a run
+        of few analyses has just theirs. `pandas.DataFrame` makes a table of it.
+
+        Raises:
+            InputError: as `html`.
+        """
+        return headlines(self.store, answers(Found(self.store)))
+
     def save(self, path: str | Path | None = None) -> Path:
         """Write the page to a file, by default `report.html` in the results directory, and return its path."""
         text = self.html()
         if path is None:
             return self.store.write_text("report.html", text)
         return put_text(as_path(path, "a report"), text)
+
+
+def _changed(store: ResultStore, names: dict[str, str]) -> dict[str, Any] | None:
+    """Return what the first section shows: the lines by kind, and the responses; None where there is nothing."""
+    said = answers(Found(store))
+    lines = headlines(store, said)
+    if not said and not lines:
+        return None
+    by_kind = [(kind, [(MARKS[line.beyond], line) for line in lines if line.kind == kind]) for kind in KINDS]
+    widget = _responses(said, names) if said else ""
+    return {"lines": [group for group in by_kind if group[1]], "meaning": MEANING, "responses": widget}
+
+
+def _responses(said: list[Answers], names: dict[str, str]) -> str:
+    """Return the responses side by side, first those of a prompt to which both models say something, and part."""
+    prompts = []
+    for answer in said[:MOST_RESPONSES]:
+        sides = [
+            ResponseData(side, names[side], own.pieces[: len(own.pieces) - bool(own.end)], own.end)
+            for side, own in (("base", answer.base), ("tuned", answer.tuned))
+        ]
+        parting = answer.parting
+        label = prompt_label(answer.prompt_id, answer.prompt)
+        prompts.append(PromptResponses(label, answer.prompt, None if parting is None else parting.place, sides))
+    both = [i for i, one in enumerate(said[:MOST_RESPONSES]) if not (one.base.is_empty or one.tuned.is_empty)]
+    parted = [i for i, one in enumerate(said[:MOST_RESPONSES]) if one.parting is not None]
+    first = [*(i for i in both if i in parted), *parted, 0]
+    return responses_widget(prompts, first[0]).fragment()
 
 
 def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:
