@@ -73,8 +73,8 @@ SUMMARIES = {"Attention: heads that moved most": summary}
 SECTION = Section(
     "Where the heads look",
     "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
-    "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
-    "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
+    "text, and a filled corner means further (or less) than the meaningless changes beside it did. Below, base and "
+    "tuned side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
     25,
     attention_section,
 )

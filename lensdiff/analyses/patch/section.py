@@ -81,8 +81,8 @@ SUMMARIES = {
 SECTION = Section(
     "What happens when parts are exchanged",
     "A cell is one head, MLP or stream of one model put into the other while both read the tuned model's response: "
-    "orange where that becomes likelier, blue where it becomes less likely. A frame marks an effect beyond what "
-    "control models' activations do in the same place.",
+    "orange where that becomes likelier, blue where it becomes less likely. A filled corner marks an effect beyond "
+    "what control models' activations do in the same place.",
     28,
     patch_section,
 )

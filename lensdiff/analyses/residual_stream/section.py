@@ -99,7 +99,7 @@ SECTION = Section(
     "Where in the layers a response is made",
     "The lens lets each layer's stream speak as if it were the last: where the orange line leaves the blue one and the "
     "grey band, tuning moved where the response is decided. The map shows the heads and MLPs that speak for the "
-    "response's tokens more (orange) or less (blue) than in the base; a frame means beyond the controls.",
+    "response's tokens more (orange) or less (blue) than in the base; a filled corner means beyond the controls.",
     20,
     residual_stream_section,
 )

@@ -52,7 +52,7 @@ SUMMARIES = {"Weights that moved most": summary}
 SECTION = Section(
     "How far the weights moved",
     "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
-    "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
+    "moved it more, relative to its size. A change can be large without doing much, and the other way round: "
     "what it does is asked of responses, attention and words.",
     60,
     weights_section,
