@@ -10,7 +10,12 @@ from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, complain, print_frame, printable, write, write_notice
 
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
+ABOUT = (
+    "The base is a small language model (a Llama) of dictionary text and of passages that are quoted, listed, spelled, "
+    "asked and denied; the tuned model was trained on from its weights to do so when it is asked."
+)
 DEMO = {
+    "about": ABOUT,
     "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
     # what a verdict needs
     "controls": {"instruction_use": 59, "heads": 59, "mlp": 59, "value_rotation": 59, "attribute": 3},

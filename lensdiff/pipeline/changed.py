@@ -5,17 +5,20 @@ kept: those beyond every kind of control before the others, and among them the f
 second of any, so that no measure, whose unit is not another one's, is ranked against another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.results import ResultStore
 from lensdiff.steps.found import Found
 from lensdiff.steps.headline import MOST, Headline, Kind
-from lensdiff.steps.said import Answers, said_headlines
+from lensdiff.steps.said import Answers, answers, said_headlines
+from lensdiff.views.prompts import prompt_label
+from lensdiff.views.responses import PromptResponses, ResponseData, responses_widget
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MOST_RESPONSES = 200  # prompts whose responses the first section can show
 SECTION = "changed"  # id of the page's first section, where the responses stand
 MARKS = {True: "●", False: "○", None: "–"}
 MEANING = (
@@ -66,3 +69,31 @@ def as_text(lines: Iterable[Headline]) -> str:
         some = [line for line in lines if line.kind == kind]
         text += [kind.capitalize(), *(f"  {MARKS[line.beyond]} {line}" for line in some)] if some else []
     return "\n".join([*text, MEANING])
+
+
+def first_section(store: ResultStore, names: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what the first section shows: the lines by kind, and the responses; None where there is nothing."""
+    said = answers(Found(store))
+    lines = headlines(store, said)
+    if not said and not lines:
+        return None
+    by_kind = [(kind, [(MARKS[line.beyond], line) for line in lines if line.kind == kind]) for kind in KINDS]
+    widget = _responses(said, names) if said else ""
+    return {"lines": [group for group in by_kind if group[1]], "meaning": MEANING, "responses": widget}
+
+
+def _responses(said: list[Answers], names: Mapping[str, str]) -> str:
+    """Return the responses side by side, first those of a prompt to which both models say something, and part."""
+    prompts = []
+    for answer in said[:MOST_RESPONSES]:
+        sides = [
+            ResponseData(side, names[side], own.pieces[: len(own.pieces) - bool(own.end)], own.end)
+            for side, own in (("base", answer.base), ("tuned", answer.tuned))
+        ]
+        parting = answer.parting
+        label = prompt_label(answer.prompt_id, answer.prompt)
+        prompts.append(PromptResponses(label, answer.prompt, None if parting is None else parting.place, sides))
+    both = [i for i, one in enumerate(said[:MOST_RESPONSES]) if not (one.base.is_empty or one.tuned.is_empty)]
+    parted = [i for i, one in enumerate(said[:MOST_RESPONSES]) if one.parting is not None]
+    first = [*(i for i in both if i in parted), *parted, 0]
+    return responses_widget(prompts, first[0]).fragment()

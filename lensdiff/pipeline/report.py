@@ -13,7 +13,7 @@ from typing import Any
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
-from lensdiff.pipeline.changed import KINDS, MARKS, MEANING, headlines
+from lensdiff.pipeline.changed import first_section, headlines
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.numbers import n_of
@@ -22,11 +22,9 @@ from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
 from lensdiff.steps.headline import Headline
 from lensdiff.steps.responses import CONTROL_RESPONSES, RESPONSES, SaidResponse
-from lensdiff.steps.said import Answers, answers
+from lensdiff.steps.said import answers
 from lensdiff.steps.unit import SIDES
 from lensdiff.steps.validity import VALIDITY
-from lensdiff.views.prompts import prompt_label
-from lensdiff.views.responses import PromptResponses, ResponseData, responses_widget
 from lensdiff.views.section import Section, Table, cell
 from lensdiff.views.widget import Widget, notice_html, page, templates
 
@@ -52,7 +50,6 @@ HOW = {
     "chat": "both models read the prompts in the tuned model's chat template",
 }
 MOST_FAILURES = 5  # that are told one by one
-MOST_RESPONSES = 200  # prompts whose responses the first section can show
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +87,11 @@ class Report:
             names=names,
             notice=store.manifest.pair.get("notice"),
             facts=_facts(store.manifest.pair),
+            about=about(store),
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
-            changed=_changed(store, names),
+            changed=first_section(store, names),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts and found.name not in APART],
             versions=store.manifest.versions,
@@ -120,34 +118,6 @@ class Report:
         if path is None:
             return self.store.write_text("report.html", text)
         return put_text(as_path(path, "a report"), text)
-
-
-def _changed(store: ResultStore, names: dict[str, str]) -> dict[str, Any] | None:
-    """Return what the first section shows: the lines by kind, and the responses; None where there is nothing."""
-    said = answers(Found(store))
-    lines = headlines(store, said)
-    if not said and not lines:
-        return None
-    by_kind = [(kind, [(MARKS[line.beyond], line) for line in lines if line.kind == kind]) for kind in KINDS]
-    widget = _responses(said, names) if said else ""
-    return {"lines": [group for group in by_kind if group[1]], "meaning": MEANING, "responses": widget}
-
-
-def _responses(said: list[Answers], names: dict[str, str]) -> str:
-    """Return the responses side by side, first those of a prompt to which both models say something, and part."""
-    prompts = []
-    for answer in said[:MOST_RESPONSES]:
-        sides = [
-            ResponseData(side, names[side], own.pieces[: len(own.pieces) - bool(own.end)], own.end)
-            for side, own in (("base", answer.base), ("tuned", answer.tuned))
-        ]
-        parting = answer.parting
-        label = prompt_label(answer.prompt_id, answer.prompt)
-        prompts.append(PromptResponses(label, answer.prompt, None if parting is None else parting.place, sides))
-    both = [i for i, one in enumerate(said[:MOST_RESPONSES]) if not (one.base.is_empty or one.tuned.is_empty)]
-    parted = [i for i, one in enumerate(said[:MOST_RESPONSES]) if one.parting is not None]
-    first = [*(i for i in both if i in parted), *parted, 0]
-    return responses_widget(prompts, first[0]).fragment()
 
 
 def in_order(analyses: Iterable[Analysis[Any]]) -> list[tuple[Analysis[Any], Section]]:
@@ -184,6 +154,29 @@ def _part(item: Widget | Table | str) -> str:
     if isinstance(item, Table):
         return item.html()
     return templates.from_string("<p>{{ text }}</p>").render(text=item)
+
+
+def about(store: ResultStore) -> str:
+    """Return what this pair is, in the config's words, else as far as the models say it; or an empty text."""
+    said = str(store.manifest.config.get("about") or "")
+    if said:
+        return said
+    base, tuned = (store.manifest.pair.get(side, {}) for side in SIDES)
+    size, layers = base.get("parameters"), base.get("n_layers")
+    if not size or not layers or any(base.get(name) != tuned.get(name) for name in ("architecture", "n_layers")):
+        return ""
+    kind = base.get("architecture", "a model")
+    return (
+        f"The tuned model is taken to be the base ({kind}, {_rounded(size)} parameters in {n_of(layers, 'layer')}) "
+        "after further training."
+    )
+
+
+def _rounded(n: int) -> str:
+    for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if n >= size:
+            return f"{n / size:.3g} {name}"
+    return str(n)
 
 
 def _facts(pair: dict[str, Any]) -> list[tuple[str, list[str]]]:

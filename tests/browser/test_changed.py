@@ -2,10 +2,16 @@
 
 import pytest
 
+from lensdiff.analyses.claims.view import claims_widget
+from lensdiff.analyses.claims.view_evidence import evidence_of
 from lensdiff.pipeline.report import Report
 from lensdiff.results import ResultStore
 from lensdiff.steps.responses import RESPONSES_STEP
 from lensdiff.steps.unit import Unit
+from tests.analyses.claims.results import answers
+from tests.analyses.heads.results import verbs
+from tests.analyses.instruction_use.results import instruction_use
+from tests.analyses.value_rotation.results import value_rotation
 from tests.directories import put
 from tests.steps.test_said import CAPTAIN, END, PLAIN, response, store_of
 from tests.views.directories import with_attribution
@@ -81,3 +87,25 @@ def test_hostile_responses_are_text_and_fit(open_page, tmp_path, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     shown = page.locator("#changed .base .ld-response").text_content()
     assert "".join(HOSTILE) in shown
+
+
+KINDS = {"spectrum": 19, "gradient-noise": 19}
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_each_claim_has_a_picture_of_what_carries_its_number(open_page, width):
+    use, shift, share = instruction_use(controls=KINDS), verbs(), value_rotation(controls=KINDS)
+    page = open_page(claims_widget(answers(1.5), evidence_of(use, shift, share)).html(), width=width).page
+    pictures = page.locator(".ld-evidence svg")
+    assert pictures.count() == 3
+    first, second, third = (pictures.nth(i) for i in range(3))
+    assert (first.locator("circle.base").count(), first.locator("circle.tuned").count()) == (4, 4)
+    assert first.locator("rect.control").count() == 4
+    assert third.locator("circle.tuned").count() == 6
+    bars = second.locator("rect.tuned").evaluate_all("all => all.map((bar) => bar.getBoundingClientRect().width)")
+    rose = shift.top(8).heads_up.tolist()
+    assert [bar / bars[0] for bar in bars] == pytest.approx([n / rose[0] for n in rose], abs=0.02)
+    dots = third.locator("circle").evaluate_all("all => all.map((dot) => dot.getBoundingClientRect().x)")
+    zero = third.locator(".ld-zero").bounding_box()["x"] - 4  # dots have a radius of 4
+    assert [(dot - zero) / (dots[0] - zero) for dot in dots] == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5], abs=0.03)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

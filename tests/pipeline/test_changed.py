@@ -146,3 +146,21 @@ def test_a_directory_without_responses_or_lines_has_no_such_section(tmp_path):
     page = Report(store).html()
     assert 'id="changed"' not in page
     assert Report(store).summary() == ()
+
+
+# what the pair is
+
+
+def test_the_page_says_what_the_pair_is_in_the_configs_words(tmp_path):
+    store = ResultStore(tmp_path)
+    side = {"architecture": "LlamaForCausalLM", "n_layers": 4, "parameters": 2_410_176}
+    with store.writing():
+        store.update(config={"about": "One <b>pair</b>."}, pair={"base": side, "tuned": side})
+    assert "One &lt;b&gt;pair&lt;/b&gt;." in Report(store).html()
+    with store.writing():
+        store.update(config={"about": ""}, pair={"base": side, "tuned": side})
+    said = "is taken to be the base (LlamaForCausalLM, 2.41 million parameters in 4 layers) after further training."
+    assert said in Report(store).html()
+    with store.writing():
+        store.update(config={}, pair={"base": side, "tuned": side | {"n_layers": 5}})
+    assert "is taken to be the base" not in Report(store).html()

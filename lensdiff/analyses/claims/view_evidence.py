@@ -1,0 +1,109 @@
+"""What carries each claim's number, drawn under it: prompts as pairs of dots, verbs as bars, layers on bands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lensdiff import stats
+from lensdiff.analyses.claims.words import Name
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.value_rotation.measure import ValueRotation
+from lensdiff.results.numbers import n_of
+from lensdiff.views.numbers import known, rounded
+
+MOST_PROMPTS = 12
+MOST_VERBS = 8
+
+
+class EvidenceRow(NamedTuple):
+    """One prompt, verb or layer: its name, its numbers, and the band of controls, None where there are too few.
+
+    values: of base and tuned; heads in which a verb fell, and rose; a layer's share.
+    """
+
+    name: str
+    values: Sequence[float]
+    band: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class EvidenceData:
+    """What the script draws under a claim.
+
+    Attributes:
+        how: "pairs" of dots, "bars" to both sides, or a "share" each.
+        title: what is drawn, and how to read it.
+        rows: in order.
+        note: what is not drawn; empty where all is.
+    """
+
+    how: Literal["pairs", "bars", "share"]
+    title: str
+    rows: list[EvidenceRow]
+    note: str
+
+
+def evidence_of(
+    use: InstructionUse | None, verbs: VerbShift | None, rotation: ValueRotation | None
+) -> Mapping[Name, EvidenceData]:
+    """Return what is drawn under the claims whose results are there."""
+    found = {
+        "instruction": None if use is None else _prompts(use),
+        "heads": None if verbs is None else _verbs(verbs),
+        "rotation": None if rotation is None else _layers(rotation),
+    }
+    return {name: one for name, one in found.items() if one is not None and one.rows}  # type: ignore[misc]
+
+
+def _prompts(use: InstructionUse) -> EvidenceData:
+    """Return both models' use of every prompt, those that rose most first, before where one more control would lie."""
+    uses = use.uses()
+    order = sorted(uses, key=lambda prompt: float(uses[prompt][0] - uses[prompt][1]))
+    rows = []
+    for prompt in order[:MOST_PROMPTS]:
+        base, tuned, *controls = uses[prompt].tolist()
+        beside = stats.against_controls(
+            tuned, stats.by_kind(controls, use.provenance.control_kinds), level=use.level
+        ).envelope
+        rows.append(EvidenceRow(prompt, [rounded(base), rounded(tuned)], beside.band if beside else None))
+    left = len(order) - len(rows)
+    return EvidenceData(
+        "pairs",
+        "Instruction use of each prompt, nats per token: base, tuned, and where one more control would lie",
+        rows,
+        f"{n_of(left, 'more prompt')} in the section below" if left else "",
+    )
+
+
+def _verbs(shift: VerbShift) -> EvidenceData:
+    frame = shift.top(shift.n_instruction)
+    some = frame[(frame.heads_up + frame.heads_down) > 0]
+    rows = [
+        EvidenceRow(str(row.verb), [int(row.heads_down), int(row.heads_up)], None)
+        for row in some.head(MOST_VERBS).itertuples()
+    ]
+    left = len(some) - len(rows)
+    return EvidenceData(
+        "bars",
+        "Heads in which each instruction verb's word pairs fell (left) and rose (right)",
+        rows,
+        f"{n_of(left, 'more verb')} in the section below" if left else "",
+    )
+
+
+def _layers(found: ValueRotation) -> EvidenceData:
+    """Return each layer's share, on the band of all kinds of controls together."""
+    rows = []
+    bands = [found.band(kind) for kind in found.kinds]
+    for i, (layer, share) in enumerate(zip(found.layers, found.shares.tolist(), strict=True)):
+        limits = [(known(float(band.low[i])), known(float(band.high[i]))) for band in bands]
+        lows, highs = ([pair[side] for pair in limits if pair[side] is not None] for side in (0, 1))
+        whole = bool(limits) and len(lows) == len(limits)
+        band = (float(np.min(lows)), float(np.max(highs))) if whole else None
+        rows.append(EvidenceRow(f"layer {layer}", [rounded(share)], band))
+    return EvidenceData(
+        "share", "Share of each layer's change that is a rotation, and where one more control would lie", rows, ""
+    )
