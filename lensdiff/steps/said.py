@@ -73,7 +73,7 @@ def _parted(both: Sequence[Answers]) -> Iterator[Headline]:
     if said:
         (token, n), *_ = said.most_common(1)
         base = Counter(place.base for place in places if place.base is not None)[token]
-        if n > 1:
+        if n > max(1, base):
             text = f"Where they part, the tuned model says {_quoted(token)} in {n} of {n_of(len(places), 'prompt')}"
             yield _line(f"{text}, the base in {base}", (n - base) / len(places))
 

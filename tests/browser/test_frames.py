@@ -1,8 +1,14 @@
 """A widget inline: its frame is as tall as its page, and dark where the notebook behind it is."""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from lensdiff.analyses.claims.view import show_claims
+from tests.analyses.attention.results import attention
+from tests.analyses.attribute.results import attribution
 from tests.analyses.claims.results import answers
 from tests.analyses.weights.results import weight_shift
 
@@ -61,3 +67,25 @@ def test_a_notebook_that_changes_its_theme_takes_the_page_along(open_page):
 def test_a_page_of_its_own_follows_the_system(open_page, scheme, expected):
     page = open_page(weight_shift().show().html(), color_scheme=scheme).page
     assert page.evaluate(BACKGROUND) == expected
+
+
+def brightness(page, box) -> float:
+    """The mean brightness of a part of what is seen, 0 to 255."""
+    with Image.open(io.BytesIO(page.screenshot(clip=box))) as seen:
+        return float(np.asarray(seen.convert("L")).mean())
+
+
+@pytest.mark.parametrize(
+    ("widget", "area"),
+    [(attribution(("a", " sea"), (" b",)).show(), ".ld-prompt"), (attention().show(), ".ld-heads")],
+    ids=["prompt", "attention"],
+)
+def test_a_dark_page_has_no_white_area(open_page, widget, area):
+    seen = {}
+    for scheme in ("light", "dark"):
+        page = open_page(widget.html(), color_scheme=scheme).page
+        page.wait_for_selector(area)
+        page.wait_for_timeout(500)
+        seen[scheme] = brightness(page, page.locator(area).first.bounding_box())
+    assert seen["light"] > 150
+    assert seen["dark"] < 100

@@ -50,6 +50,14 @@ def test_a_model_that_begins_every_response_alike_is_seen(tmp_path):
     assert {line.kind for line in found} == {"responses"}
 
 
+def test_a_token_at_which_the_base_parts_as_often_is_no_line(tmp_path):
+    texts = [line.text for line in lines(tmp_path, [(" a", " x"), (" a", " y")], [(" b", " a"), (" c", " a")])]
+    assert texts == [
+        "The responses differ in 2 of 2 prompts, in 2 from the first token on",
+        "2 of 2 responses of the base begin with “a”, and 0 of the tuned model",
+    ]
+
+
 def test_empty_responses_are_counted_and_part_at_the_first_token(tmp_path):
     found = lines(tmp_path, [(), ("\n",), (" a",)], [(" a",), (" b",), (" a",)], [(), (" c",), (" d",)])
     assert str(found[0]) == (
