@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from lensdiff.analyses import ANALYSES
+from lensdiff.models.said import Said
 from lensdiff.results import ResultStore
 from lensdiff.steps.found import Found
 from lensdiff.steps.headline import MOST, Headline, Kind
 from lensdiff.steps.said import Answers, answers, said_headlines
 from lensdiff.views.prompts import prompt_label
 from lensdiff.views.responses import PromptResponses, ResponseData, responses_widget
+from lensdiff.views.widget import Role
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_RESPONSES = 200  # prompts whose responses the first section can show
@@ -86,14 +88,15 @@ def _responses(said: list[Answers], names: Mapping[str, str]) -> str:
     """Return the responses side by side, first those of a prompt to which both models say something, and part."""
     prompts = []
     for answer in said[:MOST_RESPONSES]:
+        both: tuple[tuple[Role, Said], ...] = (("base", answer.base), ("tuned", answer.tuned))
         sides = [
             ResponseData(side, names[side], own.pieces[: len(own.pieces) - bool(own.end)], own.end)
-            for side, own in (("base", answer.base), ("tuned", answer.tuned))
+            for side, own in both
         ]
         parting = answer.parting
         label = prompt_label(answer.prompt_id, answer.prompt)
         prompts.append(PromptResponses(label, answer.prompt, None if parting is None else parting.place, sides))
-    both = [i for i, one in enumerate(said[:MOST_RESPONSES]) if not (one.base.is_empty or one.tuned.is_empty)]
+    spoken = [i for i, one in enumerate(said[:MOST_RESPONSES]) if not (one.base.is_empty or one.tuned.is_empty)]
     parted = [i for i, one in enumerate(said[:MOST_RESPONSES]) if one.parting is not None]
-    first = [*(i for i in both if i in parted), *parted, 0]
+    first = [*(i for i in spoken if i in parted), *parted, 0]
     return responses_widget(prompts, first[0]).fragment()

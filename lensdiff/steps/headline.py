@@ -98,7 +98,7 @@ def most_shifted(
         (row, beyond), the row as a named tuple.
     """
     rows = [
-        (row, is_beyond(*(getattr(row, name) for name in (number, *limits)), side=side))
+        (row, is_beyond(getattr(row, number), getattr(row, limits[0]), getattr(row, limits[1]), side))
         for row in frame.itertuples(index=False)
     ]
     yield from sorted(rows, key=lambda found: not found[1])[:k]

@@ -13,7 +13,7 @@ from lensdiff.pipeline.changed import KINDS, MEANING, as_text, composed
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.report import Report
 from lensdiff.results import ResultStore
-from lensdiff.steps.headline import MOST, NO_CONTROL, Headline
+from lensdiff.steps.headline import MOST, NO_CONTROL, Headline, Kind
 from tests.pipeline.conftest import config_for
 from tests.steps.test_said import CAPTAIN, PLAIN, store_of
 
@@ -25,7 +25,7 @@ WITHOUT = {  # what gives no line, and why
 }
 
 
-def line(name: str, beyond: bool | None, kind="heads") -> Headline:
+def line(name: str, beyond: bool | None, kind: Kind = "heads") -> Headline:
     return Headline(kind, name, 0.0, beyond=beyond)
 
 

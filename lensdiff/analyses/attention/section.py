@@ -60,7 +60,7 @@ def headlines(found: Found) -> list[Headline]:
             f"Layer {row.layer}, head {row.head_index} looks elsewhere on the same text: its attention moved by "
             f"{row.js_distance:.3g} (0 to 1)",
             row.js_distance,
-            control=beside_band(*(getattr(row, name) for name in limits), counts),
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
             beyond=beyond,
         )
         for row, beyond in rows

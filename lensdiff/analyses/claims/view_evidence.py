@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 from lensdiff import stats
 from lensdiff.analyses.claims.words import Name
@@ -12,7 +11,7 @@ from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.results.numbers import n_of
-from lensdiff.views.numbers import known, rounded
+from lensdiff.views.numbers import rounded
 
 MOST_PROMPTS = 12
 MOST_VERBS = 8
@@ -50,12 +49,12 @@ def evidence_of(
     use: InstructionUse | None, verbs: VerbShift | None, rotation: ValueRotation | None
 ) -> Mapping[Name, EvidenceData]:
     """Return what is drawn under the claims whose results are there."""
-    found = {
+    found: dict[Name, EvidenceData | None] = {
         "instruction": None if use is None else _prompts(use),
         "heads": None if verbs is None else _verbs(verbs),
         "rotation": None if rotation is None else _layers(rotation),
     }
-    return {name: one for name, one in found.items() if one is not None and one.rows}  # type: ignore[misc]
+    return {name: one for name, one in found.items() if one is not None and one.rows}
 
 
 def _prompts(use: InstructionUse) -> EvidenceData:
@@ -96,14 +95,12 @@ def _verbs(shift: VerbShift) -> EvidenceData:
 
 def _layers(found: ValueRotation) -> EvidenceData:
     """Return each layer's share, on the band of all kinds of controls together."""
+    shares = found.shares.numpy()
+    controls = stats.by_kind(list(found.control_shares.numpy()), found.control_kinds)
+    low, high = stats.against_controls(shares, controls, level=found.level, limits=(0.0, 1.0)).band
     rows = []
-    bands = [found.band(kind) for kind in found.kinds]
-    for i, (layer, share) in enumerate(zip(found.layers, found.shares.tolist(), strict=True)):
-        limits = [(known(float(band.low[i])), known(float(band.high[i]))) for band in bands]
-        lows, highs = ([pair[side] for pair in limits if pair[side] is not None] for side in (0, 1))
-        whole = bool(limits) and len(lows) == len(limits)
-        band = (float(np.min(lows)), float(np.max(highs))) if whole else None
-        rows.append(EvidenceRow(f"layer {layer}", [rounded(share)], band))
+    for layer, share, a, b in zip(found.layers, shares.tolist(), low.tolist(), high.tolist(), strict=True):
+        rows.append(EvidenceRow(f"layer {layer}", [rounded(share)], None if isnan(a) else (rounded(a), rounded(b))))
     return EvidenceData(
         "share", "Share of each layer's change that is a rotation, and where one more control would lie", rows, ""
     )

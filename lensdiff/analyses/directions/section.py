@@ -58,7 +58,7 @@ def headlines(found: Found) -> list[Headline]:
             "layers",
             f"At layer {row.layer} the direction of an instruction turned: cosine {row.cosine:.3g} of both models'",
             row.cosine,
-            control=beside_band(*(getattr(row, name) for name in limits), counts),
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
             beyond=beyond,
         )
         for row, beyond in most_shifted(frame, "cosine", limits=limits, side="below", k=MOST)

@@ -84,7 +84,7 @@ def _pairs(overlap: PairOverlap) -> list[Headline]:
             f"Layer {row.layer}, head {row.head_index} relates other words: {row.jaccard:.3g} of its word pairs are in "
             "both models",
             row.jaccard,
-            control=beside_band(*(getattr(row, name) for name in limits), counts),
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
             beyond=beyond,
         )
         for row, beyond in rows

@@ -66,14 +66,14 @@ def headlines(found: Found) -> list[Headline]:
     """Return the heads and MLPs that speak for the response's tokens otherwise, and the layers that say them."""
     told: list[Headline] = []
     if (parts := found.maybe("direct_logit_attribution", PartsShift)) is not None:
-        frame = parts.top(len(parts.parts))
+        frame: Any = parts.top(len(parts.parts))
         for kind, part in (("heads", "head"), ("layers", "mlp")):
             told += [
                 _part(row, beyond, kind, parts) for row, beyond in most_shifted(frame[frame.part == part], "difference")
             ]
     if (lens := found.maybe("logit_lens_shift", LensShift)) is not None:
-        frame = lens.top(len(lens.layers))
-        some = most_shifted(frame[frame.layer != lens.layers[-1]], "difference", k=1)
+        rows: Any = lens.top(len(lens.layers))
+        some = most_shifted(rows[rows.layer != lens.layers[-1]], "difference", k=1)
         told += [_layer(row, beyond, lens) for row, beyond in some]
     return told
 
