@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lensdiff import stats
 from lensdiff.analyses.claims.words import Name
@@ -79,12 +79,13 @@ def _prompts(use: InstructionUse) -> EvidenceData:
 
 def _verbs(shift: VerbShift) -> EvidenceData:
     frame = shift.top(shift.n_instruction)
-    some = frame[(frame.heads_up + frame.heads_down) > 0]
+    moved: Any = frame[(frame.heads_up + frame.heads_down) > 0]
+    some = moved.head(MOST_VERBS)
     rows = [
-        EvidenceRow(str(row.verb), [int(row.heads_down), int(row.heads_up)], None)
-        for row in some.head(MOST_VERBS).itertuples()
+        EvidenceRow(verb, [down, up], None)
+        for verb, down, up in zip(some.verb.tolist(), some.heads_down.tolist(), some.heads_up.tolist(), strict=True)
     ]
-    left = len(some) - len(rows)
+    left = len(moved) - len(rows)
     return EvidenceData(
         "bars",
         "Heads in which each instruction verb's word pairs fell (left) and rose (right)",
