@@ -7,10 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from lensdiff.cli import options as o
-from lensdiff.cli.output import Terminal, complain, print_frame, write, write_notice
+from lensdiff.cli.output import Terminal, complain, print_frame, printable, write, write_notice
 
 TOY_PAIR = Path(__file__).parents[1] / "inputs" / "data" / "toy_pair"
+ABOUT = (
+    "The base is a small language model (a Llama) of dictionary text and of passages that are quoted, listed, spelled, "
+    "asked and denied; the tuned model was trained on from its weights to do so when it is asked."
+)
 DEMO = {
+    "about": ABOUT,
     "max_new_tokens": 40,  # the pair's longest right answers; a base model that does not stop is cut here
     # what a verdict needs
     "controls": {"instruction_use": 59, "heads": 59, "mlp": 59, "value_rotation": 59, "attribute": 3},
@@ -96,6 +101,7 @@ def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline import door
 
     door.check(config)  # a mistake is told at once: what follows imports for seconds
+    from lensdiff.pipeline.changed import as_text
     from lensdiff.pipeline.execute import execute
     from lensdiff.pipeline.report import Report
     from lensdiff.pipeline.shortfall import failed, not_possible
@@ -103,8 +109,11 @@ def _whole(config: Any, quiet: bool) -> None:
     terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal, estimate=not quiet)
-        path = Report(store).save()
+        report = Report(store)
+        path = report.save()
     write_notice(store)
+    if not quiet and (text := as_text(report.summary())):
+        write(printable(text))
     write(str(path))
     steps = store.manifest.steps
     none = {name: state.note for name, state in steps.items() if state.state == "failed"}

@@ -92,7 +92,7 @@ def aligned(pair: ModelPair, view: ModelView, text: Forced, base: Encoded) -> Al
         raise InputError(f"the response to prompt {name} is empty: nothing is predicted")
     first = tuned.n_special + tuned.n_prompt - 1
     both = dict(zip(SIDES, (base, tuned), strict=True))
-    said = Response(text.response, tuned.response_ids, pair.ids[1], pair.digests[1])
+    said = Response(text.response, tuned.response_ids, pair.ids[1], pair.digests[1], tuned.end)
     return AlignedText(
         text.prompt,
         said,

@@ -17,7 +17,7 @@ Cost: a pass a new token, and for the check one over the prompt and one over the
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,13 @@ BATCH_SIZE = 8
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
+class Decoded(NamedTuple):
+    """A continuation, and the end-of-sequence token that ended it: None where it was cut off."""
+
+    ids: Int[Tensor, " _"]
+    end: int | None
+
+
 def greedy(
     view: ModelView,
     prompts: Sequence[Int[Tensor, " _"]],
@@ -43,7 +50,21 @@ def greedy(
     stops: Sequence[int] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, " _"]]:
-    """Return each prompt's greedy continuation, without the end-of-sequence token that ended it.
+    """Return each prompt's greedy continuation, as `greedy_to_the_end`, without what ended it."""
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "stops": stops, "advance": advance}
+    return [decoded.ids for decoded in greedy_to_the_end(view, prompts, **options)]
+
+
+def greedy_to_the_end(
+    view: ModelView,
+    prompts: Sequence[Int[Tensor, " _"]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = BATCH_SIZE,
+    stops: Sequence[int] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> list[Decoded]:
+    """Return each prompt's greedy continuation, and the end-of-sequence token that ended it.
 
     Args:
         max_new_tokens: the longest continuation; a full context ends it earlier.
@@ -55,7 +76,7 @@ def greedy(
         InputError: a logit is not finite.
     """
     ends = set(view.info.eos_token_ids if stops is None else stops)
-    found: list[Tensor] = [torch.empty(0, dtype=torch.int64)] * len(prompts)
+    found: list[Decoded] = [Decoded(torch.empty(0, dtype=torch.int64), None)] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
@@ -63,8 +84,8 @@ def greedy(
             batch = [_Row(prompts[i].tolist(), min(max_new_tokens, view.n_ctx - len(prompts[i])), ends) for i in rows]
             _decode(view, batch)
             for i, row in zip(rows, batch, strict=True):
-                new = row.new[:-1] if row.ended else row.new
-                found[i] = torch.tensor(new, dtype=torch.int64)
+                new, end = (row.new[:-1], row.new[-1]) if row.ended else (row.new, None)
+                found[i] = Decoded(torch.tensor(new, dtype=torch.int64), end)
             if advance is not None:
                 advance(len(rows))
     return found

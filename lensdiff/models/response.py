@@ -1,6 +1,6 @@
 """What a model said."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -17,12 +17,16 @@ class Response:
     Attributes:
         model: the name of the model that said it.
         tokenizer: the digest of the tokenizer whose ids they are (`digest_of`), or "" where nobody knows.
+        end: the end token that the model said after them, as the vocabulary spells it; "" where the response was cut
+            off, by its limit or by the context's end, and None where nobody knows. Two responses of the same ids are
+            equal however they end.
     """
 
     text: str
     token_ids: tuple[int, ...]
     model: str = ""
     tokenizer: str = ""
+    end: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """Return how the text begins, how many tokens it has, and who said it."""

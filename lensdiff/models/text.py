@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from typing import Any, cast, overload
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.defaults import MAX_NEW_TOKENS, RAW
 from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.asked import Advance, Asked
-from lensdiff.models.decoding import BATCH_SIZE, greedy
+from lensdiff.models.decoding import BATCH_SIZE, Decoded, greedy_to_the_end
 from lensdiff.models.given import one_model
 from lensdiff.models.identity import check_ids, digest_of
 from lensdiff.models.inside.wrappers import Model
@@ -50,6 +49,7 @@ class Encoded:
         response_kind: "none", "generated" (ids as generated) or "text" (tokenised with the prompt).
         merged: the tokenizer merged across the boundary of prompt and response.
         n_added: how many of the special tokens were added; the others are written in the prompt.
+        end: as `Response` has it; None where there is no response, or a text.
     """
 
     ids: tuple[int, ...]
@@ -59,6 +59,7 @@ class Encoded:
     response_kind: str
     merged: bool
     n_added: int
+    end: str | None = None
 
     @property
     def bos(self) -> str:
@@ -123,7 +124,8 @@ def encode(
         if not out:
             raise InputError(f"the response {response.strip()!r} adds no token to the prompt {name}")
     sizes = len(added) + written, len(ids) - written
-    found = Encoded((*added, *ids, *out), *sizes, offsets[written:], kind, merged, len(added))
+    end = response.end if isinstance(response, Response) else None
+    found = Encoded((*added, *ids, *out), *sizes, offsets[written:], kind, merged, len(added), end)
     _check_ids(view, found, name)
     if len(found.ids) > view.n_ctx:
         raise InputError(
@@ -212,7 +214,7 @@ def generate(
     batch_size: int = BATCH_SIZE,
     progress: bool | None = None,
 ) -> Response | Results[Response]:
-    """Return the model's own greedy continuation of the prompt, without the end token.
+    """Return the model's own greedy continuation of the prompt, without the end token, which is its `end`.
 
     Args:
         prompt: a prompt, or a list of them (then `Results`, decoded in batches; see `Asked`).
@@ -254,9 +256,9 @@ def own_responses(
         with asked.guard(prompt):
             encoded[prompt.id] = _with_room(view, prompt, prepend_bos)
 
-    def decoded(names: Iterable[str]) -> list[Tensor]:
+    def decoded(names: Iterable[str]) -> list[Decoded]:
         tokens = [torch.tensor(encoded[name].ids) for name in names]
-        return greedy(view, tokens, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance)
+        return greedy_to_the_end(view, tokens, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance)
 
     try:
         found = dict(zip(encoded, decoded(encoded), strict=True))
@@ -267,7 +269,7 @@ def own_responses(
         for prompt in asked.going():
             with asked.guard(prompt):
                 (found[prompt.id],) = decoded([prompt.id])
-    return {name: _response(view, tuple(new.tolist())) for name, new in found.items()}
+    return {name: _response(view, new) for name, new in found.items()}
 
 
 def _with_room(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> Encoded:
@@ -277,8 +279,10 @@ def _with_room(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> Enc
     return encoded
 
 
-def _response(view: ModelView, ids: tuple[int, ...]) -> Response:
-    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id, digest_of(view))
+def _response(view: ModelView, new: Decoded) -> Response:
+    ids = tuple(new.ids.tolist())
+    end = "" if new.end is None else token_strings(view, (new.end,))[0]
+    return Response(str(view.tokenizer.decode(list(ids))), ids, view.info.id, digest_of(view), end)
 
 
 def _check_characters(text: str, name: str) -> None:

@@ -101,6 +101,7 @@ class RunConfig(Options):
     base: Words = option(..., "The base model: a hub name, a folder with a checkpoint, or a .gguf file.")
     tuned: Words = option(..., "Its tuned version: likewise, or a folder with a LoRA adapter on the base.")
     out: Words = option("results", "Where the results go; a run that was stopped goes on from there.")
+    about: str = option("", "A sentence that says what this pair is, for the top of the report.")
     prompts: str | None = option(
         None, "A file of prompts; by default the config's own, [[prompt]].", example="prompts.jsonl"
     )

@@ -13,13 +13,16 @@ from typing import Any
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.models.equality import EQUAL_WEIGHTS
+from lensdiff.pipeline.changed import first_section, headlines
 from lensdiff.pipeline.graph import steps_of
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.numbers import n_of
 from lensdiff.results.paths import as_path, put_text
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline
 from lensdiff.steps.responses import CONTROL_RESPONSES, RESPONSES, SaidResponse
+from lensdiff.steps.said import answers
 from lensdiff.steps.unit import SIDES
 from lensdiff.steps.validity import VALIDITY
 from lensdiff.views.section import Section, Table, cell
@@ -84,9 +87,11 @@ class Report:
             names=names,
             notice=store.manifest.pair.get("notice"),
             facts=_facts(store.manifest.pair),
+            about=about(store),
             differences=_differences(store),
             comparable=store.manifest.pair.get("comparable"),
             run=_run_facts(store),
+            changed=first_section(store, names),
             shown=[found for found in every if found.parts],
             absent=[found for found in every if not found.parts and found.name not in APART],
             versions=store.manifest.versions,
@@ -95,6 +100,17 @@ class Report:
             config=json.dumps(store.manifest.config, indent=2, ensure_ascii=False),
         )
         return page(f"lensdiff: {names['base']} and {names['tuned']}", body)
+
+    def summary(self) -> tuple[Headline, ...]:
+        """Return what changed: the lines of the page's first section, and of the terminal, in their order.
+
+        Kind by kind (responses, tokens, words, heads, matrices, layers), of each at most five but of responses; a run
+        of few analyses has just theirs. `pandas.DataFrame` makes a table of it.
+
+        Raises:
+            InputError: as `html`.
+        """
+        return headlines(self.store, answers(Found(self.store)))
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the page to a file, by default `report.html` in the results directory, and return its path."""
@@ -138,6 +154,29 @@ def _part(item: Widget | Table | str) -> str:
     if isinstance(item, Table):
         return item.html()
     return templates.from_string("<p>{{ text }}</p>").render(text=item)
+
+
+def about(store: ResultStore) -> str:
+    """Return what this pair is, in the config's words, else as far as the models say it; or an empty text."""
+    said = str(store.manifest.config.get("about") or "")
+    if said:
+        return said
+    base, tuned = (store.manifest.pair.get(side, {}) for side in SIDES)
+    size, layers = base.get("parameters"), base.get("n_layers")
+    if not size or not layers or any(base.get(name) != tuned.get(name) for name in ("architecture", "n_layers")):
+        return ""
+    kind = base.get("architecture", "a model")
+    return (
+        f"The tuned model is taken to be the base ({kind}, {_rounded(size)} parameters in {n_of(layers, 'layer')}) "
+        "after further training."
+    )
+
+
+def _rounded(n: int) -> str:
+    for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if n >= size:
+            return f"{n / size:.3g} {name}"
+    return str(n)
 
 
 def _facts(pair: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -2,10 +2,10 @@
 
 The folder's `__init__` holds the `Analysis` and its options alone, so that the command's help imports nothing heavy.
 What runs lies in its module `steps` (STEPS, TABLES), what the report and the command show in `section` (SECTION,
-SUMMARIES, controls_beside).
+SUMMARIES, headlines, controls_beside).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lensdiff.steps.found import Found
+    from lensdiff.steps.headline import Headline
     from lensdiff.steps.step import Step
     from lensdiff.steps.tables import TableDoc
     from lensdiff.views.section import Section
@@ -86,12 +87,21 @@ class Analysis(Generic[O]):
         return getattr(self._module("section"), "SUMMARIES", {})
 
     @property
+    def headlines(self) -> "Callable[[Found], Sequence[Headline]]":
+        """What it found to be most shifted, a sentence each: what a reader of the report sees first."""
+        return getattr(self._module("section"), "headlines", _no_headlines)
+
+    @property
     def controls_beside(self) -> "Callable[[Found], Mapping[str, list[str]]]":
         """The kinds of the controls that stand beside what: what a reader of the report must know first."""
         return getattr(self._module("section"), "controls_beside", _no_controls)
 
     def _module(self, name: str) -> Any:
         return import_module(f"{self.package or f'lensdiff.analyses.{self.name}'}.{name}")
+
+
+def _no_headlines(found: "Found") -> "Sequence[Headline]":
+    return ()
 
 
 def _no_controls(found: "Found") -> "Mapping[str, list[str]]":

@@ -10,7 +10,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import view_of
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import MAX_NEW_TOKENS, Response, generate
+from lensdiff.models.text import MAX_NEW_TOKENS, Response, generate, token_strings
 from lensdiff.results import InputError, Result
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
@@ -40,6 +40,9 @@ class SaidResponse(Result):
         text: the response; token_ids: as it was generated, empty for a given text.
         given: whether the config gave it.
         tokenizer: digest of the tokenizer whose ids they are; empty for a given text.
+        tokens: the ids as texts; none of a given text.
+        end: as `Response` has it; None of a given text.
+        prompt: its text.
     """
 
     calls = ("said()", "to_df()")
@@ -49,24 +52,28 @@ class SaidResponse(Result):
     token_ids: tuple[int, ...]
     given: bool
     tokenizer: str
+    tokens: tuple[str, ...] = ()
+    end: str | None = None
+    prompt: str = ""
 
     def said(self) -> Response | str:
         """Return the response as it was generated, or the text that was given."""
         if self.given:
             return self.text
-        return Response(self.text, self.token_ids, self.provenance.model, self.tokenizer)
+        return Response(self.text, self.token_ids, self.provenance.model, self.tokenizer, self.end)
 
     def told(self) -> list[str]:
         """Return the response."""
         return [repr(self.text)]
 
     def to_df(self) -> pd.DataFrame:
-        """Return one row: prompt_id, model, kind, seed, text, token_ids, source, model_id, tokenizer."""
+        """Return one row: prompt_id, model, kind, seed, text, token_ids, end, source, model_id, tokenizer."""
         row = {
             "prompt_id": self.prompt_id,
             **model_columns("", self.provenance.control),
             "text": self.text,
             "token_ids": list(self.token_ids),
+            "end": self.end,
             "source": "given" if self.given else "generated",
             "model_id": self.provenance.model,
             "tokenizer": self.tokenizer,
@@ -93,8 +100,17 @@ def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidRespons
         raise InputError("the response is an empty text: leave it out for the model's own response")
     most = {} if given is not None else {"max_new_tokens": options.max_new_tokens}
     provenance = view.provenance("responses", most)
-    tokenizer = "" if given is not None else said.tokenizer
-    return SaidResponse(provenance, prompt.id, said.text, said.token_ids, given is not None, tokenizer)
+    return SaidResponse(
+        provenance,
+        prompt.id,
+        said.text,
+        said.token_ids,
+        given=given is not None,
+        tokenizer="" if given is not None else said.tokenizer,
+        tokens=token_strings(view, said.token_ids),
+        end=said.end,
+        prompt=prompt.stripped,
+    )
 
 
 def _cost(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
@@ -140,6 +156,7 @@ RESPONSES_TABLE = TableDoc(
         "model": "base, tuned or control",
         "text": "the response",
         "token_ids": "as it was generated; empty for a given text",
+        "end": "the end token that the model said after them; empty where it was cut off, missing of a given text",
         "source": "generated, or given by the config",
         "model_id": "the model's name",
         "tokenizer": "digest of the tokenizer whose ids token_ids are; empty for a given text",
@@ -194,7 +211,8 @@ def own_texts(inputs: Inputs, prompts: Sequence[Prompt], side: str, most: int) -
 def _forced(inputs: Inputs, prompt: Prompt, response: Response | str, most: int) -> str | Response:
     if isinstance(response, str) or not response.token_ids:
         return response if isinstance(response, str) else ""
-    cut = replace(response, token_ids=response.token_ids[:most])
+    whole = len(response.token_ids) <= most
+    cut = replace(response, token_ids=response.token_ids[:most], end=response.end if whole else "")
     try:
         return as_base_reads(inputs.pair, prompt, cut)
     except InputError:  # a token that the base lacks: the text, read by either tokenizer if both can

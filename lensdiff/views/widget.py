@@ -24,6 +24,28 @@ from lensdiff.results.paths import as_path, put_text
 
 Role = Literal["base", "tuned", "control", "model"]  # whose colour a part of a view takes
 
+# the frame becomes as tall as its page says, and tells it whether what lies behind is dark; where a notebook runs no
+# scripts of an output it keeps its height, and follows the system's theme
+FITTED = """
+const frame = this, page = frame.contentWindow;
+window.addEventListener('message', (event) => {
+  const height = event.source === page && event.data ? Number(event.data.lensdiff) : 0;
+  if (height > 0) frame.style.height = Math.min(height, 20000) + 'px';
+});
+const tell = () => {
+  let seen = frame, parts = null;
+  while (seen && !parts) {
+    const found = (getComputedStyle(seen).backgroundColor.match(/[0-9.]+/g) || []).map(Number);
+    if (found.length > 2 && (found.length < 4 || found[3] > 0.5)) parts = found;
+    seen = seen.parentElement;
+  }
+  const light = !parts || 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 127;
+  page.postMessage({ lensdiff: parts ? (light ? 'light' : 'dark') : matchMedia('(prefers-color-scheme: dark)').matches
+    && getComputedStyle(document.documentElement).colorScheme.includes('dark') ? 'dark' : 'light' }, '*');
+};
+tell();
+new MutationObserver(tell).observe(document.body, { attributes: true });
+"""
 _ids = itertools.count(1)
 _packages: dict[str, None] = {}  # beside lensdiff's own, in order
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -113,7 +135,8 @@ class Widget:
         # a frame keeps the notebook's styles out and the page's content-security policy in
         return (
             f'<iframe srcdoc="{html.escape(self.html())}" sandbox="allow-scripts allow-downloads" '
-            f'style="width:100%;height:{self.height}px;border:0" title="{html.escape(self.title)}"></iframe>'
+            f'style="width:100%;height:{self.height}px;border:0" title="{html.escape(self.title)}" '
+            f'onload="{html.escape(" ".join(FITTED.split()))}"></iframe>'
         )
 
 

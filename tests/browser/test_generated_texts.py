@@ -94,9 +94,9 @@ def test_tokens_ids_and_names_of_a_report(open_page, tmp_path):
     for index, (name, tokens, said) in enumerate(prompts):
         page.get_by_label("Prompt:").select_option(index=index)
         page.wait_for_function(
-            "document.querySelectorAll('.ld-side .ld-segment').length === 6"
+            "document.querySelectorAll('#attribute .ld-side .ld-segment').length === 6"
         )  # instruction, rest, context
-        for side, model in zip(page.locator(".ld-side").all(), SIDES, strict=True):
+        for side, model in zip(page.locator("#attribute .ld-side").all(), SIDES, strict=True):
             assert plain(side.locator("h4").first.text_content()) == plain(f"{model}: {model} {name}")
             same(side.locator(".ld-prompt .ld-token").all_text_contents(), tokens)
             same(side.locator(".ld-choice").all_text_contents()[1:], said)

@@ -37,7 +37,7 @@ def test_the_weight_that_moved_most_has_the_strongest_colour(open_page):
     found = cells(opened)
     assert found.count() == 2 * LAYERS
     strengths = [strength(found.nth(i)) for i in range(found.count())]
-    assert strengths.index(max(strengths)) == 1 * LAYERS + 2  # heads down, layers across
+    assert strengths.index(max(strengths)) == 2 * 2 + 1  # layers down, two heads across
     found.nth(5).hover()
     assert opened.page.locator(".ld-status").inner_text() == "layer 2, W_Q, head 1: relative change 2"
     opened.page.get_by_role("button", name="with the norm's gain").click()
@@ -50,11 +50,11 @@ def test_arrow_keys_move_over_the_map_and_numbers_can_be_shown(open_page):
     opened = open_page(weight_shift().show().html())
     first = cells(opened).first
     first.focus()
-    for key, expected in [("ArrowRight", "layer 1, W_Q"), ("ArrowDown", "layer 1, W_O"), ("ArrowUp", "layer 1, W_Q")]:
+    for key, expected in [("ArrowDown", "layer 1, W_Q"), ("ArrowRight", "layer 1, W_O"), ("ArrowLeft", "layer 1, W_Q")]:
         opened.page.keyboard.press(key)
         assert opened.page.locator(".ld-status").inner_text().startswith(expected)
-    opened.page.keyboard.press("ArrowUp")
-    assert opened.page.locator(".ld-status").inner_text().startswith("layer 1, W_Q"), "nothing lies above"
+    opened.page.keyboard.press("ArrowLeft")
+    assert opened.page.locator(".ld-status").inner_text().startswith("layer 1, W_Q"), "nothing lies beside it"
     assert opened.page.locator(".ld-spot[tabindex='0']").count() == 1
     number = opened.page.locator(".ld-spot span").first
     assert not number.is_visible()
@@ -107,11 +107,11 @@ def test_a_head_is_drawn_for_both_models(open_page):
     assert boxes[0]["y"] == boxes[1]["y"]
 
 
-def test_heads_outside_their_band_are_framed(open_page):
+def test_heads_outside_their_band_have_a_corner(open_page):
     opened = open_page(attention_shift().show().html())
     found = cells(opened)
     framed = [i for i in range(found.count()) if "ld-marked" in found.nth(i).get_attribute("class")]
-    assert framed == [1 * LAYERS + 2]
+    assert framed == [2 * 2 + 1]  # layers down, two heads across
     found.nth(framed[0]).hover()
     assert opened.page.locator(".ld-status").inner_text().endswith("0.9; controls 0.05 to 0.2, outside")
     found.nth(framed[0]).focus()
@@ -119,9 +119,7 @@ def test_heads_outside_their_band_are_framed(open_page):
     assert "Layer 2, head 1" in opened.page.locator("caption").first.inner_text()
     opened.page.get_by_role("button", name="first token's share, difference").click()
     texts = [cells(opened).nth(i).get_attribute("aria-label") for i in range(found.count())]
-    assert (
-        texts[0 * LAYERS + 1] == "layer 1, head 0: first token's share, difference -0.4; controls 0.01 to 0.01, outside"
-    )
+    assert texts[1 * 2] == "layer 1, head 0: first token's share, difference -0.4; controls 0.01 to 0.01, outside"
 
 
 def hostile():

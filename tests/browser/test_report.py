@@ -29,7 +29,7 @@ def opened(open_page, path, **options):
     return found
 
 
-def test_it_opens_from_disk_and_answers_the_claims_first(open_page, path):
+def test_it_opens_from_disk_with_what_changed_and_then_the_claims(open_page, path):
     page = opened(open_page, path).page
     assert page.url.startswith("file://")
     cards = page.locator(".ld-card")
@@ -42,8 +42,10 @@ def test_it_opens_from_disk_and_answers_the_claims_first(open_page, path):
     label = cards.first.locator("svg.ld-picture").get_attribute("aria-label")
     assert label.startswith("this pair: 1.5 nats per token; 59 spectrum: -0.")
     assert "; 59 gradient-noise: -0." in label
-    top = cards.first.bounding_box()["y"]
-    assert top + 150 < 900  # the answers stand on the first screen
+    order = page.evaluate("[...document.querySelectorAll('main > section')].map((s) => s.id)")
+    assert order[:2] == ["changed", "claims"]
+    top = page.locator("#changed .ld-lines-list li").first.bounding_box()["y"]
+    assert top < 900  # what changed stands on the first screen
 
 
 def test_the_drawing_has_the_effect_the_controls_and_their_bands_where_they_are(open_page, path, store):
@@ -71,7 +73,7 @@ def test_the_drawing_has_the_effect_the_controls_and_their_bands_where_they_are(
 
 def test_the_explorer_works_within_the_page(open_page, path):
     page = opened(open_page, path).page
-    side = page.locator(".ld-side.tuned")
+    side = page.locator("#attribute .ld-side.tuned")
     caption = side.locator("p[aria-live]")
     assert "Importance density" in caption.inner_text()
     side.locator(".ld-choice").nth(2).click()
@@ -124,13 +126,13 @@ def test_a_downloaded_table_holds_no_formula(open_page, tmp_path, begins):
     assert [float(row[number]) for row in rows[1:]] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_keyboard_skips_to_the_answers_and_reaches_the_sections(open_page, path):
+def test_the_keyboard_skips_to_what_changed_and_reaches_the_sections(open_page, path):
     page = opened(open_page, path).page
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.innerText") == "Skip to the answers"
+    assert page.evaluate("document.activeElement.innerText") == "Skip to what changed"
     assert page.locator(".ld-skip").bounding_box()["x"] >= 0  # it shows itself
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "claims"
+    assert page.evaluate("document.activeElement.id") == "changed"
     page.get_by_role("link", name="Which prompt words").focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "attribute"
@@ -184,7 +186,7 @@ def test_hostile_names_and_tokens_show_as_text_everywhere(open_page, tmp_path):
     for index in range(3):
         page.locator(".ld-scatter circle").nth(index).focus()
         page.keyboard.press("Enter")
-    texts = page.locator(".ld-side").first.locator(".ld-prompt .ld-token").all_text_contents()
+    texts = page.locator("#attribute .ld-side").first.locator(".ld-prompt .ld-token").all_text_contents()
     assert [plain(t) for t in texts] == [plain(t) for t in HOSTILE]
 
 

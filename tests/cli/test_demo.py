@@ -32,7 +32,9 @@ def test_the_demo_gives_a_report(lensdiff: Command, tmp_path: Path, monkeypatch)
     out = tmp_path / "demo"
     ran = lensdiff("demo", "--out", out)
     assert ran.code == 0, ran.err
-    assert ran.out.strip() == str(out / "report.html")
+    first, *_, last = ran.out.strip().split("\n")
+    assert (first, last) == ("What changed", str(out / "report.html"))
+    assert "  – The responses differ in " in ran.out
     assert "memory: about " in ran.err
     assert "time: about " in ran.err
     store = ResultStore(out)

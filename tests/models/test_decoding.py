@@ -7,8 +7,9 @@ import torch
 
 from experiments.families import uncached, wrappers_of
 from lensdiff.models import decoding, load_model, view_of
-from lensdiff.models.decoding import greedy
+from lensdiff.models.decoding import greedy, greedy_to_the_end
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.response import Response
 from lensdiff.models.text import generate
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, TEXT, hf_model, tokenizer_of
@@ -63,6 +64,25 @@ def test_every_end_token_ends_a_response_and_is_left_out(wrapper):
     for whole, new in zip(free, found, strict=True):
         first = min(i for i, token in enumerate(whole) if token in ends)
         assert new.tolist() == whole[:first]
+    together = greedy_to_the_end(view, given, max_new_tokens=12, stops=tuple(ends))
+    assert [one.ids.tolist() for one in together] == [new.tolist() for new in found]
+    assert [one.end for one in together] == [next(token for token in whole if token in ends) for whole in free]
+    (cut,) = greedy_to_the_end(view, given[:1], max_new_tokens=2, stops=tuple(ends))
+    assert (cut.ids.tolist(), cut.end) == (free[0][:2], None)
+
+
+def test_a_response_says_how_it_ended():
+    source, tokenizer = hf_model("llama"), tokenizer_of()
+    free = generate(load_model(source, tokenizer=tokenizer, device="cpu"), TEXT[0], max_new_tokens=10)
+    source = hf_model("llama")
+    source.generation_config.eos_token_id = [2, free.token_ids[3]]
+    model = load_model(source, tokenizer=tokenizer, device="cpu")
+    ended, cut = (generate(model, TEXT[0], max_new_tokens=n) for n in (10, 1))
+    assert ended.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[3])]
+    assert ended.end == tokenizer.convert_ids_to_tokens(free.token_ids[3])  # half a character has no other name
+    assert (cut.token_ids, cut.end) == (free.token_ids[:1], "")
+    assert Response("a", (1,)).end is None
+    assert Response("a", (1,), end="</s>") == Response("a", (1,), end="")  # the same response
 
 
 def test_end_tokens_of_the_generation_config_are_the_default():

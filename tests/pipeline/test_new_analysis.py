@@ -181,6 +181,10 @@ def test_a_run_has_its_section_its_controls_and_its_table_described(session: Ses
     assert "How long the embeddings are" in page
     assert 'data-view="embedding_norms"' in page
     assert "1 norm for norms" in page
+    base, tuned = (norms_of(models / side, 3)[0] for side in ("base", "tuned"))
+    line = f"The norm of embed went from {base:.3g} to {tuned:.3g}"
+    assert f'<a href="#embedding_norms">{line}</a>; <span class="ld-control">no control</span>' in page
+    assert f"  – {line}; no control" in ran.out
     described = (out / "tables" / "README.md").read_text()
     for line in ("## embedding_norms.parquet", "A row is a model and a matrix.", "- `norm`: mean norm of its rows"):
         assert line in described

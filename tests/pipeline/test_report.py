@@ -96,8 +96,8 @@ def test_a_notice_about_the_pair_is_the_first_line(tmp_path):
     assert "eos: tiny" in text_of(header)
 
 
-def test_the_claims_are_the_first_widget_and_say_what_the_table_says(store, html):
-    first = embedded(html)[0]["claims"]
+def test_the_claims_follow_the_responses_and_say_what_the_table_says(store, html):
+    first = embedded(html)[1]["claims"]
     assert [c["verdict"] for c in first] == ["shown", "not-testable", "not-testable"]
     found = store.load_result("claims", Claims)
     assert first[0]["statement"] == found.claims[0].statement
@@ -164,14 +164,14 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
         re.findall(r"<script\b[^>]*>", allowed)
         == ['<script type="application/json">'] * len(embedded(html)) + ["<script>"] * 2
     )
-    assert embedded(html)[1]["prompts"][0]["sides"][0]["in_tokens"] == list(HOSTILE)
+    assert embedded(html)[2]["prompts"][0]["sides"][0]["in_tokens"] == list(HOSTILE)
 
 
 def test_sixty_prompts_stay_below_six_megabytes(tmp_path):
     tokens = ([f" word{i}" for i in range(40)], [f" answer{i}" for i in range(24)])
     html = Report(with_attribution(tmp_path, prompts=62, tokens=tokens, name="q")).html()
     assert len(html.encode()) < SIX_MEGABYTES
-    assert len(embedded(html)[1]["prompts"]) == 62
+    assert len(embedded(html)[2]["prompts"]) == 62
 
 
 # what is missing or went wrong
@@ -232,8 +232,8 @@ def test_run_facts_are_those_of_the_results_whatever_the_config_says(tmp_path):
 
     assert facts("nothing") == []  # asked for, and not made
     assert facts("own", sea=said("sea")) == [
-        "each model's own greedy response, at most 24 tokens",
         "prompts are raw, without a chat template",
+        "each model's own greedy response, at most 24 tokens",
     ]
     given = replace(said("sea"), given=True, provenance=Provenance("responses", "tiny"))
     assert facts("given", sea=given) == ["prompts are raw, without a chat template"]
@@ -301,7 +301,7 @@ def test_a_unit_that_the_last_run_did_not_ask_for_is_not_shown(tmp_path):
         state = store.step("attribution")
         left = [name for name in state.wanted if not name.endswith("p-1")]
         store.update(steps=store.manifest.steps | {"attribution": state.model_copy(update={"wanted": left})})
-    shown = embedded(Report(store).html())[1]["prompts"]
+    shown = embedded(Report(store).html())[2]["prompts"]
     assert [prompt["label"].split(":")[0] for prompt in shown] == ["p-0", "p-2"]
 
 

@@ -39,7 +39,7 @@ LensDiff.views.attention = (root, data) => {
   }
 };
 
-// How far attention moved, layers across and heads down; a cell outside the band of the controls is framed.
+// How far attention moved, layers down and heads across; a cell outside the band of the controls has a corner.
 LensDiff.views.attention_shift = (root, data) => {
   const { make, number } = LensDiff;
   const area = make("div", {}), panel = make("div", { "aria-live": "polite" });
@@ -51,18 +51,18 @@ LensDiff.views.attention_shift = (root, data) => {
   function draw(measure) {
     const known = measure.values.flat().filter((v) => v !== null);
     const top = Math.max(...known.map(Math.abs), 0);
-    const outside = (r, c) => measure.low && measure.low[c][r] !== null && (measure.values[c][r] < measure.low[c][r] || measure.values[c][r] > measure.high[c][r]);
-    const band = (r, c) => (measure.low && measure.low[c][r] !== null ? `; controls ${number(measure.low[c][r])} to ${number(measure.high[c][r])}` : "; no controls");
+    const outside = (r, c) => measure.low && measure.low[r][c] !== null && (measure.values[r][c] < measure.low[r][c] || measure.values[r][c] > measure.high[r][c]);
+    const band = (r, c) => (measure.low && measure.low[r][c] !== null ? `; controls ${number(measure.low[r][c])} to ${number(measure.high[r][c])}` : "; no controls");
     area.replaceChildren(
       LensDiff.map({
-        rows: data.heads, columns: data.layers, corner: "head \\ layer", label: `${measure.label}, layers across, heads down`,
+        rows: data.layers.map((layer) => "layer " + layer), columns: data.heads, corner: "head", label: `${measure.label}, layers down, heads across`,
         hint: "Point at a head, or move with the arrow keys; choose one for all its numbers.",
         cell: (r, c) => {
-          const v = measure.values[c][r];
-          return v === null ? null : { value: top > 0 ? v / top : 0, signed: measure.signed, marked: outside(r, c), number: number(v), text: `layer ${data.layers[c]}, head ${r}: ${measure.label} ${number(v)}${band(r, c)}${outside(r, c) ? ", outside" : ""}` };
+          const v = measure.values[r][c];
+          return v === null ? null : { value: top > 0 ? v / top : 0, signed: measure.signed, marked: outside(r, c), number: number(v), text: `layer ${data.layers[r]}, head ${c}: ${measure.label} ${number(v)}${band(r, c)}${outside(r, c) ? ", outside" : ""}` };
         },
-        onchoose: (r, c) => panel.replaceChildren(LensDiff.table(`Layer ${data.layers[c]}, head ${r}: ${data.note}`, data.columns_of_head, data.of_head[c][r])),
+        onchoose: (r, c) => panel.replaceChildren(LensDiff.table(`Layer ${data.layers[r]}, head ${c}: ${data.note}`, data.columns_of_head, data.of_head[r][c])),
       }),
-      make("p", { class: "ld-note" }, measure.signed ? number(-top) : "0", make("span", { class: "ld-ramp" + (measure.signed ? " signed" : "") }), number(top), "; framed: outside the band of the controls. ", measure.how));
+      make("p", { class: "ld-note" }, measure.signed ? number(-top) : "0", make("span", { class: "ld-ramp" + (measure.signed ? " signed" : "") }), number(top), "; a filled corner: outside the band of the controls. ", measure.how));
   }
 };

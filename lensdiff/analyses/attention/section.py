@@ -6,6 +6,7 @@ from lensdiff.analyses.attention.patterns import AttentionPatterns
 from lensdiff.analyses.attention.shift import AttentionShift
 from lensdiff.results import Diff
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, beside_band, most_shifted
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -45,14 +46,35 @@ def summary(found: Found) -> pd.DataFrame:
     return found.one("attention_shift", AttentionShift).ranked(TOP_ROWS).filter(items=columns)
 
 
+def headlines(found: Found) -> list[Headline]:
+    """Return the heads whose attention moved most on the same text."""
+    shift = found.maybe("attention_shift", AttentionShift)
+    if shift is None:
+        return []
+    limits = ("js_distance_control_low", "js_distance_control_high")
+    rows = most_shifted(shift.top(len(shift.to_df())), "js_distance", limits=limits, side="above")
+    counts = shift.provenance.control_counts
+    return [
+        Headline(
+            "heads",
+            f"Layer {row.layer}, head {row.head_index} looks elsewhere on the same text: its attention moved by "
+            f"{row.js_distance:.3g} (0 to 1)",
+            row.js_distance,
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
+            beyond=beyond,
+        )
+        for row, beyond in rows
+    ]
+
+
 SUMMARIES = {"Attention: heads that moved most": summary}
 
 
 SECTION = Section(
     "Where the heads look",
     "Each cell of the map is a head; the stronger its colour, the further tuning moved its attention on the same "
-    "text, and a frame means further (or less) than the meaningless changes beside it did. Below, base and tuned "
-    "side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
+    "text, and a filled corner means further (or less) than the meaningless changes beside it did. Below, base and "
+    "tuned side by side, the most changed heads first: rows are the tokens that look, columns what they look at.",
     25,
     attention_section,
 )

@@ -119,7 +119,7 @@ def _compared(base: AttentionPatterns, tuned: AttentionPatterns) -> PromptData:
     for flat in order:
         i, head = (int(x) for x in np.unravel_index(flat, moved.shape))
         heads.append((base.layers[i], head))
-        distances.append(f"JS distance {moved[i, head]:.2g}")
+        distances.append(f"JS distance here {moved[i, head]:.2g}")
     return _prompt(sides, heads, distances)
 
 

@@ -40,6 +40,7 @@ class Attribution(Result):
         deletion: the map's trust number, or None where it was not asked for or there is nothing to delete.
         completeness: of a map along a path: the largest error over response tokens, as a share of the largest change;
             None of one at a point.
+        end: the end token that was said after the response; "" where it was cut off, None where nobody knows.
     """
 
     calls = ("shares()", "words()", "top()", "to_df()", "show()")
@@ -61,6 +62,7 @@ class Attribution(Result):
     context: Bool[Tensor, " in_pos"]
     completeness: float | None = None
     template: Bool[Tensor, " in_pos"] | None = None
+    end: str | None = None
 
     @property
     def parts(self) -> dict[str, Bool[Tensor, " in_pos"]]:

@@ -234,6 +234,7 @@ def _attribute_one(
         completeness=found.completeness,
         **masks,
         template=prompt.mask("template", encoded.offsets) if prompt.rendering else None,
+        end=encoded.end,
     )
 
 

@@ -10,10 +10,12 @@ from lensdiff.results import Diff
 from lensdiff.results.diff import SIDES
 from lensdiff.results.numbers import n_of
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline
 from lensdiff.steps.unit import Unit
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
+from lensdiff.views.words import visible
 
 TOP = 5  # words shown in a line
 CAPTIONS = {
@@ -84,6 +86,35 @@ def areas(found: Found) -> pd.DataFrame:
     """Return the areas under the curves of removed tokens, beside random orders."""
     frame = found.table("deletion_areas")
     return pd.DataFrame() if frame is None else frame
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the prompt words whose share of the importance for the whole response changed most."""
+    rows = []
+    for prompt in found.prompts("attribution", *SIDES):
+        base, tuned = (found.one("attribution", Attribution, Unit(side, prompt)).words() for side in SIDES)
+        if base.in_tokens != tuned.in_tokens:
+            continue
+        before, after = (_parts_of(side) for side in (base, tuned))
+        rows += [(prompt, *row) for row in zip(base.in_tokens, before, after, strict=True)]
+    rows.sort(key=lambda row: -abs(row[3] - row[2]))
+    return [
+        Headline(
+            "words",
+            f"In {prompt} “{visible(word.strip())}” has {after:.0%} of the importance for the response; in "
+            f"the base {before:.0%}",
+            after - before,
+        )
+        for prompt, word, before, after in rows[:MOST]
+        if after != before
+    ]
+
+
+def _parts_of(result: Attribution) -> list[float]:
+    """Return each word's share of the density, 0 where there is none."""
+    density = result.density()
+    total = float(density.sum())
+    return (density / total).tolist() if total else [0.0] * len(density)
 
 
 SUMMARIES = {

@@ -132,7 +132,7 @@ def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
 
 def _measured(probe: Probe, prompt: Prompt, response: Response, n: int) -> tuple[float, float]:
     """Return the rows of the first tokens of a response, and the seconds that they take."""
-    cut = replace(response, token_ids=response.token_ids[:n])
+    cut = replace(response, token_ids=response.token_ids[:n], end="")
     encoded = encode(probe.view, prompt, cut)
     if not encoded.n_response:
         raise InputError("the response is empty")

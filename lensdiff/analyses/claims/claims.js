@@ -8,8 +8,9 @@ LensDiff.views.claims = (root, data) => {
       make("p", { class: "ld-paper" }, "The paper: " + claim.paper),
       make("p", { class: "ld-verdict" }, make("span", { class: "ld-sign", "aria-hidden": "true" }, claim.sign), claim.answer),
       make("p", { class: "ld-statement" }, claim.statement),
-      claim.cause ? make("p", { class: "ld-cause" }, make("strong", {}, "Cause: "), claim.cause + ".") : null,
       claim.picture ? picture(claim.picture) : null,
+      claim.evidence ? evidence(claim.evidence) : null,
+      claim.cause ? make("p", { class: "ld-cause" }, make("strong", {}, "Cause: "), claim.cause + ".") : null,
       claim.facts.length || claim.also.length || claim.replication.length
         ? make("details", {}, make("summary", {}, "How this was tested"),
             make("ul", {}, claim.facts.map((fact) => make("li", {}, fact))),
@@ -18,6 +19,33 @@ LensDiff.views.claims = (root, data) => {
             claim.replication.length ? make("p", { class: "ld-note" }, "The paper's own score, repeated on this pair, without a verdict:") : null,
             claim.replication.length ? make("ul", {}, claim.replication.map((line) => make("li", {}, line))) : null)
         : null))));
+
+  // what carries the number: a row per prompt, verb or layer
+  function evidence(e) {
+    const { svg, number } = LensDiff;
+    const all = [0, ...e.rows.flatMap(([, values, band]) => [...(e.how === "bars" ? [-values[0], values[1]] : values), ...(band || [])])];
+    const low = Math.min(...all), span = Math.max(...all) - low || 1, line = 18, top = 4;
+    const percent = (v) => 34 + (62 * (v - low)) / span, x = (v) => percent(v) + "%";
+    const height = top + line * e.rows.length;
+    const short = (name) => { const all = [...LensDiff.visible(name)]; return all.length > 14 ? all.slice(0, 13).join("") + "…" : all.join(""); };
+    const bar = (y, from, to, role, thick) => svg("rect", { x: x(from), y: y - thick / 2, width: percent(to) - percent(from) + "%", height: thick, rx: 2, class: role, opacity: role === "control" ? 0.35 : 1 });
+    const dot = (y, v, role) => svg("circle", { cx: x(v), cy: y, r: 4, class: role });
+    const said = e.rows.map(([name, values, band]) => `${name} ${values.map((v) => number(v)).join(" and ")}` + (band ? `, one more control ${number(band[0])} to ${number(band[1])}` : ""));
+    return make("figure", { class: "ld-evidence" }, make("figcaption", { class: "ld-note" }, e.title),
+      svg("svg", { class: "ld-picture", height: height + 18, role: "img", "aria-label": `${e.title}: ${said.join("; ")}` },
+        svg("line", { x1: x(0), x2: x(0), y1: 0, y2: height, class: "ld-zero" }),
+        svg("text", { x: x(0), y: height + 13, class: "ld-label", "text-anchor": "middle" }, "0"),
+        svg("text", { x: x(low + span), y: height + 13, class: "ld-label", "text-anchor": "end" }, low + span > 0 ? number(low + span) : ""),
+        e.rows.flatMap(([name, values, band], i) => {
+          const y = top + line * (i + 0.5);
+          const label = svg("text", { x: 0, y: y + 4, class: "ld-label" }, short(name));
+          if (e.how === "bars") return [label, bar(y, -values[0], 0, "base", 9), bar(y, 0, values[1], "tuned", 9)];
+          const grey = band ? bar(y, band[0], band[1], "control", 10) : null;
+          if (e.how === "share") return [label, grey, dot(y, values[0], "tuned")];
+          return [label, grey, svg("line", { class: "ld-grid ld-between", x1: x(values[0]), x2: x(values[1]), y1: y, y2: y }), dot(y, values[0], "base"), dot(y, values[1], "tuned")];
+        })),
+      e.note ? make("p", { class: "ld-note" }, e.note) : null);
+  }
 
   function picture(p) {
     const { svg, number } = LensDiff;

@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 from lensdiff.analyses.claims.measure import Claims
+from lensdiff.analyses.claims.view import claims_widget
+from lensdiff.analyses.claims.view_evidence import evidence_of
+from lensdiff.analyses.heads.verb_shift import VerbShift
+from lensdiff.analyses.instruction_use.result import InstructionUse
+from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.steps.found import Found
 from lensdiff.views.section import Section, Table
-from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
 CLAIMS_CAPTION = "A row per claim: its effect, p, p after Holm's correction, and the limits of all kinds of controls."
@@ -24,10 +28,15 @@ def claims_section(found: Found) -> list[Widget | Table | str]:
     answers = found.maybe("claims", Claims)
     if answers is None:
         return ["The answers are written when the run has ended."]
+    evidence = evidence_of(
+        found.maybe("instruction_use", InstructionUse),
+        found.maybe("verb_shift", VerbShift),
+        found.maybe("value_rotation", ValueRotation),
+    )
     unfinished = [] if found.store.manifest.ended else [UNFINISHED]
     return [
         *unfinished,
-        replace(show(answers), title=""),  # the section's own will do
+        replace(claims_widget(answers, evidence), title=""),  # the section's own will do
         Table("claims", answers.to_df(), CLAIMS_CAPTION),
         Table("claim_controls", answers.controls(), KINDS_CAPTION),
         NOTE,

@@ -1,13 +1,14 @@
 """The three claims as cards: the answer in a word and a sentence, and the effect drawn beside each kind of control."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Template
 
 from lensdiff import stats
 from lensdiff.analyses.claims.result import Claim, Claims, Verdict, unit_of
-from lensdiff.analyses.claims.words import MEANINGLESS
+from lensdiff.analyses.claims.view_evidence import EvidenceData
+from lensdiff.analyses.claims.words import MEANINGLESS, Name
 from lensdiff.results.numbers import n_of
 from lensdiff.views.numbers import rounded_all
 from lensdiff.views.show import register_view
@@ -77,6 +78,7 @@ class CardData:
         also: other tests of the same question, without a verdict.
         replication: the paper's own score on this pair.
         picture: None where there is no effect.
+        evidence: what carries the number; None where it is not at hand.
     """
 
     title: str
@@ -90,6 +92,7 @@ class CardData:
     also: list[str]
     replication: Sequence[str]
     picture: PictureData | None
+    evidence: EvidenceData | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,12 @@ class ClaimsData:
 @register_view
 def show_claims(result: Claims) -> Widget:
     """Return the claims as cards."""
-    cards = [_card(claim) for claim in result.claims]
+    return claims_widget(result, {})
+
+
+def claims_widget(result: Claims, evidence: Mapping[Name, EvidenceData]) -> Widget:
+    """Return the claims as cards, with what carries their numbers as far as it is at hand."""
+    cards = [_card(claim, evidence.get(claim.name)) for claim in result.claims]
     fallback: Template = templates.from_string(
         "{% for c in cards %}<p>{{ c.answer }}: {{ c.statement }}"
         "{% if c.cause %} Cause: {{ c.cause }}.{% endif %}</p>{% endfor %}"
@@ -110,7 +118,7 @@ def show_claims(result: Claims) -> Widget:
     return Widget("claims", ClaimsData(cards), "The paper's claims", fallback=fallback.render(cards=cards))
 
 
-def _card(claim: Claim) -> CardData:
+def _card(claim: Claim, evidence: EvidenceData | None) -> CardData:
     sign, answer = VERDICTS[claim.verdict]
     return CardData(
         title=TITLES[claim.name],
@@ -124,6 +132,7 @@ def _card(claim: Claim) -> CardData:
         also=[f"{name}: {test}" for name, test in claim.also],
         replication=claim.replication,
         picture=_picture(claim),
+        evidence=evidence,
     )
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 
 from lensdiff.analyses.directions.result import Directions
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline, beside_band, most_shifted
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -42,6 +43,26 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the directions."""
     directions = found.maybe("directions", Directions)
     return {} if directions is None else {"directions": list(directions.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the layers in which the direction of an instruction turned most."""
+    directions = found.maybe("directions", Directions)
+    if directions is None:
+        return []
+    limits = ("cosine_control_low", "cosine_control_high")
+    frame = directions.to_df().sort_values("cosine", kind="stable")
+    counts = directions.provenance.control_counts
+    return [
+        Headline(
+            "layers",
+            f"At layer {row.layer} the direction of an instruction turned: cosine {row.cosine:.3g} of both models'",
+            row.cosine,
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
+            beyond=beyond,
+        )
+        for row, beyond in most_shifted(frame, "cosine", limits=limits, side="below", k=MOST)
+    ]
 
 
 SUMMARIES = {"Directions by layer": directions_summary, "Directions added and projected out": effects_summary}

@@ -368,6 +368,6 @@ def _own(view: ModelView, asked: Asked, max_new_tokens: int, bos: bool | None) -
             response = said[prompt.id]
             ids = response.token_ids[: max(0, view.n_ctx - longest - 1)]  # one less: the other model may add a BOS
             if ids != response.token_ids:
-                response = replace(response, text=str(view.tokenizer.decode(list(ids))), token_ids=ids)
+                response = replace(response, text=str(view.tokenizer.decode(list(ids))), token_ids=ids, end="")
             found[prompt.id] = response
     return found

@@ -4,12 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from lensdiff.analyses.dose.result import GAIN, HEADLINE, Dose
+from lensdiff.analyses.dose.result import GAIN, HEADLINE, WHOLE, Dose
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline, band_of, beside_envelope, is_beyond
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
+NOT, UNIT = "not ", " nats per token"
 TABLES = {
     "dose": "A row per group of weights, amount and prompt: log-probabilities of both responses and the "
     "Kullback-Leibler divergences to both models, nats per token; instruction use with the instruction deleted.",
@@ -41,6 +43,28 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside W_out."""
     result = found.maybe("dose", Dose)
     return {} if result is None else {"dose": list(result.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the groups of weights whose change does most alone; controls were made of one of them."""
+    result, frame = found.maybe("dose", Dose), found.table("dose_effects")
+    if result is None or frame is None:
+        return []
+    rows: Any = frame[frame.measure == GAIN].set_index("group").effect
+    if WHOLE not in rows:
+        return []
+    beside = result.beside()
+    alone = [name for name in rows.index if name != WHOLE and not str(name).startswith(NOT)]
+    told = []
+    for name in rows[alone].abs().nlargest(MOST, keep="first").index:
+        text = (
+            f"The change of {name} alone makes the tuned model's response likelier by {rows[name]:+.3g}{UNIT}, all of "
+            f"the change by {rows[WHOLE]:+.3g}"
+        )
+        own = beside if name == HEADLINE else None
+        beyond = is_beyond(rows[name], *band_of(own))
+        told.append(Headline("matrices", text, float(rows[name]), UNIT, beside_envelope(own, UNIT), beyond))
+    return told
 
 
 SUMMARIES = {"Doses: gain of the tuned model's response, nats per token, at amount 1 of one group alone": summary}

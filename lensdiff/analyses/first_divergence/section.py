@@ -6,6 +6,7 @@ import pandas as pd
 
 from lensdiff.analyses.first_divergence.result import FirstDivergence
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, band_of, beside_envelope, is_beyond
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -56,6 +57,21 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the effects."""
     result = found.maybe(NAME, FirstDivergence)
     return {} if result is None else {"first divergence": list(result.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return what the tuned model's late layers do at the first token at which the models part."""
+    result = found.maybe(NAME, FirstDivergence)
+    if result is None or not result.prompt_id:
+        return []
+    effect = float(result.values("portable").mean())
+    beside = result.beside("portable")
+    text = (
+        f"On the base's stream, the tuned layers from {result.headline} on raise the first token at which the models "
+        f"part by {effect:+.3g} logits"
+    )
+    beyond = is_beyond(effect, *band_of(beside))
+    return [Headline("layers", text, effect, " logits", beside_envelope(beside, " logits"), beyond)]
 
 
 SUMMARIES = {

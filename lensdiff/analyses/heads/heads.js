@@ -2,7 +2,7 @@
 // A map of layers and heads; the chosen head's sentence and words stand beside it.
 LensDiff.views.heads = (root, data) => {
   const { make, number } = LensDiff;
-  const n = data.heads.length;
+  const n = data.heads.length, top = Math.max(...data.values, 0);
   const name = (i) => `Layer ${data.layers[Math.floor(i / n)]}, head ${data.heads[i % n]}`;
   const line = make("p", { class: "ld-head-line", "aria-live": "polite" });
   const panels = make("div", { class: "ld-sides" });
@@ -10,12 +10,12 @@ LensDiff.views.heads = (root, data) => {
     rows: data.layers.map((layer) => "layer " + layer), columns: data.heads, corner: "head", label: data.meaning, hint: "Choose a head.",
     cell: (r, c) => {
       const i = r * n + c;
-      return { value: data.values[i], signed: false, number: number(data.values[i], 2), text: `${name(i)}: ${number(data.values[i])}${data.marked[i] ? ", beyond the controls" : ""}`, marked: data.marked[i] };
+      return { value: top > 0 ? data.values[i] / top : 0, signed: false, number: number(data.values[i], 2), text: `${name(i)}: ${number(data.values[i])}${data.marked[i] ? ", beyond the controls" : ""}`, marked: data.marked[i] };
     },
     onchoose: (r, c) => draw(r * n + c),
   });
   root.append(
-    make("p", { class: "ld-note" }, "Colour: ", data.meaning, ", 0", make("span", { class: "ld-ramp" }), "1"),
+    make("p", { class: "ld-note" }, "Colour: ", data.meaning, ", 0", make("span", { class: "ld-ramp" }), number(top, 2), data.marked.some(Boolean) ? "; a filled corner: beyond the controls" : ""),
     make("div", { class: "ld-head-map" }, map, make("div", { class: "ld-head-words" }, line, panels)),
     ...data.notes.map((note) => make("p", { class: "ld-note" }, note)));
   const most = data.values.reduce((best, value, i) => (value > data.values[best] ? i : best), 0);

@@ -7,6 +7,7 @@ from lensdiff.analyses.heads.pair_overlap import PairOverlap
 from lensdiff.analyses.heads.verb_shift import VerbShift
 from lensdiff.results import Diff
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, band_of, beside_band, beside_envelope, is_beyond, most_shifted
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -58,6 +59,36 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the heads."""
     verbs = found.maybe("verb_shift", VerbShift)
     return {} if verbs is None else {"heads": list(verbs.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the heads whose word pairs changed most, and what instruction verbs did in all heads."""
+    overlap, verbs = found.maybe("pair_overlap", PairOverlap), found.maybe("verb_shift", VerbShift)
+    told = [] if overlap is None else _pairs(overlap)
+    if verbs is None or (effect := verbs.effects()[0]) is None:
+        return told
+    rose, beside = verbs.top(1).verb.tolist(), verbs.beside()
+    most = f", “{rose[0]}” most" if rose else ""
+    text = f"Instruction verbs rose in the heads' word pairs by {effect:+.3g} heads beyond verbs like them{most}"
+    beyond = is_beyond(effect, *band_of(beside))
+    return [*told, Headline("words", text, effect, control=beside_envelope(beside), beyond=beyond)]
+
+
+def _pairs(overlap: PairOverlap) -> list[Headline]:
+    limits = ("jaccard_control_low", "jaccard_control_high")
+    rows = most_shifted(overlap.top(len(overlap.to_df())), "jaccard", limits=limits, side="below")
+    counts = overlap.provenance.control_counts
+    return [
+        Headline(
+            "heads",
+            f"Layer {row.layer}, head {row.head_index} relates other words: {row.jaccard:.3g} of its word pairs are in "
+            "both models",
+            row.jaccard,
+            control=beside_band(getattr(row, limits[0]), getattr(row, limits[1]), counts),
+            beyond=beyond,
+        )
+        for row, beyond in rows
+    ]
 
 
 SUMMARIES = {"Heads whose word pairs changed most": overlap_summary, "Instruction verbs": verbs_summary}

@@ -33,7 +33,7 @@ def show_overlap(result: PairOverlap) -> Widget:
     below = (frame.jaccard < frame.jaccard_control_low).tolist()
     known = frame.jaccard_control_low.notna().any()
     beside = (
-        "A ring marks heads that changed more than control models, meaningless changes of the same size, explain."
+        "A filled corner marks heads that changed more than meaningless changes of the same size explain."
         if known
         else "Too few control models to tell how much a meaningless change of the same size would change."
     )

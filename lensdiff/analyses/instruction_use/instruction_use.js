@@ -20,8 +20,8 @@ LensDiff.views.instruction_use = (root, data) => {
   function describe(row) {
     const models = data.models.map((m, i) => `${m.name} ${number(row.values[i])}`);
     if (models.length > 1) models.push(`difference ${number(row.values[1] - row.values[0])}`);
-    if (row.band) models.push(`controls ${number(row.band[0])} to ${number(row.band[1])}`);
-    if (row.controls.length) models.push(`${LensDiff.count(row.controls.length, "control")} ${number(Math.min(...row.controls))} to ${number(Math.max(...row.controls))}`);
+    if (row.band) models.push(`one more control's own use ${number(row.band[0])} to ${number(row.band[1])}`);
+    if (row.controls.length) models.push(`own use of ${LensDiff.count(row.controls.length, "control")} ${number(Math.min(...row.controls))} to ${number(Math.max(...row.controls))}`);
     return `${LensDiff.visible(row.id)}: ${models.join(", ")} nats per token`;
   }
 

@@ -85,7 +85,7 @@ class Run:
         ids = response.token_ids[: max(0, view.n_ctx - longest - 1)]  # one less: the other model may add a BOS
         if ids == response.token_ids:
             return response
-        return replace(response, text=str(view.tokenizer.decode(list(ids))), token_ids=ids)
+        return replace(response, text=str(view.tokenizer.decode(list(ids))), token_ids=ids, end="")
 
     def each(self, texts: Texts) -> Iterator[tuple[str, Prompt, str | Response]]:
         """Yield the text's name, the prompt and the response of all that may be read; an empty text is left out."""

@@ -4,12 +4,15 @@ from typing import Any
 
 import pandas as pd
 
+from lensdiff import stats
 from lensdiff.analyses.instruction_use.result import InstructionUse
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, band_of, beside_envelope, is_beyond
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
+UNIT = " nats per token"
 TABLES = {
     "instruction_use": "A row per prompt, text and model: use is log_prob - log_prob_without, nats per token.",
     "instruction_use_differences": "A row per text and model: the mean use less the base's, over prompts. p is of the "
@@ -44,6 +47,21 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the pair's use."""
     use = found.maybe("instruction_use", InstructionUse)
     return {} if use is None else {"instruction use": list(use.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return how much more responses depend on their instruction."""
+    use = found.maybe("instruction_use", InstructionUse)
+    if use is None or len(use.prompts()) < stats.FEWEST_PAIRS:
+        return []
+    (effect, _), beside = use.effects(), use.beside()
+    base, tuned = use.means()
+    text = (
+        f"Responses depend {'more' if effect > 0 else 'less'} on their instruction ({effect:+.3g}): with another "
+        f"they lose {tuned:.3g}{UNIT} in the tuned model, {base:.3g} in the base"
+    )
+    beyond = is_beyond(effect, *band_of(beside))
+    return [Headline("responses", text, effect, UNIT, beside_envelope(beside, UNIT), beyond)]
 
 
 SUMMARIES = {"Instruction use, nats per token": summary}

@@ -154,4 +154,5 @@ def _of_prompt(
         log_prob=found.log_prob,
         drop=found.drop,
         random_drop=found.random_drop,
+        end=encoded.end,
     )

@@ -27,6 +27,7 @@ class KnockOut(Result):
         log_prob: of each token with nothing cut, nats.
         drop: log_prob less that with the instruction cut, nats: positive where the token needs it.
         random_drop: the same with as many other tokens cut, by draw; NaN where there are fewer.
+        end: the end token that was said after them; "" where they were cut off, None where nobody knows.
     """
 
     calls = ("summary()", "top()", "to_df()", "show()")
@@ -43,6 +44,7 @@ class KnockOut(Result):
     log_prob: Float[Tensor, " out_pos"]
     drop: Float[Tensor, "condition out_pos"]
     random_drop: Float[Tensor, "condition draw out_pos"]
+    end: str | None = None
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per way to cut and response token.

@@ -1,10 +1,13 @@
 """The section of the report, and what the command prints."""
 
+from typing import Any
+
 import pandas as pd
 
 from lensdiff.analyses.layer_similarity.passes import ALL
 from lensdiff.analyses.layer_similarity.result import LayerSimilarity
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline, beside_band, most_shifted
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -37,6 +40,24 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the layers."""
     similarity = found.maybe("layer_similarity", LayerSimilarity)
     return {} if similarity is None else {"layer similarity": list(similarity.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the layers whose streams moved most on the same text."""
+    similarity = found.maybe("layer_similarity", LayerSimilarity)
+    if similarity is None:
+        return []
+    limits = ("relative_change_control_low", "relative_change_control_high")
+    rows = most_shifted(similarity.top(len(similarity.layers)), "relative_change", limits=limits, side="above", k=MOST)
+    return [_moved(row, beyond, similarity) for row, beyond in rows]
+
+
+def _moved(row: Any, beyond: bool | None, found: LayerSimilarity) -> Headline:
+    what = f"What enters layer {row.layer}" if row.layer < found.n_layers else "What leaves the last layer"
+    limits = row.relative_change_control_low, row.relative_change_control_high
+    control = beside_band(*limits, found.provenance.control_counts)
+    text = f"{what} moved by {row.relative_change:.3g} of its length on the same text"
+    return Headline("layers", text, row.relative_change, control=control, beyond=beyond)
 
 
 SUMMARIES = {"Layer similarity, all positions": similarity_summary}

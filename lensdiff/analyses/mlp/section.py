@@ -1,5 +1,8 @@
 """The section of the report, and what the command prints."""
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from lensdiff.analyses.mlp.coherence import Coherence
@@ -7,11 +10,13 @@ from lensdiff.analyses.mlp.concepts import MLPConcepts
 from lensdiff.analyses.mlp.rotation import Rotation
 from lensdiff.results import Diff
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline, beside_band, is_beyond
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
 
+WORDS = 3  # of a concept, in a headline
 CAPTIONS = {
     "rotation": "A row per layer, side and rank: mean and largest principal angle in radians, with the bands of the "
     "controls for the mean.",
@@ -37,6 +42,27 @@ def concepts_section(found: Found) -> list[Widget | Table | str]:
 def summary(found: Found) -> pd.DataFrame:
     """Return how far the concepts turned, by layer, side and rank, with the controls' band."""
     return found.one("rotation", Rotation).to_df()
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the concepts that turned furthest beyond the controls, with the words that they lost and gained."""
+    turned = found.maybe("rotation", Rotation)
+    if turned is None:
+        return []
+    top = turned.top(MOST)
+    limits = [name for name in top.columns if name.endswith("_high")]
+    rows = zip(top.itertuples(index=False), top[limits].max(axis=1).tolist(), strict=True)
+    return [_turned(row, limit, turned) for row, limit in rows]
+
+
+def _turned(row: Any, limit: float, turned: Rotation) -> Headline:
+    lost, gained = (", ".join(text.split(", ")[:WORDS]) for text in (row.lost, row.gained))
+    angle = np.degrees(row.angle)
+    text = f"Layer {row.layer}, concept {row.component} of the {row.side}s turned by {angle:.3g}°"
+    text += f", lost {lost} and gained {gained}" if lost or gained else " and kept its words"
+    high = np.degrees(limit)
+    control = beside_band(0.0, high, turned.provenance.control_counts, "°")
+    return Headline("words", text, angle, "°", control.replace("0 to", "up to"), is_beyond(angle, 0.0, high, "above"))
 
 
 SUMMARIES = {"Rotation of concepts, angles in radians": summary}

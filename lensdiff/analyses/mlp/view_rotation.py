@@ -105,7 +105,7 @@ def _degrees(values: Float[Tensor, "layer side rank"]) -> Angles:
 
 def _facts(result: Rotation) -> list[str]:
     mean = math.degrees(float(result.angles.nanmean(dim=-1).mean()))
-    whole = f"Whole model: mean principal angle {mean:.3g}° over layers, sides and ranks."
+    whole = f"All layers, sides and ranks together: {mean:.3g}° on average; the curve is of one rank."
     few = [f"{n} {kind}" for kind, n in zip(result.kinds, result.n_controls, strict=True) if n < FEWEST_FOR_RANK]
     if few or not result.kinds:
         made = f"too few controls to tell ({', '.join(few)})" if few else "no controls were made"

@@ -70,6 +70,7 @@ class OutputShift(Result):
         likely, likely_probability: each model's most probable tokens, best first, and their probabilities.
         changed, changed_probability: the vocabulary entries whose mean probability over the response moved most, and
             those means under each model.
+        end: the end token that was said after the response; "" where it was cut off, None where nobody knows.
     """
 
     calls = ("changed_tokens()", "top()", "to_df()", "show()")
@@ -93,6 +94,7 @@ class OutputShift(Result):
     likely_probability: Float[Tensor, "model out_pos k"]
     changed: Int[Tensor, " word"]
     changed_probability: Float[Tensor, "model word"]
+    end: str | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -307,6 +309,7 @@ def _compare(
         likely_probability=torch.stack([side.values.exp() for side in likely]),
         changed=index[2 * n * k :],
         changed_probability=means[:, changed],
+        end=text.tuned.end,
     )
 
 

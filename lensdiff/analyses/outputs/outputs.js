@@ -2,6 +2,7 @@
 // The forced response, coloured by how far the two models' next-token distributions are apart; a chosen token shows both.
 LensDiff.views.outputs = (root, data) => {
   const { make, number, visible } = LensDiff;
+  const end = make("span", {});
   const body = make("div", {});
   const draw = (index) => body.replaceChildren(one(data.prompts[index]));
   if (data.prompts.length > 1) {
@@ -10,7 +11,7 @@ LensDiff.views.outputs = (root, data) => {
     root.append(make("label", {}, "Prompt: ", select));
   }
   root.append(make("p", { class: "ld-legend ld-note" },
-    make("span", {}, "stronger colour: the models differ more"),
+    make("span", {}, "the models differ by 0", make("span", { class: "ld-ramp" }), end),
     make("span", {}, make("span", { class: "ld-key", style: "color:var(--tuned);border-bottom-style:dashed" }), "marginal: the tuned model's choice is second or third for the base"),
     make("span", {}, make("span", { class: "ld-key", style: "color:var(--tuned)" }), "shifted: beyond the third")), body);
   if (data.prompts.length) draw(0);
@@ -21,6 +22,7 @@ LensDiff.views.outputs = (root, data) => {
     tokens.classList.add("ld-tokens");
     const colour = (measure) => {
       const values = prompt[measure], top = Math.max(...values.map((v) => v ?? 0), 0);
+      end.textContent = number(top) + (measure === "kl" ? " nats" : "");
       [...tokens.children].forEach((button, i) => {
         const share = values[i] === null ? 100 : top > 0 ? Math.round(100 * values[i] / top) : 0;
         button.style.setProperty("--share", share);
@@ -32,7 +34,7 @@ LensDiff.views.outputs = (root, data) => {
     measures.choose(0);
     if (prompt.tokens.length) tokens.choose(prompt.first);
     return make("div", {}, make("p", { class: "ld-long" }, prompt.label), make("p", { class: "ld-note" }, prompt.facts), measures.element,
-      make("h4", {}, prompt.tokens.length ? "Response, the same for both models" : "Response: empty"), tokens, panel,
+      make("h4", {}, prompt.tokens.length ? "Response, the same for both models" : "Response: empty"), tokens, LensDiff.ending(prompt.end), panel,
       make("details", {}, make("summary", {}, "Vocabulary entries whose mean probability over the response changed most"),
         LensDiff.table("tuned − base", ["token", "base", "tuned", "difference"], prompt.changed)));
   }

@@ -1,12 +1,17 @@
 """The section of the report, and what the command prints."""
 
+from typing import Any
+
 import pandas as pd
 
 from lensdiff.analyses.outputs.output_shift import OutputShift
 from lensdiff.analyses.outputs.view import outputs_widget
+from lensdiff.results.numbers import n_of
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.widget import Widget
+from lensdiff.views.words import visible
 
 TOP_ROWS = 12
 COLUMNS = ["prompt_id", "out_pos", "token", "kl", "js", "base_rank", "tuned_rank"]
@@ -28,6 +33,24 @@ def summary(found: Found) -> pd.DataFrame:
     """Return the response tokens at which the models differ most."""
     frame = found.table("outputs")
     return pd.DataFrame() if frame is None else frame.nlargest(TOP_ROWS, "kl").filter(items=COLUMNS)
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the response tokens at which the models are furthest apart, all places of a token together."""
+    frame: Any = found.table("outputs")
+    if frame is None or not (whole := frame["kl"].sum()) > 0:
+        return []
+    some = frame.groupby("token", sort=False).agg(
+        kl=("kl", "sum"), places=("kl", "size"), prompts=("prompt_id", "nunique"), base=("base_prob", "mean"),
+        tuned=("tuned_prob", "mean"),
+    ).nlargest(MOST, "kl")  # fmt: skip
+    return [_at(row, row.kl / whole) for row in some.itertuples()]
+
+
+def _at(row: Any, share: float) -> Headline:
+    places = "once" if row.places == 1 else f"{row.places} times in {n_of(row.prompts, 'prompt')}"
+    said = f"“{visible(row.Index)}”, said {places}, went from probability {row.base:.2g} to {row.tuned:.2g}"
+    return Headline("tokens", f"{said}: {share:.0%} of all by which the next tokens differ (KL)", share)
 
 
 SUMMARIES = {"Outputs: tokens at which the models differ most": summary}

@@ -43,6 +43,7 @@ class PromptData:
         words: that `likely` mentions.
         likely: [model][token], the most probable tokens.
         changed: of the vocabulary: token, mean probability in base and tuned, their difference.
+        end: the end token after the response; "" where it was cut off, None where nobody knows.
     """
 
     label: str
@@ -59,6 +60,7 @@ class PromptData:
     words: Sequence[str]
     likely: list[list[list[LikelyToken]]]
     changed: list[list[Cell]]
+    end: str | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _prompt(result: OutputShift) -> PromptData:
             for model in zip(result.likely.tolist(), result.likely_probability.tolist(), strict=True)
         ],
         changed=[[row[0], *known_all(row[1:])] for row in changed.itertuples(index=False)],
+        end=result.end,
     )
 
 

@@ -19,7 +19,7 @@ LensDiff.views.patch = (root, data) => {
       return make("section", { class: "ld-patch" }, make("h4", {}, grid.title),
         make("p", { class: "ld-note ld-long" }, "Colours: ", Object.entries(ends).map(([name, end]) => make("span", { class: "ld-patch-scale" },
           `${name} `, number(-end), make("span", { class: "ld-ramp signed" }), number(end))),
-          "orange: the response becomes likelier; framed: beyond the band of the controls."),
+          "orange: the response becomes likelier; a filled corner: beyond the band of the controls."),
         make("div", { class: "ld-patch-sides" }, grid.directions.map((side) => one(grid, side, prompt, ends))));
     }));
   }

@@ -84,6 +84,7 @@ class DirectLogitAttribution(Result):
         parts: kind ("embed", "pos_embed", "head", "mlp", "bias"), layer and number of a head.
         contributions: in logits.
         logit: what they add up to, before a soft cap.
+        end: the end token that was said after them; "" where they were cut off, None where nobody knows.
     """
 
     prompt_id: str
@@ -94,6 +95,7 @@ class DirectLogitAttribution(Result):
     parts: tuple[tuple[str, int | None, int | None], ...]
     contributions: Float[Tensor, "part out_pos"]
     logit: Float[Tensor, " out_pos"]
+    end: str | None = None
 
     def to_df(self) -> pd.DataFrame:
         """Return a row per response token and part: prompt_id, out_pos, part, layer, head_index, contribution."""

@@ -27,6 +27,7 @@ class Read:
         ids: what is read; the last response token is only predicted.
         said: the response's tokens, and `tokens` the same as text.
         first: the position that predicts the first of them.
+        end: as `Response` has it, "" where the response is not read to its end.
     """
 
     prompt: Prompt
@@ -35,6 +36,7 @@ class Read:
     said: Int[Tensor, " out_pos"]
     tokens: tuple[str, ...]
     first: int
+    end: str | None = None
 
     @property
     def n_out(self) -> int:
@@ -48,6 +50,7 @@ class Read:
             "prompt": self.prompt.text,
             "response": self.response,
             "out_tokens": self.tokens,
+            "end": self.end,
         }
 
 
@@ -82,12 +85,14 @@ def read(
         torch.tensor(said),
         token_strings(view, said),
         found.n_special + found.n_prompt - 1,
+        found.end if len(said) == found.n_response else "",
     )
 
 
 def of_side(text: AlignedText, side: str) -> Read:
     """Return a text that both models read, as the base or the tuned model does."""
-    return Read(text.prompt, text.response.text, text.ids[side], text.said[side], text.tokens, text.first)
+    said = text.response
+    return Read(text.prompt, said.text, text.ids[side], text.said[side], text.tokens, text.first, said.end)
 
 
 def groups(layers: Sequence[int], size: int, max_bytes: int = MAX_BYTES) -> Iterator[Sequence[int]]:

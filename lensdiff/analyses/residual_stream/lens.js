@@ -6,9 +6,9 @@ LensDiff.views.lens = (root, data) => {
   const colours = [
     ["probability of the top word", (side, l, t) => side.chances[l][t][0]],
     ["probability of the response's token", (side, l, t) => side.prob[l][t]],
-    ["KL to the output", (side, l, t, top) => (top > 0 ? side.kl[l][t] / top : 0)],
+    ["KL to the output, nats", (side, l, t) => side.kl[l][t]],
   ];
-  const body = make("div", {});
+  const body = make("div", {}), end = make("span", {});
   let colour = 0, prompt = data.prompts[0], repaint = () => {};
   const draw = (index) => { prompt = data.prompts[index]; body.replaceChildren(...one()); };
   if (data.prompts.length > 1) {
@@ -17,7 +17,7 @@ LensDiff.views.lens = (root, data) => {
   }
   const chooser = LensDiff.options("colour", colours.map((c) => c[0]), (i) => { colour = i; repaint(); });
   root.append(make("p", { class: "ld-note ld-long" }, data.how), chooser.element, make("p", { class: "ld-note ld-legend" },
-    make("span", {}, "stronger colour: more"),
+    make("span", {}, "colour: 0 to ", end),
     make("span", {}, make("span", { class: "ld-lens-key ld-lens-this" }, "word"), " the response's token"),
     make("span", {}, make("span", { class: "ld-lens-key ld-lens-stays" }, "word"), " from here on the output's word")), body);
   chooser.choose(0);
@@ -34,7 +34,7 @@ LensDiff.views.lens = (root, data) => {
     for (const g of grids) g.others = grids;
     repaint = () => grids.forEach((g) => g.paint());
     repaint();
-    return [make("p", { class: "ld-long" }, prompt.label), make("p", { class: "ld-note" }, prompt.note),
+    return [make("p", { class: "ld-long" }, prompt.label), make("p", { class: "ld-note" }, prompt.note, prompt.end === null ? "" : "; after the last token: ", LensDiff.ending(prompt.end)),
       make("div", { class: "ld-sides" }, grids.map((g) => g.element)), panel];
   }
 
@@ -74,9 +74,11 @@ LensDiff.views.lens = (root, data) => {
     });
     const scroll = make("div", { class: "ld-scroll ld-lens-scroll" }, table);
     const paint = () => {
-      const top = Math.max(...prompt.sides.flatMap((other) => other.kl.flat()), 0);
+      const value = colours[colour][1];
+      const top = Math.max(...prompt.sides.flatMap((other) => other.kl.flatMap((row, l) => row.map((_, t) => value(other, l, t)))), 0);
+      end.textContent = number(top);
       cells.forEach((row, l) => row.forEach((td, t) => {
-        const share = Math.round(100 * Math.min(1, colours[colour][1](side, l, t, top)));
+        const share = top > 0 ? Math.round((100 * value(side, l, t)) / top) : 0;
         td.classList.toggle("ld-strong", share > 55);
         td.style.background = `color-mix(in oklab, var(--${side.role}) ${share}%, var(--page))`;
       }));

@@ -97,6 +97,7 @@ class LogitLens(Result):
         kl, rank, prob: of each layer and response token.
         likely, likely_prob: the most probable tokens, best first, and their probabilities.
         committed: of each response token, a layer.
+        end: the end token that was said after them; "" where they were cut off, None where nobody knows.
     """
 
     prompt_id: str
@@ -113,6 +114,7 @@ class LogitLens(Result):
     likely: Int[Tensor, "layer out_pos k"]
     likely_prob: Float[Tensor, "layer out_pos k"]
     committed: Int[Tensor, " out_pos"]
+    end: str | None = None
 
     @property
     def choices(self) -> Int[Tensor, "out_pos k"]:

@@ -18,7 +18,8 @@ LensDiff.views.logit_parts = (root, data) => {
   function draw() {
     const group = data.groups[state.group];
     const places = new Map(group.rows.filter((row) => row.layer !== null).map((row) => [`${row.layer} ${row.head ?? "MLP"}`, row]));
-    const top = Math.max(...[...places.values()].map((row) => Math.abs(row.values[state.measure] ?? 0)), 0);
+    const end = (mlp) => Math.max(...[...places.values()].filter((row) => (row.head === null) === mlp).map((row) => Math.abs(row.values[state.measure] ?? 0)), 0);
+    const ends = [end(false), end(true)]; // heads add less than MLPs: each has a scale of its own
     const named = (row) => (row.head !== null ? `layer ${row.layer}, head ${row.head}` : row.layer !== null ? `layer ${row.layer}, MLP` : row.part.replace("_", " "));
     const describe = (row) => {
       const said = [`${data.measures[state.measure]} ${number(row.values[state.measure])}`];
@@ -31,18 +32,19 @@ LensDiff.views.logit_parts = (root, data) => {
     area.replaceChildren(
       group.note ? make("p", { class: "ld-note ld-long" }, group.note) : "",
       LensDiff.map({
-        rows: [...Array(data.n_layers).keys()], columns, corner: "layer", label: `${data.measures[state.measure]} of each head and MLP, logits`,
+        rows: [...Array(data.n_layers).keys()].map((layer) => "layer " + layer), columns, corner: "head", label: `${data.measures[state.measure]} of each head and MLP, logits`,
         hint: "Point at a cell, or move with the arrow keys, to read its value.",
         cell: (r, c) => {
           const row = places.get(`${r} ${columns[c]}`);
           if (!row) return null;
           const value = row.values[state.measure] ?? 0;
-          // the frame is about the difference
+          // the corner is about the difference
+          const top = ends[row.head === null ? 1 : 0];
           return { value: top > 0 ? value / top : 0, signed: true, number: number(value), text: describe(row), marked: state.measure === 0 && row.marked };
         },
       }),
-      make("p", { class: "ld-note" }, number(-top), make("span", { class: "ld-ramp signed" }), number(top), " logits; rows are layers, columns heads and the MLP",
-        state.measure === 0 && group.rows.some((row) => row.marked !== null) ? "; framed: beyond the controls' band" : ""),
+      make("p", { class: "ld-note" }, "Colours, logits: ", ["heads", "MLPs"].map((name, i) => [`${name} `, number(-ends[i]), make("span", { class: "ld-ramp signed" }), number(ends[i]), "; "]), "rows are layers, columns heads and the MLP",
+        state.measure === 0 && group.rows.some((row) => row.marked !== null) ? "; a filled corner: beyond the controls' band" : ""),
       make("p", { class: "ld-note ld-long" }, "Outside of the layers: " + outside.map(describe).join("; ") + "."));
   }
 };

@@ -1,5 +1,7 @@
 """The section of the report, and what the command prints."""
 
+from typing import Any
+
 import pandas as pd
 
 from lensdiff.analyses.residual_stream.lens import LogitLens
@@ -7,6 +9,7 @@ from lensdiff.analyses.residual_stream.lens_shift import LensShift
 from lensdiff.analyses.residual_stream.parts_shift import PartsShift
 from lensdiff.results import Diff
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, beside_band, most_shifted
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -59,6 +62,36 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     return {name: list(one.provenance.control_kinds) for name, one in known.items() if one is not None}
 
 
+def headlines(found: Found) -> list[Headline]:
+    """Return the heads and MLPs that speak for the response's tokens otherwise, and the layers that say them."""
+    told: list[Headline] = []
+    if (parts := found.maybe("direct_logit_attribution", PartsShift)) is not None:
+        frame: Any = parts.top(len(parts.parts))
+        for kind, part in (("heads", "head"), ("layers", "mlp")):
+            told += [
+                _part(row, beyond, kind, parts) for row, beyond in most_shifted(frame[frame.part == part], "difference")
+            ]
+    if (lens := found.maybe("logit_lens_shift", LensShift)) is not None:
+        rows: Any = lens.top(len(lens.layers))
+        some = most_shifted(rows[rows.layer != lens.layers[-1]], "difference", k=1)
+        told += [_layer(row, beyond, lens) for row, beyond in some]
+    return told
+
+
+def _part(row: Any, beyond: bool | None, kind: Any, shift: PartsShift) -> Headline:
+    what = f"Layer {row.layer}, head {row.head_index}" if row.part == "head" else f"The MLP of layer {row.layer}"
+    more = "more for" if row.difference > 0 else "less for"
+    text = f"{what} speaks {more} the response's tokens: {row.difference:+.3g} logits against other tokens"
+    control = beside_band(row.control_low, row.control_high, shift.provenance.control_counts)
+    return Headline(kind, text, row.difference, " logits", control, beyond)
+
+
+def _layer(row: Any, beyond: bool | None, lens: LensShift) -> Headline:
+    text = f"What enters layer {row.layer} says the response's token with another probability: {row.difference:+.3g}"
+    control = beside_band(row.control_low, row.control_high, lens.provenance.control_counts)
+    return Headline("layers", text, row.difference, control=control, beyond=beyond)
+
+
 SUMMARIES = {"Logit lens by layer": lens_summary, "Parts whose contribution moved most": parts_summary}
 
 
@@ -66,7 +99,7 @@ SECTION = Section(
     "Where in the layers a response is made",
     "The lens lets each layer's stream speak as if it were the last: where the orange line leaves the blue one and the "
     "grey band, tuning moved where the response is decided. The map shows the heads and MLPs that speak for the "
-    "response's tokens more (orange) or less (blue) than in the base; a frame means beyond the controls.",
+    "response's tokens more (orange) or less (blue) than in the base; a filled corner means beyond the controls.",
     20,
     residual_stream_section,
 )

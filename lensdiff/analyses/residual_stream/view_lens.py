@@ -52,7 +52,7 @@ class SideData:
 
 @dataclass(frozen=True)
 class PromptData:
-    """One prompt: its label, what is left out of it, the response's tokens, layers, words and one or two models."""
+    """One prompt: its label, what is left out of it, the response's tokens and end, layers, words, and models."""
 
     label: str
     note: str
@@ -60,6 +60,7 @@ class PromptData:
     layers: Sequence[int]
     words: Sequence[str]
     sides: list[SideData]
+    end: str | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _prompt(sides: list[LogitLens], roles: list[Role]) -> PromptData:
     first_few = f"; the first {n} of {n_of(n + left, 'response token')}" if left else ""
     note = f"{how_rendered(first.provenance)}{first_few}"
     label = prompt_label(first.prompt_id, first.prompt)
-    return PromptData(label, note, first.out_tokens[:n], first.layers, index.words(), found)
+    end = "" if left else first.end
+    return PromptData(label, note, first.out_tokens[:n], first.layers, index.words(), found, end)
 
 
 def _side(result: LogitLens, role: Role, index: WordIndex, n: int) -> SideData:

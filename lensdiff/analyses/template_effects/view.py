@@ -34,7 +34,10 @@ def show_template_effects(result: TemplateEffects) -> Widget:
     for frame in (cells, effects):
         frame["measure"] = frame["measure"].str.replace("_", " ")
     n = len(result.prompt_id)
-    facts = [f"{n} prompts, each raw and in the tuned model's chat template, the same response in all."]
+    facts = [
+        f"{n} prompts, each raw and in the tuned model's chat template, the same response in all: other sections read "
+        "other texts, so that what has the same name there has other numbers."
+    ]
     facts += [f"Without {name.replace('_', ' ')}: {reason}." for name, reason in result.without.items()]
     cells.columns = [str(name).replace("_", ", ") for name in cells]
     effects = effects.rename(columns={"p_adjusted": "p adjusted"})

@@ -4,6 +4,7 @@ import pandas as pd
 
 from lensdiff.analyses.value_rotation.measure import ValueRotation
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, band_of, beside_envelope, is_beyond
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -31,6 +32,17 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the share."""
     share = found.maybe("value_rotation", ValueRotation)
     return {} if share is None else {"rotation": list(share.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return how much of the change of the layers' values is a rotation."""
+    share = found.maybe("value_rotation", ValueRotation)
+    if share is None or not bool((share.change > 0).any()):
+        return []
+    beside = share.beside()
+    text = f"Of the change of the feed-forward layers' values {share.share:.3g} is a rotation, mean over layers"
+    beyond = is_beyond(share.share, *band_of(beside), side="above")
+    return [Headline("layers", text, share.share, control=beside_envelope(beside), beyond=beyond)]
 
 
 SUMMARIES = {"Share of the values' change that is a rotation": summary}

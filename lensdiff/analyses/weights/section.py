@@ -1,9 +1,13 @@
 """The section of the report, and what the command prints."""
 
+import math
+from typing import Any
+
 import pandas as pd
 
 from lensdiff.analyses.weights.weight_shift import WeightShift
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import MOST, Headline
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -28,13 +32,27 @@ def summary(found: Found) -> pd.DataFrame:
     return found.one("weights", WeightShift).ranked(TOP_ROWS).filter(items=columns)
 
 
+def headlines(found: Found) -> list[Headline]:
+    """Return the weights and heads that moved most; no control moves them otherwise: it has the real change's size."""
+    moved = found.maybe("weights", WeightShift)
+    return [] if moved is None else [_moved(row) for row in moved.top(MOST).itertuples(index=False) if row[3]]
+
+
+def _moved(row: Any) -> Headline:
+    head = "" if pd.isna(row.head_index) else f", head {row.head_index}"
+    where = "" if pd.isna(row.layer) else f" of layer {row.layer}{head}"
+    share = row.relative_norm
+    how = "was zero and is not any more" if math.isinf(share) else f"moved by {share:.3g} of its norm"
+    return Headline("matrices", f"{row.matrix}{where} {how}", float(share))
+
+
 SUMMARIES = {"Weights that moved most": summary}
 
 
 SECTION = Section(
     "How far the weights moved",
     "Each cell is one weight matrix of one layer, or one head of it; a stronger colour means that tuning "
-    "moved it more, relative to its size. A change can be large without doing much, and the other way round: the "
+    "moved it more, relative to its size. A change can be large without doing much, and the other way round: "
     "what it does is asked of responses, attention and words.",
     60,
     weights_section,

@@ -1,5 +1,5 @@
 "use strict";
-// Layers across, matrices (or the heads of one) down; the colour is the chosen measure.
+// Layers down, matrices (or the heads of one) across; the colour is the chosen measure.
 LensDiff.views.weights = (root, data) => {
   const { make, number } = LensDiff;
   const state = { part: 0, measure: 0, view: 0 };
@@ -19,25 +19,25 @@ LensDiff.views.weights = (root, data) => {
   function draw() {
     const matrix = data.headed[state.part - data.groups.length], measure = data.measures[state.measure];
     const heads = data.heads[matrix];
-    const rows = matrix ? [...Array(heads).keys()].map(String) : data.groups[state.part].matrices;
+    const columns = matrix ? [...Array(heads).keys()].map(String) : data.groups[state.part].matrices;
     const value = (row, column) => {
-      const found = values.get(matrix ? `${data.layers[column]} ${matrix} ${row}` : `${data.layers[column]} ${rows[row]} -1`);
+      const found = values.get(matrix ? `${data.layers[row]} ${matrix} ${column}` : `${data.layers[row]} ${columns[column]} -1`);
       return found ? found[state.view][state.measure] : undefined;
     };
     // the colour of a cosine is its distance from 1; an infinite relative norm is off every scale
     const amount = (v) => (v === null ? Infinity : measure.name === "cosine" ? 1 - v : v);
-    const known = rows.flatMap((_, r) => data.layers.map((_, c) => value(r, c))).filter((v) => v !== undefined).map(amount);
+    const known = data.layers.flatMap((_, r) => columns.map((_, c) => value(r, c))).filter((v) => v !== undefined).map(amount);
     const top = Math.max(...known.filter(Number.isFinite), 0);
     const shown = (v) => (v === null ? "∞" : number(v));
     area.replaceChildren(
       LensDiff.map({
-        rows, columns: data.layers, corner: matrix ? "head" : "layer", label: `${measure.label} of ${parts[state.part]}`,
+        rows: data.layers.map((layer) => "layer " + layer), columns, corner: matrix ? "head" : "", label: `${measure.label} of ${parts[state.part]}`,
         hint: "Point at a cell, or move with the arrow keys, to read its value.",
         cell: (r, c) => {
           const v = value(r, c);
           if (v === undefined) return null;
-          const where = matrix ? `${matrix}, head ${r}` : rows[r];
-          return { value: amount(v) === Infinity ? 1 : top > 0 ? amount(v) / top : 0, number: shown(v), text: `layer ${data.layers[c]}, ${where}: ${measure.label} ${shown(v)}` };
+          const where = matrix ? `${matrix}, head ${c}` : columns[c];
+          return { value: amount(v) === Infinity ? 1 : top > 0 ? amount(v) / top : 0, number: shown(v), text: `layer ${data.layers[r]}, ${where}: ${measure.label} ${shown(v)}` };
         },
       }),
       make("p", { class: "ld-note" }, measure.name === "cosine" ? "1" : "0", make("span", { class: "ld-ramp" }), number(measure.name === "cosine" ? 1 - top : top), "; ", measure.how));

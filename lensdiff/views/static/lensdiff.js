@@ -23,8 +23,31 @@ const LensDiff = {
     return element;
   },
 
+  // a colour of the page as it is now, "rgb(...)"
   colour(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const probe = LensDiff.make("span", { style: `color: var(${name}); display: none` });
+    document.body.append(probe);
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  },
+
+  // within a notebook: the page takes the theme that its frame is told, and tells how tall it is
+  framed() {
+    if (parent === window) return;
+    let told = 0;
+    const tell = () => {
+      const height = Math.ceil(document.body.getBoundingClientRect().height) + 4;
+      if (Math.abs(height - told) > 1) parent.postMessage({ lensdiff: (told = height) }, "*");
+    };
+    addEventListener("message", (event) => {
+      const theme = event.source === parent && event.data ? event.data.lensdiff : null;
+      if (theme !== "light" && theme !== "dark") return;
+      document.documentElement.dataset.theme = theme;
+      told = 0;
+      tell();
+    });
+    new ResizeObserver(tell).observe(document.body);
   },
 
   // a token as it is shown: line breaks and tabs made visible
@@ -116,5 +139,6 @@ const LensDiff = {
   },
 };
 document.addEventListener("DOMContentLoaded", LensDiff.start);
+document.addEventListener("DOMContentLoaded", LensDiff.framed);
 // paper cannot be unfolded
 addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.ld-keep-folded, .ld-table details)")) part.open = true; });

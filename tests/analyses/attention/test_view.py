@@ -27,8 +27,8 @@ def test_the_most_changed_head_comes_first_with_both_models_attention():
     (prompt,) = given(Diff(base, tuned).show())["prompts"]
     assert len(prompt["heads"]) == LAYERS * HEADS
     first, second = prompt["heads"][:2]
-    assert first["name"].startswith("L1 H0 · JS distance 0.")
-    assert second["name"].endswith("JS distance 0")
+    assert first["name"].startswith("L1 H0 · JS distance here 0.")
+    assert second["name"].endswith("JS distance here 0")
     torch.testing.assert_close(unpacked(first["patterns"][0]), base.patterns[1, 0], atol=1 / 250, rtol=0)
     torch.testing.assert_close(unpacked(first["patterns"][1]), torch.eye(3), atol=1 / 250, rtol=0)
     assert [(s["role"], s["name"]) for s in prompt["sides"]] == [("base", "base: a"), ("tuned", "tuned: b")]

@@ -47,7 +47,7 @@ def test_the_map_of_changes():
     assert line.endswith("changed more than a meaningless change")
     assert "no more than" in given(widget)["lines"][0]
     assert [side["role"] for side in given(widget)["sides"]] == ["tuned", "base"]
-    assert any("A ring marks" in note for note in given(widget)["notes"])
+    assert any("A filled corner marks" in note for note in given(widget)["notes"])
     # 18 of 19 controls did not change, the last as far as the tuned model
     assert given(widget)["notes"][0] == f"Whole model, mean Jaccard of all heads: {result.whole}."
     assert "(19 given), p = 0.1" in given(widget)["notes"][0]

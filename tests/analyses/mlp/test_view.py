@@ -63,7 +63,9 @@ def test_rotation_shows_degrees_and_the_bands_of_enough_controls() -> None:
     assert data["bands"][0]["high"][0][0] == pytest.approx([np.degrees(0.3)] * 2, rel=1e-3)
     assert data["bands"][1]["high"][0][0] == pytest.approx([np.degrees(0.27)] * 2, rel=1e-3)
     mean = np.degrees(np.mean([[0.1, 0.2], [0.4, 0.8]]))
-    assert data["facts"][0] == f"Whole model: mean principal angle {mean:.3g}° over layers, sides and ranks."
+    assert (
+        data["facts"][0] == f"All layers, sides and ranks together: {mean:.3g}° on average; the curve is of one rank."
+    )
     assert data["facts"][1].endswith("would turn it: too few controls to tell (5 norm).")
     row = dict(zip(data["top"]["columns"], data["top"]["rows"][0], strict=True))
     assert (row["layer"], row["side"], row["component"], row["variance change"]) == (0, "value", 0, "+1.00%")

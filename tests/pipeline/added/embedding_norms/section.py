@@ -4,6 +4,7 @@ import pandas as pd
 
 from embedding_norms.measure import NormShift
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
 from lensdiff.views.widget import Widget
@@ -18,6 +19,15 @@ def build(found: Found) -> list[Widget | Table | str]:
 def summary(found: Found) -> pd.DataFrame:
     """Return all norms."""
     return found.one("embedding_norms", NormShift).to_df()
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the first part's norms."""
+    shift = found.maybe("embedding_norms", NormShift)
+    if shift is None:
+        return []
+    base, tuned = shift.norms[:2, 0].tolist()
+    return [Headline("matrices", f"The norm of {shift.parts[0]} went from {base:.3g} to {tuned:.3g}", tuned - base)]
 
 
 def controls_beside(found: Found) -> dict[str, list[str]]:
