@@ -73,5 +73,4 @@ class TextChoices(Result):
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k tokens at which the models choose differently."""
-        frame = self.to_df()
-        return frame[frame["tuned"] != frame["base"]].head(k)
+        return self.to_df().query("tuned != base").head(k)
