@@ -221,6 +221,6 @@ LensDiff.spansOf = (wanted, tokens) => {
 // "", "2nd ", "3rd ": of places counted from 0
 LensDiff.place = (index) => (index ? index + 1 + ([, "nd", "rd"][index] || "th") + " " : "");
 LensDiff.ordinal = (index) => (index ? LensDiff.place(index) + "highest" : "Highest");
-LensDiff.rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+LensDiff.rgb = (colour) => (colour.startsWith("#") ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)) : colour.match(/\d+/g).slice(0, 3).map(Number));
 // a colour on white, never so strong that the text on it is hard to read
 LensDiff.mixed = (rgb, strength) => "rgb(" + rgb.map((part) => Math.round(255 + (part - 255) * 0.7 * strength)).join(", ") + ")";
