@@ -25,6 +25,7 @@ from lensdiff.results import Diff, Provenance
 from lensdiff.steps.pair import PairFacts
 from lensdiff.steps.responses import SaidResponse
 from lensdiff.steps.validity import ControlValidity
+from tests.analyses.activation_difference.results import effects
 from tests.analyses.annotate.results import random_annotations
 from tests.analyses.claims.results import answers
 from tests.analyses.patch.results import set_patch
@@ -145,6 +146,7 @@ EVERY: dict[str, Callable[[Toy], Any]] = {
     "ActivationDifference": lambda t: t.of_pair(
         "activation_difference", ["Tom and Lucy and a cat", "They ran to the sea"]
     ),
+    "DifferenceEffects": lambda t: effects(),
     "ControlDifference": lambda t: control_difference(
         t.pair, t.controls[0], ["Tom and Lucy and a cat", "They ran to the sea"]
     ),

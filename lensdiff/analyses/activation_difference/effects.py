@@ -143,17 +143,19 @@ class DifferenceEffects(Result):
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the first k rows of steering and of the replaced component."""
         frame: Any = self.to_df()
-        return frame[frame["intervention"] != "patchscope"].head(k).reset_index(drop=True)
+        columns = ["intervention", "into", "scale", "measure", "difference", "random_low", "random_high"]
+        first = frame[frame["intervention"] != "patchscope"].head(k).reset_index(drop=True)
+        return first.loc[:, columns]
 
-    def __repr__(self) -> str:
-        """Return the place, and steering and replaced component beside random vectors."""
-        lines = [f"DifferenceEffects of {self.provenance.model}: layer {self.layer}, position {self.position}"]
+    def told(self) -> list[str]:
+        """Return the place, and replaced component and steering beside random vectors."""
+        lines = [f"layer {self.layer}, position {self.position}:"]
         frame: Any = self.to_df()
-        for row in frame[frame["measure"].isin(["kl_to_tuned", "change"])].to_dict("records"):
+        told = frame[frame["measure"].isin(["kl_to_tuned", "change"])].sort_values("intervention", kind="stable")
+        for row in told.to_dict("records"):
             scale = "" if np.isnan(row["scale"]) else f" by {row['scale']:g}"
-            said = f"  {row['intervention']}{scale}, {row['into']}: {row['measure']} {row['difference']:.3g}"
+            said = f"{row['intervention']}{scale}, {row['into']}: {row['measure']} {row['difference']:.3g}"
             known = not np.isnan(row["random_low"])
             beside = f", random {row['random_low']:.3g} to {row['random_high']:.3g}" if known else ""
             lines.append(f"{said} (unchanged {row['unchanged']:.3g}){beside}")
-        notice = self.provenance.notice
-        return "\n".join([notice, *lines] if notice else lines)
+        return lines
