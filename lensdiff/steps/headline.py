@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from lensdiff import stats
@@ -97,6 +98,7 @@ def most_shifted(
     Yields:
         (row, beyond), the row as a named tuple.
     """
+    frame = frame.assign(**{name: np.nan for name in limits if name not in frame})  # a short table leaves them out
     rows = [
         (row, is_beyond(getattr(row, number), getattr(row, limits[0]), getattr(row, limits[1]), side))
         for row in frame.itertuples(index=False)

@@ -75,3 +75,5 @@ def test_rows_beyond_their_controls_come_first_and_otherwise_keep_their_order():
     assert [row.name for row, _ in most_shifted(frame, "x", k=1)] == ["b"]
     below = [row.name for row, _ in most_shifted(frame.assign(control_low=7.5), "x", side="below")]
     assert below == ["d", "a", "b", "c"]
+    without = frame.drop(columns=["control_low", "control_high"])  # as a table without controls may be
+    assert [(row.name, beyond) for row, beyond in most_shifted(without, "x")] == [(name, None) for name in "abcd"]
