@@ -199,7 +199,7 @@ def test_the_example_says_what_every_analysis_is_asked():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "colour = 3\n", ", line 5: unknown key 'colour', available: base, tuned, out, prompts"),
+        (GOOD + "colour = 3\n", ", line 5: unknown key 'colour', available: base, tuned, out, about, prompts"),
         (GOOD + "\n[heads]\n# more\ntopk = 3\n", ", line 8: unknown key 'heads.topk', available: layers, top_k"),
         (GOOD + 'seed = "one"\n', ", line 5: seed is 'one', expected an integer"),
         (GOOD + "seed = 1.5\n", ", line 5: seed is 1.5, expected an integer"),

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from lensdiff.inputs import load_prompts
-from lensdiff.models import load_pair, view_of
+from lensdiff.models import load_pair
 from lensdiff.steps import probe as probe_module
 from lensdiff.steps.probe import LEAST, Probe, seconds
 
@@ -68,6 +69,6 @@ def test_the_machine_and_the_pair_are_measured(models):
     assert probe.passing.each + probe.passing.per_token > 0
     assert 5 < probe.n_prompt < 40
     assert (probe.n_response, probe.n_text) == (4, probe.n_prompt + 4)
-    assert probe.parameters == sum(p.numel() for p in view_of(probe.pair.base).model.parameters())
+    assert probe.parameters == AutoModelForCausalLM.from_pretrained(models / "base").num_parameters()
     assert probe.controls["heads"] == probe.n_controls("heads") == 6
     assert probe.n_controls("weights") == 0
