@@ -11,6 +11,7 @@ from lensdiff import stats
 from lensdiff.analyses.activation_difference.measure import control_difference
 from lensdiff.analyses.annotate.shift import annotation_shift
 from lensdiff.analyses.attention.control import control_attention
+from lensdiff.analyses.attribute.text_choices import TextChoices
 from lensdiff.analyses.dose.measure import control_dose
 from lensdiff.analyses.first_divergence.measure import control_divergence
 from lensdiff.analyses.knock_out.both import knock_out_shift
@@ -21,6 +22,7 @@ from lensdiff.analyses.residual_stream.lens_shift import LensCurves, lens_shift
 from lensdiff.analyses.residual_stream.parts_shift import parts_shift
 from lensdiff.analyses.value_rotation.measure import control_rotation
 from lensdiff.inputs.toy_pair import BASE, PROMPTS, TUNED
+from lensdiff.models.aligned_text import align_text
 from lensdiff.results import Diff, Provenance
 from lensdiff.steps.pair import PairFacts
 from lensdiff.steps.responses import SaidResponse
@@ -108,6 +110,9 @@ EVERY: dict[str, Callable[[Toy], Any]] = {
     "ControlAttention": lambda t: control_attention(
         t["AttentionPatterns of both"].base,
         lensdiff.attention(t.controls[0], t.prompts, [" a b", " c d"], progress=False),
+    ),
+    "TextChoices": lambda t: TextChoices.of(
+        t.pair, align_text(t.pair, t.prompts[0], " a b c", max_new_tokens=4, prepend_bos=None)
     ),
     "DeletionCurve": lambda t: lensdiff.deletion_curve(t.pair, t.prompts[0], draws=2, points=3, **SHORT),
     "Directions": lambda t: t.of_pair(

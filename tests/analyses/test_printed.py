@@ -1,5 +1,7 @@
 """What is printed: of everything that a function returns a few short lines that name the models and what comes next."""
 
+import importlib
+import pkgutil
 import re
 from typing import Any
 
@@ -66,6 +68,10 @@ def test_what_is_printed_is_short_and_names_the_models_and_what_comes_next(made:
 
 
 def test_every_class_of_result_is_among_them(made: Toy) -> None:
+    for module in pkgutil.walk_packages(lensdiff.__path__, "lensdiff."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
     def of_lensdiff(kind: type) -> set[type]:
         found = {one for sub in kind.__subclasses__() for one in (sub, *of_lensdiff(sub))}
         return {one for one in found if one.__module__.startswith("lensdiff.")}

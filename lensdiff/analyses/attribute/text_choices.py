@@ -63,6 +63,11 @@ class TextChoices(Result):
         said = Response(self.response, tuple(ids.tolist()), view.info.id, digest)
         return Choices({key: self.base if side == "base" else self.tuned}, {key: said})
 
+    def told(self) -> list[str]:
+        """Return at how many tokens the models choose differently."""
+        chosen = self.tuned[0] != self.tuned[1]
+        return [f"the models choose differently at {int(chosen.sum())} of {len(chosen)} response tokens"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per response token: prompt_id, out_pos, token, tuned, base, all in the tuned model's ids."""
         tuned, base = self.tuned.tolist()

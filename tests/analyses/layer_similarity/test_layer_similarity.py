@@ -261,7 +261,7 @@ def test_what_cannot_be_is_said(options: dict, message: str):
 
 def test_one_model_is_no_pair():
     model: Any = pair_of().base
-    with pytest.raises(InputError, match="expected a pair of models"):
+    with pytest.raises(InputError, match="layer_similarity takes a pair of models, given one model"):
         inspect.unwrap(layer_similarity)(model, PROMPTS, SAID)
 
 
