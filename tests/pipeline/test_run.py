@@ -654,7 +654,8 @@ def test_nothing_to_score_is_no_failure(models, tmp_path):
 
 
 def test_an_option_that_the_model_does_not_allow_fails_its_step_alone(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("lensdiff.pipeline.prepare.n_layers", lambda *_: None)  # as of a file that must be loaded first
+    for name in ("door.stated_layers", "prepare.stated_layers", "prepare.n_layers"):
+        monkeypatch.setattr(f"lensdiff.pipeline.{name}", lambda *_: None)  # as of a file that must be loaded first
     changes = {"analyses": ["heads", "mlp"], "heads": {"layers": [7]}}
     store = execute(config_for(models, tmp_path / "out", **changes))
     assert store.step("heads").state == "failed"
