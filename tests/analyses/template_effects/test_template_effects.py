@@ -277,6 +277,5 @@ def test_a_result_is_kept_and_shown(found, tmp_path):
     assert any("never negative" in note for note in data["notes"])
     assert "3 prompts, each raw and in the tuned model's chat template" in data["facts"][0]
     assert found.top(2).p.is_monotonic_increasing
-    lines = repr(found).splitlines()
-    assert lines[0].startswith("TemplateEffects of ")
-    assert len(lines) == 1 + len(NUMBERS)
+    assert repr(found).startswith("TemplateEffects of ")
+    assert [line.split(":")[0] for line in found.told()] == list(NUMBERS)
