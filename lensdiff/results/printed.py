@@ -11,10 +11,7 @@ In a notebook the widget is shown, where there is one.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from lensdiff.results.errors import InputError
-from lensdiff.results.fields import axes_of
 
 if TYPE_CHECKING:
     from lensdiff.results.provenance import Provenance
@@ -62,6 +59,10 @@ def models_of(origin: "Provenance") -> str:
 
 def sizes(result: Any) -> str:
     """Return how large a result is, an axis of its arrays each, and how many controls stand beside it."""
+    from torch import Tensor  # not above: what is printed of prompts and words is known before it is imported
+
+    from lensdiff.results.fields import axes_of
+
     found: dict[str, int] = {}
     for name, axes in axes_of(type(result)).items():
         value = getattr(result, name)

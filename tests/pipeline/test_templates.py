@@ -80,11 +80,12 @@ def test_every_result_of_prompts_says_how_they_were_rendered(raw, chat):
 
 def test_the_report_says_it_first(raw, chat):
     page = Report(raw).html()
-    assert '<p class="ld-note">About this run: prompts are raw, without a chat template; each model' in page
+    assert "<summary>About this run: prompts are raw, without a chat template</summary>" in page
     page = Report(chat).html()
-    said = "About this run: both models read the prompts in the tuned model&#39;s chat template; each model"
-    assert f'<p class="ld-note">{said}' in page
-    (about,) = re.findall(r'<p class="ld-note">.*?Differences are always.*?</p>', page)
+    said = "both models read the prompts in the tuned model&#39;s chat template"
+    assert f"<summary>About this run: {said}</summary>" in page
+    (about,) = re.findall(r'<details class="ld-about">.*?</details>', page, re.DOTALL)
+    assert f"This run: {said}; each model" in about
     words = re.sub(r"<[^>]*>", "", about).lower()  # whatever stands out
     assert not re.search(r"prompts? (are )?raw|raw prompts?|no chat template|without a chat template", words)
     assert "raw prompt, no chat template" not in page
