@@ -84,7 +84,7 @@ def test_the_report_says_it_first(raw, chat):
     page = Report(chat).html()
     said = "both models read the prompts in the tuned model&#39;s chat template"
     assert f"<summary>About this run: {said}</summary>" in page
-    (about,) = re.findall(r'<details class="ld-about">.*?</details>', page, re.DOTALL)
+    (about,) = re.findall(r"<p>This run: .*?</p>", page)
     assert f"This run: {said}; each model" in about
     words = re.sub(r"<[^>]*>", "", about).lower()  # whatever stands out
     assert not re.search(r"prompts? (are )?raw|raw prompts?|no chat template|without a chat template", words)
