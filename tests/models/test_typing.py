@@ -35,7 +35,7 @@ def use(pair: ModelPair, prompt: Prompt, prompts: list[Prompt]) -> None:
     pair.compare(attribute, prompt, targt="logit")  # error: No parameter named "targt"
     pair.compare(attribute, prompt, target="loss")  # error: "Literal['loss']" is not assignable
     pair.compare(attention, prompts, layers="0")  # error: "Literal['0']" is not assignable
-    pair.compare(coherence, 3)  # error: missing for parameter "vectors"
+    pair.compare(coherence, 3)  # error: "Literal[3]" is not assignable to "MLPConcepts"
 """
 
 
