@@ -38,7 +38,7 @@ def printed(title: str, lines: Sequence[str] = (), *, calls: Sequence[str] = (),
 
 
 def shortened(line: str, width: int = WIDTH) -> str:
-    """Return a line of at most so many characters, its end cut off, without control characters."""
+    """Return a line of at most so many characters on one line, its end cut off."""
     line = " ".join(line.splitlines()) if "\n" in line or "\r" in line else line
     return line if len(line) <= width else line[: width - len(CUT)] + CUT
 
