@@ -187,7 +187,10 @@ def of_the_hub(kind: type[Exception]) -> Exception:
     ("error", "said"),
     [
         (ConnectError("no such host"), "no folder of that name is here, and the hub cannot be reached"),
-        (of_the_hub(RepositoryNotFoundError), "no folder of that name is here, and no such model on the hub"),
+        (
+            of_the_hub(RepositoryNotFoundError),
+            "no folder of that name is here, and the hub has no such model, or it is private",
+        ),
         (of_the_hub(RevisionNotFoundError), "the hub has no revision 'v1' of it"),
     ],
 )

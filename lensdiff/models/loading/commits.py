@@ -55,9 +55,10 @@ def reach(name: str, revision: str | None) -> str | None:
             return commit
         if isinstance(error, RevisionNotFoundError):
             raise InputError(f"cannot load {name}: the hub has no revision {revision!r} of it") from None
-        if isinstance(error, RepositoryNotFoundError):
+        if isinstance(error, RepositoryNotFoundError):  # the hub does not tell what is missing from what is private
             raise InputError(
-                f"cannot load {name}: no folder of that name is here, and no such model on the hub"
+                f"cannot load {name}: no folder of that name is here, and the hub has no such model, or it is private "
+                "or gated: log in to it"
             ) from None
         if any("Connect" in kind.__name__ for kind in type(error).__mro__):
             raise InputError(
