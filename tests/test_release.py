@@ -1,0 +1,132 @@
+"""What a release needs: a changelog in its form, one version everywhere, a licence for all that ships."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lensdiff
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("release", ROOT / ".ci" / "release.py")
+release = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(release)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+LOG = """\
+# Changelog
+
+## [Unreleased]
+### Fixed
+- A thing.
+
+## [0.2.0] - 2027-02-01
+A sentence.
+
+### Added
+#### Models
+- One,
+  on two lines.
+- Two.
+
+### Removed
+- Three.
+
+## [0.1.0] - 2026-12-24
+### Added
+- Four.
+"""
+
+
+def test_the_changelog_has_its_form():
+    sections = release.changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert sum(text.count("\n- ") for section in sections for text in section.groups.values()) > 50
+
+
+def test_a_changelog_is_read_by_version_and_group():
+    unreleased, newer, older = release.changelog(LOG)
+    assert unreleased == ("Unreleased", None, {"Fixed": "- A thing."})
+    assert newer.version == "0.2.0"
+    assert newer.released == date(2027, 2, 1)
+    assert newer.groups == {"Added": "#### Models\n- One,\n  on two lines.\n- Two.", "Removed": "- Three."}
+    assert older == ("0.1.0", date(2026, 12, 24), {"Added": "- Four."})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("# Changelog", "# Changes", "first line"),
+        ("## [Unreleased]", "## [0.3.0] - 2027-03-01", "has to be the first version"),
+        ("[0.1.0] - 2026-12-24", "[Unreleased]", "and there once"),
+        ("[0.1.0] - 2026-12-24", "[0.2.0] - 2026-12-24", "newest first"),
+        ("[0.1.0] - 2026-12-24", "[0.10.0] - 2026-12-24", "newest first"),
+        ("[0.1.0] - 2026-12-24", "[0.1.0]", r"got '\[0.1.0\]'"),
+        ("[0.1.0] - 2026-12-24", "0.1.0 (unreleased)", r"got '0.1.0 \(unreleased\)'"),
+        ("[0.1.0] - 2026-12-24", "[0.1.0] - 2026-13-24", "month must be in"),
+        ("### Removed", "### Improved", "got 'Improved'"),
+        ("### Removed", "### Added", "each once, got 'Added'"),
+        ("- Three.", "Three.", "got 'Three.'"),
+        ("- Three.", "", "Removed has no entry"),
+        ("- Three.", "#### Models", "Removed has no entry"),
+    ],
+)
+def test_a_changelog_of_another_form_is_refused(old, new, message):
+    assert old in LOG
+    with pytest.raises(ValueError, match=message):
+        release.changelog(LOG.replace(old, new))
+
+
+# one version
+
+
+def test_the_version_is_one_everywhere():
+    stated = PROJECT["version"]
+    assert lensdiff.__version__ == stated
+    command = [sys.executable, "-m", "lensdiff", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"lensdiff {stated}\n"
+    assert CITATION["version"] == stated
+    assert not re.search(r"__version__ *=", (ROOT / "lensdiff" / "__init__.py").read_text()), "a second place"
+
+
+def test_the_citation_has_the_date_of_the_changelog():
+    sections = release.changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    dates = {section.version: section.released for section in sections}
+    assert CITATION.get("date-released") == dates.get(PROJECT["version"])
+
+
+PROJECT_TOML, CITED = '[project]\nversion = "0.2.0"', "version: 0.2.0\ndate-released: 2027-02-01\n"
+
+
+@pytest.mark.parametrize("cited", [CITED, "version: '0.2.0'\ndate-released: \"2027-02-01\"\n"])
+def test_the_notes_of_a_release_are_its_section(cited):
+    found = release.notes("v0.2.0", PROJECT_TOML, LOG, cited)
+    assert found == "### Added\n#### Models\n- One,\n  on two lines.\n- Two.\n\n### Removed\n- Three."
+
+
+@pytest.mark.parametrize(
+    ("tag", "project", "cited", "message"),
+    [
+        ("v0.2.1", PROJECT_TOML, CITED, "the tag of version 0.2.0 is v0.2.0, got v0.2.1"),
+        ("0.2.0", PROJECT_TOML, CITED, "is v0.2.0, got 0.2.0"),
+        ("v0.3.0", PROJECT_TOML.replace("0.2", "0.3"), CITED, r"no section \[0.3.0\]"),
+        ("v0.2.0", PROJECT_TOML, CITED.replace("0.2", "0.1"), "'version: 0.2.0', got version: 0.1.0"),
+        ("v0.2.0", PROJECT_TOML, "version: 0.2.0\n", "'date-released: 2027-02-01', got none"),
+        ("v0.2.0", PROJECT_TOML, CITED.replace("-02-01", "-02-02"), "got date-released: 2027-02-02"),
+    ],
+)
+def test_a_release_whose_files_disagree_is_refused(tag, project, cited, message):
+    with pytest.raises(ValueError, match=message):
+        release.notes(tag, project, LOG, cited)
+
+
+def test_the_command_says_what_has_to_be_mended():
+    command = [sys.executable, str(ROOT / ".ci" / "release.py"), "v99.0.0"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr == f"release: the tag of version {PROJECT['version']} is v{PROJECT['version']}, got v99.0.0\n"
