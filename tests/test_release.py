@@ -130,3 +130,48 @@ def test_the_command_says_what_has_to_be_mended():
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 1
     assert ran.stderr == f"release: the tag of version {PROJECT['version']} is v{PROJECT['version']}, got v99.0.0\n"
+
+
+# licences
+
+CODE = {".py", ".pyi", ".js", ".css", ".j2", ".typed"}
+
+
+def shipped_data() -> list[str]:
+    """The files of the package that are no code."""
+    files = [path for path in (ROOT / "lensdiff").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return sorted(path.relative_to(ROOT).as_posix() for path in files if path.suffix not in CODE)
+
+
+def noticed() -> list[str]:
+    """The files that NOTICES.md has an entry for; one may end in an asterisk."""
+    return re.findall(r"^\| `([^`]+)` \|", (ROOT / "NOTICES.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_every_file_that_ships_beside_the_code_has_its_notice():
+    data, entries = shipped_data(), noticed()
+    assert len(data) > 15
+    for path in data:
+        assert sum(Path(path).match(entry) for entry in entries) == 1, path
+    for entry in entries:
+        assert any(Path(path).match(entry) for path in data), f"{entry} ships no more"
+
+
+def test_what_is_made_of_wordnet_names_its_licence():
+    rows = re.findall(r"^\| `([^`]+)` \|([^|]+)\|([^|]+)\|$", (ROOT / "NOTICES.md").read_text(), flags=re.MULTILINE)
+    stated = {path for path, made, under in rows if "WordNet licence" in under}
+    assert stated == {path for path, made, under in rows if "WordNet 3.0" in made and "WORDNET_LICENSE" not in path}
+    for path in shipped_data():
+        if path.endswith((".tsv", ".txt")):
+            assert "From WordNet 3.0, Copyright 2006 by Princeton University" in (ROOT / path).read_text()[:300]
+            assert path in stated
+
+
+def test_the_licences_go_with_the_package():
+    assert set(PROJECT["license-files"]) == {"LICENSE", "NOTICES.md", "lensdiff/inputs/data/WORDNET_LICENSE"}
+    words = [
+        (ROOT / "lensdiff" / "inputs" / "data" / folder / "WORDNET_LICENSE").read_text().split()
+        for folder in (".", "toy_pair")
+    ]
+    assert words[0] == words[1]
+    assert "Princeton University" in " ".join(words[0])

@@ -11,6 +11,7 @@ import itertools
 import json
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
+from importlib.metadata import distribution
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -155,8 +156,11 @@ def page(title: str, body: str, *, circuitsvis: bool = True) -> str:
 
 @cache
 def bundle() -> str:
-    """Return circuitsvis's script, made safe to inline (its own source is used, never a remote one)."""
+    """Return circuitsvis's script below its licence, made safe to inline: its own source, never a remote one."""
     source = files("circuitsvis").joinpath("dist", "cdn", "iife.js").read_text(encoding="utf-8")
+    about = distribution("circuitsvis")
+    licence = about.read_text("LICENSE.txt") or about.metadata.get("License", "")
+    source = f"/*! circuitsvis {about.version}\n{licence.replace('*/', '')}*/\n{source}"
     return source.replace("</script>", "<\\/script>").replace("//# sourceMappingURL=iife.js.map", "")
 
 

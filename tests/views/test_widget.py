@@ -5,6 +5,7 @@ import html as escapes
 import json
 import re
 from dataclasses import dataclass
+from importlib.metadata import distribution, version
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -103,6 +104,15 @@ def test_a_page_is_escaped_and_holds_the_bundle_once():
     assert html.count(bundle()) == 1
     assert bundle() not in page("t", "", circuitsvis=False)
     assert "</script>" not in bundle()
+
+
+def test_the_bundle_stands_below_its_licence():
+    notice, comment, script = bundle().partition("*/\n")
+    licence = distribution("circuitsvis").read_text("LICENSE.txt") or ""
+    assert "Copyright (c) 2022 Alan Cooney" in licence
+    assert notice == f"/*! circuitsvis {version('circuitsvis')}\n{licence}"
+    assert len(script) > 1_000_000
+    assert comment
 
 
 def test_a_page_names_no_other_host_to_load_from():
