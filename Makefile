@@ -31,6 +31,7 @@ check: test test-tl4 dist test-newest
 lint: $(VENV)/dev.done
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/zizmor --offline --no-progress .github
 
 types: $(VENV)/dev.done
 	$(VENV)/bin/pyright

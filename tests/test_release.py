@@ -7,6 +7,7 @@ import sys
 import tomllib
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -175,3 +176,65 @@ def test_the_licences_go_with_the_package():
     ]
     assert words[0] == words[1]
     assert "Princeton University" in " ".join(words[0])
+
+
+# what the repository's host reads: `make lint` has the workflows checked by zizmor
+
+GITHUB = ROOT / ".github"
+FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
+FIELDS = {"markdown", "textarea", "input", "dropdown", "checkboxes"}
+
+
+def workflow(name: str) -> dict[str, Any]:
+    # yaml reads the key "on" as true
+    return {str(key): value for key, value in yaml.safe_load((GITHUB / "workflows" / name).read_text()).items()}
+
+
+@pytest.mark.parametrize("name", ["test.yml", "release.yml"])
+def test_a_workflow_runs_what_a_developer_runs(name):
+    check = workflow(name)["jobs"]["check"]
+    assert check["container"]["image"].startswith(f"python:{PROJECT['requires-python'].removeprefix('>=')}-")
+    commands = [step["run"] for step in check["steps"] if "run" in step]
+    assert commands[-1] == ".ci/run"
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make check")
+
+
+def test_only_what_was_checked_is_published_and_only_with_a_token_of_the_moment():
+    jobs = workflow("release.yml")["jobs"]
+    assert {name: job.get("needs") for name, job in jobs.items()} == {
+        "check": None,
+        "publish": "check",
+        "site": "publish",
+    }
+    assert workflow("release.yml")["permissions"] == workflow("test.yml")["permissions"] == {}
+    assert {name: set(job["permissions"]) for name, job in jobs.items()} == {
+        "check": {"contents"},
+        "publish": {"id-token"},
+        "site": {"pages", "id-token"},
+    }
+    assert not [path for path in GITHUB.rglob("*.yml") if "secrets." in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("tag", "released"), [("v0.2.0", True), ("v10.20.30", True), ("v0.2", False), ("0.2.0", False)]
+)
+def test_a_tag_starts_a_release_where_it_is_a_version(tag, released):
+    (pattern,) = workflow("release.yml")["True"]["push"]["tags"]
+    assert bool(re.fullmatch(pattern.replace(".", r"\."), tag)) == released
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_a_form_asks_in_fields_that_there_are(path):
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(form) == {"name", "description", "labels", "body"}
+    asked = [field for field in form["body"] if field["type"] != "markdown"]
+    assert {field["type"] for field in form["body"]} <= FIELDS
+    assert len({field["id"] for field in asked}) == len(asked) > 2
+    assert all(field["attributes"]["label"] for field in asked if field["type"] != "checkboxes")
+    for named in re.findall(r"(?:docs|tests)/[\w./-]+\w", path.read_text()):
+        assert (ROOT / named).exists(), named
+
+
+def test_the_forms_are_for_a_failure_a_wrong_number_and_a_family():
+    assert [path.stem for path in FORMS] == ["bug", "model-family", "wrong-number"]
