@@ -238,3 +238,46 @@ def test_a_form_asks_in_fields_that_there_are(path):
 
 def test_the_forms_are_for_a_failure_a_wrong_number_and_a_family():
     assert [path.stem for path in FORMS] == ["bug", "model-family", "wrong-number"]
+
+
+# the texts beside the code
+
+
+def links_of(name: str) -> list[str]:
+    """The files that a text of the top folder leads to."""
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    return [link.split("#")[0] for link in links if "://" not in link]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "NOTICES.md"])
+def test_a_link_leads_somewhere(name):
+    assert [link for link in links_of(name) if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_leads_to_what_stands_beside_it():
+    assert {"CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "NOTICES.md", "CITATION.cff"} <= set(
+        links_of("README.md")
+    )
+
+
+RECORDED = (ROOT / "experiments" / "benchmarks" / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_tells_what_an_attribution_takes_as_it_is_recorded():
+    told = re.findall(
+        r"^\| `attribute`.* ([\d]+ x [\d]+) tokens .*\| ([\d.]+) s; .*?([\d.]+) times", README, flags=re.MULTILINE
+    )
+    assert len(told) == 2
+    for size, seconds, times in told:
+        assert f"| {size} | {seconds} s | {times} x |" in RECORDED
+
+
+def test_the_readme_tells_what_a_gpu_takes_as_it_is_recorded():
+    told = re.findall(r"^\| `(\w+)`, SmolLM2-135M's shape.*\| ([\d.]+) s, ([\d.]+) s \|$", README, flags=re.MULTILINE)
+    assert [name for name, *_ in told] == ["attribute", "instruction_use"]
+    for name, *seconds in told:
+        shaped = RECORDED.split("Random weights of SmolLM2-135M's shape")[1]
+        row = re.search(rf"^\| {name}\b.*\| ([\d.]+) \| ([\d.]+) \| [\d.]+ \|$", shaped, flags=re.MULTILINE)
+        assert row
+        assert [f"{float(time):.1f}" for time in row.groups()] == seconds
