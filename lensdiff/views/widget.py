@@ -159,7 +159,7 @@ def bundle() -> str:
     """Return circuitsvis's script below its licence, made safe to inline: its own source, never a remote one."""
     source = files("circuitsvis").joinpath("dist", "cdn", "iife.js").read_text(encoding="utf-8")
     about = distribution("circuitsvis")
-    licence = about.read_text("LICENSE.txt") or about.metadata.get("License", "")
+    licence = "".join(file.read_text() for file in about.files or [] if file.name.startswith("LICENSE"))
     source = f"/*! circuitsvis {about.version}\n{licence.replace('*/', '')}*/\n{source}"
     return source.replace("</script>", "<\\/script>").replace("//# sourceMappingURL=iife.js.map", "")
 
