@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from lensdiff.models.loading.adapters import CONFIG as ADAPTER
 from lensdiff.models.loading.checkpoints import (
     EMPTY,
     Opened,
@@ -165,6 +166,14 @@ class StoredGGUF(Stored):
 
     def read(self, name: str, rows: int | None = None) -> Tensor:
         return self._opened.read(self.names[self.same[name]], rows)
+
+
+def can_be_streamed(source: str | Path) -> bool:
+    """Return whether a source looks like one whose weights can be streamed; a hub name does."""
+    path = Path(source)
+    if path.is_dir():
+        return any(file.suffix == SAFE for file in path.iterdir()) and not (path / ADAPTER).is_file()
+    return True
 
 
 def open_stored(source: str | Path, *, revision: str | None) -> Stored:
