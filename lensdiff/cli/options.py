@@ -20,6 +20,13 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes that do controls side by side, each with the pair in memory."),
 ]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Read weights layer by layer and build no model; by default where both do not fit into memory.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
 Prompt = Annotated[str | None, typer.Option(help="One prompt.")]
 Instruction = Annotated[list[str] | None, typer.Option(help="A part of --prompt that instructs; may be given again.")]

@@ -60,6 +60,8 @@ def _parameters(analysis: Analysis[Any]) -> Iterator[inspect.Parameter]:
     if analysis.controls is not None or "prompts" in analysis.asks:
         yield from _of_config("seed")
     yield from _of_config("device", "dtype")
+    if not analysis.runs:
+        yield _parameter("stream", o.Stream, None)
     yield _parameter("quiet", o.Quiet, False)
 
 
@@ -115,6 +117,8 @@ def values_of(analysis: Analysis[Any], given: dict[str, Any]) -> dict[str, Any]:
         if name in given and name not in analysis.options.model_fields:
             values[name] = given[name]
     values["out"] = str(given["out"])
+    if given.get("stream") is not None:
+        values["stream"] = given["stream"]
     if "prompts" in analysis.asks:
         values |= o.prompt_keys(**{name: given[name] for name in (*PROMPTS, "prompts")})
         values |= _rendered(analysis, given.get("template", BOTH))

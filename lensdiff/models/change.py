@@ -12,7 +12,8 @@ dtype can put into D (eps / 2 ||tuned||_F), and at most 1e-3 of ||D||_F, are dro
 low-rank, and cheap.
 
 Everything is computed in float64 on the CPU, so that a seed means the same change on every device. Memory: a few copies
-of one weight. Where vocabularies differ, an embedding's change is that of the shared rows.
+of one weight; of the real change of a large one some rows (`tall`). Where vocabularies differ, an embedding's change is
+that of the shared rows.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.weights import Weights
+from lensdiff.models.tall import Moments, is_large, moments
 
 DROPPED = 1e-3  # at most this share of a change's norm is taken for rounding
 PARAMETER = "parameter "  # prefix of what only the wrapper has a name for
@@ -64,9 +66,20 @@ def singular_values(change: Float[Tensor, "row col"], *, rounding: float = 0.0) 
     """
     if not change.any():
         return change.new_zeros(0, dtype=torch.float64)
-    values = torch.linalg.svdvals(change.double())
+    return above_rounding(torch.linalg.svdvals(change.double()), rounding)
+
+
+def above_rounding(values: Float[Tensor, " value"], rounding: float) -> Float[Tensor, " rank"]:
+    """Return singular values, largest first, without the tail that rounding can have made; see `singular_values`."""
     tails = values.square().flip(0).cumsum(0).flip(0).sqrt()  # the norm of all from here on
     return values[tails > min(rounding, DROPPED * float(tails[0]))]
+
+
+def values_within(found: Moments, eps: float) -> Float[Tensor, " rank"]:
+    """Return the singular values of a change that was read some rows at a time; `eps` is of the coarser dtype."""
+    if found.triangle is None:
+        return torch.zeros(0, dtype=torch.float64)
+    return above_rounding(torch.linalg.svdvals(found.triangle), eps / 2 * found.tuned)
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "row col"]:
@@ -152,7 +165,10 @@ class RealChange:
         """Return the same of any two tensors that are one weight of the two models."""
         base, tuned = self.shared(name, base, 0), self.shared(name, tuned, 1)
         eps = max(torch.finfo(base.dtype).eps, torch.finfo(tuned.dtype).eps)
-        base, tuned = (flatten(x, name).cpu().double() for x in (base, tuned))
+        base, tuned = (flatten(x, name) for x in (base, tuned))
+        if is_large(base):
+            return values_within(moments(base, tuned), eps)
+        base, tuned = (x.cpu().double() for x in (base, tuned))
         return singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
 
     def shared(self, name: str, value: Tensor, side: int) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lensdiff.models.identity import digest_of
-from lensdiff.models.inside.wrappers import is_hooked
 from lensdiff.models.view import ModelView
 
 EQUAL_WEIGHTS = "equal weights"  # the row of a pair's differences that says so
@@ -35,7 +34,14 @@ def _tensors(view: ModelView) -> list[tuple[str, Tensor]]:
 
 
 def equal_weights(base: ModelView, tuned: ModelView) -> bool:
-    """Return whether all weights of two models are equal; those in different wrappers or dtypes are not."""
+    """Return whether all weights of two models are equal; those in different wrappers or dtypes are not.
+
+    A streamed model is equal to one that is streamed too, where all tensors of their files are the same.
+    """
+    if base is tuned:
+        return True
+    if streamed := [found.digest for view in (base, tuned) if (found := view.streamed) is not None]:
+        return len(streamed) == 2 and streamed[0] == streamed[1]
     if base.model is tuned.model:
         return True
     mine, theirs = _tensors(base), _tensors(tuned)
@@ -50,6 +56,8 @@ def _shape(item: tuple[str, Tensor]) -> tuple[str, torch.dtype, torch.Size]:
 
 def fingerprint(view: ModelView, *, whole: bool) -> str:
     """Return a hash of all weights, or of a sample of each: where those differ, so do the weights."""
+    if view.streamed is not None:
+        return view.streamed.digest
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in _tensors(view):
         digest.update(repr((*_shape((name, tensor)), whole)).encode())
@@ -70,7 +78,7 @@ def _parts(tensor: Tensor, *, whole: bool) -> Iterator[Tensor]:
 
 def function_of(view: ModelView) -> dict[str, str]:
     """Return what a model's config says of its function, as texts by name."""
-    config: Any = view.model.cfg if is_hooked(view.model) else view.model.original_model.config
+    config: Any = view.config
     return {str(k): repr(v) for k, v in config.to_dict().items() if k not in NOT_THE_FUNCTION}
 
 

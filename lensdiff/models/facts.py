@@ -64,6 +64,8 @@ def n_parameters(view: ModelView) -> int:
 
     A HookedTransformer has biases where the checkpoint has none: zeros, which are not counted.
     """
+    if view.streamed is not None:
+        return view.streamed.n_parameters
     found, seen, named = 0, [], dict(view.model.named_parameters())
     # whole tensors first: a part of one that has been seen, or the same again, is not counted
     for name, parameter in sorted(named.items(), key=lambda item: item[1].numel(), reverse=True):

@@ -30,6 +30,8 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
 def other_weights(view: ModelView) -> dict[Weight, Tensor]:
     """Return them; `Weight.layer` is None for what stands in no layer."""
+    if view.streamed is not None:
+        return dict(view.streamed.others)
     found = {weight: value for weight, value in _named(view) if value is not None}
     known = (view.weights.stored(weight) for weight in view.weights.known())
     seen = [value for value in (*known, *found.values()) if value is not None]

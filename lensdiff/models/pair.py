@@ -295,6 +295,8 @@ def load_pair(
         InputError: a load fails, or the models cannot be compared (another architecture, shape or tokenizer), with the
             reason.
     """
+    if options.get("stream"):
+        keep = "both"  # of neither is more than a layer in memory
     sides = {"base": dict(options) | dict(base_options or {}), "tuned": dict(options) | dict(tuned_options or {})}
     if is_adapter(tuned) and not (isinstance(base, ModelView) or is_hooked(base) or is_bridge(base)):
         inherited = {"base": base, "revision": sides["base"].get("revision")}

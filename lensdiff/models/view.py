@@ -7,22 +7,43 @@ A control is such a view too: its weights are the base's with a change, computed
 made of them when a pass is asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.spans import no_tokenizer
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.meaning import Meaning, measure
-from lensdiff.models.inside.parts import sizes_of
+from lensdiff.models.inside.parts import Weight, sizes_of
 from lensdiff.models.inside.weights import ModelWeights, Weights
-from lensdiff.models.inside.wrappers import Model, Wrapper, wrapper_of
+from lensdiff.models.inside.wrappers import Model, Wrapper, is_hooked, wrapper_of
 from lensdiff.results import Control, Provenance
 from lensdiff.results.printed import printed
+
+
+@runtime_checkable
+class OfFiles(Protocol):
+    """What is known of a model whose weights are streamed, since every layer was read once."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of all tensors as the files hold them."""
+        ...
+
+    @property
+    def n_parameters(self) -> int:
+        """How many there are, each once."""
+        ...
+
+    @property
+    def others(self) -> Mapping[Weight, Tensor]:
+        """What there is beside matrices, embeddings and gains (`others`)."""
+        ...
 
 
 class ModelView:
@@ -95,6 +116,16 @@ class ModelView:
         wrapper = self.whole()._wrapper
         assert wrapper is not None
         return wrapper.model
+
+    @property
+    def config(self) -> Any:
+        """What says how the model computes: transformer-lens's config, or that of `transformers` behind a bridge."""
+        return self.model.cfg if is_hooked(self.model) else self.model.original_model.config
+
+    @property
+    def streamed(self) -> "OfFiles | None":
+        """What is known of all weights where they are streamed from files, else None."""
+        return None
 
     def whole(self) -> "ModelView":
         """Return the view of the model in memory: itself, or what is made of a control when first asked for."""

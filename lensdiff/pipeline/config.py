@@ -21,6 +21,7 @@ Words = Annotated[str, Field(min_length=1)]
 ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.done == "asked"}
 EXACT = [analysis.name for analysis in ASKED.values() if analysis.exact]
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
+STREAMED_KINDS: tuple[ControlKind, ...] = ("spectrum", "norm")  # that are made of weights alone
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 
 
@@ -132,6 +133,12 @@ class RunConfig(Options):
     keep: Literal["auto", "both", "one"] = option(
         "auto", "both models in memory, one at a time (then no controls), or auto: both if they fit."
     )
+    stream: bool | Literal["auto"] = option(
+        "auto",
+        "true reads weights layer by layer and builds no model, for analyses of weights alone; auto: where models do "
+        "not fit.",
+        example=True,
+    )
     workers: Count = option(
         1, "Processes that do controls side by side, each with the pair in memory; on one GPU 1 is best."
     )
@@ -187,6 +194,12 @@ class RunConfig(Options):
         """Return the names of the chosen analyses that read prompts, words or texts."""
         return [analysis.name for analysis in self.chosen if what in analysis.asks]
 
+    def streamed(self) -> "RunConfig":
+        """Return this config for weights that are streamed: of the controls' kinds those that no model is built for."""
+        kinds = [kind for kind in self.controls.kinds if kind in STREAMED_KINDS]
+        controls = self.controls.model_copy(update={"kinds": kinds or list(STREAMED_KINDS[:1])})
+        return self.model_copy(update={"stream": True, "controls": controls})
+
     @property
     def most_controls(self) -> int:
         """The largest number of controls of a kind that a chosen analysis asks for."""
@@ -241,6 +254,7 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     if exact and config.dtype not in ("float32", "float64"):
         yield "dtype", f"{exact[0]} needs float32 or float64, dtype is {config.dtype}"
     yield from _of_controls(config)
+    yield from _of_streams(config)
     ids = [entry.id for entry in config.prompt if entry.id]
     if len(set(ids)) < len(ids):
         yield "prompt", "two prompts have the same id"
@@ -268,6 +282,24 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"controls.{name}" if name in options.model_fields_set else "keep", _one(counted)
         if analysis.runs and config.dtype in ("bfloat16", "float16"):
             yield f"controls.{name}", f"a control model cannot be run in {config.dtype}: give 0, or dtype = 'float32'"
+
+
+def _of_streams(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if config.stream is not True:
+        return
+    if running := [analysis.name for analysis in config.chosen if analysis.runs]:
+        weighing = ", ".join(analysis.name for analysis in ASKED.values() if not analysis.runs)
+        yield "stream", f"stream = true builds no model, and {running[0]} runs it: choose analyses among {weighing}"
+    if config.weights != "raw":
+        yield "stream", 'stream = true reads weights as they are: leave weights = "folded" out'
+    if config.keep == "one":
+        yield "stream", 'stream = true holds no model, keep = "one" holds one: leave one of them out'
+    if config.most_controls and not set(config.controls.kinds) & set(STREAMED_KINDS):
+        yield (
+            "stream",
+            f"stream = true builds no model to train or to differentiate: controls.kinds needs one of "
+            f"{', '.join(STREAMED_KINDS)}",
+        )
 
 
 def _one(counted: list[Analysis[Any]]) -> str:

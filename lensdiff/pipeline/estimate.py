@@ -8,6 +8,7 @@ An estimate is an upper bound where a response's length is unknown (it may end b
 to a factor of about 1.5; the progress bar's own estimate replaces it once units are done.
 """
 
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from lensdiff.models.loading.devices import default_device
 from lensdiff.models.loading.load import as_dtype, quiet
 from lensdiff.models.loading.stated import check_folder
 from lensdiff.models.memory import available_memory
-from lensdiff.pipeline.config import RunConfig
+from lensdiff.models.streaming.stored import can_be_streamed
+from lensdiff.pipeline.config import STREAMED_KINDS, RunConfig
 from lensdiff.pipeline.graph import Key
 from lensdiff.pipeline.listener import Listener
 from lensdiff.pipeline.runner import CONTROLS, Runner
@@ -81,6 +83,27 @@ def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Litera
         said += f"; both models need {amount(memory.both)}, so one is held at a time and no controls are made"
     listener.say(said)
     return keep
+
+
+def choose_stream(config: RunConfig, memory: Memory, listener: Listener) -> bool:
+    """Return whether weights are streamed, and tell; "auto" streams what two models in memory would be too large for.
+
+    That is done where all that is asked for is of weights alone and both checkpoints can be read so.
+    """
+    if config.stream != "auto":
+        return bool(config.stream)
+    fit = memory.parameters is None or memory.both <= memory.free
+    if fit or config.keep != "auto" or config.weights != "raw" or any(analysis.runs for analysis in config.chosen):
+        return False
+    if not all(can_be_streamed(config.source(side)) for side in SIDES):
+        return False
+    if config.most_controls and not set(config.controls.kinds) & set(STREAMED_KINDS):
+        return False
+    listener.say(
+        f"memory: both models need {amount(memory.both)} of {amount(memory.free)} free, so weights are read layer by "
+        "layer and no model is built (stream)"
+    )
+    return True
 
 
 def choose_workers(config: RunConfig, memory: Memory, listener: Listener) -> int:
@@ -157,7 +180,7 @@ def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
     parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
     total = duration(sum(seconds.values()))
     listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
-    if CONTROLS in seconds and "distilled" not in config.controls.kinds:
+    if CONTROLS in seconds and "distilled" not in config.controls.kinds and config.stream is not True:
         most = config.most_controls
         listener.say(
             f"controls: {', '.join(config.controls.kinds)}; {most} of the kind distilled, the base trained "
@@ -206,7 +229,7 @@ def _making(controls: list[str], runner: Runner) -> float:
     kinds = [split_control(name)[0] for name in controls if name in runner.plan.checked]
     data = {"data": runner.supplies.data} if "shuffled" in kinds else {}
     pair = runner.supplies.pair
-    return sum(
+    return math.fsum(
         control_cost(pair, kind, **(data if kind == "shuffled" else {})).of(kinds.count(kind))
         for kind in dict.fromkeys(kinds)
     )

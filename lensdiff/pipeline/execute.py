@@ -15,7 +15,7 @@ from lensdiff.analyses import ANALYSES
 from lensdiff.defaults import CHAT
 from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_workers, memory_of
+from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_stream, choose_workers, memory_of
 from lensdiff.pipeline.graph import Graph, paths, tables_of
 from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
@@ -67,8 +67,10 @@ def execute(
         _forget_damaged(store, listener)
         identities = Identities(config)
         is_same = _is_same_pair(material, identities, store)
-        begun = store.manifest.pair.get("keep") if is_same else None
-        keep = begun if begun and config.keep == "auto" else choose_keep(config, memory, listener)  # as it began
+        begun = store.manifest.pair if is_same else {}
+        if _streams(config, begun, memory, listener):
+            config = material.config = config.streamed()
+        keep = _keep(config, begun, memory, listener)
         both = keep == "both"
         supplies = supplies_of(material, both)
         if not is_same:
@@ -78,7 +80,8 @@ def execute(
             _ = supplies.template  # refused before anything is changed, where there is none
         _begin(config, command, store)
         facts = _describe_pair(material, both, identities, supplies, store, listener)
-        store.update(pair={"keep": keep, "comparable": True, "notice": facts.provenance.notice}
+        held = {"keep": keep, "stream": config.stream is True}
+        store.update(pair=held | {"comparable": True, "notice": facts.provenance.notice}
                      | {side: getattr(facts, side) for side in SIDES})  # fmt: skip
         analyses = [*config.chosen, *implied()]
         graph = Graph(analyses, plan_of(material, both, _n_layers(facts), config.chosen), identities, store)
@@ -92,6 +95,22 @@ def execute(
         write_description(store, tables_of(ANALYSES))
         store.update(ended=True)
     return store
+
+
+def _streams(config: RunConfig, begun: Mapping[str, Any], memory: Memory, listener: Listener) -> bool:
+    """Return whether weights are streamed: as the directory's run began, where the config leaves it open."""
+    if config.stream == "auto" and begun.get("stream") and not any(analysis.runs for analysis in config.chosen):
+        return True
+    return choose_stream(config, memory, listener)
+
+
+def _keep(config: RunConfig, begun: Mapping[str, Any], memory: Memory, listener: Listener) -> str:
+    """Return how many models are held: as the directory's run began, where the config leaves it open."""
+    if config.stream is True:
+        return "both"
+    if begun.get("keep") and config.keep == "auto" and not begun.get("stream"):
+        return str(begun["keep"])
+    return choose_keep(config, memory, listener)
 
 
 def _workers(config: RunConfig, graph: Graph, facts: PairFacts, memory: Memory, listener: Listener) -> Workers | None:

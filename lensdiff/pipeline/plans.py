@@ -50,6 +50,8 @@ def controls_of(config: RunConfig, analysis: Analysis[Any], both: bool) -> tuple
 
 def _checked(config: RunConfig, analyses: list[Analysis[Any]], controls: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the controls that are made as whole models: those that read text, and a few of every kind to check."""
+    if config.stream is True:  # no model is built
+        return ()
     wanted: set[str] = set()
     for analysis in analyses:
         names = controls.get(analysis.name, ())
@@ -79,7 +81,9 @@ def supplies_of(material: Material, both: bool) -> Supplies:
 
 def pair_of(config: RunConfig, both: bool) -> ModelPair:
     """Return the pair of a config."""
-    common = {"dtype": config.dtype, "weights": config.weights, "wrapper": config.wrapper}
+    common: dict[str, Any] = {"dtype": config.dtype, "weights": config.weights, "wrapper": config.wrapper}
+    if config.stream is True:
+        common["stream"] = True
     if config.device != "auto":
         common["device"] = config.device
     return load_pair(

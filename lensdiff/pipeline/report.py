@@ -213,6 +213,12 @@ def _run_facts(store: ResultStore) -> list[str]:
     }
     if lengths:
         told.append(f"each model's own greedy response, at most {n_of(max(lengths), 'token')}")
+    if store.manifest.pair.get("stream"):
+        told.append(
+            "weights were read layer by layer and no model was built: nothing that needs a forward pass, and no "
+            "control made of gradients, stands beside them, and whether the others still are language models was not "
+            "checked"
+        )
     made = [f"{text} for {name}" for name, text in _controls_made(found).items() if text]
     if made:
         told.append(f"controls, meaningless changes of the base: {'; '.join(made)}")

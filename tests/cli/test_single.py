@@ -299,3 +299,12 @@ def test_a_run_whose_step_failed_ends_with_1_and_says_so(lensdiff: Command, mode
     assert ran.out.strip() == str(tmp_path / "out" / "report.html")
     assert "lensdiff: heads could not be done: layers=[9] given, expected at least one of 0 to 1" in ran.err
     assert ResultStore(tmp_path / "out").step("weights").state == "done"
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("--stream", True), ("--no-stream", False)])
+def test_weights_are_streamed_where_that_is_asked_for(
+    flag: str, expected: bool, models: Path, tmp_path: Path, lensdiff: Command
+):
+    ran = lensdiff("weights", models / "base", models / "tuned", "--out", tmp_path, flag, *FAST)
+    assert ran.code == 0
+    assert ResultStore(tmp_path).manifest.pair["stream"] is expected

@@ -78,6 +78,7 @@ OF_ANY_CONTROL |= {"activation_difference_control:controls"}
 # removed when their readers were done
 KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
+    "stream": (False, set(), set()),  # the same numbers come of both; so does test_streaming
     "workers": (3, set(), set()),
     "seed": (
         1,

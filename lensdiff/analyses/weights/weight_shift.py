@@ -24,8 +24,8 @@ Ignored: norms after a layer and the gains of query-key norms in the folded view
 be turned together without any effect. A control has rows of the weights that it changes lazily, matrices, embeddings
 and gains: its biases and the like moved by exactly the real distance, in a random direction.
 
-Memory: both models, and a few float64 copies of one weight. Reference: effective rank of Roy and
-Vetterli, EUSIPCO 2007.
+Memory: both models (streamed, a layer of each) and a few float64 copies of one weight, of a large one of some rows.
+Reference: effective rank of Roy and Vetterli, EUSIPCO 2007.
 """
 
 import math
@@ -39,13 +39,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models import view_of
-from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values
+from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values, values_within
 from lensdiff.models.given import check_pair
 from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.progress import tracked
+from lensdiff.models.tall import Moments, is_large, moments
 from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
 
@@ -185,6 +186,9 @@ class _Row(NamedTuple):
 def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]:
     """Yield the rows of one weight: the whole, then its heads."""
     layer = NONE if weight.layer is None else weight.layer
+    if weight.name not in HEADED and is_large(_stored(change, weight, 0)):
+        yield _Row(layer, weight.name, NONE, *_large(change, weight, directions))
+        return
     raw = [_double(change, weight, side) for side in (0, 1)]
     gains = [_gain_before(weights, weight) for weights in (change.base, change.tuned)]
     folded = None
@@ -246,10 +250,33 @@ def _eps(change: RealChange) -> float:
     return max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
 
 
-def _double(change: RealChange, weight: Weight, side: int) -> Tensor:
+def _large(change: RealChange, weight: Weight, directions: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the measures of a weight that is brought to float64 some rows at a time, raw and folded."""
+    sides = _stored(change, weight, 0), _stored(change, weight, 1)
+    gains = _gain_before(change.base, weight), _gain_before(change.tuned, weight)
+    eps = _eps(change)
+    raw = _of_moments(moments(*sides), directions, change.singular_values(weight))
+    if gains == (None, None):
+        return raw, raw
+    folded = moments(*sides, gains)
+    return raw, _of_moments(folded, directions, values_within(folded, eps))
+
+
+def _of_moments(found: Moments, directions: int, values: Float[Tensor, " rank"]) -> tuple[float, ...]:
+    relative = 0.0 if found.equal else found.change / found.base if found.base else math.inf
+    size = found.base * found.tuned
+    turned = 1.0 if found.equal else max(-1.0, min(1.0, found.product / size)) if size else 0.0
+    return relative, turned, effective_rank(values), top_share(values, directions=directions)
+
+
+def _stored(change: RealChange, weight: Weight, side: int) -> Tensor:
     value = (change.base, change.tuned)[side].read(weight)
     assert value is not None
-    return change.shared(weight.name, value, side).cpu().double()
+    return change.shared(weight.name, value, side)
+
+
+def _double(change: RealChange, weight: Weight, side: int) -> Tensor:
+    return _stored(change, weight, side).cpu().double()
 
 
 def _gain_before(weights: Weights, weight: Weight) -> Float[Tensor, " d_model"] | None:

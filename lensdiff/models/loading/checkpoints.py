@@ -8,17 +8,17 @@ fused on the way into a model (the experts of a mixture) have no counterpart; of
 
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.utils.hub import cached_file
@@ -26,7 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lensdiff.models.loading.commits import commit_in, reach
 from lensdiff.models.loading.probe import TOLERANCE
-from lensdiff.models.loading.stated import SAFE, check_folder, weight_files
+from lensdiff.models.loading.stated import LOOKED_FOR, SAFE, check_folder, weight_files
 from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
@@ -35,6 +35,7 @@ LOADING_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError),
     *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, re.error),
 )
+GENERATION = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
@@ -47,6 +48,7 @@ OPTIONS: dict[str, Any] = {
     "trust_remote_code": False,
     "output_loading_info": True,
 }
+EMPTY: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key != "output_loading_info"}
 ABSENT: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -54,6 +56,7 @@ ABSENT: dict[str, Any] = {
 # buffers of older checkpoints that transformers computes instead
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 MASKED = ".attn.masked_bias"  # a constant in older checkpoints of GPT-2, which transformers does not know any more
+T = TypeVar("T")
 NAMED = 3  # so many tensors of a list are named in an error
 OTHERS_CODE = "trust_remote_code"  # what transformers speaks of where it is told not to run a checkpoint's own code
 
@@ -83,17 +86,8 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
         InputError: there is no such checkpoint, it is quantised or made for another task, tensors are missing,
             unexpected, of another shape or not those in the files.
     """
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    is_folder = Path(where).is_dir()
-    commit = None if is_folder else reach(where, revision) or _commit(where, name, options)
-    if commit:  # a branch may move while files are read
-        options["revision"] = commit
-    if not is_folder and _is_adapter(where, name, options):
-        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
-    with at_the_door(f"cannot load {name}"):
-        folder = Path(str(cached_file(where, "config.json", **options))).parent
-    check_folder(folder, whole=is_folder)
-    config = _config(where, name, options)
+    at = _at(where, name, revision)
+    config, options = at.config, at.options
     with at_the_door(f"cannot load {name}"):
         # weights_only is what .bin files are opened with; a tensor of another shape is refused below, by its name
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -109,10 +103,85 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     check_report(report, name, type(model).__name__)
     _check_tie(model, name)
     # .bin files have no other witness than the report
-    files = [file for file in weight_files(folder, whole=is_folder) if file.suffix == SAFE]
+    files = [file for file in weight_files(at.folder, whole=at.is_whole) if file.suffix == SAFE]
     check_tensors(model, files, name)
     notes = code_note(config, type(model).__name__)
-    return Source(name, model, _tokenizer(where, name, options), commit or revision, notes=notes)
+    return Source(name, model, _tokenizer(where, name, options), at.commit or revision, notes=notes)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint of which config and tokenizer have been read, and no weights.
+
+    Attributes:
+        files: those of weights, all of them there.
+        generation: its settings of generation, or None.
+    """
+
+    id: str
+    config: Any
+    tokenizer: PreTrainedTokenizerBase | InputError | None
+    revision: str | None
+    files: tuple[Path, ...]
+    generation: Any = None
+    notes: tuple[str, ...] = ()
+
+
+def open_checkpoint(where: str, name: str, revision: str | None) -> Opened:
+    """Return what a folder or a hub name holds, without reading its weights; those of a hub name are fetched.
+
+    Raises:
+        InputError: as `from_name`, of what can be told without them.
+    """
+    at = _at(where, name, revision)
+    if not at.is_whole:
+        with at_the_door(f"cannot load {name}"):
+            for listed in LOOKED_FOR:
+                if cached_file(where, listed, **ABSENT, **at.options) is not None:
+                    break
+    files = weight_files(at.folder, whole=at.is_whole)
+    if not at.is_whole:
+        with at_the_door(f"cannot load {name}"):
+            files = [Path(str(cached_file(where, file.name, **at.options))) for file in files]
+    generation = None
+    if holds(where, [GENERATION], at.options):
+        with at_the_door(f"cannot load {name}"):
+            generation = GenerationConfig.from_pretrained(where, **at.options)
+    return Opened(
+        name,
+        at.config,
+        _tokenizer(where, name, at.options),
+        at.commit or revision,
+        tuple(files),
+        generation,
+        code_note(at.config, str(next(iter(at.config.architectures or ["model"])))),
+    )
+
+
+@dataclass(frozen=True)
+class _At:
+    """Where a checkpoint is: its folder, its commit if it has a hub name, and what `transformers` is asked with."""
+
+    folder: Path
+    is_whole: bool
+    commit: str | None
+    options: dict[str, Any]
+    config: Any
+
+
+def _at(where: str, name: str, revision: str | None) -> _At:
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    is_folder = Path(where).is_dir()
+    commit = None if is_folder else reach(where, revision) or _commit(where, name, options)
+    if commit:  # a branch may move while files are read
+        options["revision"] = commit
+    if not is_folder and _is_adapter(where, name, options):
+        raise InputError(f"{name} is an adapter and no checkpoint: download it, and give its folder")
+    with at_the_door(f"cannot load {name}"):
+        folder = Path(str(cached_file(where, "config.json", **options))).parent
+    check_folder(folder, whole=is_folder)
+    config = _config(where, name, options)
+    return _At(folder, is_folder, commit, options, config)
 
 
 def code_note(config: Any, architecture: str) -> tuple[str, ...]:
@@ -245,8 +314,7 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
         InputError: a tensor differs from the file's, is stored as integers, or has no counterpart in the files.
     """
     own = model.state_dict(keep_vars=True)
-    changes = sorted(get_model_conversion_mapping(model), key=lambda change: isinstance(change, WeightConverter))
-    computed = re.compile("|".join((re.escape(MASKED), *COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
+    changes, computed = old_names(model), unneeded(model)
     found, unknown, left_over, read = set(), [], 0, False
     for file in files:
         read = True
@@ -254,7 +322,7 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
             opened = safe_open(file, framework="pt")
         with opened as stored:
             for key in stored.keys():  # noqa: SIM118 (a file is no mapping)
-                tensor, fused = _tensor_of(key, own, model.base_model_prefix, changes)
+                tensor, fused = own_of(key, own, model.base_model_prefix, changes)
                 # stacks of experts are turned on the way in
                 if fused or (tensor is not None and tensor.ndim > 2):
                     left_over += torch.Size(stored.get_slice(key).get_shape()).numel()
@@ -272,8 +340,24 @@ def check_tensors(model: Any, files: Iterable[Path], name: str) -> None:
         raise InputError(f"the files of {name} lack {few(lacking)}")
 
 
-def _tensor_of(key: str, own: dict[str, Tensor], prefix: str, changes: Sequence[Any]) -> tuple[Tensor | None, bool]:
-    """Return the tensor that a file's key stands for, or None, and whether it is one of several made into a tensor."""
+def old_names(model: Any) -> list[Any]:
+    """Return what `transformers` knows of other names and shapes of a model's tensors, plain renamings first."""
+    return sorted(get_model_conversion_mapping(model), key=lambda change: isinstance(change, WeightConverter))
+
+
+def unneeded(model: Any) -> re.Pattern[str]:
+    """Return what matches a file's key for which a model has no place and needs none."""
+    return re.compile("|".join((re.escape(MASKED), *COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
+
+
+def own_of(key: str, own: Mapping[str, T], prefix: str, changes: Sequence[Any]) -> tuple[T | None, bool]:
+    """Return what of the model's own a file's key stands for, or None, and whether it is one of several made into one.
+
+    Args:
+        own: what is asked for, by the model's names of its tensors.
+        prefix: of those names, which some checkpoints leave out.
+        changes: `old_names` of the model.
+    """
     tensor, renamed = _named(key, own, prefix), key
     if tensor is not None:
         return tensor, False
@@ -284,7 +368,7 @@ def _tensor_of(key: str, own: dict[str, Tensor], prefix: str, changes: Sequence[
     return _named(renamed, own, prefix), False
 
 
-def _named(key: str, own: dict[str, Tensor], prefix: str) -> Tensor | None:
+def _named(key: str, own: Mapping[str, T], prefix: str) -> T | None:
     # a checkpoint of the bare model, like GPT-2's, leaves out the prefix; where it stands twice, one is taken off
     names = (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}."))
     return next((own[name] for name in names if name in own), None)

@@ -6,6 +6,8 @@ equal, and rows of each tensor are equal (norms whole). Only the architectures i
 other one loads with a note that says it was not, and with rotary scaling it is refused.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,7 @@ def load_gguf(
             something that the model does not do (the key is named), or a tensor is missing, too many, or not what
             the file says.
     """
-    file = GGUFFile.read(path)
-    if file.architecture in LAYER_NAMES:
-        check_layers_alike(file)
-        check_stated_sizes(file)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with at_the_door(f"cannot load {path.name}"):
-        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-    notes = _settle(config, file)
+    file, where, config, notes = _described(path)
     parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
     with at_the_door(f"cannot load {path.name}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=dtype, **OPTIONS)
@@ -83,10 +78,67 @@ def load_gguf(
     # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    return model, *_with_tokenizer(file, where, notes)
+
+
+def _described(path: Path) -> tuple[GGUFFile, dict[str, Any], Any, tuple[str, ...]]:
+    """Return a file, how `transformers` is asked for it, its config with all that the metadata says, and notes."""
+    file = GGUFFile.read(path)
+    if file.architecture in LAYER_NAMES:
+        check_layers_alike(file)
+        check_stated_sizes(file)
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    with at_the_door(f"cannot load {path.name}"):
+        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
+    return file, where, config, _settle(config, file)
+
+
+def _with_tokenizer(
+    file: GGUFFile, where: dict[str, Any], notes: tuple[str, ...]
+) -> tuple[PreTrainedTokenizerBase | InputError | None, tuple[str, ...]]:
     # weight-only analyses need no tokenizer; the others say so
     has_one = file.metadata.get(TOKENIZER, "none") not in NO_TOKENIZER
-    tokenizer = read_tokenizer(path.name, **where) if has_one else None
-    return model, tokenizer, notes if isinstance(tokenizer, InputError) else notes + bos_note(file, tokenizer)
+    tokenizer = read_tokenizer(file.path.name, **where) if has_one else None
+    return tokenizer, notes if isinstance(tokenizer, InputError) else notes + bos_note(file, tokenizer)
+
+
+@dataclass(frozen=True)
+class OpenedGGUF:
+    """A file of which config and tokenizer have been read, and no weights.
+
+    Attributes:
+        parts: the parameter that each of its tensors is.
+    """
+
+    id: str
+    config: Any
+    tokenizer: PreTrainedTokenizerBase | InputError | None
+    notes: tuple[str, ...]
+    parts: Mapping[str, str]
+    file: GGUFFile
+
+    def read(self, name: str, n_rows: int | None = None) -> Tensor:
+        """Return a tensor of the file in float32, as its parameter holds it, or its first rows."""
+        found = self.file.tensors[name]
+        rows = np.arange(int(found.shape[-1]))[:n_rows]
+        return _rows_of(self.file, name, rows, self.config, is_vector=len(found.shape) == 1)
+
+
+def open_gguf(path: Path) -> OpenedGGUF:
+    """Return what a GGUF file holds, without reading its weights.
+
+    Raises:
+        InputError: as `load_gguf`, of what can be told without them, or its architecture's tensors are not mapped.
+    """
+    file, where, config, notes = _described(path)
+    if file.architecture not in LAYER_NAMES:
+        raise InputError(
+            f"{path.name} is a {file.architecture}, whose tensors are not mapped: streamed are {', '.join(LAYER_NAMES)}"
+        )
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    tokenizer, notes = _with_tokenizer(file, where, notes)
+    return OpenedGGUF(path.stem, config, tokenizer, notes, _parts(config, file), file)
 
 
 def _settle(config: PretrainedConfig, file: GGUFFile) -> tuple[str, ...]:
@@ -137,20 +189,9 @@ def _parameter_of(file: GGUFFile, name: str) -> str:
 
 def _compare(file: GGUFFile, name: str, loaded: Tensor, config: Any) -> None:
     """Refuse a loaded parameter whose rows are not those of the file's tensor."""
-    from gguf.quants import dequantize
-
-    tensor, n_rows = file.tensors[name], loaded.shape[0]
+    n_rows = loaded.shape[0]
     rows = np.arange(n_rows) if loaded.ndim == 1 else np.unique(np.linspace(0, n_rows - 1, ROWS).astype(int))
-    lines = rows
-    if file.architecture in INTERLEAVED and (".attn_q." in name or ".attn_k." in name):
-        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
-        lines = rearrange(np.arange(n_rows), "(head pair half) -> (head half pair)", head=heads, half=2)[rows]
-    # a row is quantised by itself, but a vector is a row: it is read whole
-    stored = dequantize(tensor.data, tensor.tensor_type)[lines] if loaded.ndim == 1 else None
-    stored = dequantize(tensor.data[lines], tensor.tensor_type) if stored is None else stored
-    expected = torch.from_numpy(np.array(stored, dtype=np.float32))
-    if file.architecture in ONE_PLUS and name.endswith("norm.weight"):
-        expected = expected - 1.0
+    expected = _rows_of(file, name, rows, config, is_vector=loaded.ndim == 1)
     found = loaded[torch.from_numpy(rows)].float().cpu()
     size, eps = float(expected.abs().max()), torch.finfo(loaded.dtype).eps
     if not bool(expected.isfinite().all()):
@@ -163,6 +204,23 @@ def _compare(file: GGUFFile, name: str, loaded: Tensor, config: Any) -> None:
             f"transformers read {name} of {file.path.name} wrongly: rows differ by {difference:.1e} from the file's, "
             f"whose largest entry is {size:.1e}"
         )
+
+
+def _rows_of(file: GGUFFile, name: str, rows: np.ndarray, config: Any, *, is_vector: bool) -> Tensor:
+    """Return rows of a file's tensor in float32, in the order and meaning of the parameter that it is."""
+    from gguf.quants import dequantize
+
+    tensor, lines = file.tensors[name], rows
+    if file.architecture in INTERLEAVED and (".attn_q." in name or ".attn_k." in name):
+        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+        every = np.arange(int(tensor.shape[-1]))
+        lines = rearrange(every, "(head pair half) -> (head half pair)", head=heads, half=2)[rows]
+    # a row is quantised by itself, but a vector is a row: it is read whole
+    whole = is_vector or len(rows) == int(tensor.shape[-1])
+    stored = dequantize(tensor.data, tensor.tensor_type)[lines] if whole else None
+    stored = dequantize(tensor.data[lines], tensor.tensor_type) if stored is None else stored
+    found = torch.from_numpy(np.array(stored, dtype=np.float32))
+    return found - 1.0 if file.architecture in ONE_PLUS and name.endswith("norm.weight") else found
 
 
 def bos_note(file: GGUFFile, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:

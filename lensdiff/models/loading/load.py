@@ -48,6 +48,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     verify: bool = True,
+    stream: bool = False,
 ) -> Model:
     """Load a checkpoint as a HookedTransformer where one can hold it, else as a TransformerBridge.
 
@@ -64,11 +65,16 @@ def load_model(
         verify: compare logits and greedy tokens on a short probe with the `transformers` model. On disagreement a
             HookedTransformer gives way to a TransformerBridge where `wrapper` is "auto" (a note says why), else the
             load is refused.
+        stream: build no model: a `ModelView` is returned whose weights come layer by layer from the checkpoint's
+            safetensors or GGUF file, in the memory of one layer or of the embeddings. Every layer is read, and verified
+            as a model of that one layer, before it is returned. Analyses of weights take it, those with forward passes
+            refuse it.
 
     Raises:
         InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
-            option is not one of its choices, there is no such device, or the wrapped model disagrees with the
-            `transformers` model.
+            option is not one of its choices, there is no such device, the wrapped model disagrees with the
+            `transformers` model, or what is to be streamed cannot be (an adapter, a `.bin` file, a mixture of experts,
+            a model in memory, folded weights).
     """
     _check_choice("weights", weights, ("raw", "folded"))
     _check_choice("wrapper", wrapper, ("auto", "hooked", "bridge"))
@@ -79,6 +85,9 @@ def load_model(
         return source
     dtype = as_dtype(dtype)
     device = usable_device(str(device or default_device()))
+    if stream:
+        options: dict[str, Any] = {"revision": revision, "wrapper": wrapper, "dtype": dtype, "verify": verify}
+        return _streamed(source, tokenizer, base=base, weights=weights, device=device, **options)
     with quiet(), bar(f"loading {_called(source)}"):
         found = read_source(source, base=base, revision=revision, dtype=dtype)
         tokenizer = _chosen(tokenizer, found)
@@ -89,6 +98,22 @@ def load_model(
     if view.forward.cache_fault is not None:
         logging.getLogger(__name__).warning("%s", uncached_note(view))
     return model
+
+
+def _streamed(source: Any, tokenizer: Any, *, base: Any, weights: str, device: str, **options: Any) -> ModelView:
+    from lensdiff.models.streaming.view import open_streamed
+
+    if not isinstance(source, str | Path):
+        raise InputError(f"stream=True reads a checkpoint's files, but a {type(source).__name__} was given")
+    if base is not None:
+        raise InputError("stream=True reads a whole checkpoint, but base=... was given, which an adapter has")
+    if weights != "raw":
+        raise InputError(f'stream=True reads weights as they are, but weights="{weights}" was given')
+    with quiet():
+        view = open_streamed(source, tokenizer=tokenizer, device=device, **options)
+    for note in view.info.notes:
+        logging.getLogger(__name__).warning("%s: %s", view.info.id, note)
+    return view
 
 
 def _called(source: Any) -> str:
@@ -161,12 +186,22 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _info(found: Source, tokenizer: PreTrainedTokenizerBase | None, architecture: str) -> ModelInfo:
-    config = found.model.config.get_text_config()
     generation = getattr(found.model, "generation_config", None)
+    return info_of(found, found.model.config, generation, tokenizer, architecture)
+
+
+def info_of(
+    found: Any, config: Any, generation: Any, tokenizer: PreTrainedTokenizerBase | None, architecture: str
+) -> ModelInfo:
+    """Return what is known of a checkpoint beside its weights.
+
+    Args:
+        found: what has its id, revision and notes.
+    """
     stops: list[int] = []
     for ids in (
         getattr(generation, "eos_token_id", None),
-        config.eos_token_id,
+        config.get_text_config().eos_token_id,
         getattr(tokenizer, "eos_token_id", None),
     ):
         stops += [ids] if isinstance(ids, int) else list(ids or ())

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensdiff.models.info import ModelInfo
-from lensdiff.models.inside.meaning import measure
+from lensdiff.models.inside.meaning import Meaning, measure
 from lensdiff.models.inside.wrappers import Model, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import build_hooked, supported_architectures
 from lensdiff.models.loading.sources import Source
@@ -40,8 +40,14 @@ def build(
     weights: str,
     device: str,
     dtype: torch.dtype,
+    *,
+    meaning: Meaning | None = None,
 ) -> ModelView:
-    """Return the view of a model in one wrapper; whatever the wrapper stumbles over becomes one sentence."""
+    """Return the view of a model in one wrapper; whatever the wrapper stumbles over becomes one sentence.
+
+    Args:
+        meaning: of its parts, where it is known; else it is measured.
+    """
     source = found.model
     with _told(found.id, kind, info.architecture):
         if kind == "bridge":
@@ -57,7 +63,7 @@ def build(
         wrapper = wrapper_of(model)
     view = ModelView(info, tokenizer, wrapper)
     # measured before anybody hooks in; only its pass is told of the checkpoint: the rest is ours
-    view.meaning = measure(wrapper, passing=_told(found.id, kind, info.architecture))
+    view.meaning = meaning or measure(wrapper, passing=_told(found.id, kind, info.architecture))
     return view
 
 

@@ -1,0 +1,1 @@
+"""Weights that come layer by layer from a checkpoint's files; no whole model is built."""

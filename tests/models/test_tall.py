@@ -1,0 +1,67 @@
+"""Norms and singular values of a change that is read some rows at a time; the oracle is numpy on the whole matrix."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lensdiff import load_pair, weight_shift
+from lensdiff.models import change as changes
+from lensdiff.models import tall
+from lensdiff.models.inside.parts import Weight
+from tests.checkpoints import save_checkpoint
+
+
+@pytest.mark.parametrize("shape", [(70, 8), (8, 70), (20, 20), (33, 8)])
+@pytest.mark.parametrize("gained", [False, True])
+def test_the_moments_are_those_of_the_whole_matrix(shape, gained, monkeypatch):
+    monkeypatch.setattr(tall, "LARGE", 96)
+    generator = torch.Generator().manual_seed(0)
+    base, tuned = (torch.randn(shape, generator=generator) for _ in range(2))
+    gains = tuple(torch.randn(shape[0], generator=generator) for _ in range(2)) if gained else (None, None)
+    found = tall.moments(base, tuned, gains)
+    a, b = (
+        x.double().numpy() * (1.0 if gain is None else gain.double().numpy()[:, None])
+        for x, gain in zip((base, tuned), gains, strict=True)
+    )
+    assert found.base == pytest.approx(np.linalg.norm(a), rel=1e-12)
+    assert found.tuned == pytest.approx(np.linalg.norm(b), rel=1e-12)
+    assert found.change == pytest.approx(np.linalg.norm(b - a), rel=1e-12)
+    assert found.product == pytest.approx((a * b).sum(), rel=1e-10)
+    assert found.triangle is not None
+    values = np.linalg.svd(b - a, compute_uv=False)
+    np.testing.assert_allclose(torch.linalg.svdvals(found.triangle).numpy(), values, rtol=1e-10)
+    assert not found.equal
+
+
+def test_no_change_is_none(monkeypatch):
+    monkeypatch.setattr(tall, "LARGE", 16)
+    matrix = torch.randn(40, 8)
+    found = tall.moments(matrix, matrix.clone())
+    assert found.equal
+    assert (found.change, found.triangle) == (0.0, None)
+    assert len(changes.values_within(found, 1e-7)) == 0
+
+
+def test_a_change_in_the_last_rows_alone_is_seen(monkeypatch):
+    monkeypatch.setattr(tall, "LARGE", 16)
+    base = torch.randn(40, 8)
+    tuned = base.clone()
+    tuned[-1, 2] += 3
+    found = tall.moments(base, tuned)
+    assert found.change == pytest.approx(3, rel=1e-6)
+    assert changes.values_within(found, 1e-9).tolist() == pytest.approx([3], rel=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_large_weights_are_measured_as_small_ones_are(tied, tmp_path, monkeypatch):
+    folders = [save_checkpoint("llama", tmp_path / str(seed), seed=seed, tie_word_embeddings=tied) for seed in range(2)]
+    whole = weight_shift(load_pair(*folders, device="cpu")).to_df()
+    pair = load_pair(*folders, device="cpu")
+    expected = load_pair(*folders, device="cpu").change().singular_values(Weight("W_out", 1))
+    monkeypatch.setattr(tall, "LARGE", 256)
+    seen = []
+    monkeypatch.setattr(changes, "moments", lambda *given: seen.append(1) or tall.moments(*given))
+    pd.testing.assert_frame_equal(weight_shift(pair).to_df(), whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pair.change().singular_values(Weight("W_out", 1)), expected, rtol=1e-9, atol=1e-9)
+    assert seen
