@@ -67,7 +67,8 @@ def moments(base: Float[Tensor, "row col"], tuned: Float[Tensor, "row col"], gai
         sums[2] += float(change.square().sum())
         stacked = change if triangle is None else torch.cat([triangle, change])
         triangle = torch.linalg.qr(stacked, mode="r").R
-    return Moments(*(math.sqrt(x) for x in sums[:3]), sums[3], equal, triangle)
+    base_norm, tuned_norm, change_norm = (math.sqrt(x) for x in sums[:3])
+    return Moments(base_norm, tuned_norm, change_norm, sums[3], equal, triangle)
 
 
 def _scaled(block: Tensor, gain: Tensor | None, rows: slice, *, by_columns: bool) -> Tensor:
