@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--planted", type=int, default=5, help="pairs of every planted size; 0 for none")
     parser.add_argument("--fast", action="store_true", help="20 null pairs and one planted, the rotation alone")
     parser.add_argument("--only", default="", help="groups whose name contains this")
-    parser.add_argument("--docs", type=Path, help="a page whose table is written anew: docs/controls.md")
+    parser.add_argument("--docs", type=Path, help="a page whose table is written anew")
     parser.add_argument("--out", type=Path, default=Path("results/experiments/null_validity"))
     return parser
 

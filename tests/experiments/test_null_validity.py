@@ -365,5 +365,5 @@ def test_the_page_of_the_documentation_takes_the_table(tmp_path) -> None:
 
 def test_the_documentation_shows_the_table_that_was_measured() -> None:
     measured = (Path(run.__file__).parent / "null_validity.md").read_text()
-    shown = (Path(run.__file__).parents[2] / "docs" / "controls.md").read_text()
+    shown = (Path(run.__file__).parents[2] / "docs" / "understand" / "statistics-and-controls.md").read_text()
     assert shown.split(BEGIN)[1].split(END)[0].strip() in measured

@@ -36,7 +36,7 @@ from lensdiff.analyses.claims.result import NAMES, PAPER, Claim, Claims, Verdict
 from lensdiff.analyses.claims.words import SIGNIFICANT, Case, Made, Name, Words, sentence
 from lensdiff.results import Provenance
 
-REFERENCES = ("spectrum", "norm", "self")  # training on nothing lies beyond them: docs/controls.md
+REFERENCES = ("spectrum", "norm", "self")  # training on nothing lies beyond them: see docs/understand
 
 
 @dataclass(frozen=True)
