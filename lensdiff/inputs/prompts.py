@@ -44,6 +44,11 @@ class Prompt:
     characters (start, end) of the text; `rendering` is there where a chat template wrote the text. `of_messages` and
     `render` make those.
 
+    Attributes:
+        text: what is to be responded to.
+        instruction, context: spans of the text.
+        id: by which results are filed; kind, reference, turns, rendering: see above.
+
     Raises:
         InputError: the text is empty or no text, the id holds half a character (results are filed by it), a span is
             empty, not in the text, reversed or out of range, turns are no ranges of the text in order, or kind or
@@ -101,6 +106,7 @@ class Prompt:
             messages: a list of mappings, each with a "role" ("system", "user", "assistant"), its "content", and
                 optionally its "instruction" and "context": a span of the content, or a list of spans. The last one is
                 to be answered.
+            id, kind, reference: as of a prompt.
 
         Raises:
             InputError: there is no message, the last one is an answer, or a message has no role, no words, or a span
@@ -192,6 +198,11 @@ class Prompt:
         """Return which tokens of `stripped` belong to the part, a bool a token (see `token_mask`).
 
         A token is the template's if it covers nothing of a message: one that reaches into a message is not.
+
+        Args:
+            part: "instruction", "context", or "template" for what a chat template wrote.
+            offsets: characters (start, end) of each token in `stripped`.
+            pieces: the tokens as the vocabulary spells them, where they are known.
         """
         import torch
 
@@ -267,6 +278,12 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     columns ID, Prompt, Response (the reference), Instruct&Context with the authors' escapes, annotated spans widened to
     sentences (see `widen_to_sentences`). A text with half a character (an escape "\\ud800" alone) is read: that prompt
     fails by itself when it is tokenised, and the others go on.
+
+    Args:
+        path: of a file whose name ends with .jsonl or .tsv.
+
+    Returns:
+        A list of `Prompt`, in the order of the file.
 
     Raises:
         InputError: the file is missing, of another kind, without prompts, holds an id twice, or a line is unusable

@@ -242,6 +242,12 @@ class Published:
 def load_published(path: str | Path) -> Published:
     """Open a clone of the authors' repository.
 
+    Args:
+        path: of the clone's folder.
+
+    Returns:
+        `Published`, its prompts, ratings, attributions and word pairs, each read when it is asked for.
+
     Raises:
         InputError: the folder does not hold datasets/FinalDataset.tsv, or that file is unusable. Other parts raise it
         when

@@ -46,6 +46,10 @@ class Vocabulary:
 
     The order matters: the first words of the list are the background against which a word's cosines are judged.
 
+    Attributes:
+        words, frequencies: the list.
+        source: where it comes from, as results tell it.
+
     Raises:
         InputError: there is no word, one is empty, holds half a character or comes twice, or the frequencies are not
             one number >= 0 per word.
@@ -94,7 +98,11 @@ class Vocabulary:
         """Read lines `word<TAB>frequency`, in order; empty lines, and comments (# without a tab), are skipped.
 
         Args:
+            path: of the file.
             merge: merge case variants and repeated words as the module describes; False keeps every line apart.
+
+        Returns:
+            The list; its `source` names the file.
 
         Raises:
             InputError: the file is missing or empty, or a line is no word with a frequency (named by its number).

@@ -42,6 +42,10 @@ LOOK_AHEAD = 16  # lines that settle a file's number of dimensions: a word may i
 class WordVectors:
     """Distinct words and one vector each.
 
+    Attributes:
+        words: the words; vectors: a row each.
+        source: where they come from, as results tell it.
+
     Raises:
         InputError: the array is not one finite row per word, or a word comes twice.
     """
@@ -88,7 +92,11 @@ class WordVectors:
         of the first word.
 
         Args:
+            path: of the file.
             words: keep only these words and their lower-case forms; None keeps all.
+
+        Returns:
+            The vectors; their `source` names the file.
 
         Raises:
             InputError: the file is missing, not text, holds none of the words, or a line has another number of values.
@@ -117,6 +125,10 @@ class WordVectors:
         """Return the vectors that a sentence-transformers model of word embeddings gives to each word alone.
 
         Words that the model maps to zeros have no vector.
+
+        Args:
+            words: whose vectors are wanted.
+            name: of the model.
 
         Raises:
             InputError: sentence-transformers is not installed, there is no such model, or it has a vector of none of

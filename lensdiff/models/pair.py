@@ -42,6 +42,16 @@ class ModelPair:
     """
 
     def __init__(self, sources: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], keep: Keep | str):
+        """Keep what is to be loaded; `load_pair` makes a pair and checks it.
+
+        Args:
+            sources: by the side, "base" and "tuned", what `load_model` takes.
+            options: by the side, of `load_model`.
+            keep: "both" or "one".
+
+        Raises:
+            InputError: `keep` is neither, or "one" where a source is no name or path.
+        """
         if keep not in ("both", "one"):
             raise InputError(f"keep={keep!r} is none of both, one")
         self._sources, self._options, self._keep = sources, options, keep
@@ -90,16 +100,19 @@ class ModelPair:
 
     @property
     def base(self) -> Model:
+        """The base model, loaded where it is not in memory."""
         self.check()
         return self._side("base")
 
     @property
     def tuned(self) -> Model:
+        """The tuned model, loaded where it is not in memory."""
         self.check()
         return self._side("tuned")
 
     @property
     def keep(self) -> str:
+        """Which models are in memory: "both", or "one" at a time."""
         return self._keep
 
     @property
@@ -169,6 +182,11 @@ class ModelPair:
         """Return where a result of both models comes from: the tuned model's, with the base in its name and options.
 
         Where the two are one model, `options["notice"]` says so.
+
+        Args:
+            analysis: its name.
+            options: what it was called with.
+            seed: of what is random in it.
         """
         found = self._known["tuned"].provenance
         said = {"base": self.ids[0]} | ({"notice": self.notice} if self.notice else {})
@@ -264,6 +282,13 @@ class ModelPair:
         Where an option is about both models (the target "choice" of `attribute`), the analysis says what it means for
         this pair by a function `in_pair`, before either is run. With `template="chat"` both read the prompts as the
         tuned model's chat template writes them.
+
+        Args:
+            analysis: a function of one model.
+            arguments, options: its own.
+
+        Returns:
+            `Diff`, whose `base` and `tuned` are what the analysis returned; `to_df`, `top` and `show` have both.
         """
         both: Any = options
         if both.get("template", RAW) != RAW:
@@ -290,6 +315,16 @@ def load_pair(
     A folder with a LoRA adapter as `tuned` is put on `base`, whatever model it names itself: the change is then the
     adapter's alone. `tuned_options={"base": ...}` puts it on another model; where `base` is wrapped already, it goes on
     the one it names.
+
+    Args:
+        base: the base model, whatever `load_model` takes: a hub name, a folder, a `.gguf` file, a model in memory.
+        tuned: its tuned version, likewise; or a folder with a LoRA adapter.
+        keep: "both" models in memory, or "one" at a time (names or paths alone; nothing that compares weights).
+        base_options, tuned_options: options of `load_model` for one of them, before those for both.
+        options: of `load_model`, for both: revision, weights, wrapper, device, dtype, verify, ...
+
+    Returns:
+        `ModelPair`, both models loaded and found comparable; `differences()` has what differs beside their weights.
 
     Raises:
         InputError: a load fails, or the models cannot be compared (another architecture, shape or tokenizer), with the

@@ -15,6 +15,7 @@ class Response:
     """A continuation as it was generated: its token ids and their text.
 
     Attributes:
+        text: the text; token_ids: what was generated, as ids.
         model: the name of the model that said it.
         tokenizer: the digest of the tokenizer whose ids they are (`digest_of`), or "" where nobody knows.
         end: the end token that the model said after them, as the vocabulary spells it; "" where the response was cut
@@ -38,5 +39,9 @@ class Response:
         return pd.DataFrame({"text": [self.text], "n_tokens": [len(self.token_ids)], "model": [self.model]})
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the only row."""
+        """Return the only row.
+
+        Args:
+            k: no matter: there is one row.
+        """
         return self.to_df()

@@ -217,6 +217,7 @@ def generate(
     """Return the model's own greedy continuation of the prompt, without the end token, which is its `end`.
 
     Args:
+        model: one model; for a pair `pair.compare(generate, ...)`, or `pair.tuned`.
         prompt: a prompt, or a list of them (then `Results`, decoded in batches; see `Asked`).
         max_new_tokens: the longest response; the context's end may come earlier.
         prepend_bos: None for the tokenizer's own habit.

@@ -20,6 +20,9 @@ def run(config: RunConfig | dict[str, Any] | str | Path, *, listener: Listener |
         config: a config, a mapping with its keys, or the path of a TOML file.
         listener: is told what happens; by default a bar, where somebody sees it (see `models.progress`).
 
+    Returns:
+        `Report` of the results directory (`summary()`, `html()`, `store`).
+
     Raises:
         InputError, OSError: as `execute`.
     """

@@ -39,6 +39,9 @@ class Result(ABC):
         calls: what leads on from it, told where it is printed.
         ragged: by an axis whose rows are not all of one length, the field that says where each row begins (one entry
             more than there are rows, those of one layer after those of the other).
+
+    Attributes:
+        provenance: where it comes from: models with their revisions, options, seed, controls, versions.
     """
 
     layer_by_layer: ClassVar[bool] = False

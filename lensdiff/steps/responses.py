@@ -81,7 +81,11 @@ class SaidResponse(Result):
         return pd.DataFrame([row]).astype({"seed": "Int64"})
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the only row."""
+        """Return the only row.
+
+        Args:
+            k: no matter: there is one row.
+        """
         return self.to_df().loc[:, ["prompt_id", "model", "text"]]
 
 

@@ -1,6 +1,7 @@
 """What is printed: of everything that a function returns a few short lines that name the models and what comes next."""
 
 import importlib
+import inspect
 import pkgutil
 import re
 from typing import Any
@@ -93,6 +94,18 @@ def test_a_table_of_the_first_rows_fits_a_terminal(made: Toy, name: str) -> None
     if not isinstance(thing, Diff | Results):  # which put the model, or the prompt, in front
         assert max(map(len, first.to_string(max_colwidth=50).splitlines())) <= TERMINAL, first.to_string()
         assert len(first.columns) <= 9
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("Prompt", "Vocabulary", "WordVectors")])
+def test_the_columns_of_a_table_are_described(made: Toy, name: str) -> None:
+    thing = made[name]
+    if not isinstance(thing, Result):
+        return
+    said = inspect.getdoc(type(thing).to_df) or ""
+    families = [*re.findall(r"(?<!\w)(\w+_)(?!\w)", said), *re.findall(r"(?<!\w)(_\w+)", said)]  # "with folded_"
+    for column in map(str, thing.to_df().columns):
+        named = re.search(rf"(?<![\w-]){re.escape(column)}(?![\w-])", said) is not None
+        assert named or any(column.startswith(part) or column.endswith(part) for part in families), column
 
 
 @pytest.mark.parametrize("name", EVERY)

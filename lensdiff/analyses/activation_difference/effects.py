@@ -51,6 +51,8 @@ class DifferenceEffects(Result):
         words: the first that the difference reads, as far as both models have them: those whose probability is
             measured.
         level: of bands and intervals.
+        patchscope_labels, patchscope_numbers: rows of the patchscope, their labels and their numbers.
+        steering_labels, steering_numbers: of steering; causal_labels, causal_numbers: of the replaced component.
     """
 
     n_layers: int
@@ -68,7 +70,12 @@ class DifferenceEffects(Result):
 
     @staticmethod
     def rows(name: str, frame: Any) -> dict[str, Any]:
-        """Return a table, as the calls of `ActivationDifference` give it, as fields."""
+        """Return a table, as the calls of `ActivationDifference` give it, as fields.
+
+        Args:
+            name: of the table: "patchscope", "steering" or "causal".
+            frame: a table.
+        """
         numbers = frame[list(NUMBERS[name])].to_numpy(dtype=float)
         labels = tuple(frame[list(LABELS[name])].itertuples(index=False, name=None))
         return {f"{name}_labels": labels, f"{name}_numbers": torch.from_numpy(numbers.copy())}
@@ -136,7 +143,11 @@ class DifferenceEffects(Result):
         return pd.DataFrame(rows, columns=[*columns, *ends])
 
     def other(self, into: str) -> float:
-        """Return the change of a model's cross-entropy if the whole other model stood in its place."""
+        """Return the change of a model's cross-entropy if the whole other model stood in its place.
+
+        Args:
+            into: "base" or "tuned", the model whose cross-entropy is meant.
+        """
         frame: Any = self.table("causal")
         return float(frame[(frame["into"] == into) & (frame["reading"] == OTHER)]["change"].iloc[0])
 

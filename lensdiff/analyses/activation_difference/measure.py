@@ -62,6 +62,7 @@ def activation_difference(
     """Return what the streams of two models differ by whatever the text, beside the same of controls.
 
     Args:
+        pair: both models, of `load_pair`.
         texts: that have nothing to do with the tuning: a list, the path of a file of plain text (a passage a line), or
             None for those that ship, 512 example sentences of WordNet.
         layers: whose entering stream is read, from 0; n_layers is what leaves the last. None for all.

@@ -46,7 +46,12 @@ SHOWN = 3  # words of a place in `top`
 class ControlDifference(Result):
     """The mean difference of one control's stream from the base's, and the words that it speaks for.
 
-    Attributes: as those of `ActivationDifference`; the words are read by the control's own head.
+    Attributes:
+        layers: whose entering stream is read.
+        n: texts that have each position.
+        difference: mean of h_control - h_base; size: mean of its length.
+        words, read_words, read_ids, read_logits: what the difference reads under the control's own head, of both
+            signs, best first, as places in `words`, as ids and as logits.
     """
 
     calls = ("top()", "to_df()")
@@ -212,6 +217,7 @@ class ActivationDifference(Result):
         """Return the words that the difference at one place speaks for (+) and against (-), beside the others' words.
 
         Args:
+            layer, position: a place that was read, from 0; layer n_layers is what leaves the last layer.
             k: words of each sign and reading; so many as were kept at most.
 
         Returns:
@@ -276,6 +282,10 @@ class ActivationDifference(Result):
     def directions(self, pair: ModelPair, layer: int, position: int) -> Directions:
         """Return the directions of one place, to intervene with.
 
+        Args:
+            pair: the pair that the result is of.
+            layer, position: a place that was read.
+
         Raises:
             InputError: the place was not read, the pair is another, or nothing differs there.
         """
@@ -312,6 +322,8 @@ class ActivationDifference(Result):
         the stream that enters the layer, or added to it. All scales are given; none is picked.
 
         Args:
+            pair: the pair that the result is of.
+            layer, position: a place that was read.
             write: "put" or "add".
             tokens: whose probability is given at every scale; None for the k most probable of each scale.
             draws: random directions; seed: of them.
@@ -352,11 +364,14 @@ class ActivationDifference(Result):
         difference, and random ones.
 
         Args:
+            pair: the pair that the result is of.
+            layer, position: a place that was read.
             into: "base" or "tuned".
             tokens: whose probability, all together, is measured; None for the first words that the difference reads.
             texts: as of `activation_difference`; None for those that ship.
             max_texts, max_tokens: the first ones.
             draws: random directions; seed: of them.
+            prepend_bos: None for each checkpoint's own habit.
 
         Returns:
             into, reading ("none" with nothing added), draw, scale, prob (of the tokens, mean over texts and positions),
@@ -391,8 +406,11 @@ class ActivationDifference(Result):
         stream.
 
         Args:
+            pair: the pair that the result is of.
+            layer, position: a place that was read.
             into: "tuned" (its component is set to the base's) or "base".
             texts, max_texts, max_tokens, draws, seed: as of `steer`.
+            prepend_bos: None for each checkpoint's own habit.
 
         Returns:
             into, reading ("none": the model's own, "other": the other model's), draw, cross_entropy (mean over texts,
@@ -423,10 +441,12 @@ class ActivationDifference(Result):
         """Return all three interventions at one place, each beside what other directions do: `show()` draws them.
 
         Args:
+            pair: the pair that the result is of.
             layer: None for half of the layers, or the nearest that was read.
             position: None for the last that every text has.
             scales: of the patchscope; amounts: of the difference that steers the base.
             texts, max_texts, max_tokens, draws, seed: as of `steer`; 19 draws and controls of a kind for a band.
+            prepend_bos: None for each checkpoint's own habit.
 
         Raises:
             InputError: as `patchscope` and `steer`.

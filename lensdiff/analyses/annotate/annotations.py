@@ -149,7 +149,14 @@ class Annotations(Result):
         sides: tuple[Side, ...],
         seeds: tuple[int, ...],
     ) -> "Annotations":
-        """Return annotations in the order of layer, side, component and seed as one result."""
+        """Return annotations in the order of layer, side, component and seed as one result.
+
+        Args:
+            provenance: of the annotated concepts.
+            found: an annotation for each component and seed, in that order.
+            prompts: that were asked, with their labels.
+            layers, sides, seeds: what the axes count.
+        """
         tasks, levels = tuple(prompts.tasks), tuple(prompts.levels)
         shape = (len(layers), len(sides), -1, len(seeds))
         level = [levels.index(a.level) if a.level else NO_LEVEL for a in found]

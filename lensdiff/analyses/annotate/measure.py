@@ -78,6 +78,9 @@ def annotate(
         max_retries, timeout: of the client, per request; seconds.
         on_progress: called with how many of how many annotations are done.
 
+    Returns:
+        `Annotations`, what was said of each component by each seed; `annotation_shift` compares two.
+
     Raises:
         InputError: an option cannot be used, or the package openai or a key is missing.
         AnnotationStopped: the server gives no more answers; run again to go on where it stopped.

@@ -87,7 +87,11 @@ class AnnotationShift(Result):
         return [f"labels: {counts}", f"changed most: {most.label} {most.difference:+.3g} ({most.verdict})"]
 
     def to_df(self) -> pd.DataFrame:
-        """Return one row per side and label: side, label, kind, `STATISTICS`, verdict."""
+        """Return one row per side and label.
+
+        Columns: side, label, kind; base_mean, base_std, tuned_mean, tuned_std (over seeds); difference with low and
+        high; p and p_adjusted; equivalence_p and equivalence_p_adjusted; paper_p; verdict.
+        """
         statistics = dict(zip(STATISTICS, self.statistics.unbind(-1), strict=True))
         frame = tidy({"side": self.sides, "label": self.labels}, {"kind": self.kinds} | statistics)
         rows = zip(frame.p_adjusted, frame.equivalence_p_adjusted, strict=True)

@@ -33,7 +33,11 @@ class ControlAttention(Result):
     measures: Float[Tensor, "text measure layer head_index"]
 
     def to_df(self) -> pd.DataFrame:
-        """Return a row per head: layer, head_index, and the mean of each distance and measure over texts."""
+        """Return a row per head, means over texts.
+
+        Columns: layer, head_index; js_distance, js_distance_no_sink (from the base); sink_share, entropy,
+        instruction_share, context_share, rest_share, template_share.
+        """
         columns: dict[str, Tensor] = {}
         for names, values in ((DISTANCES, self.distances), (MEASURES, self.measures)):
             columns |= dict(zip(names, values.nanmean(dim=0), strict=True))

@@ -84,6 +84,9 @@ class AttentionPatterns(Result):
         layers: the layers that were read, counted from 0.
         parts: which keys count as instruction, as context, as the rest and as the template's (axis `part`).
         patterns: the attention itself, or without any query and key where it was not kept.
+        prompt_id: of the prompt.
+        sink_share, entropy, instruction_share, context_share, rest_share, template_share: of each head; NaN where
+            there is none.
     """
 
     prompt_id: str
@@ -106,7 +109,11 @@ class AttentionPatterns(Result):
         return ["means over heads: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means if mean == mean)]
 
     def to_df(self) -> pd.DataFrame:
-        """Return a row per head: prompt_id, layer, head_index sink, entropy, instruction, context, template."""
+        """Return a row per head.
+
+        Columns: prompt_id, layer, head_index, sink_share, entropy (bits), instruction_share, context_share,
+        template_share (NaN where there is no such part).
+        """
         axes = {"layer": self.layers, "head_index": range(self.sink_share.shape[1])}
         frame = tidy(axes, {name: getattr(self, name) for name in TOLD})
         frame.insert(0, "prompt_id", self.prompt_id)
@@ -164,6 +171,7 @@ def attention(
     """Return how every head attends over a prompt and its response; a list of prompts gives `Results`.
 
     Args:
+        model: one model; for a pair `pair.compare(attention, ...)`.
         prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: what follows the prompt, as a text (prompt + " " + response, both stripped) or with the token ids it
             was generated with; None for the prompt alone. With a list of prompts, a list of as many.

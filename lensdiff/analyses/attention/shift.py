@@ -80,8 +80,10 @@ class AttentionShift(Result):
     def to_df(self) -> pd.DataFrame:
         """Return a row per head: layer, head_index, each distance with its band, each measure with its statistics.
 
-        Distances: js_distance, js_distance_control_low, js_distance_control_high; the same for js_distance_no_sink.
-        Measures: sink_share_base and so on, each of `MEASURES` with each of `STATISTICS`.
+        Distances: js_distance and js_distance_no_sink, each also with _control_low and _control_high behind its name.
+        Measures: sink_share, entropy, instruction_share, context_share, rest_share, template_share, each with _base,
+        _tuned (means over prompts), _difference, _low, _high (its interval), _control_low, _control_high (the controls'
+        band), _p and _p_adjusted.
         """
         columns: dict[str, Tensor] = {}
         for name, values, (low, high) in zip(DISTANCES, self.distances, self.distance_band, strict=True):
@@ -96,7 +98,11 @@ class AttentionShift(Result):
         return self.ranked(k).loc[:, ["layer", "head_index", name, f"{name}_control_low", f"{name}_control_high"]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
-        """Return the same rows with every column of `to_df`."""
+        """Return the same rows with every column of `to_df`.
+
+        Args:
+            k: how many.
+        """
         return self.to_df().nlargest(k, "js_distance").reset_index(drop=True)
 
 

@@ -29,6 +29,8 @@ class Attribution(Result):
     """The importance of every prompt token for every response token.
 
     Attributes:
+        prompt_id, prompt, response: the prompt's id and text, and the response's text.
+        in_tokens, out_tokens: the prompt's and the response's tokens, as text.
         scores: I[n,m] in units of the target, signed.
         targets: the target of each response token; probabilities: its probability.
         in_offsets: characters (start, end) of each prompt token in the stripped prompt.
@@ -88,7 +90,13 @@ class Attribution(Result):
     def levels(
         self, *, levels: int = importance.LEVELS, b: int = 0, eps: float = importance.EPS
     ) -> Int[Tensor, "in_pos out_pos"]:
-        """Return each response token's scores as levels 0..L, those of at most b as 0 (b: pictures 0, numbers 7)."""
+        """Return each response token's scores as levels 0..L, those of at most b as 0 (b: pictures 0, numbers 7).
+
+        Args:
+            levels: the highest level, L.
+            b: levels of at most b are set to 0.
+            eps: what is added to a denominator.
+        """
         return importance.sparsify(importance.importance_levels(self.scores, levels=levels, eps=eps), b=b)
 
     def density(
@@ -99,7 +107,14 @@ class Attribution(Result):
         p: float = importance.NORM,
         eps: float = importance.EPS,
     ) -> Float[Tensor, " in_pos"]:
-        """Return the importance density a[n] of each prompt token, not normalised over the prompt."""
+        """Return the importance density a[n] of each prompt token, not normalised over the prompt.
+
+        Args:
+            levels: the highest level, L.
+            b: levels of at most b do not count.
+            p: of the norm in the denominator.
+            eps: what is added to a denominator.
+        """
         found = importance.importance_levels(self.scores, levels=levels, eps=eps)
         return importance.importance_density(found, b=b, p=p, eps=eps)
 
@@ -115,6 +130,13 @@ class Attribution(Result):
         """Return the paper's score of the instruction: summed normalised density / log2(2 + instruction tokens).
 
         NaN where the prompt marks no instruction.
+
+        Args:
+            levels: the highest level, L.
+            b: levels of at most b do not count.
+            p: of the norm in the denominator.
+            eps: what is added to a denominator.
+            normalise: divide by the prompt's largest density; without, longer responses score higher.
         """
         if not bool(self.instruction.any()):
             return float("nan")
@@ -122,7 +144,12 @@ class Attribution(Result):
         return importance.instruction_score(found, self.instruction, eps=eps, normalise=normalise)
 
     def vanished_columns(self, *, b: int = importance.SPARSITY, eps: float = importance.EPS) -> int:
-        """Return how many response tokens have importance but no level above b (largest score below about 2e-7)."""
+        """Return how many response tokens have importance but no level above b (largest score below about 2e-7).
+
+        Args:
+            b: levels of at most b do not count.
+            eps: what is added to a denominator.
+        """
         return importance.vanished_columns(self.scores, b=b, eps=eps)
 
     def words(self) -> "Attribution":

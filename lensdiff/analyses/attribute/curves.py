@@ -32,6 +32,7 @@ class DeletionCurve(Result):
     """Curves of prompts in one model, or in both of a pair on the same text; see the module.
 
     Attributes:
+        prompt_id: the prompts.
         models: one model's name, or "base" and "tuned".
         orders: what the tokens were ordered by: "density" (of the model's own map); in a pair "base", "tuned" (of
             either's map) and "difference" (tuned - base); or "given".
@@ -61,7 +62,11 @@ class DeletionCurve(Result):
         return (*self.models, DIFFERENCE) if self.models == SIDES else self.models
 
     def shares(self, by: str = "deletion") -> Float[Tensor, "prompt point"]:
-        """Return at which shares of the tokens the points lie, 0 to 1."""
+        """Return at which shares of the tokens the points lie, 0 to 1.
+
+        Args:
+            by: "deletion" or "insertion".
+        """
         self._check(by, BY, "by")
         most = self.removed[:, -1:].double()
         return (self.removed if by == "deletion" else most - self.removed.flip(-1)) / most
@@ -81,6 +86,10 @@ class DeletionCurve(Result):
     def random(self, model: str, by: str = "deletion") -> Float[Tensor, "prompt draw point"]:
         """Return the same of random orders.
 
+        Args:
+            model: one of `models`, or "tuned - base".
+            by: "deletion" or "insertion".
+
         Raises:
             InputError: as `curve`.
         """
@@ -92,6 +101,11 @@ class DeletionCurve(Result):
     ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, "draw prompt"]]:
         """Return the area of each prompt along an order, and those of random orders.
 
+        Args:
+            order: one of `orders`.
+            model: one of `models`, or "tuned - base".
+            by: "deletion" or "insertion".
+
         Raises:
             InputError: as `curve`.
         """
@@ -101,6 +115,11 @@ class DeletionCurve(Result):
 
     def beside(self, order: str, model: str, by: str = "deletion") -> stats.Envelope | None:
         """Return the area, mean over prompts, beside that of random orders; None without any.
+
+        Args:
+            order: one of `orders`.
+            model: one of `models`, or "tuned - base".
+            by: "deletion" or "insertion".
 
         Raises:
             InputError: as `curve`.
@@ -155,7 +174,12 @@ class DeletionCurve(Result):
         return pd.DataFrame(rows, columns=columns)
 
     def mean_band(self, model: str, by: str = "deletion") -> stats.Band:
-        """Return at each point the limits within which one more random order lies, mean over prompts."""
+        """Return at each point the limits within which one more random order lies, mean over prompts.
+
+        Args:
+            model: one of `models`, or "tuned - base".
+            by: "deletion" or "insertion".
+        """
         return self._band(self.random(model, by).mean(dim=0).numpy())
 
     def top(self, k: int = 10) -> pd.DataFrame:

@@ -111,6 +111,9 @@ def attribute(
 ) -> Attribution | Results[Attribution]:
     """Attribute a response to the prompt's tokens, exactly.
 
+    A score is the gradient times the input, score[n, m] = < d target(y_m) / d E[x_n], E[x_n] >, E[x_n] the embedding of
+    prompt token n: positive where it supports response token m, in units of the target.
+
     Args:
         model: a model of `load_model`, or any HookedTransformer or TransformerBridge, in float32 or float64.
         prompt: a prompt, or a list of them (then `Results`; one that fails is warned of and the rest go on).
@@ -131,6 +134,10 @@ def attribute(
         chunk: prompt tokens (forward) or response tokens (reverse) computed at once; by default from the free memory.
         deletion_draws: random deletions that the deletion check compares with; 0 leaves the check out.
         progress: show a progress bar for a list; None shows it on a terminal.
+
+    Returns:
+        `Attribution` of one prompt (`top`, `shares`, `density`, `instruction_score`, `to_df`, `show`); `Results`
+        of a list.
 
     Raises:
         InputError: an unknown target, path, baseline or method, a text of a contrast or baseline that is not one token,

@@ -76,6 +76,10 @@ def contrast(token: str, against: str) -> Contrast:
     Each text is exactly one token of the model that is attributed, with its space (" yes"); positive scores support the
     first one.
 
+    Args:
+        token: the text that positive scores support.
+        against: the text whose logit is subtracted.
+
     Raises:
         InputError: a text is no text, or the two are equal; when it is used: one is not exactly one token.
     """

@@ -23,6 +23,7 @@ class TextChoices(Result):
     """The tuned model's choice and the base's at each response token, in the ids of either.
 
     Attributes:
+        prompt_id: of the prompt.
         response: the text that both read.
         tokenizers: digests of the base's and of the tuned model's.
         base_ids, tuned_ids: the response's tokens.
@@ -57,7 +58,13 @@ class TextChoices(Result):
         )
 
     def target(self, view: ModelView, prompt: Prompt, side: str) -> Choices:
-        """Return the target for a model that has the vocabulary of a side, "base" or "tuned"."""
+        """Return the target for a model that has the vocabulary of a side, "base" or "tuned".
+
+        Args:
+            view: of the model that reads the text.
+            prompt: that the text follows.
+            side: whose vocabulary it has, "base" or "tuned".
+        """
         key = view.info.id, name_of(prompt)
         ids, digest = (self.base_ids, self.tokenizers[0]) if side == "base" else (self.tuned_ids, self.tokenizers[1])
         said = Response(self.response, tuple(ids.tolist()), view.info.id, digest)

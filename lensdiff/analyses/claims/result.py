@@ -92,7 +92,11 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Claims(Result):
-    """The answers, in the order of the paper."""
+    """The answers, in the order of the paper.
+
+    Attributes:
+        claims: a `Claim` each: instruction, heads, rotation.
+    """
 
     calls = ("top()", "controls()", "to_df()", "show()")
 

@@ -134,6 +134,7 @@ def directions(
     """Return both models' directions by layer, whether they share them, and what they do to responses.
 
     Args:
+        pair: both models, of `load_pair`.
         a, b: two sets of prompts; None for `prompts` with and without their instruction.
         prompts: with their instruction marked, and responses on which effects are measured; None with a and b for no
             effects. One that fails, as of a and b, is warned of and the rest go on.

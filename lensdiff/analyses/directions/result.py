@@ -67,6 +67,9 @@ class Directions(Result):
     def band(self, name: str) -> stats.Band:
         """Return by layer where one more control lies; NaN with fewer than 19 of a kind.
 
+        Args:
+            name: of a column of `to_df`.
+
         Raises:
             InputError: there is no such column, or controls do not have it.
         """

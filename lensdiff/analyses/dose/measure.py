@@ -91,6 +91,7 @@ def dose(
     """Return what doses of the change do to the responses of both models: curves by group, and W_out beside controls.
 
     Args:
+        pair: both models, of `load_pair`.
         prompt: a prompt, or a list of them (one that fails is warned of and the rest go on); with its instruction
             marked, else its instruction use is NaN.
         response: None for both models' own greedy responses; a text, joined to the prompt as prompt + " " + response,

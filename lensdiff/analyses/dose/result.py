@@ -201,6 +201,9 @@ class Dose(Result):
 
         Columns: group, measure, n (prompts), effect (less the base, mean over prompts), low, high, p, share (of the
         tuned model's own effect; NaN where that is about 0), half (the amount that does half of it).
+
+        Args:
+            measures: which of `MEASURES`.
         """
         rows = []
         for group in self.groups:

@@ -74,6 +74,7 @@ def first_divergence(
     """Return where two models part after a prompt, or after each of a list, and the four cells there.
 
     Args:
+        pair: both models, of `load_pair`.
         prompt: a prompt, or a list of them, of which a failing one is warned of and the rest go on.
         layers: at which streams enter, from 0 to n_layers (behind the last block); None for all.
         max_new_tokens: choices that are compared.

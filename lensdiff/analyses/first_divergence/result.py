@@ -179,6 +179,11 @@ class FirstDivergence(Result):
     def difference(self, effect: str = "interaction", layer: int | None = None, at: str = "first") -> stats.Test:
         """Return the mean of an effect over prompts with its interval and its test against zero; see `values`.
 
+        Args:
+            effect: "portable", "matched" or "interaction".
+            layer: one of `layers`; None for the headline's.
+            at: "first", "later" or "earlier".
+
         Raises:
             InputError: as `values`.
             TooFew: fewer than two prompts have it.
@@ -193,6 +198,9 @@ class FirstDivergence(Result):
         """Return the test of the interaction whose labels, base and tuned, are exchanged prompt by prompt.
 
         Exchanged, portable and matched change places and the interaction its sign: all exchanges are sign flips.
+
+        Args:
+            layer: one of `layers`; None for the headline's.
 
         Raises:
             InputError: as `values`, or there is no prompt.
@@ -223,12 +231,17 @@ class FirstDivergence(Result):
         """Return for each cell, [upstream, late], where it would lie in one more control; None with too few of a kind.
 
         Args:
+            layer: one of `control_layers`.
             prompt: a place in `prompt_id`; None for the mean over prompts.
         """
         return self._band(self._control_cells(layer, prompt))
 
     def effect_band(self, layer: int, prompt: int | None = None) -> stats.Band | None:
-        """Return the same for portable, matched and interaction."""
+        """Return the same for portable, matched and interaction.
+
+        Args:
+            layer, prompt: as of `band`.
+        """
         cells = self._control_cells(layer, prompt)
         return None if cells is None else self._band(effects_of(cells))
 

@@ -96,6 +96,9 @@ class HeadWordPairs(Result):
     def of_head(self, layer: int, head_index: int) -> Pairs:
         """Return one head's pairs as indices.
 
+        Args:
+            layer, head_index: which, counted from 0.
+
         Raises:
             InputError: the layer or the head was not read.
         """
@@ -252,6 +255,8 @@ def head_word_pairs(
     vector.
 
     Args:
+        model: one model; for a pair `pair.compare(head_word_pairs, ...)`, which gives both one list and one source
+            of cosines.
         vocabulary: the word list, the most frequent first; None for the shipped one.
         word_vectors: where cosines come from; the same for both models of a comparison. None for the model's own input
             embeddings, in `pair.compare` the base's for both.

@@ -73,6 +73,7 @@ class OVReading(Result):
     """The words of each head's leading OV components; see the module.
 
     Attributes:
+        layers, heads: which ones were read, counted from 0.
         words: the word list, without the words that map to no token.
         singular_values, share: of each component.
         word_index, score: the words with the most extreme scores, best first; axis `side` as `OV_SIDES`, axis `pole` as
@@ -119,6 +120,11 @@ class OVReading(Result):
     def words_of(self, layer: int, head_index: int, component: int, side: str, pole: int) -> tuple[str, ...]:
         """Return the words of one pole of one side of a component, best first.
 
+        Args:
+            layer, head_index, component: which, counted from 0.
+            side: "read" or "write".
+            pole: 1 or -1.
+
         Raises:
             InputError: there is no such layer, head, component, side or pole.
         """
@@ -164,6 +170,7 @@ def ov_reading(
     """Return the words that the leading components of each head's W_OV read and write, in float32; see the module.
 
     Args:
+        model: one model; for a pair `pair.compare(ov_reading, ...)`.
         vocabulary: the word list, None for the shipped one; words that map to no token are left out.
         layers, heads: which to read, counted from 0; None for all.
         components: per head, at most d_head.

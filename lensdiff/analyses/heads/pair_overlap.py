@@ -66,6 +66,7 @@ class PairOverlap(Result):
     """Each head's overlap before and after tuning, beside that of control models; see the module.
 
     Attributes:
+        layers, heads: which ones were read, counted from 0.
         words: the word list that `changed_key` and `changed_query` point into.
         jaccard: of base and tuned; band: limits (low, high) of one more control's of any kind, NaN with fewer than 19
             controls of a kind.
@@ -105,6 +106,9 @@ class PairOverlap(Result):
 
     def changes(self, layer: int, head_index: int) -> pd.DataFrame:
         """Return one head's listed pairs, first gained then lost: change, rank, key_word, query_word, dims.
+
+        Args:
+            layer, head_index: which, counted from 0.
 
         Raises:
             InputError: the layer or the head was not compared.

@@ -44,9 +44,12 @@ class QKReading(Result):
     """Scores of word pairs at distances, and what the first token takes of them; see the module.
 
     Attributes:
+        layers, heads: which ones were read, counted from 0.
         key_words, query_words: the pairs.
         distances: tokens from the key to the query.
         first_token, query_pos: the first token, and how far the query stands from it.
+        score: before the softmax; sink_score: of the same query with the first token; sink_share: what that would
+            take of the two.
     """
 
     layers: tuple[int, ...]
@@ -103,6 +106,8 @@ def qk_reading(
     """Return the scores of (key word, query word) pairs at relative distances, with the first token's share.
 
     Args:
+        pairs: of a key word and a query word each.
+        model: one model; for a pair `pair.compare(qk_reading, ...)`.
         distances: tokens from the key to the query, 1 for neighbours.
         query_pos: the query's position; by default one beyond the largest distance. With rotary positions it matters
             to the first token's score only.

@@ -74,6 +74,7 @@ def instruction_use(
     """Return how far responses depend on the instructions, in one model, or in both of a pair beside controls.
 
     Args:
+        model: one model, or a pair.
         prompts: with their instruction marked; a list, of which a failing prompt is warned of and the rest go on, or
             one prompt, which has no donors for a swap.
         response: None for the models' own greedy responses (of a pair both, each forced on both) and the prompts'

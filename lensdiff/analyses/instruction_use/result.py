@@ -67,6 +67,7 @@ class InstructionUse(Result):
 
     @property
     def is_pair(self) -> bool:
+        """Whether it is of both models of a pair."""
         return self.models[:2] == SIDES
 
     @property
@@ -135,7 +136,11 @@ class InstructionUse(Result):
         return tuple(self.uses(MEAN if text is None else text))
 
     def means(self, text: str = MEAN) -> tuple[float, float]:
-        """Return the mean use over prompts of the base and of the tuned model; NaN without prompts."""
+        """Return the mean use over prompts of the base and of the tuned model; NaN without prompts.
+
+        Args:
+            text: one of `texts`, or "mean" for the mean over all of them.
+        """
         uses = self._matrix(text)
         base, tuned = uses[:, :2].mean(axis=0).tolist() if len(uses) else (np.nan, np.nan)
         return base, tuned
@@ -154,6 +159,9 @@ class InstructionUse(Result):
 
     def beside(self, text: str = MEAN) -> stats.Envelope | None:
         """Return tuned - base of the use, mean over prompts, beside that of each kind of control; None without any.
+
+        Args:
+            text: one of `texts`, or "mean" for the mean over all of them.
 
         Raises:
             InputError: as `effects`.

@@ -89,6 +89,7 @@ def knock_out(
     """Return what each response token loses when attention to its instruction is cut; of a list of prompts `Results`.
 
     Args:
+        model: one model; for a pair `pair.compare(knock_out, ...)`.
         prompt: with its instruction marked, or a list of such (one that fails is warned of and the rest go on).
         response: the text that is forced (prompt + " " + response, both stripped), a `Response` with its token ids, or
             None for the model's own greedy response. With a list of prompts, a list.

@@ -21,6 +21,9 @@ class KnockOut(Result):
     """What each token of a response loses when attention to its instruction is cut; see `measure`.
 
     Attributes:
+        prompt_id, prompt, response: the prompt's id and text, and the response's text.
+        out_tokens: the response's tokens, as text.
+        merged: the tokenizer merged prompt and response at their boundary.
         response_kind: "generated" (ids as generated) or "text" (tokenised with the prompt).
         n_instruction: tokens of the instruction, token 0 included; n_others: tokens that a draw takes from.
         conditions: in which way it was cut, a row of the arrays each.

@@ -84,6 +84,7 @@ class KnockOutShift(Result):
 
     @property
     def is_pair(self) -> bool:
+        """Whether it is of both models of a pair."""
         return self.models[:2] == SIDES
 
     # one number per prompt
@@ -98,6 +99,11 @@ class KnockOutShift(Result):
     def means(self, measure: Measure = "drop", text: str = MEAN, cut: str = "response") -> tuple[float, float]:
         """Return the mean over prompts of base and tuned model; NaN without prompts.
 
+        Args:
+            measure: "drop", "drop_median" or "slope".
+            text: one of `texts`, or "mean" for the mean over all of them.
+            cut: "response" or "after".
+
         Raises:
             InputError: as `values`, or there is no pair.
         """
@@ -110,6 +116,12 @@ class KnockOutShift(Result):
     ) -> stats.Test | None:
         """Return the paired difference of a model (a place in `models`) less the base; None of fewer than two prompts.
 
+        Args:
+            measure: "drop", "drop_median" or "slope".
+            text: one of `texts`, or "mean" for the mean over all of them.
+            cut: "response" or "after".
+            model: a place in `models`; 1 is the tuned model.
+
         Raises:
             InputError: as `values`.
         """
@@ -121,6 +133,12 @@ class KnockOutShift(Result):
     ) -> stats.Test | None:
         """Return a model's own mean over prompts against 0; None of fewer than two prompts.
 
+        Args:
+            measure: "drop", "drop_median" or "slope".
+            text: one of `texts`, or "mean" for the mean over all of them.
+            cut: "response" or "after".
+            model: a place in `models`; 1 is the tuned model.
+
         Raises:
             InputError: as `values`.
         """
@@ -128,6 +146,11 @@ class KnockOutShift(Result):
 
     def effects(self, text: str = MEAN, measure: Measure = "drop", cut: str = "response") -> tuple[float, list[float]]:
         """Return tuned - base, mean over prompts, and control - base of every control, as the provenance lists them.
+
+        Args:
+            text: one of `texts`, or "mean" for the mean over all of them.
+            measure: "drop", "drop_median" or "slope".
+            cut: "response" or "after".
 
         Raises:
             InputError: there is no such text or cut, no pair, or no prompt that has it in every model.
@@ -140,6 +163,11 @@ class KnockOutShift(Result):
 
     def beside(self, text: str = MEAN, measure: Measure = "drop", cut: str = "response") -> stats.Envelope | None:
         """Return tuned - base, mean over prompts, beside that of each kind of control; None without any.
+
+        Args:
+            text: one of `texts`, or "mean" for the mean over all of them.
+            measure: "drop", "drop_median" or "slope".
+            cut: "response" or "after".
 
         Raises:
             InputError: as `effects`.
@@ -154,6 +182,12 @@ class KnockOutShift(Result):
 
         Windows with the instruction cut and with other tokens cut are of the same prompts, those that have both; where
         no prompt has enough other tokens, the former are of all prompts.
+
+        Args:
+            name: "profile", "window_drop" or "window_random".
+            model: a place in `models`.
+            text: one of `texts`, or "mean" for the mean over all of them.
+            cut: "response" or "after".
 
         Raises:
             InputError: as `values`.

@@ -74,6 +74,7 @@ def layer_similarity(
     """Return how alike the streams of both models are by layer and group of positions, beside controls.
 
     Args:
+        pair: both models, of `load_pair`.
         prompts: one, or a list of them (one that fails is warned of and the rest go on).
         response: the text that both models read: a text, a `Response`, or None for the tuned model's own. With a list
             of prompts, a list.

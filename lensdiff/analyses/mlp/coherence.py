@@ -141,6 +141,7 @@ def coherence(
     """Return how coherent the words of each component are, beside the words of random directions of the same model.
 
     Args:
+        concepts: of `mlp_concepts`, whose components are judged.
         model: the model that the concepts are of; it names the random directions.
         vectors: the word vectors; the same for every model that is compared. None for the model's own input embeddings.
         top_words: words of a component, clipped to those that `concepts` keeps.

@@ -163,7 +163,13 @@ class Directions(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ConceptDirections(Result):
-    """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`."""
+    """Principal components without words: what 99 controls need. Axes follow `layers` and `sides`.
+
+    Attributes:
+        layers, sides: what the axes count.
+        components: orthonormal rows, most variance first.
+        explained_variance_ratio: each component's share of its layer's variance.
+    """
 
     layer_by_layer: ClassVar[bool] = True
 

@@ -71,9 +71,15 @@ def named_components(
 
 @dataclass(frozen=True, eq=False)
 class MLPConcepts(Result):
-    """The concepts of a model's feed-forward layers. Axes follow `layers` and `sides`; words are indices into `words`.
+    """The concepts of a model's feed-forward layers.
 
-    `excluded` holds the words of the list that map to no token. Components are kept in float32, of length 1.
+    Attributes:
+        layers, sides: what the axes count.
+        words: that may name a component; excluded: words of the list that map to no token.
+        components: in float32, of length 1, most variance first.
+        explained_variance_ratio: each component's share of its layer's variance.
+        index, score: the words of largest |score| of a component, as places in `words`, and their signed scores.
+        pole_index, pole_score: the same of either pole (axis `pole`: positive, negative).
     """
 
     layer_by_layer: ClassVar[bool] = True
@@ -162,6 +168,7 @@ def mlp_concepts(
     """Return the principal components of feed-forward layers with their words, streaming layer by layer.
 
     Args:
+        model: one model; for a pair `pair.compare(mlp_concepts, ...)`.
         vocabulary: the words that may name a component; None for the shipped ones.
         layers: all of them unless given.
         sides: of value, key, gate.

@@ -136,8 +136,8 @@ class Rotation(Result):
     def to_df(self) -> pd.DataFrame:
         """Return one row per layer, side and rank: layer, side, rank, mean_angle, largest_angle and the bands.
 
-        Bands: gradient-noise_low, gradient-noise_high, spectrum_low, spectrum_high of mean_angle (NaN where there were
-        fewer than 19 such controls), and those of other kinds.
+        Bands are of mean_angle, _low and _high behind the name of each kind of control: gradient-noise_low,
+        gradient-noise_high, spectrum_low, spectrum_high (NaN where there were fewer than 19 such controls).
         """
         angles = {
             "mean_angle": self.angles.nanmean(dim=-1),
@@ -179,7 +179,11 @@ class Rotation(Result):
         return frame.loc[:, ["layer", "side", "component", "angle", "control_high", "lost", "gained"]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
-        """Return the same rows with every column of `matched`."""
+        """Return the same rows with every column of `matched`.
+
+        Args:
+            k: how many.
+        """
         frame = self.matched()
         beyond = frame.angle - highest(frame)
         return frame.loc[beyond.nlargest(k).index].reset_index(drop=True)

@@ -62,6 +62,10 @@ class OutputShift(Result):
     Axis `model` is base, tuned. Indices point into `words`.
 
     Attributes:
+        prompt_id, prompt, response: the prompt's id and text, and the response's text.
+        out_tokens: the response's tokens, as text.
+        merged: the tokenizer merged prompt and response at their boundary.
+        words: that indices point into.
         response_kind: "generated" (ids as generated) or "text" (tokenised with the prompt).
         n_shared: how many token strings both vocabularies have.
         kl, js, agreement, choice_rank: of each response token.
@@ -190,6 +194,7 @@ def output_shift(
     """Return how far tuning moved the next-token distributions over one forced text; a list of prompts gives `Results`.
 
     Args:
+        pair: both models, of `load_pair`.
         prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: the text that is forced on both models: a text (prompt + " " + response, both stripped), a `Response`
             with its token ids, or None for the tuned model's own greedy response. With a list of prompts, a list.

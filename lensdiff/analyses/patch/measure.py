@@ -73,6 +73,7 @@ def patch(
     """Return how far one component of one model moves a response when it is put into the other.
 
     Args:
+        pair: both models, of `load_pair`.
         prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: the text that both models read: a text, a `Response`, or None for the tuned model's own. With a list
             of prompts, a list.
@@ -122,6 +123,7 @@ def patch_sweep(
     """Return the same for every head and MLP (or other components), each alone, in both directions.
 
     Args:
+        pair: both models, of `load_pair`.
         prompt, response, metric: as `patch`.
         components: which ones; layers: of which, by default all (of "resid" n_layers too).
         at: as `patch`, or several groups: a row for each, missing where a prompt has no such group.
@@ -132,6 +134,7 @@ def patch_sweep(
             `weight_shift` or of this: the heads and MLPs that they name are patched, and nothing else (so without
             `components` and `layers`).
         method: "exact", or "estimate": ranked by gradients, and the first `rerun` rows of each direction run exactly.
+        rerun: rows of each direction that are run after an estimate.
         seed: of the other heads.
         max_new_tokens: of the tuned model's own response.
         prepend_bos: None for each checkpoint's own habit.

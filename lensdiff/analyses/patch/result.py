@@ -86,6 +86,7 @@ class Patched(Result):
 
     @property
     def n_rows(self) -> int:
+        """How many rows there are."""
         return len(self.component)
 
     @property
@@ -152,7 +153,11 @@ class Patched(Result):
         return self.ranked(k).loc[:, columns]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
-        """Return the same rows with every column of `means`."""
+        """Return the same rows with every column of `means`.
+
+        Args:
+            k: how many.
+        """
         frame = self.means()
         order = np.argsort(-frame["effect"].abs().to_numpy(), kind="stable")  # NaN last
         return frame.iloc[order[:k]].reset_index(drop=True)

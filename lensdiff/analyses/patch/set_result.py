@@ -29,12 +29,15 @@ class SetPatch(Result):
     Axis `side` is the model that is patched, as `SIDES`.
 
     Attributes:
+        metric: what is moved.
+        prompt_id: the prompts.
         heads: the set, as (layer, head); none where there was none to patch. random_heads: those of each draw.
         clean, effect: the metric in the model left alone, and how far the set moves it. The total is the other
             model's `clean` less its own.
         random_effect: of the random sets; control_effect: of control models' activations in the base, in the order of
             `provenance.controls`.
         failures: why a prompt is not among them.
+        level: of the bands.
     """
 
     calls = ("means()", "top()", "to_df()", "show()")
@@ -55,6 +58,9 @@ class SetPatch(Result):
 
         Controls are of the base alone.
 
+        Args:
+            into: the model that is patched, "base" or "tuned".
+
         Raises:
             InputError: there is no such model.
         """
@@ -74,6 +80,9 @@ class SetPatch(Result):
 
     def beside(self, into: str = "base") -> stats.Envelope | None:
         """Return the effect beside random sets and every kind of control; None of no heads.
+
+        Args:
+            into: the model that is patched, "base" or "tuned".
 
         Raises:
             InputError: there is no such model.
@@ -113,6 +122,9 @@ class SetPatch(Result):
 
     def with_controls(self, controls: Sequence["SetPatch"]) -> "SetPatch":
         """Return the same beside what each control's activations do (the `effect` of a result of its own).
+
+        Args:
+            controls: results of `control_set`.
 
         Raises:
             InputError: a control has other heads or prompts.

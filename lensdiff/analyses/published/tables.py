@@ -93,7 +93,12 @@ class Recognition:
 
 @dataclass(frozen=True, eq=False)
 class PublishedTables(Result):
-    """Tables 1 and 2 for the sets that are present, by set (LIMA, Self-Instruct, MT-Bench)."""
+    """Tables 1 and 2 for the sets that are present, by set (LIMA, Self-Instruct, MT-Bench).
+
+    Attributes:
+        table1, table2: a row each, by set.
+        not_found: instruction spans that a prompt's token pieces do not contain, over both models.
+    """
 
     calls = ("top()", "to_df()", "to_json()")
 
@@ -111,7 +116,7 @@ class PublishedTables(Result):
         """Return one row per table, set and group.
 
         Columns: table, set, group, mean, std, n; p of Welch's test between the set's two groups; beside (name of the
-        test that the paper does not show), its t and p.
+        test that the paper does not show), its t and its p, beside_p.
         """
         rows = []
         for name, row in self.table1.items():

@@ -80,6 +80,8 @@ class DirectLogitAttribution(Result):
     """What each part adds to the logit of each response token; see the module.
 
     Attributes:
+        prompt_id, prompt, response: the prompt's id and text, and the response's text.
+        out_tokens: the response's tokens, as text.
         against: the tokens whose logits are subtracted; none where it is the logit alone.
         parts: kind ("embed", "pos_embed", "head", "mlp", "bias"), layer and number of a head.
         contributions: in logits.
@@ -190,6 +192,8 @@ def direct_logit_attribution(
     """Return what each part of a model, or of both of a pair, adds to the logits of a response's tokens.
 
     Args:
+        model: one model, or a pair.
+        prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: a text, joined to the prompt as prompt + " " + response, a `Response`, or None for the model's own
             greedy one (of a pair the tuned model's); a pair reads the same tokens in both. With a list of prompts, a
             list.

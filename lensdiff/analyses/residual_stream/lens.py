@@ -92,6 +92,8 @@ class LogitLens(Result):
     """What a model would say of a response behind each layer; see the module for the measures.
 
     Attributes:
+        prompt_id, prompt, response: the prompt's id and text, and the response's text.
+        out_tokens: the response's tokens, as text.
         n_layers: of the model; layers: those that are read, `n_layers` (the model's own output) the last of them.
         words: tokens that `likely` counts, and `word_ids` their ids in the model's vocabulary.
         kl, rank, prob: of each layer and response token.
@@ -190,6 +192,8 @@ def logit_lens(
     """Return what the model would say of a response behind each of its layers; a list of prompts gives `Results`.
 
     Args:
+        model: one model; for a pair `pair.compare(logit_lens, ...)`.
+        prompt: a prompt, or a list of them (one that fails is warned of and the rest go on).
         response: a text, joined to the prompt as prompt + " " + response, a `Response`, or None for the model's own
             greedy one; with a list of prompts, a list.
         layers: whose entering stream is read, from 0; None for all. n_layers, the model's own output, is always read.

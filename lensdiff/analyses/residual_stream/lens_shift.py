@@ -29,7 +29,13 @@ MEASURES = ("kl", "prob")
 
 @dataclass(frozen=True, eq=False)
 class LensCurves(Result):
-    """The lens of one model over prompts, means over each response's tokens; see `lens` for the measures."""
+    """The lens of one model over prompts, means over each response's tokens; see `lens` for the measures.
+
+    Attributes:
+        prompt_id: the prompts; n_out: tokens of each one's response.
+        layers: that were read, the last the model's own output.
+        kl, prob: of each prompt and layer; committed: of each prompt.
+    """
 
     calls = ("top()", "to_df()")
 
@@ -42,7 +48,14 @@ class LensCurves(Result):
 
     @classmethod
     def of(cls, lenses: Iterable[LogitLens]) -> "LensCurves":
-        """Return the curves of one model's results, each prompt's read once."""
+        """Return the curves of one model's results, each prompt's read once.
+
+        Args:
+            lenses: of one model, a prompt each.
+
+        Raises:
+            InputError: there is none.
+        """
         rows = [
             (one.provenance, one.prompt_id, len(one.out_tokens), one.layers, one.kl.mean(dim=1), one.prob.mean(dim=1),
              one.committed.double().mean())
@@ -69,6 +82,8 @@ class LensShift(Result):
     Axis `model` is base, tuned, then the controls of the provenance.
 
     Attributes:
+        prompt_id: the prompts.
+        kl, prob: of each model, prompt and layer.
         layers: the last is the models' own output.
         committed: mean over each response's tokens.
         level: of intervals and bands.

@@ -29,7 +29,13 @@ from lensdiff.results.numbers import n_of
 
 @dataclass(frozen=True, eq=False)
 class ModelParts(Result):
-    """What each part of one model adds to the logit, by prompt, means over its response's tokens."""
+    """What each part of one model adds to the logit, by prompt, means over its response's tokens.
+
+    Attributes:
+        prompt_id: the prompts; n_out: tokens of each one's response.
+        parts: kind, layer and number of a head.
+        contributions: in logits; logit: what they add up to.
+    """
 
     calls = ("top()", "to_df()")
 
@@ -41,7 +47,15 @@ class ModelParts(Result):
 
     @classmethod
     def of(cls, provenance: Provenance, splits: Iterable[tuple[str, Split]]) -> "ModelParts":
-        """Return the parts of one model over prompts, given by their ids, each read once."""
+        """Return the parts of one model over prompts, given by their ids, each read once.
+
+        Args:
+            provenance: of the model.
+            splits: a prompt's id with its parts, each.
+
+        Raises:
+            InputError: there is none.
+        """
         rows = [
             (name, len(one.logit), tuple(tuple(p) for p in one.parts), one.values.mean(dim=1), one.logit.mean())
             for name, one in splits
@@ -71,6 +85,7 @@ class PartsShift(Result):
     Axis `model` is base, tuned, then the controls of the provenance.
 
     Attributes:
+        prompt_id: the prompts.
         parts: kind ("embed", "pos_embed", "head", "mlp", "bias"), layer and number of a head.
         contributions: to the logit of a response token, less that of another token; means over a response.
         logit: what they add up to.
@@ -85,10 +100,12 @@ class PartsShift(Result):
 
     @property
     def n_layers(self) -> int:
+        """How many layers the parts are of."""
         return 1 + max(layer for _, layer, _ in self.parts if layer is not None)
 
     @property
     def n_heads(self) -> int:
+        """How many heads a layer has."""
         return 1 + max(head for _, _, head in self.parts if head is not None)
 
     @cached_property
@@ -127,7 +144,11 @@ class PartsShift(Result):
         return self.ranked(k).loc[:, columns]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
-        """Return the same rows with every column of `to_df`."""
+        """Return the same rows with every column of `to_df`.
+
+        Args:
+            k: how many.
+        """
         frame: Any = self.frame
         moved = frame["moved"].fillna(False).astype(bool).to_numpy()
         order = np.lexsort((-frame["difference"].abs().to_numpy(), ~moved))

@@ -70,6 +70,7 @@ def template_effects(
     """Return what the model, the chat template and both together change, paired over prompts.
 
     Args:
+        pair: both models; the tuned model's tokenizer has the chat template.
         prompts: a raw prompt, or a list of them (one that fails is warned of and the rest go on).
         response: the text that is forced, or a `Response`, for a list a list of as many; None, also of a single one,
             for the prompt's reference, or the tuned model's own in its template where it has none.

@@ -23,6 +23,7 @@ class TemplateEffects(Result):
     """Two models in two renderings; see the module `measure`.
 
     Attributes:
+        prompt_id: the prompts.
         measures: the numbers, by name; the module `measures` has their units.
         cells: each number of base and tuned model, in raw prompts and in the chat template; NaN where a prompt has
             none, and of distances, which are of no cell alone.

@@ -166,7 +166,12 @@ class ValueRotation(Result):
 
 @dataclass(frozen=True, eq=False)
 class ControlRotation(Result):
-    """The share of one control model's change that is a rotation, for `value_rotation`."""
+    """The share of one control model's change that is a rotation, for `value_rotation`.
+
+    Attributes:
+        layers: that were read.
+        shares: of each of them.
+    """
 
     calls = ("top()", "to_df()")
 
@@ -211,6 +216,7 @@ def value_rotation(
     """Return how much of the change of the values of each layer is a rotation, beside the same of controls.
 
     Args:
+        pair: both models, of `load_pair`.
         layers: counted from 0; None for all.
         controls: `pair.control(kind, seed)`, models of the base's shape and vocabulary, or results of
             `control_rotation` on them; a generator is read one at a time. At least 19 of a kind for its bands.

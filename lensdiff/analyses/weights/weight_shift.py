@@ -136,7 +136,11 @@ class WeightShift(Result):
         return self.ranked(k).loc[:, ["layer", "matrix", "head_index", *MEASURES]]
 
     def ranked(self, k: int = 10) -> pd.DataFrame:
-        """Return the same rows with every column of `to_df`."""
+        """Return the same rows with every column of `to_df`.
+
+        Args:
+            k: how many.
+        """
         return self.to_df().nlargest(k, "relative_norm").reset_index(drop=True)
 
 

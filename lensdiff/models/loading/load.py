@@ -70,6 +70,10 @@ def load_model(
             as a model of that one layer, before it is returned. Analyses of weights take it, those with forward passes
             refuse it.
 
+    Returns:
+        The model, with its checkpoint's weights and tokenizer; what was chosen or left out is in
+        `view_of(model).info.notes`.
+
     Raises:
         InputError: there is no such checkpoint, its architecture has no wrapper, a weight is not finite (named), an
             option is not one of its choices, there is no such device, the wrapped model disagrees with the
