@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -117,7 +118,7 @@ def published(clone: Path) -> bytes:
         (0.19, 2, TUNED, "followed, or Vicuna"),
     ):
         axes.bar(places + shift, [row[column].mean for row in rows], 0.36, color=colour, label=name)
-    for place, row in zip(places, rows, strict=True):
+    for place, row in enumerate(rows):
         if row[3] is not None and row[3].p is not None:
             axes.text(place, row[2].mean + 0.05, format_p(row[3].p), ha="center", fontsize=8)
     axes.set(xticks=places, xticklabels=[row[0] for row in rows], ylabel="instruction score, mean", ylim=(0, 2.1))
@@ -125,7 +126,7 @@ def published(clone: Path) -> bytes:
     return _png(figure)
 
 
-def _png(figure: plt.Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)
@@ -133,7 +134,7 @@ def _png(figure: plt.Figure) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("directory", type=Path, help="a results directory of lensdiff demo")
     parser.add_argument("names", nargs="*", help="pages; by default all")
     parser.add_argument("--published", type=Path, help="a clone of the authors' repository")
