@@ -16,9 +16,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from lensdiff.inputs import toy_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "toy_pair"))
-import train
-import wordnet
-from run import Material, Size
+import train  # pyright: ignore[reportMissingImports] (of the toy pair's folder)
+import wordnet  # pyright: ignore[reportMissingImports]
+from run import Material, Size  # pyright: ignore[reportMissingImports]
 
 ROUNDS = 5
 

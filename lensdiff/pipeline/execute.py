@@ -14,6 +14,7 @@ import torch
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.defaults import CHAT
+from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_stream, choose_workers, memory_of
@@ -64,7 +65,7 @@ def execute(
     material = prepare(config, command)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
-    with store.writing(), threads_for(memory.parameters), unseen():
+    with store.writing(), threads_for(memory.parameters), whole_products(), unseen():
         _forget_damaged(store, listener)
         identities = Identities(config)
         is_same = _is_same_pair(material, identities, store)

@@ -49,6 +49,7 @@ class Place(Protocol):
 
     def failed(self) -> bool:
         """Return whether one that has ended did so by itself, for a fault of its own."""
+        ...
 
     def end(self) -> None:
         """End it, in the middle of a unit too: a unit that was not recorded is done again."""

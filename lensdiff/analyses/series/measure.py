@@ -204,11 +204,14 @@ class Along:
                     f"measure {self.measure.name} gives a number for {min(set(found) - known)!r}, no prompt"
                 )
             return tuple(found), [float(value) for value in found.values()]
+        given: Any = found
         try:
-            value = float(found)
+            value = float(given)
         except (TypeError, ValueError):
-            given = f"a {type(found).__name__}"
-            raise InputError(f"measure {self.measure.name} gives {given}, expected a number or one by prompt") from None
+            kind = type(found).__name__
+            raise InputError(
+                f"measure {self.measure.name} gives a {kind}, expected a number or one by prompt"
+            ) from None
         if value != value:
             raise InputError(f"measure {self.measure.name} gives no number (NaN)")
         return (), [value]

@@ -100,14 +100,14 @@ def _density(read: Read) -> Numbers:
     values: dict[str, float] = {}
     for one in attribute(read.pair.tuned, *read.both, deletion_draws=0, progress=False):
         shares = one.shares().set_index("segment")
-        n, share = shares.loc["instruction", ["n_in", "share"]]
-        values[one.prompt_id] = float(share) if n else float("nan")
+        row: Any = shares.loc["instruction"]
+        values[one.prompt_id] = float(row["share"]) if row["n_in"] else float("nan")
     return values
 
 
 def _weights(column: str) -> Callable[[Read], Numbers]:
     def find(read: Read) -> Numbers:
-        frame = weight_shift(read.pair).to_df()
+        frame: Any = weight_shift(read.pair).to_df()
         whole = frame[frame["head_index"].isna() & frame["matrix"].str.startswith("W_")]
         return float(whole[column].mean())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,7 +156,7 @@ class Series(Result):
         of = {"pair": ", each against the first", "model": ""}.get(self.of, "")
         over = f", mean over {n_of(len(self.prompt_id), 'prompt')}" if self.prompt_id else ""
         unit = f" ({self.unit})" if self.unit else ""
-        rows = list(self.to_df().itertuples())
+        rows: list[Any] = list(self.to_df().itertuples())
         said = [rows[0], *rows[1:][-SHOWN:]]
         lines = [f"{self.measure}{unit}{of}, along {n_of(len(self.models), 'model')}{over}"]
         lines += [f"{row.step} {row.model}: {row.value:.3g}{_limits(row)}" for row in said]
@@ -166,6 +167,5 @@ class Series(Result):
         )
 
 
-def _limits(row: object) -> str:
-    low, high = getattr(row, "low"), getattr(row, "high")  # noqa: B009 (of a named tuple)
-    return "" if low != low else f" [{low:.3g}, {high:.3g}]"
+def _limits(row: Any) -> str:
+    return "" if row.low != row.low else f" [{row.low:.3g}, {row.high:.3g}]"

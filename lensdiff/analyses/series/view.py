@@ -1,6 +1,7 @@
 """A number along a list of models: a line with intervals, beside the first model's number."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lensdiff.analyses.series.result import Series
 from lensdiff.results.numbers import n_of
@@ -43,7 +44,7 @@ class SeriesData:
 @register_view
 def show_series(result: Series) -> Widget:
     """Return the line of a series."""
-    frame = result.to_df()
+    frame: Any = result.to_df()
     values = frame["value"]
     over = (
         f" Mean over {n_of(len(result.prompt_id), 'prompt')}; {len(result.failures)} failed."
