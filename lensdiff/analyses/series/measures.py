@@ -18,7 +18,7 @@ What reads prompts gives a number for each of them; the rest one for all. Refere
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
@@ -164,7 +164,9 @@ def measure_of(given: Any) -> Measure:
         return NAMED[given]
     if not callable(given):
         raise InputError(f"measure={shorten(given)} is no function, expected one or a name among {', '.join(NAMED)}")
-    name = getattr(given, "__name__", "measure").strip("<>")
-    return Measure(
-        name, "", "own", False, lambda read: given(read.pair, *([list(read.prompts)] if read.prompts else []))
-    )
+    name, function = getattr(given, "__name__", "measure").strip("<>"), cast("Callable[..., Any]", given)
+
+    def own(read: Read) -> Any:  # what it gives is checked where it is read
+        return function(read.pair, *([list(read.prompts)] if read.prompts else []))
+
+    return Measure(name, "", "own", False, own)
