@@ -29,6 +29,7 @@ from .analyses.patch.measure import patch_sweep as patch_sweep
 from .analyses.position.measure import position_profile as position_profile
 from .analyses.residual_stream.direct import direct_logit_attribution as direct_logit_attribution
 from .analyses.residual_stream.lens import logit_lens as logit_lens
+from .analyses.series.measure import series as series
 from .analyses.template_effects.measure import template_effects as template_effects
 from .analyses.value_rotation.measure import value_rotation as value_rotation
 from .analyses.weights.weight_shift import weight_shift as weight_shift

@@ -7,6 +7,7 @@ import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -45,6 +46,21 @@ def smollm2(smollm2_gguf: Path) -> object:
     from lensdiff.models import load_model
 
     return load_model(smollm2_gguf, device="cpu")
+
+
+def seen_device() -> str:
+    """Return "cuda" where a GPU is seen, else "cpu", which stands in for it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say on what the tests of a GPU ran."""
+    ran = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, ())]
+    of_gpus = [one for one in ran if "cuda" in getattr(one, "keywords", ())]
+    if of_gpus and seen_device() == "cpu":
+        terminalreporter.write_line(f"no GPU was seen: {len(of_gpus)} tests marked cuda ran on the CPU in its place")
 
 
 def pytest_collection_finish() -> None:

@@ -180,6 +180,7 @@ NAMES = {
 WITHOUT_NAMES = ("results", "inputs", "stats", "models", "views", "steps", "pipeline", "cli")
 NAMED = {  # commands that are not derived from the list, and a config
     "cli/annotating.py": "annotates the concepts of a directory, by a command of its own",
+    "cli/series.py": "measures along several models, by a command of its own",
     "cli/whole.py": "holds the demo's config, and the command about the paper's own files",
 }
 

@@ -76,3 +76,16 @@ def test_a_soaked_command_that_fails_by_itself_ends_the_soak(tmp_path, monkeypat
     with pytest.raises(AssertionError, match=rf"\({code}, ''\)"):
         soak.kills(tmp_path, tmp_path / "c.toml", nothing, 2.0, 1, soak.Figures())
     assert len(programs) == 2  # nothing was begun after it
+
+
+def test_every_formula_that_is_to_be_broken_stands_once():
+    spec = importlib.util.spec_from_file_location("mutate", ROOT / ".ci" / "mutate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    for mutation in found.MUTATIONS:
+        text = (ROOT / found.whole(mutation.file, "lensdiff")).read_text(encoding="utf-8")
+        assert text.count(mutation.old) == 1, mutation
+        assert mutation.new != mutation.old
+        assert (ROOT / found.whole(mutation.tests, "tests")).is_file(), mutation

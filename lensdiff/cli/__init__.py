@@ -13,6 +13,7 @@ import typer
 from lensdiff.analyses import ANALYSES
 from lensdiff.cli import annotating, whole
 from lensdiff.cli.output import complain, logs_shown, write
+from lensdiff.cli.series import series
 from lensdiff.cli.verbs import command_of
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate):
+for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate, series):
     app.command()(command)
 for analysis in ANALYSES:
     if analysis.done == "asked":

@@ -10,6 +10,7 @@ from lensdiff.results.errors import InputError
 
 MOST_DIGITS = 5  # of a layer's number
 RENDERINGS = {"raw": ("raw",), "chat": ("chat",), "both": ("raw", "chat")}
+ENGINES = ("local", "ray")
 SHOWN = 60  # characters of an option that cannot be read
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
@@ -26,6 +27,10 @@ Stream = Annotated[
         "--stream/--no-stream",
         help="Read weights layer by layer and build no model; by default where both do not fit into memory.",
     ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="local|ray", help="ray: units are done by the actors of a Ray cluster."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
 Prompt = Annotated[str | None, typer.Option(help="One prompt.")]
@@ -49,6 +54,17 @@ Layers = Annotated[str | None, typer.Option(help="Layers that are read; by defau
 def controls(kinds: str, **counts: int) -> dict[str, object]:
     """Return the table of a config that says which controls are made."""
     return {"kinds": [kind.strip() for kind in kinds.split(",")], **counts}
+
+
+def engine(given: str) -> str:
+    """Return where units are done.
+
+    Raises:
+        typer.BadParameter: it is nowhere that is known.
+    """
+    if given not in ENGINES:
+        raise typer.BadParameter(f"--engine {given[:SHOWN]!r} is none of {', '.join(ENGINES)}")
+    return given
 
 
 def renderings(template: str) -> list[str]:

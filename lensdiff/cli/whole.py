@@ -63,6 +63,7 @@ def run(
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Results go here instead of the config's out.")] = None,
     workers: o.Workers = None,
+    engine: o.Engine = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Every analysis that a config asks for, and a report.
@@ -73,6 +74,7 @@ def run(
 
     changes: dict[str, Any] = {} if out is None else {"out": str(out.absolute())}
     changes |= {} if workers is None else {"workers": workers}
+    changes |= {} if engine is None else {"engine": o.engine(engine)}
     _whole(load_config(config).model_copy(update=changes), quiet)
 
 

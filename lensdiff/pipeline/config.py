@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from lensdiff.analyses import ANALYSES
-from lensdiff.defaults import KINDS, MAX_NEW_TOKENS, RAW
+from lensdiff.defaults import KINDS, MAX_NEW_TOKENS, MOST, RAW
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Number, Options, Seed, checked_once, contradiction, option
 
@@ -86,6 +86,24 @@ class ControlOptions(Options):
         return getattr(self, name)
 
 
+class RayOptions(Options):
+    """The cluster of `engine = "ray"`, and what each of its actors holds."""
+
+    address: Words | None = option(
+        None,
+        "The cluster, host:port or auto (that of this machine); by default one is begun here for the run.",
+        example="auto",
+    )
+    actors: Count | None = option(
+        None, "Actors, each with the models in memory; by default as many as the cluster has room for.", example=4
+    )
+    cpus_per_actor: Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)] = option(1.0, "CPUs of an actor.")
+    gpus_per_actor: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = option(
+        0.0, "GPUs of an actor; 1 where the models are to be on one, 0.5 where two actors share it."
+    )
+    patience: Count = option(600, "Seconds to wait for a first actor, where the cluster grows.")
+
+
 def _counted() -> dict[str, Any]:
     return {analysis.name: (Number, option(analysis.controls, _made_for(analysis))) for analysis in COUNTED}
 
@@ -142,6 +160,9 @@ class RunConfig(Options):
     workers: Count = option(
         1, "Processes that do controls side by side, each with the pair in memory; on one GPU 1 is best."
     )
+    engine: Literal["local", "ray"] = option(
+        "local", "local: this machine; ray: the units of a run are done by the actors of a Ray cluster."
+    )
     seed: Seed = option(0, "Of the controls and of resampling.")
     vocabulary: Words = option("default", "Word list: a file of lines word<TAB>frequency, or default: the shipped one.")
     vectors: Words = option(
@@ -151,6 +172,7 @@ class RunConfig(Options):
         "default", "Plain texts that nobody is to answer: a file, a passage a line, or default: those that ship."
     )
     controls: ControlOptions = option(ControlOptions, "", factory=True)
+    ray: RayOptions = option(RayOptions, "", factory=True)
 
     _folder: Path = PrivateAttr(default_factory=Path)
 

@@ -4,6 +4,7 @@ Checkpoints are not opened here; how many layers one has is what its config says
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lensdiff.results.errors import InputError
 from lensdiff.steps.options import are_layers, choosable, flag_of
 
 RUN = "run"  # the command whose options are a config's keys
+NO_RAY = "engine = \"ray\" needs the package ray: pip install 'lensdiff[ray]'"
 LIGHT = ("auto", "cpu")  # devices that torch need not be asked of
 
 
@@ -31,6 +33,8 @@ def check(config: RunConfig, command: str = RUN) -> Material:
         InputError: a model is nowhere, or the device, a prompt, a word list, a text, a file of vectors or a choice of
             layers is unusable.
     """
+    if config.engine == "ray" and find_spec("ray") is None:
+        raise InputError(NO_RAY)
     material = Material(config)
     for number, entry in enumerate(config.prompt, start=1):
         _check_entry(entry, repr(entry.id or str(number)))

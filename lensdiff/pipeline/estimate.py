@@ -77,7 +77,8 @@ def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Litera
     """Return how many models to hold, and tell what memory that takes; "auto" holds one where two do not fit."""
     if memory.parameters is None:
         return "one" if config.keep == "one" else "both"
-    keep = config.keep if config.keep != "auto" else "both" if memory.both <= memory.free else "one"
+    fits = memory.both <= memory.free or config.engine == "ray"  # how much a node has is not known here
+    keep = config.keep if config.keep != "auto" else "both" if fits else "one"
     said = f"memory: about {amount(getattr(memory, keep))} of {amount(memory.free)} free"
     if keep == "one" and config.keep == "auto":
         said += f"; both models need {amount(memory.both)}, so one is held at a time and no controls are made"
@@ -209,6 +210,7 @@ def seconds_of(units: Iterable[Key], runner: Runner, probe: Probe) -> dict[str, 
     """Return about how long units take, by their step; what is done for a control, and its making, under controls."""
     found: dict[str, float] = {}
     controls: dict[str, None] = {}
+    units = list(units)
     for name, unit in units:
         step = runner.graph.steps[name]
         seconds = step.cost(probe, unit, runner.plan.options_of(step.options))
@@ -219,8 +221,16 @@ def seconds_of(units: Iterable[Key], runner: Runner, probe: Probe) -> dict[str, 
         found[under] = found.get(under, 0.0) + seconds
     if controls:
         found[CONTROLS] += _making(list(controls), runner)
-        if runner.workers is not None:
-            found[CONTROLS] /= min(runner.workers.count, len(controls))
+    if runner.workers is not None:
+        at_once = {CONTROLS: len(controls)}
+        if runner.workers.engine.everything:
+            at_once |= {
+                name: sum(unit.control is None for step, unit in units if step == name)
+                for name in found
+                if name != CONTROLS
+            }
+        for name in found.keys() & at_once.keys():
+            found[name] /= max(1, min(runner.workers.count, at_once[name]))
     return found
 
 

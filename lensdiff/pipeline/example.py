@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from lensdiff.pipeline.config import ASKED, TABLES, WholeConfig
+from lensdiff.pipeline.config import ASKED, TABLES, RayOptions, WholeConfig
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import example_of
 
@@ -28,6 +28,8 @@ PROMPTS = """\
 CONTROLS = """\
 # Controls: meaningless changes of the same size, beside which the real change is shown. How many of each kind stand
 # beside an analysis; a band needs 19 of a kind, a verdict on a claim 59."""
+RAY = """\
+# The cluster of engine = "ray", and what each of its actors holds; docs/how-to/cluster.md has the commands."""
 OWN_PROMPTS = """\
 [[prompt]]
 id = "capital"
@@ -51,7 +53,7 @@ context = ["quick"]
 """
 OF_RESULTS, OF_PROMPTS, OF_ANALYSES = ("out",), ("prompts", "max_prompts", "max_new_tokens"), ("analyses",)
 WRITTEN = {"max_new_tokens": 64}  # the paper has 300; a first look is shorter
-ELSEWHERE = ("base", "tuned", "prompt", "controls", *OF_RESULTS, *OF_PROMPTS, *OF_ANALYSES)
+ELSEWHERE = ("base", "tuned", "prompt", "controls", "ray", *OF_RESULTS, *OF_PROMPTS, *OF_ANALYSES)
 
 
 def example() -> str:
@@ -67,6 +69,7 @@ def example() -> str:
         f"{_analyses()}\n{_lines(fields, OF_ANALYSES)}",
         _lines(fields, rest),
         f"{CONTROLS}\n[controls]\n{_lines(controls.model_fields)}",
+        f"{RAY}\n[ray]\n{_lines(RayOptions.model_fields)}",
         *(f"{_heading(analysis)}\n{_lines(analysis.options.model_fields)}" for analysis in TABLES),
         OWN_PROMPTS,
     ]

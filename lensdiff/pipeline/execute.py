@@ -5,7 +5,8 @@ repeats what depends on the change and removes what no longer holds. Two runs on
 refuses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.defaults import CHAT
+from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_stream, choose_workers, memory_of
@@ -27,7 +29,7 @@ from lensdiff.pipeline.tables import clear_tables, write_tables
 from lensdiff.pipeline.threads import threads_for
 from lensdiff.pipeline.toml import check_config, load_config
 from lensdiff.pipeline.worker import Start
-from lensdiff.pipeline.workers import Workers
+from lensdiff.pipeline.workers import Workers, processes
 from lensdiff.results import ResultStore
 from lensdiff.results.manifest import StepState, UnitState
 from lensdiff.results.provenance import package_versions
@@ -63,7 +65,7 @@ def execute(
     material = prepare(config, command)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
-    with store.writing(), threads_for(memory.parameters), unseen():
+    with store.writing(), threads_for(memory.parameters), whole_products(), unseen():
         _forget_damaged(store, listener)
         identities = Identities(config)
         is_same = _is_same_pair(material, identities, store)
@@ -87,10 +89,11 @@ def execute(
         graph = Graph(analyses, plan_of(material, both, _n_layers(facts), config.chosen), identities, store)
         _clear(material, both, facts, identities, store, graph)
         clear_tables(store, tables_of(ANALYSES), graph)
-        runner = Runner(graph, supplies, listener, _workers(config, graph, facts, memory, listener))
-        if estimate:
-            announce(config, runner, listener)
-        runner.run()
+        runner = Runner(graph, supplies, listener)
+        with closing(_workers(config, runner, facts, memory)) as runner.workers:
+            if estimate:
+                announce(config, runner, listener)
+            runner.run()
         write_tables(store, tables_of(ANALYSES), graph)
         write_description(store, tables_of(ANALYSES))
         store.update(ended=True)
@@ -113,17 +116,30 @@ def _keep(config: RunConfig, begun: Mapping[str, Any], memory: Memory, listener:
     return choose_keep(config, memory, listener)
 
 
-def _workers(config: RunConfig, graph: Graph, facts: PairFacts, memory: Memory, listener: Listener) -> Workers | None:
-    """Return the processes that do the run's controls, or None where its own does them."""
-    count = choose_workers(config, memory, listener) if graph.plan.both else 1
-    if count == 1:
-        return None
+def _workers(config: RunConfig, runner: Runner, facts: PairFacts, memory: Memory) -> Workers | None:
+    """Return what does the run's units beside its own process, or None where that does all."""
+    graph = runner.graph
     # of a hub name the commit that was read: a branch may move until the last process has begun
     revisions = {
         f"{side}_revision": commit for side in SIDES if (commit := getattr(facts, side).get("revision")) is not None
     }
     start = Start(config.model_dump() | revisions, config.path("."), graph.plan, graph.store.root.absolute())
-    return Workers(count, start, max(1, torch.get_num_threads() // count))
+    if config.engine == "ray":
+        from lensdiff.pipeline.cluster import actors
+
+        return actors(config.ray, start, memory.parameters) if runner.left() else None
+    count = choose_workers(config, memory, runner.listener) if graph.plan.both else 1
+    return None if count == 1 else processes(count, start, max(1, torch.get_num_threads() // count))
+
+
+@contextmanager
+def closing(workers: Workers | None) -> Iterator[Workers | None]:
+    """Yield what does units beside the run's own process, and end it."""
+    try:
+        yield workers
+    finally:
+        if workers is not None:
+            workers.close()
 
 
 def implied() -> list[Analysis[Any]]:

@@ -5,6 +5,8 @@
                           where the run has several processes (`lensdiff.pipeline.workers`)
     after the controls    the steps that set them beside the pair
 
+On a cluster (`lensdiff.pipeline.cluster`) the units of every step are done side by side.
+
 What only its readers need of a result is removed when they are done; if one of them has to be done again, it is made
 again. A unit that fails for its input alone is recorded with the reason, tried again by the next run, and the others go
 on; anything else ends the run.
@@ -81,8 +83,6 @@ class Runner:
             self._reduce()
         finally:
             self.supplies.free()
-            if self.workers is not None:
-                self.workers.close()
 
     def _do_step(self, name: str, units: Sequence[Unit]) -> None:
         if not units:
@@ -90,14 +90,28 @@ class Runner:
         step, total = self.graph.steps[name], sum(unit.control is None for unit in self.graph.units[name])
         self.listener.begin(step.title, total, total - len(units))
         try:
-            for block in _blocks(step, units, 1 if self.plan.both else BLOCK):
-                self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
-                self._do(step, block)
-                for unit in block:
-                    self.listener.advance(step.title, str(unit))
+            if self.workers is not None and self.workers.engine.everything:
+                self._do_elsewhere(self.workers, step, units)
+            else:
+                for block in _blocks(step, units, 1 if self.plan.both else BLOCK):
+                    self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
+                    self._do(step, block)
+                    for unit in block:
+                        self.listener.advance(step.title, str(unit))
         finally:
             self.listener.end(step.title, self.store.step(name).seconds)
         self._tell(step.title, [(name, unit) for unit in units])
+
+    def _do_elsewhere(self, workers: Workers, step: Step[Any, Any], units: Sequence[Unit]) -> None:
+        """Let the workers do the units of a step side by side, after what was removed of that which they read."""
+        removed = self._removed(read for unit in units for read in self.graph.reads(step.name, unit))
+        workers.do([self._tasks(removed)], self._take)
+
+        def alone(unit: Unit) -> Iterator[Key]:
+            yield step.name, unit
+            self.listener.advance(step.title, str(unit))
+
+        workers.do((self._tasks(alone(unit)) for unit in units), self._take)
 
     def _do_controls(self, later: set[str]) -> None:
         """Do every unit that reads a control, control by control; among them those that a later step asks for again."""
@@ -122,7 +136,7 @@ class Runner:
         self.listener.begin(CONTROLS, len(order), len(order) - len(by_control))
         start, controls = time.perf_counter(), sorted(by_control, key=order.__getitem__)
         try:
-            if self.workers is None or len(controls) == 1:
+            if self.workers is None or (len(controls) == 1 and not self.workers.engine.everything):
                 for control in controls:
                     for name, unit in self._chain(control, by_control[control]):
                         self._do(self.graph.steps[name], [unit])
@@ -144,7 +158,9 @@ class Runner:
         """Yield what another process can do of a chain, and do the rest here."""
         for name, unit in chain:
             step = self.graph.steps[name]
-            if unit.control is None or self._refusal(step, unit) is not None:
+            assert self.workers is not None
+            here = unit.control is None and not self.workers.engine.everything
+            if here or self._refusal(step, unit) is not None:
                 self._do(step, [unit])
             else:
                 reads = self.graph.reads(name, unit)

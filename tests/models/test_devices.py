@@ -9,6 +9,7 @@ import torch
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.points import Point
 from lensdiff.models.inside.precision import as_double
+from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.memory import available_memory
 from tests.checkpoints import hf_model, tokenizer_of
 
@@ -56,3 +57,29 @@ def test_tokens_and_mask_go_to_the_models_device(wrapper, monkeypatch):
         ["meta", "meta"],
         ["meta", None],
     ]
+
+
+@pytest.fixture
+def rounding():
+    """A program that lets products of float32 be rounded."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_no_product_is_rounded_while_it_is_asked_for_and_the_programs_choice_comes_back(rounding):
+    with whole_products():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("float32", 1), ("float64", 0)])
+def test_a_model_whose_products_would_be_rounded_says_so(rounding, dtype, said, caplog):
+    load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype=dtype, device="cpu")
+    lines = [line for line in caplog.messages if "set_float32_matmul_precision is 'high'" in line]
+    assert len(lines) == said

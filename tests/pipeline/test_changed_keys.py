@@ -80,6 +80,8 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
     "keep": ("both", set(), set()),  # what "auto" chose
     "stream": (False, set(), set()),  # the same numbers come of both; so does test_streaming
     "workers": (3, set(), set()),
+    "engine": ("ray", set(), set()),
+    "ray": ({"actors": 2, "gpus_per_actor": 0.5}, set(), set()),
     "seed": (
         1,
         OF_ANY_CONTROL

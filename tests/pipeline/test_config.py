@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.inputs.prompts import load_prompts
-from lensdiff.pipeline.config import WholeConfig
+from lensdiff.pipeline.config import RayOptions, WholeConfig
 from lensdiff.pipeline.example import WRITTEN, example
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.prepare import prepare
@@ -42,12 +42,15 @@ def error_of(tmp_path: Path, text: str) -> str:
 
 
 # the example
+TOP_TABLES = ("controls", "prompt", "ray")
+
+
 def options_of() -> dict[str, dict[str, FieldInfo]]:
     """Every table of a config and its keys, "" the top: of the analyses' own options classes, not of the config's."""
     counts: Any = WholeConfig.model_fields["controls"].annotation
     own = {a.name: dict(a.options.model_fields) for a in ANALYSES if a.done == "asked" and a.options.model_fields}
-    top = {name: field for name, field in WholeConfig.model_fields.items() if name not in (*own, "controls", "prompt")}
-    return {"": top, "controls": dict(counts.model_fields)} | own
+    top = {name: field for name, field in WholeConfig.model_fields.items() if name not in (*own, *TOP_TABLES)}
+    return {"": top, "controls": dict(counts.model_fields), "ray": dict(RayOptions.model_fields)} | own
 
 
 KEYS = [(table, name) for table, fields in options_of().items() for name in fields]

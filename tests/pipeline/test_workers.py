@@ -19,7 +19,7 @@ from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.runner import CONTROLS
 from lensdiff.pipeline.worker import Answer, Start, Task, Worker, send, sendable, serve
-from lensdiff.pipeline.workers import Process, Workers
+from lensdiff.pipeline.workers import Process, Ready, processes
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.manifest import Manifest, StepState, UnitState
 from lensdiff.steps.unit import Unit
@@ -192,7 +192,7 @@ def test_what_is_logged_is_said_but_for_what_the_run_has_said_itself(tmp_path, m
 
 def test_one_that_ends_by_itself_is_not_said_to_be_ended_from_outside(tmp_path, capfd):
     begun, task = start(tmp_path), Task("weights", Unit("spectrum-0"), (), Manifest())
-    several = Workers(1, replace(begun, config={**begun.config, "colour": 1}), 1)
+    several = processes(1, replace(begun, config={**begun.config, "colour": 1}), 1)
     try:
         with pytest.raises(RuntimeError, match=r"^a process of the run failed, see above$"):
             several.do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
@@ -205,6 +205,7 @@ def test_another_error_than_the_inputs_is_raised_again(monkeypatch, tmp_path):
     class Fails(Process):
         def __init__(self, start: Start, threads: int, answers: Any):
             self._answers = answers
+            answers.put((self, Ready()))
 
         def send(self, message: object) -> None:
             self._answers.put((self, Answer(MemoryError("none left"), (), 0.0)))
@@ -214,7 +215,7 @@ def test_another_error_than_the_inputs_is_raised_again(monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "Process", Fails)
     task = Task("weights", Unit("spectrum-0"), (), Manifest())
     with pytest.raises(MemoryError, match="none left"):
-        Workers(1, start(tmp_path), 1).do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
+        processes(1, start(tmp_path), 1).do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
 
 
 # what a process is told
@@ -269,5 +270,5 @@ def test_side_by_side_takes_a_share_of_the_time(models, tmp_path):
 
     probe = known(probe_of(config, runner), n_response=4)
     alone = seconds_of(runner.left(), runner, probe)[CONTROLS]
-    runner.workers = Workers(2, start(tmp_path), 1)
+    runner.workers = processes(2, start(tmp_path), 1)
     assert seconds_of(runner.left(), runner, probe)[CONTROLS] == pytest.approx(alone / 2, rel=0.2)

@@ -215,14 +215,17 @@ def _attend(
     readers = position >= max(1, encoded.n_special)
     responding = position >= encoded.n_special + encoded.n_prompt
     parts = _parts_of(view, prompt, encoded, sink)
-    marked = parts.any(dim=1, keepdim=True)
+    device = torch.device("cpu") if view.device.type == "mps" else view.device  # sums are in float64, which mps lacks
+    there, readers, responding = (mask.to(device) for mask in (parts, readers, responding))
+    marked = there.any(dim=1, keepdim=True)
     size = len(position) if keep_patterns else 0
     kept, shares = torch.empty(len(layers), view.n_heads, size, size), []
     for i, raw in enumerate(view.forward.patterns(torch.tensor(encoded.ids), layers)):
-        pattern = raw.float().cpu()
-        in_parts = torch.where(marked, part_shares(pattern, responding, parts), torch.nan)
+        pattern = raw.float().to(device)
+        in_parts = torch.where(marked, part_shares(pattern, responding, there), torch.nan)
         shares.append(torch.stack([sink_share(pattern, readers), attention_entropy(pattern, readers), *in_parts]))
-        kept[i] = pattern[:, :size, :size]
+        if keep_patterns:  # as they come: those of all layers may be more than a device holds
+            kept[i] = pattern
     options = {
         "response": encoded.response_kind,
         "merged_at_response": encoded.merged,
@@ -240,7 +243,7 @@ def _attend(
         encoded.n_prompt,
         layers,
         parts,
-        **dict(zip(MEASURES, torch.stack(shares, dim=1), strict=True)),
+        **dict(zip(MEASURES, torch.stack(shares, dim=1).cpu(), strict=True)),
         patterns=kept,
     )
 

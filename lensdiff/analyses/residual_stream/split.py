@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lensdiff.analyses.residual_stream.forced import Read, groups
 from lensdiff.models import ModelView, Point
-from lensdiff.models.inside.frozen import Frozen, freeze
+from lensdiff.models.inside.frozen import Frozen, Pending, freeze, settle
 from lensdiff.models.inside.meaning import LogitMap
 from lensdiff.models.inside.tape import CLOSE
 from lensdiff.results import InputError
@@ -78,18 +78,20 @@ def split(view: ModelView, text: Read, against: Int[Tensor, " out_pos"] | None) 
     u, bias = _direction(view, text.said, against)
     work = u.dtype
     where, final = f"the end of {view.info.id}", view.meaning.gains[("final", 0)]
-    norm = freeze(view.forward.wrapper, final, ends.last.to(work), ends.final.to(work), where)
+    pending: Pending = []
+    norm = freeze(view.forward.wrapper, final, ends.last.to(work), ends.final.to(work), where, pending)
     logit = (ends.final.to(work) * u).sum(dim=-1) + bias
     v = norm.before(u)
     biases = bias if norm.bias is None else bias + u @ norm.bias
     for at in layers:
-        heads, added = _heads(view, at, v)
+        heads, added = _heads(view, at, v, pending)
         biases = biases + added
         for head in range(sizes.n_heads):
             found[Part("head", at.layer, head)] = heads[head]
         found[Part("mlp", at.layer)] = (v * at.mlp_out.to(work)).sum(dim=-1)
         if at.layer == 0:
             found |= _embeddings(view, text, at.entered.to(work), v)
+    settle(pending)
     parts = parts_of(sizes.n_layers, sizes.n_heads, positions=Part("pos_embed") in found)
     values = torch.stack([found.get(part, biases) for part in parts])
     _check_sum(view, values, logit)
@@ -156,19 +158,22 @@ def _direction(
 
 
 def _heads(
-    view: ModelView, at: _At, v: Float[Tensor, "out_pos d_model"]
+    view: ModelView, at: _At, v: Float[Tensor, "out_pos d_model"], pending: Pending
 ) -> tuple[Float[Tensor, "head_index out_pos"], Float[Tensor, " out_pos"]]:
     """Return what each head adds, and what the biases behind them do.
 
+    Args:
+        pending: takes whether what attention adds follows from its heads.
+
     Raises:
-        InputError: W_O cannot be read, or what attention adds does not follow from its heads.
+        InputError: W_O cannot be read.
     """
     W_O, b_O = view.weights.needed_matrix(at.layer, "W_O").to(v), view.weights.bias(at.layer, "b_O")
     z = at.z.to(v)
     raw = rearrange(z, "pos head d_head -> pos (head d_head)") @ rearrange(W_O, "head d_head d -> (head d_head) d")
     raw = raw if b_O is None else raw + b_O.to(v)
     where = f"attention of layer {at.layer} of {view.info.id}"
-    post: Frozen = freeze(view.forward.wrapper, view.meaning.posts[at.layer], raw, at.attn_out.to(v), where)
+    post: Frozen = freeze(view.forward.wrapper, view.meaning.posts[at.layer], raw, at.attn_out.to(v), where, pending)
     w = post.before(v)
     heads = einsum(
         z, einsum(W_O, w, "head d_head d, pos d -> pos head d_head"), "pos head d_head, pos head d_head -> head pos"

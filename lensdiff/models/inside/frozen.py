@@ -6,6 +6,7 @@ The scale is not computed by a formula but taken from what went in and what came
 norm (or one without any norm) is in the factor too. With it frozen the norm is linear: parts of x become parts of y.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensdiff.models.inside.norms import Gain, Unknown, norm_bias, norm_weight
-from lensdiff.models.inside.tape import CLOSE, same
+from lensdiff.models.inside.tape import CLOSE, agree
 from lensdiff.models.inside.wrappers import Wrapper
 from lensdiff.results import InputError
 
@@ -31,17 +32,25 @@ class Frozen(NamedTuple):
         return found - found.mean(dim=-1, keepdim=True) if self.centred else found
 
 
+Pending = list[tuple[Tensor, str]]  # whether a norm is what was measured of it, and where it is
+
+
 def freeze(
     wrapper: Wrapper,
     gain: Gain | Unknown,
     x: Float[Tensor, "pos d_model"],
     y: Float[Tensor, "pos d_model"],
     name: str,
+    pending: Pending | None = None,
 ) -> Frozen:
     """Return the norm of a gain as it is at these positions, given its input and output there.
 
+    Args:
+        name: says where it is.
+        pending: takes what is to be checked (`settle`), so that of several norms nobody waits for each.
+
     Raises:
-        InputError: what lies between the two is not what has been measured of the model; `name` says where.
+        InputError: what lies between the two is not what has been measured of the model.
     """
     if isinstance(gain, Unknown):
         raise InputError(f"{name} cannot be split into parts: {gain.reason}")
@@ -56,6 +65,23 @@ def freeze(
     made = scaled * factor
     # the least squares fit of one number per position
     inverse = (made * unshifted).sum(dim=-1) / made.square().sum(dim=-1).clamp(min=torch.finfo(x.dtype).tiny)
-    if not same(made * inverse[:, None], unshifted, CLOSE[wrapper.sizes().dtype]):
-        raise InputError(f"{name} cannot be split into parts: what is behind its norm does not follow from its input")
+    own: Pending = [] if pending is None else pending
+    own.append((agree(made * inverse[:, None], unshifted, CLOSE[wrapper.sizes().dtype]), name))
+    if pending is None:
+        settle(own)
     return Frozen(factor * inverse[:, None], shift, gain.centred)
+
+
+def settle(pending: Sequence[tuple[Tensor, str]]) -> None:
+    """Refuse the first norm that is not what has been measured of it.
+
+    Raises:
+        InputError: with its name.
+    """
+    if pending:
+        right = torch.stack([found for found, _ in pending]).tolist()
+        if not all(right):
+            name = pending[right.index(False)][1]
+            raise InputError(
+                f"{name} cannot be split into parts: what is behind its norm does not follow from its input"
+            )

@@ -59,7 +59,14 @@ def same(a: Tensor | None, b: Tensor | None, close: float) -> bool:
     """Whether two tensors are there and differ by no more than rounding explains."""
     if a is None or b is None or a.shape != b.shape:
         return False
-    return float((a.double() - b.double()).abs().max()) <= close * max(float(b.abs().max()), 1e-30)
+    return bool(agree(a, b, close))
+
+
+def agree(a: Tensor, b: Tensor, close: float) -> Tensor:
+    """Return the same of two tensors of one shape as a tensor: nobody waits for the device that holds it."""
+    here = (one.cpu() if one.device.type == "mps" else one for one in (a, b))  # which has no float64
+    mine, theirs = (one.double() for one in here)
+    return (mine - theirs).abs().max() <= close * theirs.abs().max().clamp(min=1e-30)
 
 
 def probe(d_vocab: int, n_ctx: int, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ from lensdiff.models.decoding import uncached_note
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.wrappers import Model, is_bridge, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import why_not_hooked
-from lensdiff.models.loading.devices import default_device, usable_device
+from lensdiff.models.loading.devices import default_device, rounded_products, usable_device
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.models.loading.sources import Source, read_source
 from lensdiff.models.loading.verification import expect
@@ -98,6 +98,8 @@ def load_model(
         model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
     view = view_of(model)
     for note in view.info.notes:
+        logging.getLogger(__name__).warning("%s: %s", found.id, note)
+    if (note := rounded_products(dtype)) is not None:
         logging.getLogger(__name__).warning("%s: %s", found.id, note)
     if view.forward.cache_fault is not None:
         logging.getLogger(__name__).warning("%s", uncached_note(view))
