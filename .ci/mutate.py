@@ -56,7 +56,7 @@ MUTATIONS = [
     Mutation("layer_similarity/passes.py", "shift / distance", "distance / shift", SIMILAR),
     Mutation("directions/separation.py", "0.5 * (apart.abs() <= tie).sum()", "0.0", "directions/test_separation.py"),
     Mutation("directions/separation.py", "(kind & ~out).double()", "kind.double()", "directions/test_separation.py"),
-    Mutation("activation_difference/sums.py", "difference, has = tuned - base,", "difference, has = base - tuned,", ADDED),
+    Mutation("activation_difference/sums.py", "has = tuned - base,", "has = base - tuned,", ADDED),
     Mutation("activation_difference/sums.py", "self.n[has] += base.shape[1]", "self.n += base.shape[1]", ADDED),
     Mutation("activation_difference/words.py", "final[:-1] - final[-1]", "final[:-1]", ADDED),
     Mutation("activation_difference/causal.py", "along[..., None] * u[:, None, None]", "gap", ACTING),
