@@ -1,0 +1,66 @@
+"""The sections of the navigation that are folders, and what begins a notebook's page."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from docs.making import api
+from lensdiff.analyses import ANALYSES
+
+ROOT = Path(__file__).parents[2]
+HOSTS = {"https://github.com/": "https://colab.research.google.com/github/"}
+
+
+def filled(nav: list[Any], docs: Path) -> list[Any]:
+    """Return a navigation whose entries `folder/*` are the folder's pages; a section without a page is left out."""
+    found = []
+    for entry in nav:
+        [(title, inside)] = entry.items() if isinstance(entry, dict) else [("", entry)]
+        if isinstance(inside, list):
+            inside = filled(inside, docs)
+        elif inside.endswith("/*"):
+            inside = of_folder(inside.removesuffix("/*"), docs)
+        if inside and (isinstance(inside, list) or not title or inside != "cite.md" or (docs / inside).exists()):
+            found.append({title: inside} if title else inside)
+    return found
+
+
+def of_folder(name: str, docs: Path) -> list[Any]:
+    """Return the pages of a folder, in the order in which they are read."""
+    if name == "reference/api":
+        return list(api.pages())
+    if name == "notebooks":
+        return [f"notebooks/{notebook.name}" for notebook in notebooks()]
+    pages = [path.relative_to(docs).as_posix() for path in sorted((docs / name).glob("*.md"), key=_place)]
+    if name == "understand":
+        pages += ["controls.md"] * (docs / "controls.md").exists()
+    return [page for page in pages if page != "understand/cite.md"]
+
+
+def _place(page: Path) -> tuple[int, int, str]:
+    """Return an index first, then pages of no analysis by name, then those of analyses in their order."""
+    order = [analysis.name for analysis in ANALYSES]
+    name = page.stem.replace("-", "_")
+    return (page.stem != "index", order.index(name) + 1 if name in order else 0, name)
+
+
+def notebooks() -> list[Path]:
+    """Return the notebooks, in their order."""
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def repository() -> str:
+    """Return the address of the project's repository; empty where pyproject.toml has none."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+    named = {name.lower(): url for name, url in urls.items()}
+    return next((named[name].rstrip("/") for name in ("repository", "source") if name in named), "")
+
+
+def opening(name: str) -> str:
+    """Return what stands above a notebook: where it opens."""
+    links = [f'<a class="md-button" href="{name}" download>Download the notebook</a>']
+    for host, colab in HOSTS.items():
+        if repository().startswith(host):
+            path = repository().removeprefix(host)
+            links.append(f'<a class="md-button" href="{colab}{path}/blob/main/notebooks/{name}">Open in Colab</a>')
+    return f'<p class="notebook-opening">{" ".join(links)}</p>\n'
