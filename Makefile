@@ -91,11 +91,12 @@ audit:
 soak: $(VENV)/dev.done
 	$(VENV)/bin/python -m tests.soak.run
 
-# The site, in site/: no network. The toy pair's run, which the gallery shows, is kept and goes on where it was.
+# The site, in site/, without a network. The toy pair's run, which the gallery shows, is kept and goes on where it was.
+# A warning ends it; `--quiet` would hide warnings, and then none does.
 DOCS_RUN = build/demo
 docs: $(VENV)/dev.done
 	$(VENV)/bin/lensdiff demo --out $(DOCS_RUN) --quiet
-	NO_MKDOCS_2_WARNING=1 LENSDIFF_DOCS_RUN=$(DOCS_RUN) $(VENV)/bin/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 LENSDIFF_DOCS_RUN=$(DOCS_RUN) $(VENV)/bin/python -m mkdocs build
 
 # One formula of the kernels broken at a time; a test must fail.
 mutate: $(VENV)/dev.done

@@ -3,8 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import lensdiff
@@ -30,10 +31,44 @@ def pages() -> dict[str, str]:
     return found
 
 
+def entries() -> list[str | dict[str, str]]:
+    """Return the pages as entries of the navigation: of an analysis by its name."""
+    found: list[str | dict[str, str]] = [f"{FOLDER}/index.md"]
+    for group, (title, _) in _groups().items():
+        found.append({title if group in ROOMS else group: f"{FOLDER}/{group}.md"})
+    return found
+
+
 def undocumented() -> list[str]:
     """Return a sentence for each public name, and each public method and property of one, that says nothing."""
     lacking = [name for value in _documented() for name in _silent(value)]
     return [f"{name} has no docstring" for name in dict.fromkeys(lacking)]
+
+
+def misnamed() -> list[str]:
+    """Return a sentence for each parameter that a docstring describes and a function does not have."""
+    found = []
+    for function in _functions():
+        section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.MULTILINE | re.DOTALL)
+        named = re.findall(r"^ {4}(\w[\w, *]*):", section[1], re.MULTILINE) if section else []
+        for name in (part.strip(" *") for line in named for part in line.split(",")):
+            if name not in inspect.signature(function).parameters:
+                found.append(f"{function.__module__}.{function.__qualname__} has no parameter {name}")
+    return found
+
+
+def _functions() -> Iterator[Any]:
+    for value in dict.fromkeys(_documented()):
+        members = [member for _, member in _members(value)] if inspect.isclass(value) else [value]
+        yield from (member for member in members if inspect.isfunction(member))
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the public methods and properties that a class has of its own."""
+    for name, inside in vars(kind).items():
+        member = inside.__func__ if isinstance(inside, classmethod | staticmethod) else inside
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | cached_property)):
+            yield name, member
 
 
 def _documented() -> Iterator[Any]:
@@ -47,24 +82,18 @@ def _silent(value: Any) -> Iterator[str]:
     if not (value.__doc__ or "").strip() or value.__doc__.startswith(f"{value.__name__}("):  # what dataclass writes
         yield name
     if inspect.isclass(value):
-        for member, inside in vars(value).items():
-            of = inside.__func__ if isinstance(inside, classmethod | staticmethod) else inside
-            is_own = inspect.isfunction(of) or isinstance(of, property)
-            if not member.startswith("_") and is_own and not (of.__doc__ or "").strip():
-                yield f"{name}.{member}"
+        yield from (f"{name}.{member}" for member, inside in _members(value) if not (inside.__doc__ or "").strip())
 
 
 @cache
 def _groups() -> dict[str, tuple[str, list[str]]]:
     """Return (title, identifiers) by the name of a page: rooms first, then analyses in their order."""
-    groups: dict[str, tuple[str, list[str]]] = {room: (title, []) for room, title in ROOMS.items()}
-    questions = {analysis.name: analysis.question for analysis in ANALYSES}
-    for name in questions:
-        groups[name] = (f"`{name}`", [])
+    titles = ROOMS | {analysis.name: analysis.question for analysis in ANALYSES}
+    groups: dict[str, tuple[str, list[str]]] = {name: (title, []) for name, title in titles.items()}
     for name in sorted(lensdiff.__all__, key=lambda name: (name[:1].isupper(), name)):
         _, room, *rest = getattr(lensdiff, name).__module__.split(".")
         group = rest[0] if room == "analyses" else room
-        groups.setdefault(group, (f"`{group}`", []))[1].append(f"lensdiff.{name}")
+        groups.setdefault(group, (group.capitalize(), []))[1].append(f"lensdiff.{name}")
     for kind in MORE:
         groups["results"][1].append(f"lensdiff.results.{kind.__name__}")
     public = {getattr(lensdiff, name) for name in lensdiff.__all__}

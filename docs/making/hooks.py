@@ -21,7 +21,7 @@ log = logging.getLogger("mkdocs.hooks.lensdiff")  # a warning fails a strict bui
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the sections of the navigation that are folders."""
     config.nav = navigation.filled(config.nav or [], Path(config.docs_dir))
-    for sentence in api.undocumented():
+    for sentence in (*api.undocumented(), *api.misnamed()):
         log.warning(sentence)
     return config
 
@@ -29,8 +29,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @event_priority(50)  # before the plugin that makes pages of notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made, the notebooks and the toy pair's report."""
+    made = tables.columns_of(gallery.run_folder())
+    for sentence in tables.undescribed(made):
+        log.warning(sentence)
     pages = {
-        "reference/tables.md": tables.page_of_tables(gallery.run_folder()),
+        "reference/tables.md": tables.page_of_tables(made),
         "reference/configuration.md": configuration.page_of_keys(),
         "reference/commands.md": commands.page_of_commands(),
         **api.pages(),
@@ -53,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "gallery.md" and (report := gallery.report()):
         for sentence in gallery.lost(text, report):
             log.warning(sentence)
-    text, lost = links.mended(text, page.file.src_uri, files)
+    text, lost = links.mended(links.included(text), page.file.src_uri, files)
     for sentence in lost:
         log.warning(sentence)
     return text

@@ -8,6 +8,8 @@ from mkdocs.structure.files import Files
 from docs.making.navigation import ROOT, repository
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
+INCLUDED = re.compile(r"^<!-- file: (\S+) -->$", re.MULTILINE)
+LANGUAGES = {".py": "python", ".js": "js"}
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -35,3 +37,13 @@ def mended(text: str, page: str, files: Files) -> tuple[str, list[str]]:
 
     parts = FENCE.split(text)
     return "".join(part if part.startswith("```") else LINK.sub(replaced, part) for part in parts), lost
+
+
+def included(text: str) -> str:
+    """Return a page with the files of the repository that it names in their places."""
+
+    def replaced(match: re.Match[str]) -> str:
+        path = ROOT / match[1]
+        return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').strip()}\n```"
+
+    return INCLUDED.sub(replaced, text)

@@ -28,7 +28,7 @@ def filled(nav: list[Any], docs: Path) -> list[Any]:
 def of_folder(name: str, docs: Path) -> list[Any]:
     """Return the pages of a folder, in the order in which they are read."""
     if name == "reference/api":
-        return list(api.pages())
+        return api.entries()
     if name == "notebooks":
         return [f"notebooks/{notebook.name}" for notebook in notebooks()]
     pages = [path.relative_to(docs).as_posix() for path in sorted((docs / name).glob("*.md"), key=_place)]

@@ -14,21 +14,28 @@ INTRODUCTION = """\
 Every analysis writes tidy tables, one observation a row: `DIR/tables/NAME.parquet` after a run, `DIR/NAME.parquet`
 after a command of one analysis. `DIR/tables/README.md` describes the tables that are there.
 
-```python
-import pandas as pd
-
-print(pd.read_parquet("lensdiff-weights/weight_shift.parquet").head())
-```
-
 Layers, heads, dimensions, components and positions count from 0, ranks from 1. Differences are tuned - base."""
 
 
-def page_of_tables(run: Path) -> str:
-    """Return the page; the columns are those of the tables of a run, and those that a table itself describes."""
+def columns_of(run: Path) -> dict[str, list[str]]:
+    """Return the columns of a run's tables; nothing where there is no run."""
     store = ResultStore(run)
-    made: dict[str, list[str]] = {}
-    if store.exists():
-        made = {name: store.columns(name) for name in store.table_names()}
+    return {name: store.columns(name) for name in store.table_names()} if store.exists() else {}
+
+
+def undescribed(made: Mapping[str, list[str]]) -> list[str]:
+    """Return a sentence for each column of a run's tables that nobody describes."""
+    docs = {doc.name: doc for analysis in ANALYSES for doc in analysis.tables}
+    return [
+        f"the column {column} of the table {name} is not described"
+        for name, columns in made.items()
+        for column in columns
+        if not meaning(docs[name], column)
+    ]
+
+
+def page_of_tables(made: Mapping[str, list[str]]) -> str:
+    """Return the page; the columns are those of the tables of a run, and those that a table itself describes."""
     seen: set[str] = set()
     parts = [INTRODUCTION, _shared()]
     for analysis in ANALYSES:
