@@ -13,7 +13,7 @@ from lensdiff.steps.options import are_layers
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "at least", "max_length": "at most"}
-HEAD = ("key", "type", "default", "what it is")
+HEAD = ("key", "what it is", "type", "default")
 INTRODUCTION = """\
 `lensdiff init` writes a commented example, `lensdiff run lensdiff.toml` does what it says. A key that is left out has
 its default; a key that is not known, a value out of its range and keys that contradict each other are refused before
@@ -47,7 +47,7 @@ def _doc(kind: type) -> str:
 def keys(fields: Mapping[str, FieldInfo]) -> str:
     """Return the table of some keys."""
     rows = [
-        (code(name), cell(type_of(field)), _default(field), cell(field.description or ""))
+        (code(name), cell(field.description or ""), cell(type_of(field)), _default(field))
         for name, field in fields.items()
     ]
     return table(HEAD, rows)
@@ -79,7 +79,9 @@ def _words(annotation: Any, metadata: list[Any]) -> str:
         return f"list of {_words(parts[0], [])}{bounds}"
     if parts:
         return " or ".join(_words(part, metadata) for part in parts)
-    return f"{NAMES.get(annotation, 'table')}{bounds}"
+    return (
+        f"{NAMES.get(annotation, 'table')}{bounds.replace('at least 1', 'not empty') if annotation is str else bounds}"
+    )
 
 
 def _bounds(metadata: list[Any]) -> str:

@@ -33,6 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for sentence in tables.undescribed(made):
         log.warning(sentence)
     pages = {
+        navigation.UNDERSTAND: navigation.page_of_questions(Path(config.docs_dir)),
         "reference/tables.md": tables.page_of_tables(made),
         "reference/configuration.md": configuration.page_of_keys(),
         "reference/commands.md": commands.page_of_commands(),
@@ -60,6 +61,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for sentence in lost:
         log.warning(sentence)
     return text
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that asks the network for a script or a style."""
+    for address in links.asked_for(output):
+        log.warning(f"{page.file.src_uri} asks the network for {address}")
+    return output
 
 
 def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Any) -> dict[str, Any]:

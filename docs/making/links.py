@@ -10,6 +10,7 @@ from docs.making.navigation import ROOT, repository
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 INCLUDED = re.compile(r"^<!-- file: (\S+) -->$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".js": "js"}
+ASKED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -47,3 +48,8 @@ def included(text: str) -> str:
         return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').strip()}\n```"
 
     return INCLUDED.sub(replaced, text)
+
+
+def asked_for(html: str) -> list[str]:
+    """Return the addresses that a page loads something from when it is opened; a link that is followed is none."""
+    return ASKED.findall(html)

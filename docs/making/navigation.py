@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from docs.making import api
+from docs.making.markdown import cell, page, table
 from lensdiff.analyses import ANALYSES
 
 ROOT = Path(__file__).parents[2]
+UNDERSTAND = "understand/index.md"
 HOSTS = {"https://github.com/": "https://colab.research.google.com/github/"}
 
 
@@ -20,7 +22,7 @@ def filled(nav: list[Any], docs: Path) -> list[Any]:
             inside = filled(inside, docs)
         elif inside.endswith("/*"):
             inside = of_folder(inside.removesuffix("/*"), docs)
-        if inside and (isinstance(inside, list) or not title or inside != "cite.md" or (docs / inside).exists()):
+        if inside:
             found.append({title: inside} if title else inside)
     return found
 
@@ -33,15 +35,35 @@ def of_folder(name: str, docs: Path) -> list[Any]:
         return [f"notebooks/{notebook.name}" for notebook in notebooks()]
     pages = [path.relative_to(docs).as_posix() for path in sorted((docs / name).glob("*.md"), key=_place)]
     if name == "understand":
-        pages += ["controls.md"] * (docs / "controls.md").exists()
-    return [page for page in pages if page != "understand/cite.md"]
+        return [UNDERSTAND, *pages, *["controls.md"] * (docs / "controls.md").exists()]
+    return pages
 
 
-def _place(page: Path) -> tuple[int, int, str]:
-    """Return an index first, then pages of no analysis by name, then those of analyses in their order."""
+def _place(page: Path) -> tuple[bool, int, str]:
+    """Return an index first, then pages of no analysis by name, then those of analyses in their order.
+
+    An analysis that no run has (published) comes last.
+    """
     order = [analysis.name for analysis in ANALYSES]
     name = page.stem.replace("-", "_")
-    return (page.stem != "index", order.index(name) + 1 if name in order else 0, name)
+    is_apart = name not in order and (ROOT / "lensdiff" / "analyses" / name).is_dir()
+    return (page.stem != "index", order.index(name) + 1 if name in order else is_apart * (len(order) + 1), name)
+
+
+def page_of_questions(docs: Path) -> str:
+    """Return the page with which the section begins that explains the analyses: their questions, from `ANALYSES`."""
+    rows = []
+    for analysis in ANALYSES:
+        name, verb = analysis.name, analysis.name.replace("_", "-")
+        is_there = (docs / "understand" / f"{name}.md").exists()
+        question = f"[{cell(analysis.question)}]({name}.md)" if is_there else cell(analysis.question)
+        command = f"[`{verb}`](../reference/commands.md#{verb})" if analysis.done != "always" else "in every report"
+        rows.append((question, command, cell(analysis.beside)))
+    text = (
+        "Each analysis asks one question. Its page says by which formula, in which unit and with which sign, what the "
+        "number can say and what it cannot, and what stands beside it."
+    )
+    return page("Understand", text, table(("question", "command", "beside it"), rows))
 
 
 def notebooks() -> list[Path]:

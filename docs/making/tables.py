@@ -42,7 +42,7 @@ def page_of_tables(made: Mapping[str, list[str]]) -> str:
         docs = [doc for doc in analysis.tables if doc.name not in seen]
         seen |= {doc.name for doc in docs}
         if docs:
-            parts += [f"## {analysis.question} {{ #{analysis.name} }}", *(_of(doc, made) for doc in docs)]
+            parts += [f"## {analysis.question} {{ #of-{analysis.name} }}", *(_of(doc, made) for doc in docs)]
     return page("Tables", *parts)
 
 

@@ -18,9 +18,11 @@ import torch
 import typer
 from transformers import AutoModelForCausalLM
 
-from lensdiff import load_prompts
+import lensdiff
+from lensdiff import load_pair, load_prompts
 from lensdiff.cli import app, main, whole
 from lensdiff.inputs import toy_pair
+from lensdiff.pipeline.config import COUNTED
 from lensdiff.pipeline.toml import load_config
 from tests.chat_server import chat_server
 from tests.checkpoints import hf_model
@@ -73,7 +75,7 @@ class Page:
         assert words[0] == "lensdiff", f"{block}: {words[0]} is not run in a test, a mark has to say why"
         if words[1] == "run":
             config = load_config(Path(words[2]))
-            counted = {name: 1 for name in type(config.controls).model_fields if name not in ("kinds", "data")}
+            counted = {a.name: min(1, config.controls.count(a.name)) for a in COUNTED}
             controls = config.controls.model_copy(update={"kinds": ["spectrum"], "data": None, **counted})
             small = {"controls": controls, "max_new_tokens": 6, "max_prompts": PROMPTS, "device": "cpu", "workers": 1}
             whole._whole(config.model_copy(update=small), True)
@@ -105,7 +107,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "TUNED").symlink_to(toy_pair.TUNED)
     lines = toy_pair.PROMPTS.read_text(encoding="utf-8").splitlines()
     lines = list({json.loads(line)["kind"]: line for line in lines}.values())[:PROMPTS]  # each of another kind
-    (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in ("prompts.jsonl", "PROMPTS.jsonl"):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     texts = ["A dog is an animal that lives with people.", "Snow is white.", "The river runs to the sea."] * 4
     (folder / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     (folder / "words.tsv").write_text("dog\t9\ncat\t8\nriver\t7\nsnow\t6\nwrite\t5\nanswer\t4\n", encoding="utf-8")
@@ -118,6 +121,7 @@ def session(reader: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The pages by their names, each begun when its first block runs."""
     with chat_server() as (_, url), pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy_pair, "PROMPTS", reader / "prompts.jsonl")
+        patch.setattr(lensdiff, "load_pair", _LoadedOnce())
         yield _Pages(reader, tmp_path_factory.mktemp("pages"), url)
 
 
@@ -133,6 +137,21 @@ def write_adapter(folder: Path) -> None:
             if parameter.requires_grad:
                 parameter.data.add_(0.02 * torch.randn_like(parameter))
         model.save_pretrained(folder)
+
+
+class _LoadedOnce:
+    """`load_pair`, which gives pages that ask for the same pair the same one."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[tuple[Path, Path], lensdiff.ModelPair] = {}
+
+    def __call__(self, base: Any, tuned: Any, **options: Any) -> lensdiff.ModelPair:
+        if options or not all(isinstance(source, str | Path) for source in (base, tuned)):
+            return load_pair(base, tuned, **options)
+        key = Path(base).resolve(), Path(tuned).resolve()
+        if key not in self.pairs:
+            self.pairs[key] = load_pair(base, tuned)
+        return self.pairs[key]
 
 
 class _Pages(dict[str, Page]):
