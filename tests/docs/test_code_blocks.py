@@ -22,26 +22,37 @@ import lensdiff
 from lensdiff import load_pair, load_prompts
 from lensdiff.cli import app, main, whole
 from lensdiff.inputs import toy_pair
-from lensdiff.pipeline.config import COUNTED
+from lensdiff.pipeline.config import COUNTED, TABLES
 from lensdiff.pipeline.toml import load_config
+from lensdiff.steps.options import Options
 from tests.chat_server import chat_server
 from tests.checkpoints import hf_model
 from tests.docs.blocks import ROOT, Block, blocks_of, every_block
 from tests.gguf_files import write_gguf
 
 SERVER = "http://127.0.0.1:8000/v1"  # which the pages name; the tests' own stands in its place
-PROMPTS = 4
-SMALL = {
-    "--controls": "1",
-    "--kinds": "spectrum",
-    "--max-new-tokens": "6",
-    "--components": "4",
-    "--layers": "0",
-    "--max-texts": "8",
-    "--effect-texts": "2",
-    "--seeds": "1",
-    "--device": "cpu",
+PROMPTS = 3
+RUN = {"max_new_tokens": 6, "max_prompts": PROMPTS, "device": "cpu", "workers": 1}
+OF_ANALYSES = {  # of whichever analysis has the option
+    "layers": [0],
+    "n_components": 4,
+    "ranks": [1],
+    "draws": 1,
+    "max_tokens": 8,
+    "max_texts": 8,
+    "effect_texts": 2,
+    "curve_prompts": 1,
+    "curve_draws": 1,
+    "curve_tokens": 4,
+    "deletion_draws": 1,
 }
+FLAGS = {"--controls": "1", "--kinds": "spectrum", "--components": "4", "--seeds": "1"}
+FLAGS |= {f"--{name.replace('_', '-')}": str(value).strip("[]") for name, value in (RUN | OF_ANALYSES).items()}
+
+
+def _small(options: Options) -> Options:
+    """Options of an analysis that take little time."""
+    return options.model_copy(update={k: v for k, v in OF_ANALYSES.items() if k in type(options).model_fields})
 
 
 class Page:
@@ -77,14 +88,14 @@ class Page:
             config = load_config(Path(words[2]))
             counted = {a.name: min(1, config.controls.count(a.name)) for a in COUNTED}
             controls = config.controls.model_copy(update={"kinds": ["spectrum"], "data": None, **counted})
-            small = {"controls": controls, "max_new_tokens": 6, "max_prompts": PROMPTS, "device": "cpu", "workers": 1}
+            small = RUN | {"controls": controls} | {a.name: _small(config.options(a)) for a in TABLES}
             whole._whole(config.model_copy(update=small), True)
             return
         verbs: Any = typer.main.get_command(app)
         command = verbs.commands[words[1]]
         command.make_context(words[1], words[2:])  # what the page says is read as it stands
         flags = {flag for parameter in command.params for flag in parameter.opts}
-        more = [word for flag, value in SMALL.items() if flag in flags for word in (flag, value)]
+        more = [word for flag, value in FLAGS.items() if flag in flags for word in (flag, value)]
         assert main([*words[1:], *more]) == 0, f"{block}: {shlex.join(words)}"
 
     def _toml(self, block: Block, text: str) -> None:

@@ -29,7 +29,7 @@ def rows(page: str, section: str) -> dict[str, list[str]]:
     """The rows of the first table of a section, by their first cell."""
     part = page.split(f"{{ #{section} }}", 1)[1] if section else page
     found = re.search(r"(?:^\|.*\n?)+", part, re.MULTILINE)
-    lines = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in found[0].splitlines()[2:]]
+    lines = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in found[0].splitlines()[2:]]
     return {line[0].strip("`"): line[1:] for line in lines}
 
 
