@@ -20,6 +20,7 @@ ROOMS = {
     "pipeline": "Runs and reports",
     "results": "Results",
 }
+PUBLIC = [name for name in dir(lensdiff) if not name.startswith("_")]
 MORE = (Result, Results, InputError)  # what is met everywhere, and imported by nobody
 
 
@@ -72,7 +73,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _documented() -> Iterator[Any]:
-    yield from (getattr(lensdiff, name) for name in sorted(lensdiff.__all__))
+    yield from (getattr(lensdiff, name) for name in PUBLIC)
     yield from MORE
     yield from (kind for group in _groups() for kind in _results(group))
 
@@ -90,13 +91,13 @@ def _groups() -> dict[str, tuple[str, list[str]]]:
     """Return (title, identifiers) by the name of a page: rooms first, then analyses in their order."""
     titles = ROOMS | {analysis.name: analysis.question for analysis in ANALYSES}
     groups: dict[str, tuple[str, list[str]]] = {name: (title, []) for name, title in titles.items()}
-    for name in sorted(lensdiff.__all__, key=lambda name: (name[:1].isupper(), name)):
+    for name in sorted(PUBLIC, key=lambda name: (name[:1].isupper(), name)):
         _, room, *rest = getattr(lensdiff, name).__module__.split(".")
         group = rest[0] if room == "analyses" else room
         groups.setdefault(group, (group.capitalize(), []))[1].append(f"lensdiff.{name}")
     for kind in MORE:
         groups["results"][1].append(f"lensdiff.results.{kind.__name__}")
-    public = {getattr(lensdiff, name) for name in lensdiff.__all__}
+    public = {getattr(lensdiff, name) for name in PUBLIC}
     for group in groups:
         groups[group][1].extend(f"{kind.__module__}.{kind.__name__}" for kind in _results(group) if kind not in public)
     return {group: found for group, found in groups.items() if found[1]}
