@@ -26,6 +26,7 @@ import importlib.util
 
 if importlib.util.find_spec("lensdiff") is None:
     %pip install --quiet lensdiff"""
+BAR = "application/vnd.jupyter.widget-view+json"
 INSTALL_ID = "install"
 
 
@@ -54,10 +55,19 @@ def with_install(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def without_bars(notebook: NotebookNode) -> None:
+    """Take out the bars of this run: they are widgets, which a page would ask the network to draw."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if BAR not in output.get("data", {})]
+
+
 def build(path: Path, page: Page) -> None:
     """Execute one notebook in place."""
     notebook = with_install(nbformat.read(path, as_version=4))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    without_bars(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of this run
         for output in cell.get("outputs", []):

@@ -11,6 +11,10 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 INCLUDED = re.compile(r"^<!-- file: (\S+) -->$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".js": "js"}
 ASKED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
+WRITTEN = re.compile(
+    r"(?:src\s*=|import|importScripts|url|fetch)\s*\(?\s*[\"']((?:https?:)?//[^\"']+)[\"']", re.IGNORECASE
+)
+SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL)
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -52,4 +56,9 @@ def included(text: str) -> str:
 
 def asked_for(html: str) -> list[str]:
     """Return the addresses that a page loads something from when it is opened; a link that is followed is none."""
-    return ASKED.findall(html)
+    return ASKED.findall(html) + [address for script in SCRIPT.findall(html) for address in WRITTEN.findall(script)]
+
+
+def without_diagrams(html: str) -> str:
+    """Return a notebook's page without the script that would ask the network for what draws diagrams: it has none."""
+    return SCRIPT.sub(lambda match: "" if "mermaid" in match[1] and WRITTEN.search(match[1]) else match[0], html)

@@ -190,6 +190,10 @@ def test_a_link_out_of_the_pages_is_a_path_and_a_lost_one_is_told(monkeypatch: p
 def test_what_a_page_loads_from_the_network_is_told():
     html = '<script src="https://a.b/c.js"></script><link href=//d.e/f.css rel=stylesheet><a href="https://g.h">i</a>'
     assert links.asked_for(html) == ["https://a.b/c.js", "//d.e/f.css"]
+    drawn = "<script>f(await import('https://a.b/mermaid.js'))</script><script>g()</script>"
+    assert links.without_diagrams(drawn) == "<script>g()</script>"
+    assert links.asked_for(drawn) == ["https://a.b/mermaid.js"]
+    assert links.asked_for("<script>const s = x; s.src = 'https://a.b/c.js';</script>") == ["https://a.b/c.js"]
 
 
 def test_a_place_that_the_report_lacks_is_told():
@@ -235,3 +239,12 @@ def test_the_first_cell_of_code_installs_what_is_missing(path: Path, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     exec(source, dict(names))
     assert ran == ["pip"]
+
+
+@pytest.mark.parametrize("path", navigation.notebooks(), ids=lambda path: path.stem)
+def test_a_stored_notebook_holds_no_widget_that_a_page_would_load(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    assert "widgets" not in notebook.metadata
+    shown = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert shown
+    assert not [kind for kind in shown if "widget" in kind]
