@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from docs.making.markdown import cell, code, page, table
 from lensdiff.pipeline.config import TABLES, MessageEntry, PromptEntry, WholeConfig
 from lensdiff.pipeline.example import example
-from lensdiff.steps.options import are_layers
+from lensdiff.steps.options import Options, are_layers
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "at least", "max_length": "at most"}
@@ -24,19 +24,25 @@ def page_of_keys() -> str:
     """Return the page."""
     fields = WholeConfig.model_fields
     own = {analysis.name for analysis in TABLES}
-    controls: Any = fields["controls"].annotation
-    top = {name: field for name, field in fields.items() if name not in own | {"controls", "prompt"}}
+    kinds = {name: field.annotation for name, field in fields.items() if name not in own}
+    inner: dict[str, Any] = {name: kind for name, kind in kinds.items() if _is_table(kind)}  # [controls] and the like
+    top = {name: field for name, field in fields.items() if name not in own | {*inner, "prompt"}}
     own_prompts = "A prompt of the config's own; give as many as you like."
     parts = [INTRODUCTION, "## The whole run", keys(top)]
     parts += ["## [[prompt]] { #prompt }", own_prompts, keys(PromptEntry.model_fields)]
     parts += ["### Messages of a chat { #messages }", keys(MessageEntry.model_fields)]
-    parts += ["## [controls] { #controls }", " ".join(_doc(controls).split()), keys(controls.model_fields)]
+    for name, kind in inner.items():
+        parts += [f"## [{name}] {{ #{name} }}", " ".join(_doc(kind).split()), keys(kind.model_fields)]
     for analysis in TABLES:
         exact = " Needs float32 or float64." if analysis.exact else ""
         said = f"{analysis.question}.{exact} {analysis.more}".strip()
         parts += [f"## [{analysis.name}] {{ #{analysis.name} }}", said, keys(analysis.options.model_fields)]
     parts += ["## The example", f"What `lensdiff init` writes:\n\n```toml\n{example().strip()}\n```"]
     return page("Configuration", *parts)
+
+
+def _is_table(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Options)
 
 
 def _doc(kind: type) -> str:

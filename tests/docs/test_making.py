@@ -60,7 +60,9 @@ def test_the_page_of_keys_has_every_key_with_its_default():
     page = configuration.page_of_keys()
     whole = rows(page, "")
     own = {analysis.name for analysis in TABLES}
-    assert set(whole) == set(WholeConfig.model_fields) - own - {"prompt", "controls"}
+    assert set(whole) == set(WholeConfig.model_fields) - own - {"prompt", "controls", "ray"}
+    assert set(rows(page, "controls")) > {"kinds", "data", "instruction_use"}
+    assert rows(page, "ray")["gpus_per_actor"][1:] == ["number, &gt;= 0, &lt;= 1000000, finite", "`0.0`"]
     assert whole["dtype"][1:] == ['"float32" or "float64" or "bfloat16" or "float16"', '`"float32"`']
     assert whole["base"][1:] == ["text, not empty", "must be given"]
     config = parse(REQUIRED)
