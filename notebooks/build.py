@@ -2,6 +2,8 @@
 
 A view is a frame with scripts, which a site that shows notebooks strips. So the committed outputs hold a picture of
 each view (taken in a headless Chromium), and whoever runs the notebook sees the view itself.
+
+The first cell of code installs lensdiff where it is missing, as in Colab, so that a notebook opens there without edits.
 """
 
 import base64
@@ -12,11 +14,20 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTH, HEIGHT = 1100, 800
+INSTALL = """\
+# in Colab this installs lensdiff; where it is installed already, nothing happens
+import importlib.util
+
+if importlib.util.find_spec("lensdiff") is None:
+    %pip install --quiet lensdiff"""
+BAR = "application/vnd.jupyter.widget-view+json"
+INSTALL_ID = "install"
 
 
 def picture(page: Page, html: str) -> str:
@@ -36,10 +47,27 @@ def picture(page: Page, html: str) -> str:
         return base64.b64encode(page.locator("iframe").screenshot()).decode()
 
 
+def with_install(notebook: NotebookNode) -> NotebookNode:
+    """Return a notebook whose first cell of code, behind its title, is the one that installs."""
+    cells = [cell for cell in notebook.cells if cell.get("id") != INSTALL_ID]
+    cells.insert(1, nbformat.v4.new_code_cell(INSTALL, id=INSTALL_ID))
+    notebook.cells = cells
+    return notebook
+
+
+def without_bars(notebook: NotebookNode) -> None:
+    """Take out the bars of this run: they are widgets, which a page would ask the network to draw."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if BAR not in output.get("data", {})]
+
+
 def build(path: Path, page: Page) -> None:
     """Execute one notebook in place."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = with_install(nbformat.read(path, as_version=4))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    without_bars(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of this run
         for output in cell.get("outputs", []):

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -55,7 +56,7 @@ def shot(page: Page, selector: str) -> bytes:
     box = view.bounding_box()
     assert box is not None
     top = page.evaluate("window.scrollY")
-    clip = {"x": box["x"], "y": box["y"] + top, "width": box["width"], "height": min(box["height"], HEIGHT)}
+    clip: Any = {"x": box["x"], "y": box["y"] + top, "width": box["width"], "height": min(box["height"], HEIGHT)}
     return page.screenshot(full_page=True, clip=clip)
 
 
@@ -107,7 +108,7 @@ def statistics() -> bytes:
 def published(clone: Path) -> bytes:
     """Draw the means of both tables as they come from the released files, of the sets that the clone holds."""
     tables = published_tables(load_published(clone))
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         *((f"Table 1, {name}", row.unfollowed, row.followed, row.welch) for name, row in tables.table1.items()),
         *((f"Table 2, {name}", row.base, row.tuned, row.welch) for name, row in tables.table2.items()),
     ]

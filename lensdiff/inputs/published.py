@@ -249,9 +249,8 @@ def load_published(path: str | Path) -> Published:
         `Published`, its prompts, ratings, attributions and word pairs, each read when it is asked for.
 
     Raises:
-        InputError: the folder does not hold datasets/FinalDataset.tsv, or that file is unusable. Other parts raise it
-        when
-            they are read.
+        InputError: the folder does not hold datasets/FinalDataset.tsv, or that file is unusable. Other parts
+            raise it when they are read.
     """
     path = as_path(path, "a clone of the authors' repository")
     table = path / "datasets" / "FinalDataset.tsv"

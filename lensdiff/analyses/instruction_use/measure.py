@@ -79,8 +79,8 @@ def instruction_use(
             one prompt, which has no donors for a swap.
         response: None for the models' own greedy responses (of a pair both, each forced on both) and the prompts'
             references where they have one; a text, joined to the prompt as prompt + " " + response; or a `Response`.
-            For a list of prompts a list of as many, or several texts: a mapping of their names to such lists, in which
-            None stands for no such text of a prompt.
+            For a list of prompts a list of as many, or for several texts a mapping of their names to such lists, in
+            which None stands for no such text of a prompt.
         by: "swap" (with the instructions of other prompts) or "deletion".
         draws: donors whose instructions are averaged; all of them where there are fewer.
         controls: of a pair: `pair.control(kind, seed)`, or models with the base's tokenizer.
