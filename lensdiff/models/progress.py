@@ -2,7 +2,7 @@
 
 told        where standard error is a terminal, or in a notebook; `show_progress` and a function's own `progress`
             say otherwise
-not told    in a run, whose listener tells of it (`unseen`)
+heard       in a run, whose listener tells of it (`unseen`)
 one bar     what is done within another bar's work is told at that bar's end
 """
 
@@ -11,9 +11,11 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 Advance = Callable[[int], None]
+Hear = Callable[[str, int, int | None], None]  # what is done, how many steps of it are, and of how many
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before anything is shown
 EVERY = 1.0  # seconds between two looks at the clock
@@ -26,11 +28,13 @@ class _Shown:
     Attributes:
         wanted: by the user; None where that depends on where standard error leads.
         unseen: how many runs are at work, which tell of themselves.
+        hear: is told what a bar would have shown, where a run is at work.
         bars: that are open; the first one is on the screen.
     """
 
     wanted: bool | None = None
     unseen = 0
+    hear: Hear | None = None
     bars: list["_Bar"]
 
     def __init__(self) -> None:
@@ -57,13 +61,19 @@ def show_progress(shown: bool | None = None) -> None:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Show nothing while the context lasts, but what a call asks for itself."""
+def unseen(hear: Hear | None = None) -> Iterator[None]:
+    """Show nothing while the context lasts, but what a call asks for itself.
+
+    Args:
+        hear: is told of every step of what would have been shown; by default nobody.
+    """
+    before, _shown.hear = _shown.hear, hear
     _shown.unseen += 1
     try:
         yield
     finally:
         _shown.unseen -= 1
+        _shown.hear = before
 
 
 def is_watched() -> bool:
@@ -82,6 +92,9 @@ def bar(title: str, total: int | None = None, *, progress: bool | None = None) -
         progress: show it at once, or never; None as the module says.
     """
     if not _shown.is_on(progress):
+        if progress is None and _shown.hear is not None:
+            yield _counting(partial(_shown.hear, title), total)
+            return
         with unseen():  # what is done within it neither
             yield lambda n: None
         return
@@ -95,6 +108,19 @@ def bar(title: str, total: int | None = None, *, progress: bool | None = None) -
     finally:
         _shown.bars.remove(found)
         found.close()
+
+
+def _counting(hear: Callable[[int, int | None], None], total: int | None) -> Advance:
+    """Return what moves something on that is told to a listener: at once, and with every step."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        hear(done, total)
+
+    advance(0)
+    return advance
 
 
 def tracked(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
@@ -121,7 +147,12 @@ class Steps:
     def advance(self, n: int) -> None:
         """Show that so many more units are done."""
         self._done += n
+        self._shown.tell("", 0, None)
         self._shown.advance(n)
+
+    def within(self, work: str, done: int, total: int | None) -> None:
+        """Show how far something within a unit is."""
+        self._shown.tell(work, done, total)
 
 
 @contextmanager
@@ -162,17 +193,13 @@ class _Bar:
 
     def within(self, title: str, total: int | None) -> Advance:
         """Return what tells at the bar's end how far something within its work is."""
-        done = 0
+        return _counting(partial(self.tell, title), total)
 
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            with self._lock:
-                self._bar.set_postfix_str(title if total is None else f"{title} {done}/{total}", refresh=False)
-                self._bar.update(0)
-
-        advance(0)
-        return advance
+    def tell(self, title: str, done: int, total: int | None) -> None:
+        """Tell at the bar's end how far something within its work is."""
+        with self._lock:
+            self._bar.set_postfix_str(title if total is None else f"{title} {done}/{total}", refresh=False)
+            self._bar.update(0)
 
     def _tick(self) -> None:
         wait = self._patience + 0.05
