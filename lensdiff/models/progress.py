@@ -8,7 +8,6 @@ one bar     what is done within another bar's work is told at that bar's end
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -79,7 +78,11 @@ def unseen(hear: Hear | None = None) -> Iterator[None]:
 def is_watched() -> bool:
     """Return whether somebody sees standard error: a terminal's, or a notebook's."""
     stream = sys.stderr
-    return "ipykernel.zmqshell" in sys.modules or (stream is not None and stream.isatty())
+    return _is_notebook() or (stream is not None and stream.isatty())
+
+
+def _is_notebook() -> bool:
+    return "ipykernel.zmqshell" in sys.modules
 
 
 @contextmanager
@@ -147,8 +150,7 @@ class Steps:
     def advance(self, n: int) -> None:
         """Show that so many more units are done."""
         self._done += n
-        self._shown.tell("", 0, None)
-        self._shown.advance(n)
+        self._shown.advance(n, within="")
 
     def within(self, work: str, done: int, total: int | None) -> None:
         """Show how far something within a unit is."""
@@ -180,8 +182,11 @@ class _Bar:
         self._thread = threading.Thread(target=self._tick, daemon=True)
         self._thread.start()
 
-    def advance(self, n: int) -> None:
+    def advance(self, n: int, within: str | None = None) -> None:
+        """Move it on; `within` is what stands at its end from now on."""
         with self._lock:
+            if within is not None:
+                self._bar.set_postfix_str(within, refresh=False)
             self._bar.update(n)
 
     def rename(self, title: str, total: int) -> None:
@@ -197,9 +202,7 @@ class _Bar:
 
     def tell(self, title: str, done: int, total: int | None) -> None:
         """Tell at the bar's end how far something within its work is."""
-        with self._lock:
-            self._bar.set_postfix_str(title if total is None else f"{title} {done}/{total}", refresh=False)
-            self._bar.update(0)
+        self.advance(0, within=title if total is None else f"{title} {done}/{total}")
 
     def _tick(self) -> None:
         wait = self._patience + 0.05
@@ -214,10 +217,12 @@ class _Bar:
 
 
 def _tqdm(title: str, total: int | None, patience: float) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is text
-        from tqdm.auto import tqdm
-    return tqdm(
-        desc=title, total=total, delay=patience, miniters=0, mininterval=0.1, leave=False, file=sys.stderr,
-        dynamic_ncols=True, bar_format=_UNCOUNTED if total is None else None,
-    )  # fmt: skip
+    how: dict[str, Any] = {"desc": title, "total": total, "delay": patience, "leave": False}
+    how |= {"miniters": 0, "mininterval": 0.1, "bar_format": _UNCOUNTED if total is None else None}
+    if _is_notebook():
+        from lensdiff.models.notebook_bar import NotebookBar
+
+        return NotebookBar(**how)
+    from tqdm.std import tqdm
+
+    return tqdm(**how, file=sys.stderr, dynamic_ncols=True)
