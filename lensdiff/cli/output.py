@@ -31,6 +31,13 @@ class RateColumn(TextColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="progress.data.speed")
 
 
+class CountColumn(MofNCompleteColumn):
+    """How many of how many; nothing where that is not known."""
+
+    def render(self, task: "Task") -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
 class Terminal:
     """Shows a run: messages as lines, steps as bars; nothing where `quiet`, no bars without a terminal."""
 
@@ -41,7 +48,7 @@ class Terminal:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            CountColumn(),
             RateColumn(),
             TimeRemainingColumn(),
         )
