@@ -2,7 +2,7 @@
 where it belongs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,25 @@ def check_controls(given: Any, call: str, maker: str = "") -> None:
     raise InputError(f"{wanted}: controls=[pair.control(kind, seed), ...]")
 
 
-def check_control(given: Any, kind: type, call: str, maker: str) -> None:
-    """Refuse one of several controls that is no result of another function where such are needed.
+def results_on_controls(given: Any, kind: type, call: str, maker: str) -> Iterable[Any]:
+    """Return results of another function on controls, each of which is looked at before it is used.
 
     Args:
+        given: a list of them, or a generator, which is read one at a time.
         kind: the results' class; call, maker: as of `check_controls`.
 
     Raises:
-        InputError: it is something else, with the call that makes one.
+        InputError: as `check_controls`, or one of them is something else; of a generator once it is read.
     """
-    if not isinstance(given, kind):
-        wanted = f"{call} takes results of {maker} on controls, given {described(given)}"
+    check_controls(given, call, maker)
+
+    def checked(one: Any) -> Any:
+        if isinstance(one, kind):
+            return one
+        wanted = f"{call} takes results of {maker} on controls, given {described(one)}"
         raise InputError(f"{wanted}: controls=[{maker}(pair.control(kind, seed), ...), ...]")
+
+    return [checked(one) for one in given] if isinstance(given, Collection) else (checked(one) for one in given)
 
 
 def is_pair(given: Any) -> bool:

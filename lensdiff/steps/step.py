@@ -52,7 +52,7 @@ def no_cost(probe: "Probe", unit: Unit, options: Any) -> float:
     return 0.0
 
 
-SMALL = 6_000.0  # bytes of a result that holds a few numbers: most of it is what says where they come from
+SMALL = 2_500.0  # bytes of a result that holds a few numbers: most of it is what says where they come from
 
 
 def small_size(probe: "Probe", unit: Unit, options: Any, kept: Kept) -> float:

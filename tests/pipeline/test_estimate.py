@@ -368,9 +368,11 @@ def test_controls_of_the_concepts_are_estimated(models, tmp_path):
     more = replace(probe, controls={"heads": 6})
     shift, fixed = (cost(runner, one, "verb_shift") - TEST_SECONDS for one in (more, few))
     assert shift == pytest.approx(4 * fixed)  # 2 + 6 models against 2
-    drawn, there = cost(runner, probe, "value_rotation_control", Unit("norm-0")), {"norm-0"}
-    whole = cost(runner, replace(probe, whole=there), "value_rotation_control", Unit("norm-0"))
-    n = 3 * LAYERS * 32 * D_MODEL**2 * probe.view.d_mlp / probe.rate
+    drawn, whole = (
+        cost(runner, known(replace(probe, whole=names), rate=1e3), "value_rotation_control", Unit("norm-0"))
+        for names in (set(), {"norm-0"})
+    )
+    n = 3 * LAYERS * 32 * D_MODEL**2 * probe.view.d_mlp / 1e3
     assert drawn - whole == pytest.approx(n), "a control that is a whole model is not drawn again"
 
 
@@ -384,9 +386,9 @@ def test_what_stays_on_the_disk_is_estimated_by_the_numbers_of_the_large_results
     for path in files(store):
         held[path.relative_to(store.root / "arrays").parts[0].removesuffix(".safetensors")] += path.stat().st_size
     sizes = {step.name: step.bytes for step in said.steps}
-    for name in ("attention", "concepts", "attribution", "heads"):
+    for name in ("attention", "concepts", "attribution"):
         assert held[name] / 2 < sizes[name] < 2 * held[name], name
-    assert sum(held.values()) / 2 < said.bytes < 2 * sum(held.values())
+    assert sum(held.values()) / 3 < said.bytes < 3 * sum(held.values()), "how many word pairs there are is not known"
 
 
 def files(store: ResultStore) -> list[Path]:
