@@ -31,6 +31,13 @@ class RateColumn(TextColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="progress.data.speed")
 
 
+class CountColumn(MofNCompleteColumn):
+    """How many of how many; nothing where that is not known."""
+
+    def render(self, task: "Task") -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
 class Terminal:
     """Shows a run: messages as lines, steps as bars; nothing where `quiet`, no bars without a terminal."""
 
@@ -41,29 +48,53 @@ class Terminal:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            CountColumn(),
             RateColumn(),
             TimeRemainingColumn(),
         )
         off = quiet or not self.console.is_terminal
         self._bars = Progress(*columns, console=self.console, disable=off, speed_estimate_period=600)
         self._tasks: dict[str, TaskID] = {}
+        self._within: tuple[str, TaskID] | None = None
 
     @contextmanager
     def watching(self) -> Iterator["Terminal"]:
         """Keep the bars on the screen while the context lasts."""
         with self._bars:
-            yield self
+            try:
+                yield self
+            finally:
+                self._leave()
+
+    def begins(self, config: Any) -> None:
+        """Say what a run is about to do; what follows imports for seconds before it tells anything."""
+        self.say(
+            f"comparing {config.source('base')} with {config.source('tuned')}, results go to {config.path(config.out)}"
+        )
 
     def say(self, message: str) -> None:
         if not self.quiet:
             self._bars.console.print(printable(message), markup=False)
 
     def begin(self, step: str, units: int, done: int) -> None:
+        self._leave()
         self._tasks[step] = self._bars.add_task(step, total=units, completed=done)
 
     def advance(self, step: str, unit: str) -> None:
+        self._leave()
         self._bars.advance(self._tasks[step])
+
+    def within(self, work: str, done: int, total: int | None) -> None:
+        """Show how far something within a unit is, at a bar below the others that goes with the unit."""
+        if self._within is None or self._within[0] != work:
+            self._leave()
+            self._within = work, self._bars.add_task(f"  {printable(work)}", total=total)
+        self._bars.update(self._within[1], completed=done, total=total)
+
+    def _leave(self) -> None:
+        if self._within is not None:
+            self._bars.remove_task(self._within[1])
+            self._within = None
 
     def reach(self, step: str, done: int, total: int) -> None:
         """Show that so many of a step's units are done."""
@@ -72,6 +103,7 @@ class Terminal:
         self._bars.update(self._tasks[step], completed=done)
 
     def end(self, step: str, seconds: float) -> None:
+        self._leave()
         self._bars.stop_task(self._tasks[step])
 
 

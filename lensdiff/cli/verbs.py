@@ -178,9 +178,10 @@ def _run(analysis: Analysis[Any], given: dict[str, Any]) -> None:
 
     config = check_config(values, "the command's options")
     door.check(config, analysis.name)  # a mistake is told at once: what follows imports for seconds
+    terminal = Terminal(quiet=given["quiet"])
+    terminal.begins(config)
     from lensdiff.pipeline.execute import execute
 
-    terminal = Terminal(quiet=given["quiet"])
     with terminal.watching():
         store = execute(config, listener=terminal, command=analysis.name, estimate=not given["quiet"])
     analyses = _beside(analysis, given.get("template", ""))

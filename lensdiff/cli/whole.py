@@ -103,12 +103,13 @@ def _whole(config: Any, quiet: bool) -> None:
     from lensdiff.pipeline import door
 
     door.check(config)  # a mistake is told at once: what follows imports for seconds
+    terminal = Terminal(quiet=quiet)
+    terminal.begins(config)
     from lensdiff.pipeline.changed import as_text
     from lensdiff.pipeline.execute import execute
     from lensdiff.pipeline.report import Report
     from lensdiff.pipeline.shortfall import failed, not_possible
 
-    terminal = Terminal(quiet=quiet)
     with terminal.watching():
         store = execute(config, listener=terminal, estimate=not quiet)
         report = Report(store)

@@ -1,12 +1,14 @@
-"""The door for what an analysis is about: one model, a pair, or results; anything else is told where it belongs."""
+"""The door for what an analysis is about: one model, a pair, or results, and for controls; what is none of it is told
+where it belongs.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensdiff.models.inside.wrappers import is_bridge, is_hooked
 from lensdiff.models.view import ModelView, view_of
-from lensdiff.results import Diff, InputError
+from lensdiff.results import Diff, InputError, Result
 
 MAKES_A_PAIR = "load_pair(base, tuned) makes one"
 
@@ -61,6 +63,49 @@ def check_results(given: Any, kind: type | tuple[type, ...], call: str, maker: s
     if isinstance(given, Diff):
         raise InputError(f"{wanted}: give its base and its tuned one apart, {call}(diff.base, diff.tuned)")
     raise InputError(f"{wanted}: diff = pair.compare({maker}, ...) makes them, its base and its tuned one are compared")
+
+
+def check_controls(given: Any, call: str, maker: str = "") -> None:
+    """Refuse what is no list (or generator) of controls, such as a single one.
+
+    Args:
+        call: the function's name; maker: that of the function whose results on controls it takes, "" where it takes
+            the controls themselves.
+
+    Raises:
+        InputError: it is something else, with the call that it needs.
+    """
+    single = is_model(given) or is_pair(given) or isinstance(given, Result | Diff | str | Path | Mapping)
+    if isinstance(given, Iterable) and not single:
+        return
+    if maker:
+        wanted = f"{call} takes results of {maker} on controls, in a list, given {described(given)}"
+        raise InputError(f"{wanted}: controls=[{maker}(pair.control(kind, seed), ...), ...]")
+    wanted = f"{call} takes controls in a list, given {described(given)}"
+    if is_model(given):
+        raise InputError(f"{wanted}: controls=[control], and 19 of a kind or more for a band")
+    raise InputError(f"{wanted}: controls=[pair.control(kind, seed), ...]")
+
+
+def results_on_controls(given: Any, kind: type, call: str, maker: str) -> Iterable[Any]:
+    """Return results of another function on controls, each of which is looked at before it is used.
+
+    Args:
+        given: a list of them, or a generator, which is read one at a time.
+        kind: the results' class; call, maker: as of `check_controls`.
+
+    Raises:
+        InputError: as `check_controls`, or one of them is something else; of a generator once it is read.
+    """
+    check_controls(given, call, maker)
+
+    def checked(one: Any) -> Any:
+        if isinstance(one, kind):
+            return one
+        wanted = f"{call} takes results of {maker} on controls, given {described(one)}"
+        raise InputError(f"{wanted}: controls=[{maker}(pair.control(kind, seed), ...), ...]")
+
+    return [checked(one) for one in given] if isinstance(given, Collection) else (checked(one) for one in given)
 
 
 def is_pair(given: Any) -> bool:

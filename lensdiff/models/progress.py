@@ -2,18 +2,19 @@
 
 told        where standard error is a terminal, or in a notebook; `show_progress` and a function's own `progress`
             say otherwise
-not told    in a run, whose listener tells of it (`unseen`)
+heard       in a run, whose listener tells of it (`unseen`)
 one bar     what is done within another bar's work is told at that bar's end
 """
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 Advance = Callable[[int], None]
+Hear = Callable[[str, int, int | None], None]  # what is done, how many steps of it are, and of how many
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before anything is shown
 EVERY = 1.0  # seconds between two looks at the clock
@@ -26,11 +27,13 @@ class _Shown:
     Attributes:
         wanted: by the user; None where that depends on where standard error leads.
         unseen: how many runs are at work, which tell of themselves.
+        hear: is told what a bar would have shown, where a run is at work.
         bars: that are open; the first one is on the screen.
     """
 
     wanted: bool | None = None
     unseen = 0
+    hear: Hear | None = None
     bars: list["_Bar"]
 
     def __init__(self) -> None:
@@ -57,19 +60,29 @@ def show_progress(shown: bool | None = None) -> None:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Show nothing while the context lasts, but what a call asks for itself."""
+def unseen(hear: Hear | None = None) -> Iterator[None]:
+    """Show nothing while the context lasts, but what a call asks for itself.
+
+    Args:
+        hear: is told of every step of what would have been shown; by default nobody.
+    """
+    before, _shown.hear = _shown.hear, hear
     _shown.unseen += 1
     try:
         yield
     finally:
         _shown.unseen -= 1
+        _shown.hear = before
 
 
 def is_watched() -> bool:
     """Return whether somebody sees standard error: a terminal's, or a notebook's."""
     stream = sys.stderr
-    return "ipykernel.zmqshell" in sys.modules or (stream is not None and stream.isatty())
+    return _is_notebook() or (stream is not None and stream.isatty())
+
+
+def _is_notebook() -> bool:
+    return "ipykernel.zmqshell" in sys.modules
 
 
 @contextmanager
@@ -82,6 +95,9 @@ def bar(title: str, total: int | None = None, *, progress: bool | None = None) -
         progress: show it at once, or never; None as the module says.
     """
     if not _shown.is_on(progress):
+        if progress is None and _shown.hear is not None:
+            yield _counting(partial(_shown.hear, title), total)
+            return
         with unseen():  # what is done within it neither
             yield lambda n: None
         return
@@ -95,6 +111,19 @@ def bar(title: str, total: int | None = None, *, progress: bool | None = None) -
     finally:
         _shown.bars.remove(found)
         found.close()
+
+
+def _counting(hear: Callable[[int, int | None], None], total: int | None) -> Advance:
+    """Return what moves something on that is told to a listener: at once, and with every step."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        hear(done, total)
+
+    advance(0)
+    return advance
 
 
 def tracked(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
@@ -121,7 +150,11 @@ class Steps:
     def advance(self, n: int) -> None:
         """Show that so many more units are done."""
         self._done += n
-        self._shown.advance(n)
+        self._shown.advance(n, within="")
+
+    def within(self, work: str, done: int, total: int | None) -> None:
+        """Show how far something within a unit is."""
+        self._shown.tell(work, done, total)
 
 
 @contextmanager
@@ -149,8 +182,11 @@ class _Bar:
         self._thread = threading.Thread(target=self._tick, daemon=True)
         self._thread.start()
 
-    def advance(self, n: int) -> None:
+    def advance(self, n: int, within: str | None = None) -> None:
+        """Move it on; `within` is what stands at its end from now on."""
         with self._lock:
+            if within is not None:
+                self._bar.set_postfix_str(within, refresh=False)
             self._bar.update(n)
 
     def rename(self, title: str, total: int) -> None:
@@ -162,17 +198,11 @@ class _Bar:
 
     def within(self, title: str, total: int | None) -> Advance:
         """Return what tells at the bar's end how far something within its work is."""
-        done = 0
+        return _counting(partial(self.tell, title), total)
 
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            with self._lock:
-                self._bar.set_postfix_str(title if total is None else f"{title} {done}/{total}", refresh=False)
-                self._bar.update(0)
-
-        advance(0)
-        return advance
+    def tell(self, title: str, done: int, total: int | None) -> None:
+        """Tell at the bar's end how far something within its work is."""
+        self.advance(0, within=title if total is None else f"{title} {done}/{total}")
 
     def _tick(self) -> None:
         wait = self._patience + 0.05
@@ -187,10 +217,12 @@ class _Bar:
 
 
 def _tqdm(title: str, total: int | None, patience: float) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is text
-        from tqdm.auto import tqdm
-    return tqdm(
-        desc=title, total=total, delay=patience, miniters=0, mininterval=0.1, leave=False, file=sys.stderr,
-        dynamic_ncols=True, bar_format=_UNCOUNTED if total is None else None,
-    )  # fmt: skip
+    how: dict[str, Any] = {"desc": title, "total": total, "delay": patience, "leave": False}
+    how |= {"miniters": 0, "mininterval": 0.1, "bar_format": _UNCOUNTED if total is None else None}
+    if _is_notebook():
+        from lensdiff.models.notebook_bar import NotebookBar
+
+        return NotebookBar(**how)
+    from tqdm.std import tqdm
+
+    return tqdm(**how, file=sys.stderr, dynamic_ncols=True)

@@ -3,9 +3,10 @@
     memory    parameters * bytes * (models held + one control)
     time      what every unit's step says that it costs, as measured on this machine (`steps.probe`), and the making of
               controls
+    disk      what every unit's step says that its result holds
 
-An estimate is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and else good
-to a factor of about 1.5; the progress bar's own estimate replaces it once units are done.
+It is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and else good to a
+factor of about 1.5; the progress bar's own estimate replaces it once units are done.
 """
 
 import math
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import torch
 
 from lensdiff.models.controlling.options import Recipe
@@ -36,8 +38,8 @@ from lensdiff.steps.unit import SIDES, split_control
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
 PROGRAM = 500 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
-UNIT_SECONDS = 0.01  # to write what a unit found, and what became of it
-READ_SECONDS = 0.002  # to read a result of another unit
+UNIT_SECONDS = 0.004  # to write what a unit found, and what became of it
+READ_SECONDS = 3e-4  # to read a result of another unit
 TRAINED_TOKEN = 12  # operations per parameter, with what small matrices lose
 
 
@@ -170,18 +172,94 @@ def _check_folder(path: Path) -> None:
         check_folder(path, whole=True)
 
 
-# time
+# time and disk
+@dataclass(frozen=True)
+class StepEstimate:
+    """What is left to do of a step.
+
+    Attributes:
+        name, title: of the step.
+        units: how many results; of_controls: how many of them are of controls.
+        seconds: that all of them take one process; seconds_of_controls: those of controls among these.
+        bytes: of the results that stay.
+    """
+
+    name: str
+    title: str
+    units: int = 0
+    of_controls: int = 0
+    seconds: float = 0.0
+    seconds_of_controls: float = 0.0
+    bytes: float = 0.0
+
+    def with_unit(self, seconds: float, size: float, *, of_control: bool) -> "StepEstimate":
+        """Return the same with one more unit."""
+        return StepEstimate(
+            self.name,
+            self.title,
+            self.units + 1,
+            self.of_controls + of_control,
+            self.seconds + seconds,
+            self.seconds_of_controls + of_control * seconds,
+            self.bytes + size,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do of a run.
+
+    Attributes:
+        steps: in their order, those of which something is left.
+        controls: how many have to be made or read; making: seconds that making whole models of them takes.
+        processes: that do controls side by side; everything: whether they do all other units, too.
+    """
+
+    steps: tuple[StepEstimate, ...]
+    controls: int = 0
+    making: float = 0.0
+    processes: int = 1
+    everything: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """From beginning to end."""
+        return sum(self.parts().values())
+
+    @property
+    def bytes(self) -> float:
+        """On the disk, of results; tables and the report come on top."""
+        return sum(step.bytes for step in self.steps)
+
+    def parts(self) -> dict[str, float]:
+        """Return the seconds by step, controls apart: what is done for them, by so many processes, under one name."""
+        found = {}
+        for step in self.steps:
+            if own := step.units - step.of_controls:
+                at_once = min(self.processes, own) if self.everything else 1
+                found[step.name] = (step.seconds - step.seconds_of_controls) / at_once
+        if self.controls:
+            of_controls = self.making + sum(step.seconds_of_controls for step in self.steps)
+            found[CONTROLS] = of_controls / max(1, min(self.processes, self.controls))
+        return found
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a row per step: step, title, units, of_controls, seconds, seconds_of_controls, bytes."""
+        names = ("name", "title", "units", "of_controls", "seconds", "seconds_of_controls", "bytes")
+        rows = [[getattr(step, name) for name in names] for step in self.steps]
+        return pd.DataFrame(rows, columns=["step", *names[1:]])
+
+
 def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
     """Tell how long what is to be done will take."""
     left = runner.left()
     if not left:
         return
     probe = probe_of(config, runner)
-    seconds = seconds_of(left, runner, probe)
-    parts = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items() if s >= 1)
-    total = duration(sum(seconds.values()))
-    listener.say(f"time: about {total} or less{f' ({parts})' if parts else ''}")
-    if CONTROLS in seconds and "distilled" not in config.controls.kinds and config.stream is not True:
+    found = estimate_of(left, runner, probe)
+    parts = ", ".join(f"{name} {duration(s)}" for name, s in found.parts().items() if s >= 1)
+    listener.say(f"time: about {duration(found.seconds)}{f' ({parts})' if parts else ''}")
+    if found.controls and "distilled" not in config.controls.kinds and config.stream is not True:
         most = config.most_controls
         listener.say(
             f"controls: {', '.join(config.controls.kinds)}; {most} of the kind distilled, the base trained "
@@ -203,35 +281,33 @@ def probe_of(config: RunConfig, runner: Runner) -> Probe:
         n_words,
         {name: len(controls) for name, controls in runner.plan.controls.items()},
         len(runner.supplies.texts) if config.asks("texts") else 0,
+        runner.plan.checked,
     )
 
 
-def seconds_of(units: Iterable[Key], runner: Runner, probe: Probe) -> dict[str, float]:
-    """Return about how long units take, by their step; what is done for a control, and its making, under controls."""
-    found: dict[str, float] = {}
-    controls: dict[str, None] = {}
-    units = list(units)
+def estimate_of(units: Iterable[Key], runner: Runner, probe: Probe) -> Estimate:
+    """Return what some units of a run will take; nothing is done, but short measurements."""
+    steps, controls = dict[str, StepEstimate](), dict[str, None]()
     for name, unit in units:
         step = runner.graph.steps[name]
-        seconds = step.cost(probe, unit, runner.plan.options_of(step.options))
+        options = runner.plan.options_of(step.options)
+        seconds = step.cost(probe, unit, options)
         seconds += UNIT_SECONDS + READ_SECONDS * len(runner.graph.reads(name, unit))
+        kept = runner.graph.kept(name, unit)
+        size = 0.0 if kept == "nothing" else step.size(probe, unit, options, kept)
+        of_control = unit.control is not None
         if unit.control is not None:
             controls[unit.control] = None
-        under = CONTROLS if unit.control is not None else name
-        found[under] = found.get(under, 0.0) + seconds
-    if controls:
-        found[CONTROLS] += _making(list(controls), runner)
-    if runner.workers is not None:
-        at_once = {CONTROLS: len(controls)}
-        if runner.workers.engine.everything:
-            at_once |= {
-                name: sum(unit.control is None for step, unit in units if step == name)
-                for name in found
-                if name != CONTROLS
-            }
-        for name in found.keys() & at_once.keys():
-            found[name] /= max(1, min(runner.workers.count, at_once[name]))
-    return found
+        known = steps.get(name, StepEstimate(name, step.title))
+        steps[name] = known.with_unit(seconds, size, of_control=of_control)
+    workers = runner.workers
+    return Estimate(
+        tuple(steps.values()),
+        len(controls),
+        _making(list(controls), runner) if controls else 0.0,
+        1 if workers is None else workers.count,
+        workers is not None and workers.engine.everything,
+    )
 
 
 def _making(controls: list[str], runner: Runner) -> float:

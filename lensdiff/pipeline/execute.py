@@ -65,7 +65,7 @@ def execute(
     material = prepare(config, command)
     store = ResultStore(config.path(config.out))
     memory = memory_of(config)
-    with store.writing(), threads_for(memory.parameters), whole_products(), unseen():
+    with store.writing(), threads_for(memory.parameters), whole_products(), unseen(listener.within):
         _forget_damaged(store, listener)
         identities = Identities(config)
         is_same = _is_same_pair(material, identities, store)
@@ -74,7 +74,7 @@ def execute(
             config = material.config = config.streamed()
         keep = _keep(config, begun, memory, listener)
         both = keep == "both"
-        supplies = supplies_of(material, both)
+        supplies = supplies_of(material, both, listener.say)
         if not is_same:
             supplies.pair.check()  # before anything is changed: the directory of a pair that cannot be read stays
             check_tokenizers(config, supplies.pair)
@@ -90,6 +90,7 @@ def execute(
         _clear(material, both, facts, identities, store, graph)
         clear_tables(store, tables_of(ANALYSES), graph)
         runner = Runner(graph, supplies, listener)
+        _say_what_stands(graph, runner, listener)
         with closing(_workers(config, runner, facts, memory)) as runner.workers:
             if estimate:
                 announce(config, runner, listener)
@@ -199,6 +200,8 @@ def _want(store: ResultStore, step: str, graph: Graph) -> None:
 
 def _forget_damaged(store: ResultStore, listener: Listener) -> None:
     """Forget results whose files are missing or damaged, so that they are made again."""
+    if store.manifest.checksums:
+        listener.say(f"verifying the results of {store.root}")
     for file in store.damaged():
         listener.say(f"{store.root / file} is not as the run left it: it is made again")
         room, _, name = file.partition("/")
@@ -233,6 +236,20 @@ def _clear(
         for unit in known.keys() - set(holding):
             store.record(name, unit, None)
     store.update(steps=steps)
+
+
+def _say_what_stands(graph: Graph, runner: Runner, listener: Listener) -> None:
+    """Tell how much of the run is there already, where anything is but the description of the pair."""
+    units = {name: len(units) for name, units in graph.units.items() if units and name != PAIR.name}
+    left = {name: len(runner.stale(name)) for name in units}
+    stand, total = sum(units.values()) - sum(left.values()), sum(units.values())
+    if not stand:
+        return
+    if stand == total:
+        listener.say("everything stands already, nothing is left to do")
+        return
+    whole = sum(not n for n in left.values())
+    listener.say(f"resuming: {whole} of {len(units)} steps stand, with {stand} of {total} results")
 
 
 def _others(store: ResultStore, graph: Graph) -> bool:

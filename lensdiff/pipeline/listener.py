@@ -20,6 +20,9 @@ class Listener(Protocol):
     def advance(self, step: str, unit: str) -> None:
         """A unit is finished and will not be repeated."""
 
+    def within(self, work: str, done: int, total: int | None) -> None:
+        """So far is something that the unit at work does: layers that are read, a control that is made."""
+
     def end(self, step: str, seconds: float) -> None:
         """A step is finished; `seconds` is what its units took, over all runs."""
 
@@ -32,6 +35,8 @@ class Silent:
     def begin(self, step: str, units: int, done: int) -> None: ...
 
     def advance(self, step: str, unit: str) -> None: ...
+
+    def within(self, work: str, done: int, total: int | None) -> None: ...
 
     def end(self, step: str, seconds: float) -> None: ...
 
@@ -47,6 +52,9 @@ class Watched(Silent):
 
     def advance(self, step: str, unit: str) -> None:
         self._steps.advance(1)
+
+    def within(self, work: str, done: int, total: int | None) -> None:
+        self._steps.within(work, done, total)
 
 
 @contextmanager

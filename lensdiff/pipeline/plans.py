@@ -1,6 +1,6 @@
 """From a config to what steps see of it: the plan, and where models and words come from."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lensdiff.analyses import ANALYSES
@@ -15,7 +15,7 @@ from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.responses import ResponseOptions
 from lensdiff.steps.supplies import Supplies
-from lensdiff.steps.unit import split_control
+from lensdiff.steps.unit import SIDES, split_control
 
 CHECKED = 3  # controls of a kind that are run on text where nothing else needs whole models
 
@@ -68,10 +68,15 @@ def _checked(config: RunConfig, analyses: list[Analysis[Any]], controls: dict[st
     return tuple(sorted(wanted, key=place))
 
 
-def supplies_of(material: Material, both: bool) -> Supplies:
-    """Return where the units of a run get models and words from."""
+def supplies_of(material: Material, both: bool, say: Callable[[str], None] = lambda line: None) -> Supplies:
+    """Return where the units of a run get models and words from; `say` is told when the models are loaded."""
+
+    def load() -> ModelPair:
+        say(f"loading {' and '.join(material.config.source(side) for side in SIDES)}")
+        return pair_of(material.config, both)
+
     return Supplies(
-        lambda: pair_of(material.config, both),
+        load,
         lambda: material.vocabulary,
         lambda pair, vocabulary: vectors_of(material.config, pair, vocabulary),
         lambda: material.data,

@@ -13,7 +13,7 @@ on; anything else ends the run.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lensdiff.inputs.spans import shorten
@@ -142,7 +142,7 @@ class Runner:
                         self._do(self.graph.steps[name], [unit])
             else:
                 chains = (self._tasks(self._chain(control, by_control[control])) for control in controls)
-                self.workers.do(chains, self._take)
+                self.workers.do(chains, self._counted(sum(len(by_control[control]) for control in controls)))
         finally:
             self.listener.end(CONTROLS, time.perf_counter() - start)
         self._tell(CONTROLS, [key for control in controls for key in by_control[control]])
@@ -166,6 +166,18 @@ class Runner:
                 reads = self.graph.reads(name, unit)
                 files = [(read.step, read.unit.path) for read in reads]
                 yield (name, unit), Task(name, unit, reads, self.store.manifest.of(files))
+
+    def _counted(self, total: int) -> Callable[[Key, Answer], None]:
+        """Return what takes the answers of other processes, and tells how many there are."""
+        done = 0
+
+        def take(key: Key, answer: Answer) -> None:
+            nonlocal done
+            self._take(key, answer)
+            done += 1
+            self.listener.within("results of controls", done, max(done, total))  # more where one is made again
+
+        return take
 
     def _take(self, key: Key, answer: Answer) -> None:
         """Record what another process found."""

@@ -12,12 +12,37 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lensdiff.results.errors import InputError
+from lensdiff.results.numbers import n_of
 
 if TYPE_CHECKING:
     from lensdiff.results.provenance import Provenance
 
 LINES, WIDTH = 8, 118
 CUT = "..."
+ROW = "row"
+COUNTED = {  # axes that a reader counts, and what one of each is called; the others say nothing of how much was read
+    "prompt": "prompt",
+    "text": "text",
+    "word": "word",
+    "layer": "layer",
+    "head_index": "head",
+    "head": "head",
+    "component": "component",
+    "part": "part",
+    "in_pos": "prompt token",
+    "out_pos": "response token",
+    "pos": "token",
+    "position": "position",
+    "token": "token",
+    "pair": "word pair",
+    "d_head": "dimension",
+    "verb": "verb",
+    "group": "group",
+    "window": "window",
+    "point": "point",
+    "draw": "draw",
+}
+EACH = {"layer": ("head_index", "component"), "head_index": ("d_head",)}  # so many in each of those
 
 
 def printed(title: str, lines: Sequence[str] = (), *, calls: Sequence[str] = (), notice: str = "") -> str:
@@ -58,7 +83,22 @@ def models_of(origin: "Provenance") -> str:
 
 
 def sizes(result: Any) -> str:
-    """Return how large a result is, an axis of its arrays each, and how many controls stand beside it."""
+    """Return how much was read, as a reader counts it, and how many controls stand beside it."""
+    found = _axes(result)
+    within = {inner: outer for outer, inners in EACH.items() for inner in inners if outer in found}
+    said = []
+    for axis in sorted(found.keys() & COUNTED.keys(), key=list(COUNTED).index):
+        each = " each" if axis in within else ""
+        said.append(n_of(found[axis], COUNTED[axis]) + each)
+    if ROW in found:
+        said.insert(0, n_of(found[ROW], ROW) + (f", each a {result.row_is}" if result.row_is else ""))
+    counts: Mapping[str, int] = result.provenance.control_counts
+    beside = [f"beside controls: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"] if counts else []
+    return "; ".join([*beside, *([", ".join(said)] if said else [])])
+
+
+def _axes(result: Any) -> dict[str, int]:
+    """Return the axes of a result's arrays, and how long each is."""
     from torch import Tensor  # not above: what is printed of prompts and words is known before it is imported
 
     from lensdiff.results.fields import axes_of
@@ -67,11 +107,8 @@ def sizes(result: Any) -> str:
     for name, axes in axes_of(type(result)).items():
         value = getattr(result, name)
         if isinstance(value, Tensor) and len(axes) == value.ndim:
-            found |= {axis: n for axis, n in zip(axes, value.shape, strict=True) if axis.isidentifier() and axis != "_"}
-    counts: Mapping[str, int] = result.provenance.control_counts
-    said = [f"beside controls: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"] if counts else []
-    said += [", ".join(f"{axis} {n}" for axis, n in found.items())] if found else []
-    return "; ".join(said)
+            found |= dict(zip(axes, value.shape, strict=True))
+    return found
 
 
 def widget_html(shown: Any) -> str | None:

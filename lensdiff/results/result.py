@@ -37,6 +37,7 @@ class Result(ABC):
     A class says of itself:
         layer_by_layer: each layer is read without the others, so that `join` makes one result of several.
         calls: what leads on from it, told where it is printed.
+        row_is: what a row is about, where its arrays count rows.
         ragged: by an axis whose rows are not all of one length, the field that says where each row begins (one entry
             more than there are rows, those of one layer after those of the other).
 
@@ -48,6 +49,7 @@ class Result(ABC):
     ragged: ClassVar[Mapping[str, str]] = {}
 
     calls: ClassVar[tuple[str, ...]] = ("top()", "to_df()", "show()")
+    row_is: ClassVar[str] = ""
 
     provenance: Provenance
 

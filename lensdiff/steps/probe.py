@@ -1,7 +1,7 @@
 """What an estimate knows of the machine and of the work: short measurements, each made when it is first asked for."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -21,6 +21,8 @@ T = TypeVar("T")
 PROBED_TOKENS = 8
 LONG = 32  # tokens of the longer text that is timed, if prompts are shorter
 DECOMPOSED = 256  # largest matrix that is decomposed for a measurement
+WORD_BYTES = 12.0  # of a word of a list, with what separates it from the next
+DRAWN = 32  # operations per number of a control's matrix and d_model
 LEAST = 0.1  # seconds that a measurement takes: shorter work is repeated, so that a busy moment counts for little
 
 
@@ -38,7 +40,7 @@ class Probe:
     Attributes:
         pair: the two models; prompts: those of the run; n_words: of the word list, 0 where no analysis reads words.
         n_response: most tokens of a response.
-        controls: how many stand beside each analysis.
+        controls: how many stand beside each analysis; whole: the names of those that are made as whole models.
         n_texts: plain texts, 0 where no analysis reads them.
     """
 
@@ -48,6 +50,7 @@ class Probe:
     n_words: int
     controls: Mapping[str, int] = field(default_factory=dict)
     n_texts: int = 0
+    whole: Collection[str] = ()
     _known: dict[str, object] = field(default_factory=dict)
 
     @cached_property
@@ -70,6 +73,11 @@ class Probe:
         """Mean tokens of a prompt."""
         lengths = [length for prompt in self.prompts.values() if (length := _length(self.view, prompt))] or [10]
         return sum(lengths) / len(lengths)
+
+    @property
+    def word_list(self) -> float:
+        """Bytes of the word list, as a result that reads words holds it."""
+        return WORD_BYTES * self.n_words
 
     @property
     def n_text(self) -> float:
@@ -138,9 +146,14 @@ class Probe:
         """Return how many controls stand beside an analysis."""
         return self.controls.get(analysis, 0)
 
-    def making(self, columns: int) -> int:
-        """Return the operations that draw a control's matrix: two orthonormal factors and their product."""
-        return 8 * self.view.d_model**2 * columns
+    def drawing(self, unit: Unit, columns: int) -> float:
+        """Return the seconds in which a matrix of a control is drawn for a unit: none for a model's own.
+
+        Two orthonormal factors and their product, in float64; where the control is a whole model they are there.
+        """
+        if unit.control is None or unit.control in self.whole:
+            return 0.0
+        return DRAWN * self.view.d_model**2 * columns / self.rate
 
 
 def seconds(work: Callable[[], object]) -> float:

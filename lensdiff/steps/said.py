@@ -13,7 +13,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.headline import NO_CONTROL, Headline
 from lensdiff.steps.responses import CONTROL_STEP, RESPONSES_STEP, SaidResponse
 from lensdiff.steps.unit import SIDES, Unit
-from lensdiff.views.words import shortened, visible
+from lensdiff.views.words import clipped, visible
 
 LONGEST = 60  # characters of a beginning, or a token, in a line
 NAMES = {"base": "the base", "tuned": "the tuned model"}
@@ -126,4 +126,4 @@ def _s(verb: str, n: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f"“{shortened(visible(text.strip() or text), LONGEST)}”"
+    return f"“{clipped(visible(text.strip() or text), LONGEST)}”"

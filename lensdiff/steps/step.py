@@ -52,6 +52,14 @@ def no_cost(probe: "Probe", unit: Unit, options: Any) -> float:
     return 0.0
 
 
+SMALL = 2_500.0  # bytes of a result that holds a few numbers: most of it is what says where they come from
+
+
+def small_size(probe: "Probe", unit: Unit, options: Any, kept: Kept) -> float:
+    """Return the bytes of a result that holds a few numbers."""
+    return SMALL
+
+
 def all_kept(plan: Plan, unit: Unit, options: Any) -> Kept:
     """Return how much stays of a result that is shown, or asked for again."""
     return "whole"
@@ -77,6 +85,7 @@ class Step(Generic[O, R]):
         units: its units for a run; those that another step reads are added.
         work: does one unit. It returns its result, and the runner saves it.
         cost: about how many seconds a unit takes, its control excepted.
+        size: about how many bytes what is kept of its result takes on the disk.
         reads: the results of other steps that a unit reads. Such a step comes before this one.
         needs: what a unit needs beside them: its own model (base, tuned or control), the pair, both models in memory,
             its prompt, all prompts, words, word vectors, plain texts, the seed, the base (whatever the unit's model).
@@ -92,6 +101,7 @@ class Step(Generic[O, R]):
     units: Callable[[Plan, O], list[Unit]]
     work: Callable[["Inputs", Unit, O], R]
     cost: Callable[["Probe", Unit, O], float]
+    size: Callable[["Probe", Unit, O, Kept], float] = small_size
     reads: Callable[[Plan, Unit, O], Iterable[Read]] = no_reads
     needs: frozenset[Need] = frozenset()
     keys: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lensdiff.results import Diff, Provenance
-from lensdiff.views.words import shortened
+from lensdiff.views.words import clipped
 
 LABEL_LENGTH = 90
 RENDERED = {"raw": "raw prompt, no chat template", "chat": "prompt in the chat template"}
@@ -24,7 +24,7 @@ R = TypeVar("R", bound=OfPrompt)
 def prompt_label(prompt_id: str, prompt: str) -> str:
     """Return the line under which a prompt is chosen: its id and how its text begins, white space as one space."""
     text = " ".join(prompt.split())
-    return shortened(f"{prompt_id}: {text}" if prompt_id else text, LABEL_LENGTH)
+    return clipped(f"{prompt_id}: {text}" if prompt_id else text, LABEL_LENGTH)
 
 
 def shared_prompts(result: Diff[Any]) -> list[tuple[Any, Any]]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lensdiff.views.csv_text import csv_text
 from lensdiff.views.widget import Widget, templates
-from lensdiff.views.words import shortened, visible
+from lensdiff.views.words import clipped, visible
 
 LARGEST_DOWNLOAD = 700_000  # characters of a compressed table within the page
 ROWS = 30  # of a table that are written out
@@ -90,7 +90,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
-    return shortened(visible(str(value)), LONGEST_CELL)
+    return clipped(visible(str(value)), LONGEST_CELL)
 
 
 def _is_number(frame: pd.DataFrame, name: Any) -> bool:

@@ -10,7 +10,7 @@ def visible(text: str) -> str:
     return text.translate(_SIGNS)
 
 
-def shortened(text: str, length: int) -> str:
+def clipped(text: str, length: int) -> str:
     """Return a text of at most so many characters, the last one an ellipsis where it was longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 

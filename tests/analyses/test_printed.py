@@ -12,7 +12,8 @@ import pytest
 import lensdiff.analyses
 from lensdiff.inputs.toy_pair import BASE
 from lensdiff.results import Diff, Result, Results
-from lensdiff.results.printed import LINES
+from lensdiff.results.fields import axes_of
+from lensdiff.results.printed import LINES, sizes
 from tests.analyses.every import EVERY, Toy, toy
 
 WIDEST = 120
@@ -120,3 +121,16 @@ def test_a_notebook_shows_the_widget(made: Toy, name: str) -> None:
 def test_the_names_of_the_package() -> None:
     assert set(dir(lensdiff)) == {*lensdiff.__all__, "__version__"}
     assert re.fullmatch(r"\d+\.\d+.*", lensdiff.__version__)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name[0].isupper()])
+def test_how_much_was_read_is_said_in_a_readers_words(made: Toy, name: str) -> None:
+    thing = made[name]
+    if not isinstance(thing, Result):
+        return
+    said = sizes(thing)
+    assert "_" not in said
+    rows = "row" in {axis for axes in axes_of(type(thing)).values() for axis in axes}
+    assert rows == ("each a" in said), "a row of what?"
+    for part in said.removeprefix("beside controls: ").replace("; ", ", ").split(", "):
+        assert not part or re.match(r"\d+ [a-z]|each a |or a ", part), said

@@ -100,6 +100,48 @@ def test_a_function_of_results_says_what_makes_them(pair, name):
     assert_refuses(calling(name, "a", "b"), wanted + "a str")
 
 
+# of each function that takes controls what stands before them
+WITH_CONTROLS = [
+    name
+    for name in lensdiff.__all__
+    if inspect.isfunction(found := getattr(lensdiff, name)) and "controls" in inspect.signature(found).parameters
+]
+RESULTS_ALONE = {name: OF_RESULTS[name] for name in ("attention_shift", "pair_overlap", "verb_shift")}
+
+
+def before_controls(name: str, pair: lensdiff.ModelPair) -> tuple[Any, ...]:
+    if name not in OF_RESULTS:
+        return pair, *OF_A_PAIR.get(name, (TEXT,))
+    words = lensdiff.Vocabulary.of(known_words(12))
+    vectors = lensdiff.WordVectors.from_model(pair.base, words.words)
+    made: dict[str, Callable[[Any], Any]] = {
+        "mlp_concepts": lambda model: lensdiff.mlp_concepts(model, words, n_components=2),
+        "head_word_pairs": lambda model: lensdiff.head_word_pairs(model, words, vectors, top_k=3),
+        "attention": lambda model: lensdiff.attention(model, TEXT, " a"),
+    }
+    return made[OF_RESULTS[name]](pair.base), made[OF_RESULTS[name]](pair.tuned)
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLS)
+def test_what_is_no_list_of_controls_is_told_what_is_one(pair, name):
+    more = before_controls(name, pair)
+    maker = RESULTS_ALONE.get(name)
+    right = f"controls=[{maker}(pair.control(kind, seed), ...), ...]" if maker else "controls=[pair.control(kind, seed)"
+    takes = f"{name} takes results of {maker} on controls" if maker else f"{name} takes controls in a list"
+    one = right if maker else "controls=[control], and 19 of a kind"
+
+    def call(given: Any) -> Callable[[], Any]:
+        return lambda: inspect.unwrap(getattr(lensdiff, name))(*more, controls=given, **OTHERS.get(name, {}))
+
+    assert_refuses(call(pair.control("norm", 0)), takes, "given one model", one)
+    assert_refuses(call(pair.tuned), takes, "given one model", one)
+    assert_refuses(call(pair), takes, "given a pair of two", right)
+    assert_refuses(call("spectrum"), takes, "given a str", right)
+    assert_refuses(call(19), takes, "given a int", right)
+    if maker and name != "attention_shift":
+        assert_refuses(call([pair.control("norm", 0)]), takes, "given one model", right)
+
+
 def test_annotations_are_of_concepts(pair):
     call = inspect.unwrap(lensdiff.annotate)
     assert_refuses(lambda: call(pair.base, model="m", cache="c"), "annotate takes results of mlp_concepts", "one model")

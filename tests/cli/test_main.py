@@ -184,6 +184,29 @@ def test_bars_are_for_terminals(monkeypatch):
         assert output.Terminal(quiet=quiet)._bars.disable is not shown
 
 
+def test_what_is_within_a_unit_has_a_bar_that_goes_with_it():
+    terminal = output.Terminal(quiet=False)
+
+    def shown() -> list[tuple[str, float, float | None]]:
+        return [(task.description, task.completed, task.total) for task in terminal._bars.tasks]
+
+    with terminal.watching():
+        terminal.within("loading \x1b[31m", 0, None)  # before any step
+        assert shown() == [("  loading \\x1b[31m", 0, None)]
+        assert output.CountColumn().render(terminal._bars.tasks[0]).plain == ""
+        terminal.begin("weights", 2, 0)
+        terminal.within("layers", 1, 3)
+        terminal.within("layers", 2, 3)
+        assert shown() == [("weights", 0, 2), ("  layers", 2, 3)]
+        assert output.CountColumn().render(terminal._bars.tasks[1]).plain == "2/3"
+        terminal.within("making a control", 0, 5)
+        assert shown()[1:] == [("  making a control", 0, 5)]
+        terminal.advance("weights", "base")
+        assert shown() == [("weights", 1, 2)]
+        terminal.within("layers", 0, 3)
+    assert shown() == [("weights", 1, 2)], "a run that was stopped leaves none"
+
+
 def test_a_closed_pipe_is_no_error(models):
     code = "import sys; from lensdiff.cli import main; sys.exit(main(['--help']))"
     read, write = os.pipe()

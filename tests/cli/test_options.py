@@ -176,7 +176,7 @@ def configured(lensdiff: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(door, "check", lambda *_: None)  # what is named is nowhere
         monkeypatch.setattr(execute, "execute", stop)
         ran = lensdiff(*arguments)
-        assert ran.err.strip() == "lensdiff: asked", ran.err
+        assert ran.err.strip().split("\n")[-1] == "lensdiff: asked", ran.err
         return found[0]
 
     return config_of

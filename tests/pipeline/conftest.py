@@ -28,6 +28,7 @@ class Recorder:
     def __init__(self, act: Callable[[str], None] = lambda event: None):
         self.events: list[str] = []
         self.said: list[str] = []
+        self.works: list[tuple[str, int, int | None]] = []
         self._act = act
 
     def _tell(self, event: str) -> None:
@@ -42,6 +43,9 @@ class Recorder:
 
     def advance(self, step: str, unit: str) -> None:
         self._tell(f"{step}: {unit}")
+
+    def within(self, work: str, done: int, total: int | None) -> None:
+        self.works.append((work, done, total))
 
     def end(self, step: str, seconds: float) -> None:
         self.events.append(f"end {step}")

@@ -19,9 +19,7 @@ from tests.steps.test_said import CAPTAIN, PLAIN, store_of
 
 ALWAYS_OR_APART = {"claims", "annotate"}
 WITHOUT = {  # what gives no line, and why
-    "knock_out": "the first claim's cause says it",
     "template_effects": "it is about the template, not the tuning",
-    "activation_difference": "its words stand in its section",
 }
 
 

@@ -14,6 +14,7 @@ import transformers
 import lensdiff
 from lensdiff.analyses import ANALYSES
 from lensdiff.analyses.attribute.gradients import rows_of
+from lensdiff.analyses.heads.steps import TEST_SECONDS
 from lensdiff.models import view_of
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import ControlCost
@@ -27,11 +28,11 @@ from lensdiff.pipeline.estimate import (
     announce,
     choose_keep,
     duration,
+    estimate_of,
     memory_of,
     n_layers,
     n_parameters,
     probe_of,
-    seconds_of,
 )
 from lensdiff.pipeline.execute import execute, implied, read_config
 from lensdiff.pipeline.graph import Graph
@@ -43,6 +44,7 @@ from lensdiff.pipeline.runner import CONTROLS, Runner
 from lensdiff.pipeline.threads import SMALL, threads_for
 from lensdiff.results import InputError, ResultStore
 from lensdiff.steps.probe import Passing, Probe
+from lensdiff.steps.step import SMALL as SMALL_RESULT
 from lensdiff.steps.unit import Unit
 from tests.lacks import LACKS
 from tests.pipeline.conftest import Recorder, config_for
@@ -320,7 +322,7 @@ def test_the_activation_difference_is_estimated_by_its_texts(models, tmp_path):
     config, runner = runner_of(models, tmp_path, **given)
     probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), rate=1e3, parameters=1000)
     assert probe.n_texts == 512
-    read = 9 * 3e-4 + 2 * (1 + 2 * 9 * 4 + 2e-9 * 9 * 3 * 3 * D_MODEL)
+    read = 9 * 1e-4 + 2 * (1 + 2 * 9 * 4 + 2e-9 * 9 * 3 * 3 * D_MODEL)
     lens = 2 * 3 * 3 * 2 * (1000 / LAYERS + D_MODEL * 400) / 1e3
     assert cost(runner, probe, "activation_difference_pair") == pytest.approx(read + 3 * lens)
     assert cost(runner, probe, "activation_difference_control", Unit("spectrum-0")) == pytest.approx(read + lens)
@@ -335,7 +337,9 @@ def test_what_the_difference_does_is_estimated_by_the_directions_that_are_writte
     # with 7 directions 5 times added and, in either model, with these and 2 random differences replaced; 9 scales of
     # them and of the difference in the base in 3 prompts of 20 tokens; all of that from half of the layers on
     written = 7 * 5 * 48 + 2 * 9 * 48 + 8 * 9 * 3 * 20
-    assert cost(runner, probe, "activation_difference_effects") == 4 * (1 + 48 * 2) + 0.5 * (1 + written * 2)
+    logits = 2e-8 * (7 * 5 + 2 * 9) * 48 * probe.view.d_vocab
+    found = cost(runner, probe, "activation_difference_effects")
+    assert found == pytest.approx(4 * (1 + 48 * 2) + 0.5 * (1 + written * 2) + logits)
 
 
 def test_a_faster_machine_takes_less(models, tmp_path):
@@ -362,7 +366,33 @@ def test_controls_of_the_concepts_are_estimated(models, tmp_path):
     assert cost(runner, many, "rotation") == pytest.approx(2 * cost(runner, few, "rotation"))  # 1 + 3 against 1 + 1
     assert cost(runner, many, "pair_overlap") == cost(runner, few, "pair_overlap") > 0
     more = replace(probe, controls={"heads": 6})
-    assert cost(runner, more, "verb_shift") == pytest.approx(4 * cost(runner, few, "verb_shift"))  # 2 + 6 against 2
+    shift, fixed = (cost(runner, one, "verb_shift") - TEST_SECONDS for one in (more, few))
+    assert shift == pytest.approx(4 * fixed)  # 2 + 6 models against 2
+    drawn, whole = (
+        cost(runner, known(replace(probe, whole=names), rate=1e3), "value_rotation_control", Unit("norm-0"))
+        for names in (set(), {"norm-0"})
+    )
+    n = 3 * LAYERS * 32 * D_MODEL**2 * probe.view.d_mlp / 1e3
+    assert drawn - whole == pytest.approx(n), "a control that is a whole model is not drawn again"
+
+
+def test_what_stays_on_the_disk_is_estimated_by_the_numbers_of_the_large_results(models, tmp_path):
+    given = {"attention": {"keep_patterns": 1}, "controls": dict.fromkeys(COUNTED, 0)}
+    analyses = ["attention", "heads", "mlp", "attribute"]
+    config, runner = runner_of(models, tmp_path, analyses=analyses, **given)
+    said = estimate_of(runner.left(), runner, probe_of(config, runner))
+    store = execute(config, estimate=False)
+    held = {path.relative_to(store.root / "arrays").parts[0].removesuffix(".safetensors"): 0 for path in files(store)}
+    for path in files(store):
+        held[path.relative_to(store.root / "arrays").parts[0].removesuffix(".safetensors")] += path.stat().st_size
+    sizes = {step.name: step.bytes for step in said.steps}
+    for name in ("attention", "concepts", "attribution"):
+        assert held[name] / 2 < sizes[name] < 2 * held[name], name
+    assert sum(held.values()) / 3 < said.bytes < 3 * sum(held.values()), "how many word pairs there are is not known"
+
+
+def files(store: ResultStore) -> list[Path]:
+    return list((store.root / "arrays").rglob("*.safetensors"))
 
 
 # what is told
@@ -372,7 +402,8 @@ def test_seconds_are_those_of_the_units_and_controls_stand_together(models, tmp_
     config, runner = runner_of(models, tmp_path, analyses=["outputs", "attention"])
     probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0)
     left = runner.left()
-    found = seconds_of(left, runner, probe)
+    whole = estimate_of(left, runner, probe)
+    found = whole.parts()
     of = {name: sum(n == name and not u.control for n, u in left) for name in found}
     assert of == {
         "responses": 6,
@@ -389,6 +420,19 @@ def test_seconds_are_those_of_the_units_and_controls_stand_together(models, tmp_
     each = cost(runner, probe, "control_validity") + cost(runner, probe, "control_attention")
     kept = 2 * UNIT_SECONDS + 12 * READ_SECONDS
     assert found[CONTROLS] == pytest.approx(2 * 10 + 3 * 1 + 3 * 2 + 6 * (each + kept))
+    assert whole.seconds == pytest.approx(sum(found.values()))
+    assert (whole.controls, whole.making) == (6, 2 * 10 + 3 * 1 + 3 * 2)
+    beside = replace(whole, processes=4).parts()
+    assert beside == found | {CONTROLS: pytest.approx(found[CONTROLS] / 4)}
+    assert replace(whole, processes=9).parts()[CONTROLS] == pytest.approx(found[CONTROLS] / 6)
+    frame = whole.to_df().set_index("step")
+    assert list(frame.index) == [step.name for step in whole.steps]
+    assert frame.loc["control_attention", ["units", "of_controls"]].tolist() == [6, 6]
+    assert frame.loc["responses", ["units", "of_controls"]].tolist() == [6, 0]
+    assert frame["seconds"].sum() + whole.making == pytest.approx(whole.seconds)
+    assert frame.loc["control_attention", "bytes"] == 0, "nothing of it stays"
+    assert frame.loc["responses", "bytes"] == 6 * SMALL_RESULT
+    assert whole.bytes == frame["bytes"].sum()
 
 
 def test_a_run_tells_its_time_and_nothing_where_nothing_is_left(models, tmp_path):
@@ -396,7 +440,7 @@ def test_a_run_tells_its_time_and_nothing_where_nothing_is_left(models, tmp_path
     recorder = Recorder()
     config, runner = runner_of(models, tmp_path, recorder, **given)
     announce(config, runner, recorder)
-    assert recorder.said == ["time: about 1 s or less"]
+    assert recorder.said == ["time: about 1 s"]
     execute(config, estimate=False)
     config, runner = runner_of(models, tmp_path, recorder, **given)
     recorder.said.clear()

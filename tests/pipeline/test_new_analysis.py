@@ -134,7 +134,7 @@ def test_its_help_is_that_of_its_options(session: Session):
 
 def test_the_estimate_names_it(session: Session):
     # two models' two matrices of 100 seconds each, and two controls likewise
-    assert "time: about 13 min or less (norms_of_a_model 7 min, controls 7 min)" in session.ran["command"].err
+    assert "time: about 13 min (norms_of_a_model 7 min, controls 7 min)" in session.ran["command"].err
 
 
 def test_a_second_run_does_nothing(session: Session):

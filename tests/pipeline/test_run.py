@@ -105,7 +105,8 @@ def test_every_step_is_done_and_told(finished):
     done = sum(len(state.done) for state in store.manifest.steps.values())
     assert len(recorder.units()) == done - len(of_controls) + len(controls)
     assert recorder.said[0].startswith("memory: about 1 MiB of ")
-    assert recorder.said[1].startswith("time: about ")
+    assert recorder.said[1].startswith("loading ")
+    assert recorder.said[2].startswith("time: about ")
     assert store.manifest.pair["base"]["n_layers"] == 2
     assert store.manifest.pair["comparable"] is True
     assert store.has_table("differences")

@@ -14,7 +14,7 @@ from lensdiff.inputs import toy_pair
 from lensdiff.pipeline import worker as child
 from lensdiff.pipeline import workers
 from lensdiff.pipeline.config import parse
-from lensdiff.pipeline.estimate import Memory, choose_workers, seconds_of
+from lensdiff.pipeline.estimate import Memory, choose_workers, estimate_of
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.runner import CONTROLS
@@ -269,6 +269,6 @@ def test_side_by_side_takes_a_share_of_the_time(models, tmp_path):
     from lensdiff.pipeline.estimate import probe_of
 
     probe = known(probe_of(config, runner), n_response=4)
-    alone = seconds_of(runner.left(), runner, probe)[CONTROLS]
+    alone = estimate_of(runner.left(), runner, probe).parts()[CONTROLS]
     runner.workers = processes(2, start(tmp_path), 1)
-    assert seconds_of(runner.left(), runner, probe)[CONTROLS] == pytest.approx(alone / 2, rel=0.2)
+    assert estimate_of(runner.left(), runner, probe).parts()[CONTROLS] == pytest.approx(alone / 2, rel=0.2)

@@ -17,7 +17,7 @@ from lensdiff.results.printed import LINES, WIDTH, models_of, printed, sizes
 class Lengths(Result):
     names: tuple[str, ...]
     limit: float | None
-    values: Float[Tensor, " name"]
+    values: Float[Tensor, " word"]
 
     def to_df(self) -> pd.DataFrame:
         return pd.DataFrame({"name": self.names, "value": self.values.numpy()})
@@ -52,7 +52,7 @@ def test_what_is_printed_is_short_and_begins_with_a_pairs_notice():
     many = lengths(*range(5000))
     assert repr(many).splitlines() == [
         "Lengths of model ünicode",
-        "  name 5000",
+        "  5000 words",
         "  next: top(), to_df(), show()",
     ]
     equal = replace(many.provenance, options={"notice": "the weights are equal"})
@@ -175,12 +175,35 @@ def test_what_is_printed_is_cut_to_eight_lines_of_one_terminals_width():
     assert printed("x", notice="first") == "first\nx"
 
 
-def test_sizes_are_the_axes_of_the_arrays_and_the_controls():
+def test_sizes_are_of_the_arrays_and_the_controls():
     found = lengths(1.0, 2.0)
-    assert sizes(found) == "name 2"
+    assert sizes(found) == "2 words"
     made = (ControlModel("a"), ControlModel("b"), ControlModel("c", Control("norm", 1)))
     beside = replace(found, provenance=replace(found.provenance, controls=made))
-    assert sizes(beside) == "beside controls: 2 given, 1 norm; name 2"
+    assert sizes(beside) == "beside controls: 2 given, 1 norm; 2 words"
+    assert sizes(lengths(1.0)) == "1 word"
+
+
+@dataclass(frozen=True, eq=False)
+class OfHeads(Result):
+    row_is = "head's own thing"
+
+    of_heads: Float[Tensor, "layer head_index d_head d_model"]
+    rows: Float[Tensor, " row"]
+    hidden: Float[Tensor, " limit"]
+
+    def to_df(self) -> pd.DataFrame:
+        return pd.DataFrame()
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        return self.to_df()
+
+
+def test_sizes_are_what_a_reader_counts():
+    found = OfHeads(Provenance("x", "m"), torch.zeros(2, 3, 4, 5), torch.zeros(7), torch.zeros(6))
+    assert sizes(found) == "7 rows, each a head's own thing, 2 layers, 3 heads each, 4 dimensions each"
+    one = replace(found, of_heads=torch.zeros(1, 1, 4, 5), rows=torch.zeros(1))
+    assert sizes(one) == "1 row, each a head's own thing, 1 layer, 1 head each, 4 dimensions each"
 
 
 def test_the_base_is_named_where_a_results_model_is_the_tuned_one_alone():

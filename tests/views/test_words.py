@@ -3,7 +3,7 @@
 import pytest
 
 from lensdiff.views.section import LONGEST_CELL, cell
-from lensdiff.views.words import WordIndex, shortened, visible
+from lensdiff.views.words import WordIndex, clipped, visible
 
 
 def test_breaks_and_tabs_have_signs():
@@ -13,7 +13,7 @@ def test_breaks_and_tabs_have_signs():
 
 @pytest.mark.parametrize(("text", "expected"), [("", ""), ("abc", "abc"), ("abcd", "ab…")])
 def test_a_text_is_cut_where_it_is_too_long(text, expected):
-    assert shortened(text, 3) == expected
+    assert clipped(text, 3) == expected
 
 
 def test_a_cell_is_cut_after_its_signs_are_put_in():

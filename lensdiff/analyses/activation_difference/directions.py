@@ -15,6 +15,8 @@ from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError
 
 DIFFERENCE, TUNED_MEAN = "difference", "tuned mean"  # of a place
+BY_BASE = "difference, base's head"
+READINGS = (DIFFERENCE, BY_BASE, TUNED_MEAN)  # what is read for words
 NONE, RANDOM = "none", "random vector"
 N_TARGETS = 5  # words of the difference whose probability is measured, unless others are named
 

@@ -32,14 +32,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.activation_difference.control import ControlDifference
 from lensdiff.analyses.activation_difference.defaults import POSITIONS, WORDS
-from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
+from lensdiff.analyses.activation_difference.directions import READINGS
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.activation_difference.starts import Start, starts_of
 from lensdiff.analyses.activation_difference.sums import Means, differences
 from lensdiff.analyses.activation_difference.words import Readings, indexed, read_words
 from lensdiff.inputs.texts import Texts, texts_of
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import token_strings
@@ -79,6 +81,7 @@ def activation_difference(
             cannot be read, or written behind its last layer.
     """
     check_pair(pair, "activation_difference")
+    check_controls(controls, "activation_difference")
     chosen, starts = _asked(pair, texts, layers, positions, max_texts, prepend_bos)
     views = view_of(pair.base), view_of(pair.tuned)
     check_level(level)

@@ -1,78 +1,40 @@
 """What two models' streams differ by whatever the text: the shares, the words, and the tables of interventions."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff import stats
 from lensdiff.analyses.activation_difference import causal, patchscope, steering
+from lensdiff.analyses.activation_difference.beside import with_controls
+from lensdiff.analyses.activation_difference.control import ControlDifference
 from lensdiff.analyses.activation_difference.defaults import (
     AMOUNTS,
     DRAWS,
     EFFECT_DRAWS,
     EFFECT_TEXTS,
     EFFECT_TOKENS,
-    EFFECT_WORDS,
     SCALES,
     WORDS,
 )
-from lensdiff.analyses.activation_difference.directions import DIFFERENCE, TUNED_MEAN, Directions
+from lensdiff.analyses.activation_difference.directions import Directions
 from lensdiff.analyses.activation_difference.effects import DifferenceEffects
+from lensdiff.analyses.activation_difference.interventions import all_effects, directions_of
 from lensdiff.analyses.activation_difference.sums import constant_share
-from lensdiff.analyses.activation_difference.words import SIGNS, indexed
+from lensdiff.analyses.activation_difference.words import SIGNS
 from lensdiff.inputs.texts import Texts
-from lensdiff.models import view_of
-from lensdiff.models.given import check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import token_strings
-from lensdiff.results import InputError, Result
-from lensdiff.results.diff import SIDES
+from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
 
-BY_BASE = "difference, base's head"
-READINGS = (DIFFERENCE, BY_BASE, TUNED_MEAN)
 SHOWN = 3  # words of a place in `top`
-
-
-@dataclass(frozen=True, eq=False)
-class ControlDifference(Result):
-    """The mean difference of one control's stream from the base's, and the words that it speaks for.
-
-    Attributes:
-        layers: whose entering stream is read.
-        n: texts that have each position.
-        difference: mean of h_control - h_base; size: mean of its length.
-        words, read_words, read_ids, read_logits: what the difference reads under the control's own head, of both
-            signs, best first, as places in `words`, as ids and as logits.
-    """
-
-    calls = ("top()", "to_df()")
-
-    layers: tuple[int, ...]
-    n: Int[Tensor, " position"]
-    difference: Float[Tensor, "layer position d_model"]
-    size: Float[Tensor, "layer position"]
-    words: tuple[str, ...]
-    read_words: Int[Tensor, "sign layer position k"]
-    read_ids: Int[Tensor, "sign layer position k"]
-    read_logits: Float[Tensor, "sign layer position k"]
-
-    def to_df(self) -> pd.DataFrame:
-        """Return a row per layer and position: layer, position, constant_share, size."""
-        axes = {"layer": self.layers, "position": range(len(self.n))}
-        return tidy(axes, {"constant_share": constant_share(self.difference, self.size), "size": self.size})
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k places of the largest constant share."""
-        return self.to_df().nlargest(k, "constant_share").reset_index(drop=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,35 +115,7 @@ class ActivationDifference(Result):
         Raises:
             InputError: a control was read in other layers, or on other texts.
         """
-        given, own = list(controls), len(READINGS)
-        for control in given:
-            if control.layers != self.layers or not torch.equal(control.n, self.n):
-                raise InputError(
-                    f"{control.provenance.model} was read in layers {list(control.layers)} on {control.n.tolist()} "
-                    f"texts by position, expected {list(self.layers)} on {self.n.tolist()}"
-                )
-        k = min([self.read_ids.shape[-1], *(control.read_ids.shape[-1] for control in given)])
-        words, places = indexed([*self.words, *(word for control in given for word in control.words)])
-        starts = np.cumsum([len(self.words), *(len(control.words) for control in given)]).tolist()
-        moved = [places[one.read_words + start] for one, start in zip(given, starts, strict=False)]
-
-        def beside(mine: Tensor, theirs: Sequence[Tensor]) -> Tensor:
-            return torch.cat([mine[:own], *(one[None] for one in theirs)])[..., :k]
-
-        empty = self.control_difference[:0], self.control_size[:0]
-        return replace(
-            self,
-            provenance=self.provenance.beside(control.provenance for control in given),
-            readings=(*READINGS, *(control.provenance.model for control in given)),
-            words=words,
-            read_words=beside(places[self.read_words], moved),
-            read_ids=beside(self.read_ids, [one.read_ids for one in given]),
-            read_logits=beside(self.read_logits, [one.read_logits for one in given]),
-            control_difference=torch.stack([one.difference for one in given]).to(self.difference)
-            if given
-            else empty[0],
-            control_size=torch.stack([one.size for one in given]) if given else empty[1],
-        )
+        return with_controls(self, list(controls))
 
     # tables
     def to_df(self) -> pd.DataFrame:
@@ -289,18 +223,7 @@ class ActivationDifference(Result):
         Raises:
             InputError: the place was not read, the pair is another, or nothing differs there.
         """
-        check_pair(pair, "ActivationDifference.directions")
-        at = self.place(layer, position)
-        if " -> ".join(pair.ids) != self.provenance.model:
-            raise InputError(f"the difference is of {self.provenance.model}, the pair is {' -> '.join(pair.ids)}")
-        if not float(self.size[at]):
-            raise InputError(f"nothing differs at layer {layer}, position {position}: there is no direction to set")
-        named = {DIFFERENCE: self.difference[at], TUNED_MEAN: self.tuned_mean[at]}
-        for name, vector in zip(self.readings[len(READINGS) :], self.control_difference[:, at[0], at[1]], strict=True):
-            if bool(vector.any()):
-                named[name] = vector
-        targets = self.read_ids[0, 0, at[0], at[1]]
-        return Directions(layer, named, float(self.lengths[1][at]), targets)
+        return directions_of(self, pair, layer, position)
 
     def patchscope(
         self,
@@ -451,24 +374,6 @@ class ActivationDifference(Result):
         Raises:
             InputError: as `patchscope` and `steer`.
         """
-        at = self.usual_place(layer, position)
-        asked: dict[str, Any] = {"draws": draws, "seed": seed}
-        read = {"texts": texts, "max_texts": max_texts, "max_tokens": max_tokens, "prepend_bos": prepend_bos} | asked
-        frames: dict[str, Any] = {
-            "patchscope": self.patchscope(pair, *at, scales=scales, k=EFFECT_WORDS, **asked),
-            "steering": self.steer(pair, *at, scales=amounts, **read),
-            "causal": pd.concat([self.causal(pair, *at, into=side, **read) for side in reversed(SIDES)]),
-        }
-        ids = self.directions(pair, *at).words(pair, 1)
-        options = {"layer": at[0], "position": at[1], "scales": list(scales), "amounts": list(amounts)}
-        options |= {"max_texts": max_texts, "max_tokens": max_tokens, "draws": draws, "prepend_bos": prepend_bos}
-        kept = {key: self.provenance.options[key] for key in ("notice",) if key in self.provenance.options}
-        return DifferenceEffects(
-            replace(self.provenance, analysis="difference_effects", options=kept | options, seed=seed),
-            self.n_layers,
-            *at,
-            not (layer is position is None),
-            token_strings(view_of(pair.tuned), tuple(ids.tolist())),
-            **{key: value for name in frames for key, value in DifferenceEffects.rows(name, frames[name]).items()},
-            level=self.level,
-        )
+        options: dict[str, Any] = {"scales": scales, "amounts": amounts, "texts": texts, "max_texts": max_texts}
+        options |= {"max_tokens": max_tokens, "draws": draws, "seed": seed, "prepend_bos": prepend_bos}
+        return all_effects(self, pair, layer, position, **options)

@@ -7,6 +7,7 @@ import pandas as pd
 from lensdiff.analyses.activation_difference.effects import DifferenceEffects
 from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, beside_band, most_shifted
 from lensdiff.steps.unit import WHOLE
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.show import show
@@ -59,6 +60,26 @@ def effects_summary(found: Found) -> pd.DataFrame:
     frame: Any = effects.to_df()
     some = frame[frame["measure"].isin(["kl_to_tuned", "change"])]
     return some.drop(columns=["intervention", "random_difference_low", "random_difference_high"])
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return the layers in which most of what the stream gained is the same in every text, with what that says."""
+    result = found.maybe("activation_difference", ActivationDifference)
+    if result is None:
+        return []
+    frame = result.top(result.size.numel()).dropna(subset=["constant_share"]).drop_duplicates("layer")
+    counts = result.provenance.control_counts
+    return [
+        Headline(
+            "layers",
+            f"At layer {row.layer}, {row.constant_share:.0%} of what tuning adds at position {row.position} is the "
+            f"same in every text; it speaks for {row.reads}",
+            row.constant_share,
+            control=beside_band(row.control_low, row.control_high, counts),
+            beyond=beyond,
+        )
+        for row, beyond in most_shifted(frame, "constant_share", side="above")
+    ]
 
 
 SUMMARIES = {

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 
 from lensdiff.analyses.activation_difference import ActivationDifferenceOptions
+from lensdiff.analyses.activation_difference.control import ControlDifference
 from lensdiff.analyses.activation_difference.defaults import AMOUNTS, SCALES
+from lensdiff.analyses.activation_difference.directions import READINGS
 from lensdiff.analyses.activation_difference.effects import DifferenceEffects
 from lensdiff.analyses.activation_difference.measure import activation_difference, control_difference
 from lensdiff.analyses.activation_difference.patchscope import PROMPTS
-from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.results import InputError
 from lensdiff.steps.beside import of_controls
 from lensdiff.steps.inputs import Inputs
@@ -30,7 +32,8 @@ NAME, OF_PAIR, OF_CONTROL = (
 )
 EFFECTS = "activation_difference_effects"
 ENTRY_SECONDS = 2e-9  # per number of the streams that are summed
-TEXT_SECONDS = 3e-4  # to tokenise a text in both models
+TEXT_SECONDS = 1e-4  # to tokenise a text in both models
+LOGIT_SECONDS = 2e-8  # per logit of a text that is written into, to compare it with both models'
 HALF = 0.5  # of a pass: what is written into begins at half of the layers
 TEXT_TOKENS, PROMPT_TOKENS = 16, 20  # of an example sentence, and of a prompt that repeats
 
@@ -90,7 +93,9 @@ def effects_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions)
     texts = min(options.effect_texts, probe.n_texts) * TEXT_TOKENS
     steered, replaced = directions * len(AMOUNTS), 2 * (directions + options.draws)
     said = (1 + directions) * len(SCALES) * len(PROMPTS) * PROMPT_TOKENS
-    return 4 * probe.read(texts) + HALF * probe.read((steered + replaced) * texts + said)
+    written = (steered + replaced) * texts
+    logits = LOGIT_SECONDS * written * probe.view.d_vocab
+    return 4 * probe.read(texts) + HALF * probe.read(written + said) + logits
 
 
 def control_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) -> Iterable[Read]:

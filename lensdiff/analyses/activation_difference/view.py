@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lensdiff import stats
-from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference
+from lensdiff.analyses.activation_difference.directions import READINGS
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.activation_difference.view_effects import show_difference_effects
 from lensdiff.views.fallback import table_html
 from lensdiff.views.numbers import known_all, rounded_all

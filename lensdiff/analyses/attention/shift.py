@@ -38,7 +38,7 @@ from lensdiff.analyses.attention.control import ControlAttention, check_apart, m
 from lensdiff.analyses.attention.distances import DISTANCES, distances_of
 from lensdiff.analyses.attention.patterns import MEASURES, AttentionPatterns
 from lensdiff.analyses.attention.same_texts import Patterns, same_texts
-from lensdiff.models.given import check_results
+from lensdiff.models.given import check_controls, check_results
 from lensdiff.models.templates import stamped
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_seed
@@ -131,6 +131,7 @@ def attention_shift(
     """
     for given in (base, tuned):
         check_results(given, AttentionPatterns, "attention_shift", "attention", many=True)
+    check_controls(controls, "attention_shift", "attention")
     check_seed(seed)
     read = _together(base, tuned, controls)
     before, after, *controlled = read.origins

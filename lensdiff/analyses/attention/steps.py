@@ -16,7 +16,7 @@ from lensdiff.steps.beside import of_controls
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
+from lensdiff.steps.step import SMALL, NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -49,6 +49,11 @@ def read_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
 def kept(plan: Plan, unit: Unit, options: AttentionOptions) -> Kept:
     """Return that the patterns, which are most of what a run writes, stay of the first prompts alone."""
     return "whole" if unit.prompt in list(plan.prompts)[: options.keep_patterns] else "part"
+
+
+def size(probe: Probe, unit: Unit, options: AttentionOptions, kept: Kept) -> float:
+    whole = 4 * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.n_text**2  # float32
+    return SMALL + (whole if kept == "whole" else 0.0)
 
 
 def without_patterns(result: AttentionPatterns) -> AttentionPatterns:
@@ -123,6 +128,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=sides_and_prompts,
         work=read,
         cost=read_cost,
+        size=size,
         reads=read_reads,
         needs=frozenset({"model", "pair", "prompt"}),
         keys=READ_KEYS,

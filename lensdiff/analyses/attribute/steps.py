@@ -22,6 +22,7 @@ from lensdiff.models import view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.text import Response, encode, generate
 from lensdiff.results import InputError
+from lensdiff.results.manifest import Kept
 from lensdiff.steps import responses
 from lensdiff.steps.beside import tell_failures, told_once
 from lensdiff.steps.found import Found
@@ -29,7 +30,7 @@ from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan, sides_and_prompts
 from lensdiff.steps.probe import PROBED_TOKENS, Probe, seconds
-from lensdiff.steps.step import NotPossible, Read, Step, no_units, none_kept, one_unit
+from lensdiff.steps.step import SMALL, NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, model_columns, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -109,6 +110,10 @@ def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
     if unit.control or not options.deletion_draws:
         return scores
     return scores + probe.read((2 + options.deletion_draws) * probe.n_text, passes=2)  # as it is, its own, the draws'
+
+
+def size(probe: Probe, unit: Unit, options: AttributeOptions, kept: Kept) -> float:
+    return SMALL + 4 * probe.n_prompt * probe.n_response
 
 
 def _rows(probe: Probe, n_in: int | float, n_out: int | float, method: Method) -> float:
@@ -230,6 +235,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=units,
         work=work,
         cost=cost,
+        size=size,
         reads=reads,
         needs=frozenset({"model", "prompt"}),
         keys=("target", "path", "baseline", "nodes", "method", "deletion_draws", "retokenise"),

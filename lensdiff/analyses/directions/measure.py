@@ -60,7 +60,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import AlignedText, align_text
 from lensdiff.models.asked import Asked
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -158,6 +158,7 @@ def directions(
             models read it as different tokens, or its response is empty.
     """
     check_pair(pair, "directions")
+    check_controls(controls, "directions")
     check_counts(draws=draws, max_tokens=max_tokens, max_new_tokens=max_new_tokens)
     check_counts(permutations=permutations, least=FEWEST_PERMUTATIONS)
     check_counts(folds=folds, least=2)

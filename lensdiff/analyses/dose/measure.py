@@ -57,7 +57,7 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
 from lensdiff.models.change import SharedTokens
 from lensdiff.models.dosing import DosedModel, dosed_model
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
@@ -116,6 +116,7 @@ def dose(
             tokens, it cannot be tokenised, or there is nothing to read.
     """
     check_pair(pair, "dose")
+    check_controls(controls, "dose")
     asked = Asked.of(prompt, template=template, model=pair)
     wanted = _points(groups, amounts)
     given = None if response is None else _given(asked, response)

@@ -44,7 +44,7 @@ from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.asked import Asked
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.templates import Template
@@ -94,6 +94,7 @@ def first_divergence(
             tokens, or put other special tokens in front, it cannot be tokenised, or a logit is not finite.
     """
     check_pair(pair, "first_divergence")
+    check_controls(controls, "first_divergence")
     asked = Asked.of(prompt, template=template, model=pair)
     base = view_of(pair.base)
     wanted = chosen_indices(layers, range(base.n_layers + 1), "layers")

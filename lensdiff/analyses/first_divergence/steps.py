@@ -18,6 +18,7 @@ from lensdiff.steps.unit import Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 from lensdiff.steps.validity import of_unit as validity_of
 
+SOON = 8  # tokens of a response before the models of most pairs part
 NAME, OF_PAIR, OF_CONTROL = "first_divergence", "first_divergence_pair", "first_divergence_control"
 
 
@@ -71,14 +72,19 @@ def pair_cost(probe: Probe, unit: Unit, options: FirstDivergenceOptions) -> floa
     crossed = sum(2 * (1 - layer / n_layers) for layer in layers if layer <= n_layers)
     passes = n_prompts * (1 + 2 * len(SIDES) + crossed)
     drafts = n_prompts * probe.step * options.max_tokens
-    return drafts + probe.read(passes * (probe.n_prompt + options.max_tokens), passes=round(passes))
+    return drafts + probe.read(passes * _n_read(probe, options), passes=round(passes))
+
+
+def _n_read(probe: Probe, options: FirstDivergenceOptions) -> float:
+    """Return the tokens of a prompt and of what follows it up to a divergence, which most pairs reach soon."""
+    return probe.n_prompt + min(options.max_tokens, SOON)
 
 
 def control_cost(probe: Probe, unit: Unit, options: FirstDivergenceOptions) -> float:
     n_prompts, n_layers = len(probe.prompts), probe.n_layers(unit)
     headline = headline_of(options.layers or range(n_layers + 1), n_layers)
     passes = n_prompts * (len(SIDES) + 2 * max(0.0, 1 - headline / n_layers))
-    return probe.read(passes * (probe.n_prompt + options.max_tokens), passes=round(passes))
+    return probe.read(passes * _n_read(probe, options), passes=round(passes))
 
 
 _COMMON: Any = {"options": FirstDivergenceOptions}

@@ -18,7 +18,7 @@ from lensdiff.views.prompts import how_rendered
 from lensdiff.views.show import register_view
 from lensdiff.views.small_table import Cell
 from lensdiff.views.widget import Widget
-from lensdiff.views.words import shortened
+from lensdiff.views.words import clipped
 
 TOP = 40  # rows of the table for readers without scripts
 CONTEXT = 300  # characters of a prompt that are shown before a response
@@ -140,7 +140,7 @@ def _item(result: FirstDivergence, place: int | None, text: TextData | None) -> 
     cell = [result.band(layer, place) for layer in result.layers]
     of_effects = [result.effect_band(layer, place) for layer in result.layers]
     return ItemData(
-        label="mean over prompts" if text is None else shortened(f"{text.id}: {text.base} / {text.tuned}", 60),
+        label="mean over prompts" if text is None else clipped(f"{text.id}: {text.base} / {text.tuned}", 60),
         cells=[rounded_all(values) for values in cells],
         effects=[rounded_all(values) for values in effects],
         low=low,

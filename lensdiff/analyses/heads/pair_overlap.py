@@ -29,7 +29,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.heads.defaults import TABLE_TOP
 from lensdiff.analyses.heads.head_word_pairs import HeadWordPairs, check_comparable
-from lensdiff.models.given import check_results
+from lensdiff.models.given import check_results, results_on_controls
 from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
@@ -158,6 +158,7 @@ def pair_overlap(
     """
     for given in (base, tuned):
         check_results(given, HeadWordPairs, "pair_overlap", "head_word_pairs")
+    controls = results_on_controls(controls, HeadWordPairs, "pair_overlap", "head_word_pairs")
     check_count("table_top", table_top, least=0)
     check_comparable(base, tuned, "tuned")
     shape = len(base.layers), len(base.heads)

@@ -15,16 +15,21 @@ from lensdiff.steps.found import Found, Stored
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Read, Step, one_unit
+from lensdiff.steps.step import SMALL, Read, Step, one_unit
 from lensdiff.steps.tables import TableDoc, of_both, of_one
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 
-PAIR_SECONDS = 6e-9  # per candidate pair of a dimension, to look up its cosine and compare
-SHIFT_SECONDS = 6e-5  # per dimension of a model, to read its pairs and count their verbs
+PAIR_SECONDS = 7.5e-9  # per candidate pair of a dimension, to look up its cosine and compare
+LIST_SECONDS = 3.2e-5  # per word, to find its tokens in a model, and its vector and threshold
+SHIFT_SECONDS = 7e-5  # per dimension of a model, to read its pairs and count their verbs
+TEST_SECONDS = 0.5  # to test the verbs' shift, whatever the models
 OVERLAP_SECONDS = 2.5e-5  # likewise, to compare its pairs with the base's
 WORD_SECONDS = 1e-8  # per word and direction, to find the best ones
 TOKEN_SECONDS = 4e-6  # per word, to find its tokens and embed them
+PAIR_BYTES, PAIRS_FOUND = 12.0, 0.017  # of a word pair; how many of the candidates of a dimension are some
+VERB_BYTES = 170e3  # per group of layers, of all verbs that are counted
+RANKS = 10  # words of an end
 
 
 # word pairs, a unit per group of layers; those of controls go once they were compared with
@@ -49,8 +54,18 @@ def cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
     view, n_layers = probe.view, probe.n_layers(unit, options.layers)
     per_head = 4 * probe.n_words * view.d_model * view.d_head / probe.rate
     per_head += PAIR_SECONDS * view.d_head * (2 * options.top_k) ** 2
-    made = 2 * probe.making(view.n_heads * view.d_head) / probe.rate if unit.control else 0.0  # W_Q and W_K
-    return n_layers * (view.n_heads * per_head + made)
+    made = 2 * probe.drawing(unit, view.n_heads * view.d_head)  # W_Q and W_K
+    return n_layers * (view.n_heads * per_head + made) + (LIST_SECONDS * probe.n_words if _is_first(unit) else 0.0)
+
+
+def _is_first(unit: Unit) -> bool:
+    """Return whether a unit is the first of a model of the pair, which reads the word list for all that follow."""
+    return unit.control is None and unit.layers is not None and 0 in unit.layers
+
+
+def size(probe: Probe, unit: Unit, options: HeadOptions, kept: Kept) -> float:
+    dims = probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.view.d_head
+    return SMALL + probe.word_list + PAIR_BYTES * PAIRS_FOUND * options.top_k**2 * dims
 
 
 def kept(plan: Plan, unit: Unit, options: HeadOptions) -> Kept:
@@ -93,7 +108,11 @@ def overlap(inputs: Inputs, unit: Unit, options: HeadOptions) -> PairOverlap:
 
 
 def shift_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
-    return SHIFT_SECONDS * _dimensions(probe, unit, options)
+    return TEST_SECONDS + SHIFT_SECONDS * _dimensions(probe, unit, options)
+
+
+def shift_size(probe: Probe, unit: Unit, options: HeadOptions, kept: Kept) -> float:
+    return VERB_BYTES * probe.n_layers(unit, options.layers) / options.layers_per_group
 
 
 def overlap_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
@@ -122,6 +141,11 @@ def outputs_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
     return probe.n_words * per_word
 
 
+def outputs_size(probe: Probe, unit: Unit, options: HeadOptions, kept: Kept) -> float:
+    ends = 4 * probe.n_layers(unit, options.layers) * probe.view.n_heads * COMPONENTS  # read and written, both poles
+    return SMALL + probe.word_list + 8 * RANKS * ends
+
+
 def table(found: Found, options: HeadOptions) -> Iterable[pd.DataFrame]:
     def rows(pairs: HeadWordPairs) -> pd.DataFrame:
         return pairs.table(options.table_top).astype({"key_word": str, "query_word": str})
@@ -139,6 +163,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=units,
         work=work,
         cost=cost,
+        size=size,
         needs=frozenset({"model", "vocabulary", "vectors"}),
         keys=("top_k", "threshold_words", "threshold_std"),
         kept=kept,
@@ -151,6 +176,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=one_unit,
         work=shift_verbs,
         cost=shift_cost,
+        size=shift_size,
         reads=pair_reads,
         needs=frozenset({"vocabulary", "seed"}),
         keys=("layers_per_group",),
@@ -173,6 +199,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=ov_units,
         work=read_outputs,
         cost=outputs_cost,
+        size=outputs_size,
         needs=frozenset({"model", "vocabulary"}),
         keys=("layers",),
     ),

@@ -66,7 +66,7 @@ from lensdiff.analyses.heads.verb_labels import (
 from lensdiff.analyses.heads.verb_lists import listed_verbs, missing_verbs
 from lensdiff.inputs.verbs import INSTRUCTION_VERBS
 from lensdiff.inputs.vocabulary import Vocabulary
-from lensdiff.models.given import check_results
+from lensdiff.models.given import check_results, results_on_controls
 from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count, check_seed
@@ -239,6 +239,7 @@ def verb_shift(
     """
     for given in (base, tuned):
         check_results(given, HeadWordPairs, "verb_shift", "head_word_pairs")
+    controls = results_on_controls(controls, HeadWordPairs, "verb_shift", "head_word_pairs")
     listed = listed_verbs(verbs, control_verbs)
     numbers = {
         "layers_per_group": layers_per_group,

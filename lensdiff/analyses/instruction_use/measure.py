@@ -38,7 +38,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.inputs.spans import shorten
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
-from lensdiff.models.given import is_pair, one_model
+from lensdiff.models.given import check_controls, is_pair, one_model
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -101,6 +101,7 @@ def instruction_use(
     """
     if not is_pair(model):
         one_model(model, "instruction_use", or_pair=True)
+    check_controls(controls, "instruction_use")
     asked = Asked.of(prompts, template=template, model=model)
     check_seed(seed)
     check_level(level)

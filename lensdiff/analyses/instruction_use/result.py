@@ -41,6 +41,8 @@ class InstructionUse(Result):
     """
 
     by: str
+    row_is = "text of a prompt in a model"
+
     models: tuple[str, ...]
     texts: tuple[str, ...]
     prompt_id: tuple[str, ...]

@@ -7,9 +7,11 @@ import pandas as pd
 from lensdiff.analyses.knock_out.shift import KnockOutShift
 from lensdiff.analyses.knock_out.view import show_shift, token_widget
 from lensdiff.steps.found import Found
+from lensdiff.steps.headline import Headline, band_of, beside_envelope, is_beyond
 from lensdiff.views.section import Section, Table, tables
 from lensdiff.views.widget import Widget
 
+UNIT = " nats per token"
 TABLES = {
     "knock_out_effects": "A row per text, cut, measure and model: drop is the mean loss in nats per token, slope its "
     "change over the response; limits are over prompts, and no verdict.",
@@ -58,6 +60,22 @@ def controls_beside(found: Found) -> dict[str, list[str]]:
     """Return the kinds of the controls that stand beside the pair's loss."""
     result = found.maybe("knock_out", KnockOutShift)
     return {} if result is None else {"instruction cut": list(result.provenance.control_kinds)}
+
+
+def headlines(found: Found) -> list[Headline]:
+    """Return how much more responses lose when their instruction is cut off."""
+    result = found.maybe("knock_out", KnockOutShift)
+    text = "" if result is None else result.shown[-1]
+    if result is None or result.difference(text=text) is None:  # of too few prompts
+        return []
+    (effect, _), (base, tuned) = result.effects(text), result.means(text=text)
+    beside = result.beside(text) if result.provenance.controls else None
+    said = (
+        f"Responses lose {'more' if effect > 0 else 'less'} when no attention reaches their instruction "
+        f"({effect:+.3g}): {tuned:.3g}{UNIT} in the tuned model, {base:.3g} in the base"
+    )
+    beyond = is_beyond(effect, *band_of(beside))
+    return [Headline("responses", said, effect, UNIT, beside_envelope(beside, UNIT), beyond)]
 
 
 SUMMARIES = {"Instruction cut: loss in nats per token, and its slope over the response": summary}

@@ -57,6 +57,7 @@ class KnockOutShift(Result):
     )
 
     calls = ("summary()", "over_windows()", "top()", "to_df()", "show()")
+    row_is = "text of a prompt in a model"
 
     models: tuple[str, ...]
     texts: tuple[str, ...]

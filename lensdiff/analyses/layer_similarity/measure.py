@@ -42,7 +42,7 @@ from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.asked import Asked, Given
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
@@ -94,6 +94,7 @@ def layer_similarity(
             or no position is left to compare.
     """
     check_pair(pair, "layer_similarity")
+    check_controls(controls, "layer_similarity")
     asked, view = Asked.of(prompts, response, template=template, model=pair), view_of(pair.base)
     n_layers, _ = sizes = view.n_layers, view.d_model
     del view  # a pair that keeps one model lets go of it before it loads the other

@@ -36,7 +36,7 @@ from lensdiff.analyses.mlp.defaults import RANKS
 from lensdiff.analyses.mlp.subspaces import matched, principal_angles
 from lensdiff.analyses.mlp.word_changes import WordChanges, word_changes
 from lensdiff.models import Model, view_of
-from lensdiff.models.given import check_results
+from lensdiff.models.given import check_controls, check_results
 from lensdiff.models.progress import tracked
 from lensdiff.results import InputError, Result
 from lensdiff.results.tidy import tidy
@@ -218,6 +218,7 @@ def rotation(
     """
     for given in (base, tuned):
         check_results(given, Directions, "rotation", "mlp_concepts")
+    check_controls(controls, "rotation")
     _check(base, tuned, "tuned")
     used = _ranks(ranks, base)
     change = turn(base.components, tuned.components, used)

@@ -10,12 +10,13 @@ from lensdiff.analyses.mlp.coherence import DIRECTIONS, Coherence, adjusted_toge
 from lensdiff.analyses.mlp.components import ConceptDirections, concept_directions
 from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
 from lensdiff.analyses.mlp.rotation import Rotation, rotation
+from lensdiff.results.manifest import Kept
 from lensdiff.steps.beside import of_controls
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.plan import Plan, layer_units
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.step import Read, Step, no_units, none_kept, one_unit
+from lensdiff.steps.step import SMALL, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, of_both, of_one
 from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
@@ -49,12 +50,19 @@ def cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     view, seconds = probe.view, probe.decompose(probe.view.d_model)
     operations = 2 * view.d_model**2 * view.d_mlp
     if unit.control:
-        operations += probe.making(view.d_mlp)
+        seconds += probe.drawing(unit, view.d_mlp)
     else:
         words = _n_components(probe, options) * probe.n_words
         operations += 4 * words * view.d_model
         seconds += WORD_SECONDS * words
     return probe.n_layers(unit, options.layers) * len(options.sides) * (seconds + operations / probe.rate)
+
+
+def size(probe: Probe, unit: Unit, options: MLPOptions, kept: Kept) -> float:
+    parts = probe.n_layers(unit, options.layers) * len(options.sides) * _n_components(probe, options)
+    return (
+        SMALL + probe.word_list + parts * (4 * probe.view.d_model + 24 * options.top_words)
+    )  # words of either pole too
 
 
 def _n_components(probe: Probe, options: MLPOptions) -> int:
@@ -133,6 +141,11 @@ def rotation_cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     return turns * (TURN_SECONDS + TURN_ENTRY * entries)
 
 
+def rotation_size(probe: Probe, unit: Unit, options: MLPOptions, kept: Kept) -> float:
+    parts = probe.n_layers(unit, options.layers) * len(options.sides) * _n_components(probe, options)
+    return SMALL + probe.word_list + parts * 12 * options.top_words  # those that were lost and gained, and the angles
+
+
 STEPS: tuple[Step[Any, Any], ...] = (
     VALIDITY,
     Step(
@@ -143,6 +156,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=units,
         work=work,
         cost=cost,
+        size=size,
         needs=frozenset({"model", "vocabulary"}),
         keys=("sides", "n_components", "top_words", "fold_gain"),
     ),
@@ -178,6 +192,7 @@ STEPS: tuple[Step[Any, Any], ...] = (
         units=one_unit,
         work=turn,
         cost=rotation_cost,
+        size=rotation_size,
         reads=rotation_reads,
         keys=("ranks",),
     ),

@@ -38,7 +38,7 @@ from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model, view_of
 from lensdiff.models.asked import Asked
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
@@ -91,6 +91,7 @@ def patch(
         InputError: as `patch_sweep`, or there is no such head.
     """
     check_pair(pair, "patch")
+    check_controls(controls, "patch")
     asked = Asked.of(prompt, response, template=template, model=pair)
     run = Run(pair, asked, (into,), metric, seed, max_new_tokens, prepend_bos)
     sites = (one_site(run.sizes, component, layer, head, at),)
@@ -151,6 +152,7 @@ def patch_sweep(
             response is empty, or the metric is not a number for each response token.
     """
     check_pair(pair, "patch_sweep")
+    check_controls(controls, "patch_sweep")
     both = (into,) if isinstance(into, str) else tuple(into)
     asked = Asked.of(prompt, response, template=template, model=pair)
     run = Run(pair, asked, both, metric, seed, max_new_tokens, prepend_bos, max_bytes)

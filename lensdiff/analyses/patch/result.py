@@ -31,6 +31,7 @@ class ControlPatch(Result):
     """
 
     calls = ("top()", "to_df()")
+    row_is = "component that is exchanged"
 
     prompt_id: tuple[str, ...]
     effect: Float[Tensor, "prompt row"]
@@ -66,6 +67,7 @@ class Patched(Result):
     """
 
     calls = ("means()", "top()", "to_df()", "show()")
+    row_is = "component that is exchanged"
 
     metric: str
     prompt_id: tuple[str, ...]

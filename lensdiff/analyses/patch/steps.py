@@ -34,7 +34,7 @@ from lensdiff.steps.validity import of_unit as validity_of
 OF_PROMPT, OF_CONTROL, ALL_OF_IT = "patch_prompt", "patch_control", "patch"
 SET_PAIR, SET_CONTROL, SET = "patch_set_pair", "patch_set_control", "patch_set"
 PAIRS = "heads"
-ROW = 0.7  # of a pass: a row starts at the layer that it patches, and rows of a layer share a pass
+ROW = 0.5  # of a pass: a row starts at the layer that it patches, and rows of a layer share a pass
 
 
 # the sweep, a unit per prompt

@@ -1,4 +1,8 @@
-"""The section of the report, and what the command prints."""
+"""The section of the report, and what the command prints.
+
+It gives no line for "What changed": its numbers are about the template, of one and the same pair, and no meaningless
+change of the pair stands beside them. What tuning shifted is said by the analyses whose numbers it sets side by side.
+"""
 
 import pandas as pd
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from lensdiff import stats
 from lensdiff.analyses.value_rotation.shares import Reference
 from lensdiff.models import Model, ModelView, view_of
-from lensdiff.models.given import check_pair
+from lensdiff.models.given import check_controls, check_pair
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.pair import ModelPair
 from lensdiff.results import InputError, Result
@@ -227,6 +227,7 @@ def value_rotation(
             control of another shape, or weights that cannot be compared (the pair keeps one model, or one is folded).
     """
     check_pair(pair, "value_rotation")
+    check_controls(controls, "value_rotation")
     if pair.keep == "one":
         raise InputError('value_rotation reads both models at once: load the pair with keep="both"')
     pair.check_weights()

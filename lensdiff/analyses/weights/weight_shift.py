@@ -101,6 +101,8 @@ class WeightShift(Result):
         directions: how many directions `top_share` counts.
     """
 
+    row_is = "weight, or a head's part of one"
+
     matrix: tuple[str, ...]
     directions: int
     layer: Int[Tensor, " row"]

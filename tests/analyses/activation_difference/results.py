@@ -6,8 +6,10 @@ import pandas as pd
 import torch
 
 from lensdiff.analyses.activation_difference import patchscope as patchscopes
+from lensdiff.analyses.activation_difference.control import ControlDifference
+from lensdiff.analyses.activation_difference.directions import READINGS
 from lensdiff.analyses.activation_difference.effects import DifferenceEffects
-from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.results import Provenance
 from tests.analyses.controls import controls_of
 

@@ -12,8 +12,10 @@ import torch
 
 from experiments.families import exact_rotary, wrappers_of
 from lensdiff import activation_difference
+from lensdiff.analyses.activation_difference.control import ControlDifference
+from lensdiff.analyses.activation_difference.directions import READINGS
 from lensdiff.analyses.activation_difference.measure import control_difference
-from lensdiff.analyses.activation_difference.result import READINGS, ActivationDifference, ControlDifference
+from lensdiff.analyses.activation_difference.result import ActivationDifference
 from lensdiff.analyses.activation_difference.starts import batches, starts_of
 from lensdiff.analyses.activation_difference.sums import Sums, constant_share
 from lensdiff.inputs import toy_pair

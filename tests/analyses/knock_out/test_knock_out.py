@@ -342,7 +342,7 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
 def test_what_is_printed_says_what_each_way_to_cut_takes_and_where():
     assert repr(by_hand(prompt_id="poem")).splitlines() == [
         "KnockOut of a, poem",
-        "  out_pos 3, condition 2, draw 2",
+        "  3 response tokens, 2 draws",
         "  nats lost by 3 tokens, the instruction's 2 cut:",
         "  response, layers 0 to 3: mean +0.5 (other tokens cut +0.25), most +2 at 'A'",
         "  response, layers 0 to 1: mean +0.25 (other tokens cut not to be had), most +1 at 'A'",
