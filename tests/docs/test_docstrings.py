@@ -34,7 +34,8 @@ def results() -> set[type]:
 
 NAMES = {name: getattr(lensdiff, name) for name in lensdiff.__all__ if name != "__version__"}
 FUNCTIONS = {name: one for name, one in NAMES.items() if inspect.isfunction(one)}
-CLASSES = {kind.__name__: kind for kind in {*results(), *(one for one in NAMES.values() if inspect.isclass(one))}}
+EVERY = {*results(), *(one for one in NAMES.values() if inspect.isclass(one))}
+CLASSES = {kind.__name__: kind for kind in sorted(EVERY, key=lambda kind: kind.__name__)}
 
 
 def own(kind: type) -> Iterator[tuple[str, Any]]:
