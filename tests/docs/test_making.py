@@ -212,6 +212,15 @@ def test_a_new_page_of_a_folder_is_found(tmp_path: Path):
     assert list(dict.fromkeys(names)) == ["index", "a-general-one", "weights", "outputs", "published"]
 
 
+def test_the_list_of_how_tos_names_every_page_by_its_title():
+    folder = ROOT / "docs" / "how-to"
+    listed = re.findall(r"^- \[(.+)\]\((.+)\)$", (folder / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    there = {path.name: path for path in folder.glob("*.md") if path.stem != "index"}
+    assert {name for _, name in listed} == set(there)
+    for title, name in listed:
+        assert there[name].read_text(encoding="utf-8").startswith(f"# {title}\n"), name
+
+
 def test_search_works_from_the_disk_without_a_script_from_elsewhere():
     config = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
     assert [name for name in config["extra"]["polyfills"] if "iframe-worker" in name] == ["assets/iframe-worker.js"]
