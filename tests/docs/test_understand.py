@@ -21,7 +21,7 @@ HEADINGS = (
     "Sources",
 )
 NO_RUN = ("published",)  # analyses that no pair is run through
-OTHERS = ("statistics-and-controls",)
+OTHERS = ("statistics-and-controls", "series")  # series has a function and a command, and no section of a report
 MOST_BYTES = 60_000
 LINES = range(40, 116)
 

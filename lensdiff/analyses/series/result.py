@@ -83,6 +83,11 @@ class Series(Result):
 
         A prompt that one of them lacks is in none, so that all means are over the same.
 
+        Args:
+            points: of each model, in order.
+            names: what the models are called.
+            level: of the intervals over prompts.
+
         Raises:
             InputError: no prompt has a number in every model.
         """
