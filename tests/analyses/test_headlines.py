@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from lensdiff.analyses.activation_difference import section as difference_section
+from lensdiff.analyses.heads import section as head_section
 from lensdiff.analyses.knock_out import section as knock_out_section
 from lensdiff.results import Result, ResultStore
 from lensdiff.steps.found import Found
 from lensdiff.steps.headline import NO_CONTROL
 from lensdiff.steps.unit import WHOLE
 from tests.analyses.activation_difference.results import difference
+from tests.analyses.heads.results import verbs
 from tests.analyses.knock_out.results import RISE, shift
 from tests.steps.test_said import put
 
@@ -57,3 +59,15 @@ def test_what_responses_lose_without_their_instruction_is_told(tmp_path):
     assert (alone.control, alone.beyond) == (NO_CONTROL, None)
     few = knock_out_section.headlines(found(tmp_path / "few", "knock_out", shift(prompts=("poem",))))
     assert few == []
+
+
+@pytest.mark.parametrize(("sign", "said"), [(1, "Instruction verbs rose in"), (-1, "Instruction verbs fell in")])
+def test_verbs_that_fell_did_not_rise(tmp_path, monkeypatch, sign, said):
+    result = verbs()
+    effect = result.effects()[0]
+    assert effect is not None
+    monkeypatch.setattr(type(result), "effects", lambda self, *_: (sign * abs(effect), [0.0] * 19))
+    (line,) = head_section.headlines(found(tmp_path, "verb_shift", result))
+    assert line.text.startswith(said)
+    assert f" by {sign * abs(effect):+.3g} heads beyond verbs like them" in line.text
+    assert ("most" in line.text) == (sign > 0)

@@ -556,3 +556,12 @@ def test_the_real_file_is_understood_whole(smollm2_gguf):
     file = GGUFFile.read(smollm2_gguf)
     assert file.architecture == "llama"
     assert load_gguf(smollm2_gguf, torch.float32)[2] == ()
+
+
+def test_a_file_is_read_without_a_bar_of_transformers(tmp_path, capfd):
+    path = write_gguf(tmp_path / "model.gguf", llama())
+    capfd.readouterr()
+    load_model(path, device="cpu")
+    assert capfd.readouterr().err == ""
+    load_gguf(path, torch.float32)
+    assert "GGUF tensors" in capfd.readouterr().err, "it is theirs outside of a load"

@@ -71,7 +71,7 @@ def pair_cost(probe: Probe, unit: Unit, options: FirstDivergenceOptions) -> floa
     layers = options.layers or range(n_layers + 1)
     crossed = sum(2 * (1 - layer / n_layers) for layer in layers if layer <= n_layers)
     passes = n_prompts * (1 + 2 * len(SIDES) + crossed)
-    drafts = n_prompts * probe.step * options.max_tokens
+    drafts = n_prompts * probe.step * min(options.max_tokens, SOON)
     return drafts + probe.read(passes * _n_read(probe, options), passes=round(passes))
 
 

@@ -68,8 +68,9 @@ def headlines(found: Found) -> list[Headline]:
     if verbs is None or (effect := verbs.effects()[0]) is None:
         return told
     rose, beside = verbs.top(1).verb.tolist(), verbs.beside()
-    most = f", “{rose[0]}” most" if rose else ""
-    text = f"Instruction verbs rose in the heads' word pairs by {effect:+.3g} heads beyond verbs like them{most}"
+    most = f", “{rose[0]}” most" if rose and effect > 0 else ""
+    way = "rose" if effect > 0 else "fell"
+    text = f"Instruction verbs {way} in the heads' word pairs by {effect:+.3g} heads beyond verbs like them{most}"
     beyond = is_beyond(effect, *band_of(beside))
     return [*told, Headline("words", text, effect, control=beside_envelope(beside), beyond=beyond)]
 

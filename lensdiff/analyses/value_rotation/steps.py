@@ -46,7 +46,7 @@ def cost(probe: Probe, unit: Unit, options: ValueRotationOptions) -> float:
     n_layers = probe.n_layers(unit, options.layers)
     assigned = (6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2) / probe.rate
     drawn = 3 * n_layers * probe.drawing(unit, view.d_mlp)
-    return (3 * n_layers + 1) * probe.decompose(view.d_model, torch.float64) + 2 * n_layers * assigned + drawn
+    return (2 * n_layers + 1) * probe.decompose(view.d_model, torch.float64) + 2 * n_layers * assigned + drawn
 
 
 def both_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iterable[Read]:
