@@ -20,6 +20,7 @@ from lensdiff.analyses.patch.result import ControlPatch
 from lensdiff.analyses.published.tables import Following, PublishedTables, Recognition, Sample
 from lensdiff.analyses.residual_stream.lens_shift import LensCurves, lens_shift
 from lensdiff.analyses.residual_stream.parts_shift import parts_shift
+from lensdiff.analyses.series.measure import Along
 from lensdiff.analyses.value_rotation.measure import control_rotation
 from lensdiff.inputs.toy_pair import BASE, PROMPTS, TUNED
 from lensdiff.models.aligned_text import align_text
@@ -177,6 +178,10 @@ EVERY: dict[str, Callable[[Toy], Any]] = {
     "ValueRotation": lambda t: t.of_pair("value_rotation"),
     "ControlRotation": lambda t: control_rotation(t.pair.base, t.controls[0]),
     "WeightShift": lambda t: lensdiff.weight_shift(t.pair),
+    "Series": lambda t: lensdiff.series([t.pair.base, t.pair.tuned], "weights.relative_norm"),
+    "SeriesPoint": lambda t: Along([t.pair.base, t.pair.tuned], "weights.relative_norm", None, 1, 0, 4, 0.95, {}).point(
+        1, None
+    ),
     "PositionProfile": lambda t: lensdiff.position_profile(
         t["Attribution of both"].base, t["Attribution of both"].tuned, n_bins=2
     ),

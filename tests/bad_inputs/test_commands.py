@@ -67,6 +67,7 @@ def verb(name: str, *options: Any, base: Any = None, tuned: Any = None) -> Calla
     def arguments(places: Places) -> list[Any]:
         given = [option(places) if callable(option) else option for option in options]
         prompt = ["--prompt", "Write a poem.", "--instruction", "Write"] if name in PROMPTED else []
+        prompt += ["--measure", "weights.relative_norm"] if name == "series" else []
         if any(option in ("--prompts", "--prompt") for option in given):
             prompt = []
         out = [] if "--out" in given else ["--out", places.tmp / "out"]

@@ -24,7 +24,7 @@ WORDS, WORDS_TOML = "--vocabulary w.tsv --vectors v.txt", 'vocabulary = "w.tsv"\
 KINDS, KINDS_TOML = "--kinds 'norm, spectrum' --seed 4", 'kinds = ["norm", "spectrum"]\n'
 # each option at a value that is not its default, and the config that says the same
 EVERY = {
-    "weights": ("", ""),
+    "weights": ("--stream", "stream = true\n"),
     "instruction-use": (
         f"{PROMPT} --texts 'tuned, reference' --draws 3 --max-tokens 5 --max-new-tokens 7 --controls 2 {KINDS}",
         'max_new_tokens = 7\ntemplates = ["chat"]\n'
@@ -103,8 +103,9 @@ EVERY = {
     ),
     "heads": (
         f"{WORDS} --layers 1 --top-k 7 --threshold-words 50 --threshold-std 2.5 --layers-per-group 2 --table-top 3 "
-        f"--controls 2 {KINDS}",
-        f"seed = 4\n{WORDS_TOML}[heads]\nlayers = [1]\ntop_k = 7\nthreshold_words = 50\nthreshold_std = 2.5\n"
+        f"--no-stream --controls 2 {KINDS}",
+        f"seed = 4\nstream = false\n{WORDS_TOML}"
+        "[heads]\nlayers = [1]\ntop_k = 7\nthreshold_words = 50\nthreshold_std = 2.5\n"
         f"layers_per_group = 2\ntable_top = 3\n[controls]\nheads = 2\n{KINDS_TOML}",
     ),
     "patch": (
@@ -115,14 +116,15 @@ EVERY = {
         f'method = "estimate"\nrerun = 3\nset_size = 4\n[controls]\npatch = 2\n{KINDS_TOML}{PROMPT_TOML}',
     ),
     "mlp": (
-        f"{WORDS} --layers 1 --sides key,gate --components 9 --ranks 2,4 --top-words 6 --no-fold-gain --controls 2 "
-        f"{KINDS}",
-        f'seed = 4\n{WORDS_TOML}[mlp]\nlayers = [1]\nsides = ["key", "gate"]\nn_components = 9\nranks = [2, 4]\n'
+        f"{WORDS} --layers 1 --sides key,gate --components 9 --ranks 2,4 --top-words 6 --no-fold-gain "
+        f"--stream --controls 2 {KINDS}",
+        f"seed = 4\nstream = true\n{WORDS_TOML}"
+        '[mlp]\nlayers = [1]\nsides = ["key", "gate"]\nn_components = 9\nranks = [2, 4]\n'
         f"top_words = 6\nfold_gain = false\n[controls]\nmlp = 2\n{KINDS_TOML}",
     ),
     "value-rotation": (
-        f"--layers 1 --controls 2 {KINDS}",
-        f"seed = 4\n[value_rotation]\nlayers = [1]\n[controls]\nvalue_rotation = 2\n{KINDS_TOML}",
+        f"--layers 1 --stream --controls 2 {KINDS}",
+        f"seed = 4\nstream = true\n[value_rotation]\nlayers = [1]\n[controls]\nvalue_rotation = 2\n{KINDS_TOML}",
     ),
 }
 # the paper's, and those that the pages tell to be the defaults
@@ -236,7 +238,11 @@ def test_help_reads_from_the_inputs_to_the_machine(lensdiff: Command, verb: str)
     first = [
         name for name in ("--out", "--prompt", "--prompts", "--template", "--vocabulary", "--vectors") if name in own
     ]
-    last = [name for name in ("--controls", "--kinds", "--seed", "--device", "--dtype", "--quiet") if name in own]
+    last = [
+        name
+        for name in ("--controls", "--kinds", "--seed", "--device", "--dtype", "--stream", "--quiet")
+        if name in own
+    ]
     order = [name for name in own if name in first or name in last]
     assert order == first + last
     assert [name for name in own if name in last] == own[-len(last) :]

@@ -104,7 +104,7 @@ def test_these_are_all_that_take_prompts() -> None:
         if inspect.isfunction(function := getattr(lensdiff, name))
         for parameter in inspect.signature(function).parameters.values()
         if parameter.name in ("prompt", "prompts") and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    } - {"template_effects"}  # which reads both renderings of prompts: see its own tests
+    } - {"template_effects", "series"}  # which read prompts in ways of their own: see their own tests
     assert takers == {*NAMES, "directions"}, "a direction takes two prompts at least"
 
 

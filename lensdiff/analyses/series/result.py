@@ -40,6 +40,11 @@ class SeriesPoint(Result):
     failures: dict[str, str]
     equal: bool
 
+    def told(self) -> list[str]:
+        """Return the number, and of how many prompts it is the mean."""
+        over = f", mean over {n_of(len(self.prompt_id), 'prompt')}" if self.prompt_id else ""
+        return [f"{self.measure}: {float(self.values.mean()):.3g}{f' {self.unit}' if self.unit else ''}{over}"]
+
     def to_df(self) -> pd.DataFrame:
         """Return a row per prompt (or the only one): model, measure, prompt_id, value."""
         ids = self.prompt_id or (pd.NA,)
