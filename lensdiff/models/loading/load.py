@@ -226,12 +226,13 @@ def info_of(
 @contextmanager
 def _no_bar_of_gguf() -> Iterator[None]:
     """Silence the bar of the conversion of GGUF tensors, which transformers' own switch leaves on."""
-    shown = modeling_gguf_pytorch_utils.tqdm
-    modeling_gguf_pytorch_utils.tqdm = partial(shown, disable=True)
+    theirs: Any = modeling_gguf_pytorch_utils
+    shown = theirs.tqdm
+    theirs.tqdm = partial(shown, disable=True)
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = shown
+        theirs.tqdm = shown
 
 
 @contextmanager
