@@ -32,6 +32,7 @@ from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.models.text import encode, generate
 from lensdiff.results import InputError, Results
 from lensdiff.results.numbers import check_counts, check_seed
+from lensdiff.results.paths import as_path
 from lensdiff.stats.samples import check_level
 
 DRAWS = 8
@@ -254,6 +255,6 @@ def _numbered(names: Sequence[str], models: Sequence[Any], place: int) -> str:
 
 def _parts(model: Any) -> tuple[str, ...]:
     if isinstance(model, str | Path):
-        path = Path(model).expanduser()
+        path = as_path(model, "a model")
         return tuple(path.absolute().parts) if path.exists() else (str(model),)
     return (view_of(model).info.id,) if is_model(model) else (type(model).__name__,)

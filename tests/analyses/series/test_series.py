@@ -194,7 +194,7 @@ def test_top_and_repr_and_file(tmp_path: Path):
     lines = repr(found).splitlines()
     assert 3 <= len(lines) <= 8
     assert lines[0] == "Series of m0 -> m3"
-    assert "use (nats), along 4 models, mean over 2 prompts" in lines[2]
+    assert "use (nats), along 4 models, mean over 2 prompts" in lines[1]
     assert "0 m0: 0.5 [" in repr(found)
     assert "3 m3: 1.5 [" in repr(found)
     loaded = Series.load(found.save(tmp_path / "series.safetensors"))
