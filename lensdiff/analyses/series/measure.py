@@ -57,8 +57,8 @@ def series(
         measure: a name (`lensdiff.analyses.series.measures` has all), or a function of (pair), with prompts of (pair,
             prompts), which gives a number, or one for each prompt by its id; the pair is the first model and the one
             that is measured.
-        prompts: a prompt or a list of them, for a measure that reads text; as they are: `Prompt.render` writes them in a
-            chat template, of whichever model's it is to be for all.
+        prompts: a prompt or a list of them, for a measure that reads text; as they are: `Prompt.render` writes them in
+            a chat template, of whichever model's it is to be for all.
         draws, seed: of other prompts' instructions, for instruction use.
         max_new_tokens: of the first model's own response, where a prompt has no reference.
         level: of the intervals over prompts.
