@@ -6,10 +6,13 @@ from typing import Any
 
 from docs.making.markdown import cell, code, page, table
 from lensdiff.analyses import ANALYSES
+from lensdiff.pipeline.graph import tables_of
 from lensdiff.results import ResultStore
 from lensdiff.steps.columns import COLUMNS, SUFFIXES, meaning
+from lensdiff.steps.pair import DIFFERENCES
 from lensdiff.steps.tables import TableDoc
 
+OF_EVERY_RUN = (DIFFERENCES,)  # of the pair itself, and of no analysis
 INTRODUCTION = """\
 Every analysis writes tidy tables, one observation a row: `DIR/tables/NAME.parquet` after a run, `DIR/NAME.parquet`
 after a command of one analysis. `DIR/tables/README.md` describes the tables that are there.
@@ -25,7 +28,7 @@ def columns_of(run: Path) -> dict[str, list[str]]:
 
 def undescribed(made: Mapping[str, list[str]]) -> list[str]:
     """Return a sentence for each column of a run's tables that nobody describes."""
-    docs = {doc.name: doc for analysis in ANALYSES for doc in analysis.tables}
+    docs = {doc.name: doc for doc in tables_of(ANALYSES)}
     return [
         f"the column {column} of the table {name} is not described"
         for name, columns in made.items()
@@ -36,8 +39,8 @@ def undescribed(made: Mapping[str, list[str]]) -> list[str]:
 
 def page_of_tables(made: Mapping[str, list[str]]) -> str:
     """Return the page; the columns are those of the tables of a run, and those that a table itself describes."""
-    seen: set[str] = set()
-    parts = [INTRODUCTION, _shared()]
+    seen = {doc.name for doc in OF_EVERY_RUN}
+    parts = [INTRODUCTION, _shared(), "## Of every run { #of-every-run }", *(_of(doc, made) for doc in OF_EVERY_RUN)]
     for analysis in ANALYSES:
         docs = [doc for doc in analysis.tables if doc.name not in seen]
         seen |= {doc.name for doc in docs}

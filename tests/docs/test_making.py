@@ -55,6 +55,11 @@ def test_a_column_that_nobody_describes_is_told():
     assert tables.undescribed({"weights": ["layer", "another"]}) == said
 
 
+def test_the_table_of_the_pair_itself_is_on_the_page():
+    assert set(rows(tables.page_of_tables({}), "differences")) == {"what", "base", "tuned", "meaning"}
+    assert tables.undescribed({"differences": ["what", "base", "tuned", "meaning"]}) == []
+
+
 # configuration
 def test_the_page_of_keys_has_every_key_with_its_default():
     page = configuration.page_of_keys()

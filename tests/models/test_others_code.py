@@ -13,7 +13,7 @@ import peft
 import pytest
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.loading.checkpoints import OPTIONS
+from lensdiff.models.loading.checkpoints import EMPTY_OPTIONS, OPTIONS
 from lensdiff.pipeline.estimate import n_parameters
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint
@@ -177,8 +177,8 @@ def test_every_call_says_that_no_code_is_run():
                 continue
             if "Auto" in ast.unparse(node.func.value):
                 options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                by_options = "OPTIONS" in ast.unparse(node)  # `checkpoints.OPTIONS`, which says it once
+                by_options = "OPTIONS" in ast.unparse(node)  # of `checkpoints`, which say it once
                 assert options.get("trust_remote_code") == "False" or by_options, f"{path}, line {node.lineno}"
                 calls.append(node)
-    assert OPTIONS["trust_remote_code"] is False
+    assert OPTIONS["trust_remote_code"] is EMPTY_OPTIONS["trust_remote_code"] is False
     assert len(calls) == len(said) > 8  # none is handed on to be called elsewhere

@@ -48,7 +48,7 @@ OPTIONS: dict[str, Any] = {
     "trust_remote_code": False,
     "output_loading_info": True,
 }
-EMPTY: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key != "output_loading_info"}
+EMPTY_OPTIONS: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key != "output_loading_info"}
 ABSENT: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,

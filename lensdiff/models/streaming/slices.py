@@ -16,7 +16,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lensdiff.models.loading.checkpoints import EMPTY, at_the_door, few
+from lensdiff.models.loading.checkpoints import EMPTY_OPTIONS, at_the_door, few
 from lensdiff.models.streaming.stored import Stored
 from lensdiff.results import InputError
 
@@ -47,7 +47,7 @@ class Slices:
         """
         rows = self.d_vocab if whole_vocabulary else min(VOCABULARY, self.d_vocab)
         with at_the_door(f"{self.stored.id} cannot be streamed"), init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(self._config(layer, rows), dtype=dtype, **EMPTY)
+            model = AutoModelForCausalLM.from_config(self._config(layer, rows), dtype=dtype, **EMPTY_OPTIONS)
         cut = _vocabulary_names(model)
         state = {}
         for name, due in model.state_dict().items():

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lensdiff.models.loading.adapters import CONFIG as ADAPTER
 from lensdiff.models.loading.checkpoints import (
-    EMPTY,
+    EMPTY_OPTIONS,
     Opened,
     at_the_door,
     few,
@@ -58,7 +58,7 @@ class Stored(ABC):
     def empty(self) -> Any:
         """The model without values, on the meta device."""
         with at_the_door(f"cannot load {self.id}"), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config, **EMPTY)
+            return AutoModelForCausalLM.from_config(self.config, **EMPTY_OPTIONS)
 
     @property
     def architecture(self) -> str:
