@@ -173,7 +173,7 @@ def test_a_stopped_run_leaves_no_process_and_the_next_goes_on(models, tmp_path, 
     )
     wait_for(lambda: begun.poll() is not None or len(done(tmp_path / "out")) > 3)
     begun.send_signal(stop)
-    _, said = begun.communicate(timeout=60)
+    _, said = begun.communicate(timeout=400)
     before = done(tmp_path / "out")
     assert 3 < len(before) < len(done(alone.root))
     if stop == signal.SIGINT:
@@ -209,7 +209,7 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(true: Callable[[], bool], seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
