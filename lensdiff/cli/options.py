@@ -1,16 +1,17 @@
 """The arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from lensdiff.inputs.spans import shorten
+from lensdiff.pipeline.config import RunConfig
 from lensdiff.results.errors import InputError
 
 MOST_DIGITS = 5  # of a layer's number
 RENDERINGS = {"raw": ("raw",), "chat": ("chat",), "both": ("raw", "chat")}
-ENGINES = ("local", "ray")
+ENGINES: tuple[str, ...] = get_args(RunConfig.model_fields["engine"].annotation)
 SHOWN = 60  # characters of an option that cannot be read
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Hub name, folder or .gguf file of the base model.")]
 Tuned = Annotated[
@@ -30,7 +31,7 @@ Stream = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option("--engine", metavar="local|ray", help="ray: units are done by the actors of a Ray cluster."),
+    typer.Option("--engine", metavar="|".join(ENGINES), help="ray: units are done by the actors of a Ray cluster."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only results and errors.")]
 Prompt = Annotated[str | None, typer.Option(help="One prompt.")]

@@ -1,10 +1,12 @@
 """`lensdiff series`: one number along a list of models, each kept, so that one more model costs one more run."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.cli import options as o
 from lensdiff.cli.output import Terminal, print_frame, write
 from lensdiff.defaults import LARGEST_SEED, MAX_NEW_TOKENS
@@ -21,7 +23,7 @@ def series(
     measure: Annotated[str, typer.Option(help="What is measured, such as instruction_use.use; a wrong one lists all.")],
     out: o.Out = Path("lensdiff-series"),
     prompts: o.Prompts = None,
-    draws: Annotated[int, typer.Option(min=1, help="Other prompts whose instructions take a prompt's place.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, help="Other prompts whose instructions take a prompt's place.")] = DRAWS,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Most tokens of the first model's response, where a prompt has no reference.")
     ] = MAX_NEW_TOKENS,
@@ -37,23 +39,27 @@ def series(
     from lensdiff.analyses.series.measure import Along
     from lensdiff.inputs.prompts import load_prompts
     from lensdiff.models.progress import unseen
+    from lensdiff.pipeline.identity import identity_of
     from lensdiff.results import ResultStore
+    from lensdiff.stats.result import USUAL_LEVEL
 
     read = None if prompts is None else load_prompts(prompts)
     options: dict[str, Any] = {"dtype": dtype} | ({} if device == "auto" else {"device": device})
-    along = Along(models, measure, read, draws, seed, max_new_tokens, 0.95, options)
+    along = Along(models, measure, read, draws, seed, max_new_tokens, USUAL_LEVEL, options)
     identities = _identities(models)
-    asked = [measure, draws, seed, max_new_tokens, device, dtype, _prompts(along.prompts)]
+    asked = [measure, draws, seed, max_new_tokens, device, dtype, [identity_of(prompt) for prompt in along.prompts]]
     store, terminal = ResultStore(out), Terminal(quiet=quiet)
     _check_directory(store)
-    with store.writing(), terminal.watching(), unseen():
+    with store.writing(), terminal.watching(), unseen(terminal.within):
         store.update(command=SERIES, ended=False)
+        lost = {file.partition("/")[2] for file in store.damaged()}
         terminal.begin(SERIES, len(models), 0)
-        points: list[Any] = []
+        points, began = [], time.perf_counter()
         for step, identity in enumerate(identities):
             texts = points[0].texts if points else None
-            points.append(_point(store, along, step, [*asked, identities[0], identity], texts))
+            points.append(_point(store, along, step, [*asked, identities[0], identity], texts, lost))
             terminal.advance(SERIES, along.names[step])
+        terminal.end(SERIES, time.perf_counter() - began)
         found = along.of(points)
         _show(store, found)
         store.update(ended=True)
@@ -73,11 +79,6 @@ def _identities(models: list[str]) -> list[Any]:
     return [model_identity(model, None) for model in models]
 
 
-def _prompts(prompts: Any) -> list[Any]:
-    """Return what prompts are known by."""
-    return [[p.id, p.text, list(p.instruction), list(p.context), p.reference, list(p.turns)] for p in prompts]
-
-
 def _check_directory(store: Any) -> None:
     """Refuse the directory of another command: its next run would remove what it does not know.
 
@@ -90,7 +91,7 @@ def _check_directory(store: Any) -> None:
         raise InputError(f"{store.root} holds results of lensdiff {store.manifest.command}: choose another directory")
 
 
-def _point(store: Any, along: Any, step: int, asked: list[Any], texts: Any) -> Any:
+def _point(store: Any, along: Any, step: int, asked: list[Any], texts: Any, lost: set[str]) -> Any:
     """Return the number of one model, from the directory where it is of the same models, prompts and options."""
     from lensdiff.analyses.series.result import SeriesPoint
     from lensdiff.pipeline.graph import unit_state
@@ -100,15 +101,11 @@ def _point(store: Any, along: Any, step: int, asked: list[Any], texts: Any) -> A
     known = digest([code_identity(), *asked])
     unit = Unit(along.names[step], along.measure.name)
     state = store.step(SERIES).units.get(unit.path)
-    if state is not None and state.digest == known and name_of(SERIES, unit) not in _lost(store):
+    if state is not None and state.digest == known and name_of(SERIES, unit) not in lost:
         return store.load_files([name_of(SERIES, unit)], SeriesPoint)
     found = along.point(step, texts)
     store.save_unit(SERIES, unit.path, unit_state(unit, known), found)
     return found
-
-
-def _lost(store: Any) -> list[str]:
-    return [file.partition("/")[2] for file in store.damaged()]
 
 
 def _show(store: Any, found: Any) -> None:

@@ -135,6 +135,10 @@ def vocabulary_axis(name: str, value: Tensor, d_vocab: int) -> int | None:
     return 0 if name == "W_E" or counted else None
 
 
+def _eps(base: Tensor, tuned: Tensor) -> float:
+    return max(torch.finfo(base.dtype).eps, torch.finfo(tuned.dtype).eps)
+
+
 class RealChange:
     """The change from base to tuned: the singular values of every weight's, computed when first asked for and kept.
 
@@ -155,16 +159,29 @@ class RealChange:
     def singular_values(self, weight: Weight) -> Float[Tensor, " rank"]:
         """Return S of one weight, to its numerical rank."""
         if weight not in self._values:
-            base, tuned = self.base.read(weight), self.tuned.read(weight)
-            assert base is not None
-            assert tuned is not None
-            self._values[weight] = self.values_of(weight.name, base, tuned)
+            self._values[weight] = self._values_of(weight.name, self.read(weight, 0), self.read(weight, 1))
         return self._values[weight]
+
+    def moments(self, weight: Weight) -> Moments:
+        """Return the norms of a large weight's change, read some rows at a time; its singular values are kept."""
+        base, tuned = self.read(weight, 0), self.read(weight, 1)
+        found = moments(flatten(base, weight.name), flatten(tuned, weight.name))
+        if weight not in self._values:
+            self._values[weight] = values_within(found, _eps(base, tuned))
+        return found
+
+    def read(self, weight: Weight, side: int) -> Tensor:
+        """Return what both models have of a weight, as one of them holds it; `side` as of `shared`."""
+        value = (self.base, self.tuned)[side].read(weight)
+        assert value is not None
+        return self.shared(weight.name, value, side)
 
     def values_of(self, name: str, base: Tensor, tuned: Tensor) -> Float[Tensor, " rank"]:
         """Return the same of any two tensors that are one weight of the two models."""
-        base, tuned = self.shared(name, base, 0), self.shared(name, tuned, 1)
-        eps = max(torch.finfo(base.dtype).eps, torch.finfo(tuned.dtype).eps)
+        return self._values_of(name, self.shared(name, base, 0), self.shared(name, tuned, 1))
+
+    def _values_of(self, name: str, base: Tensor, tuned: Tensor) -> Float[Tensor, " rank"]:
+        eps = _eps(base, tuned)
         base, tuned = (flatten(x, name) for x in (base, tuned))
         if is_large(base):
             return values_within(moments(base, tuned), eps)

@@ -38,9 +38,9 @@ class Moments:
     triangle: Float[Tensor, "col col"] | None
 
 
-def is_large(matrix: Tensor) -> bool:
-    """Whether a matrix is to be read some rows at a time."""
-    return matrix.ndim == 2 and matrix.numel() > LARGE and min(matrix.shape) > 1
+def is_large(weight: Tensor) -> bool:
+    """Whether a weight, or the heads of one side by side, is a matrix to be read some rows at a time."""
+    return weight.ndim > 1 and weight.numel() > LARGE and min(weight.shape) > 1
 
 
 def moments(base: Float[Tensor, "row col"], tuned: Float[Tensor, "row col"], gains: Gains = (None, None)) -> Moments:

@@ -21,10 +21,10 @@ import torch
 
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import control_cost
-from lensdiff.models.loading.checkpoints import LOADING_ERRORS
 from lensdiff.models.loading.devices import default_device
 from lensdiff.models.loading.load import as_dtype, quiet
 from lensdiff.models.loading.stated import check_folder
+from lensdiff.models.loading.stumbles import LOADING_ERRORS
 from lensdiff.models.memory import available_memory
 from lensdiff.models.streaming.stored import can_be_streamed
 from lensdiff.pipeline.config import STREAMED_KINDS, RunConfig

@@ -11,6 +11,7 @@ from typing import Any
 
 from lensdiff.defaults import RAW
 from lensdiff.inputs.fingerprints import fingerprint
+from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.loading.commits import model_identity
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.results.manifest import SCHEMA
@@ -89,13 +90,14 @@ class Identities:
 
 def prompt_identity(plan: Plan, ids: Iterable[str]) -> list[Any]:
     """Return what prompts are known by, with the responses that the config gives them."""
-    found = []
-    for prompt_id in ids:
-        prompt = plan.prompts[prompt_id]
-        parts = [list(prompt.instruction), list(prompt.context)]
-        found.append([prompt.id, prompt.text, *parts, prompt.kind, prompt.reference, plan.given.get(prompt_id)])
-        found[-1] += [list(prompt.turns)] if prompt.turns else []
-    return found
+    return [identity_of(plan.prompts[prompt_id], plan.given.get(prompt_id)) for prompt_id in ids]
+
+
+def identity_of(prompt: Prompt, response: str | None = None) -> list[Any]:
+    """Return what a prompt is known by, with a response that is given to it."""
+    parts = [list(prompt.instruction), list(prompt.context)]
+    found: list[Any] = [prompt.id, prompt.text, *parts, prompt.kind, prompt.reference, response]
+    return found + ([list(prompt.turns)] if prompt.turns else [])
 
 
 def digest(value: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensdiff.models import load_model, load_pair, view_of
-from lensdiff.models.loading import adapters, checkpoints
+from lensdiff.models.loading import adapters, opening
 from lensdiff.models.loading.load import quiet
 from lensdiff.models.loading.probe import probe_tokens
 from lensdiff.results import InputError
@@ -190,13 +190,13 @@ def test_pickled_adapters_load_and_run_nothing(tmp_path):
 def test_no_code_of_others_is_asked_for(tmp_path, monkeypatch):
     folder = save(adapted(lora(), hf_model("llama")), tmp_path)
     tokenizer_of().save_pretrained(folder)
-    asked, honest = [], checkpoints.AutoTokenizer.from_pretrained
+    asked, honest = [], opening.AutoTokenizer.from_pretrained
 
     def from_pretrained(*arguments: Any, **options: Any) -> Any:
         asked.append(options.get("trust_remote_code"))  # transformer-lens reads ours again, from a folder of its own
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints.AutoTokenizer, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(opening.AutoTokenizer, "from_pretrained", from_pretrained)
     load_model(folder, device="cpu")
     assert asked[:2] == [False, False]  # the base's and the adapter's
 

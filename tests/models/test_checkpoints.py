@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import modeling_utils
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.loading import checkpoints, stated
-from lensdiff.models.loading.checkpoints import few, first_line, from_name, same_as_stored
+from lensdiff.models.loading import checkpoints, opening, stated
+from lensdiff.models.loading.checkpoints import from_name, same_as_stored
+from lensdiff.models.loading.stumbles import few, first_line
 from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, TEXT, hf_model, save_checkpoint, tokenizer_of
 
@@ -470,12 +471,16 @@ def test_a_file_that_the_config_names_is_the_one_that_is_compared(tmp_path):
 # whose fault it is
 
 
-@pytest.mark.parametrize("ours", ["check_folder", "weight_files", "check_tensors", "refuse_quantised", "_check_tensor"])
-def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(ours, tmp_path, monkeypatch):
+OURS = [(opening, "check_folder"), (opening, "refuse_quantised")]
+OURS += [(checkpoints, name) for name in ("weight_files", "check_tensors", "_check_tensor")]
+
+
+@pytest.mark.parametrize(("room", "ours"), OURS, ids=[ours for _, ours in OURS])
+def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(room, ours, tmp_path, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise KeyError("ours")
 
     folder = save_checkpoint("llama", tmp_path / "model")
-    monkeypatch.setattr(checkpoints, ours, broken)
+    monkeypatch.setattr(room, ours, broken)
     with pytest.raises(KeyError, match="ours"):
         load_model(folder, device="cpu")

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from lensdiff.models import load_model, view_of
-from lensdiff.models.loading import checkpoints
+from lensdiff.models.loading import checkpoints, opening
 from lensdiff.models.loading.commits import commit_of, model_identity, reach
 from lensdiff.models.loading.places import is_hub_name
 from lensdiff.results import InputError
@@ -289,14 +289,14 @@ def test_a_branch_that_moves_while_a_model_is_loaded_changes_nothing(cache, monk
     save_checkpoint("llama", cache.snapshot("somebody/model", OLD))
     save_checkpoint("llama", cache.snapshot("somebody/model", NEW), seed=1)
     cache.point("somebody/model", OLD)
-    config_of = checkpoints._config
+    config_of = opening._config
 
     def moving(*args):
         found = config_of(*args)
         cache.point("somebody/model", NEW)
         return found
 
-    monkeypatch.setattr(checkpoints, "_config", moving)
+    monkeypatch.setattr(opening, "_config", moving)
     source = checkpoints.from_name("somebody/model", "model", revision=None, dtype=torch.float32)
     assert source.revision == OLD
     expected = hf_model("llama").state_dict()

@@ -6,6 +6,7 @@ package, under its own table of names.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -558,10 +559,16 @@ def test_the_real_file_is_understood_whole(smollm2_gguf):
     assert load_gguf(smollm2_gguf, torch.float32)[2] == ()
 
 
-def test_a_file_is_read_without_a_bar_of_transformers(tmp_path, capfd):
+def test_a_file_is_read_without_a_bar_of_transformers(tmp_path, capfd, monkeypatch):
     path = write_gguf(tmp_path / "model.gguf", llama())
     capfd.readouterr()
     load_model(path, device="cpu")
     assert capfd.readouterr().err == ""
+    theirs = gguf_file.modeling_gguf_pytorch_utils
+    shown = theirs.tqdm
     load_gguf(path, torch.float32)
-    assert "GGUF tensors" in capfd.readouterr().err, "it is theirs outside of a load"
+    assert "GGUF tensors" not in capfd.readouterr().err
+    assert theirs.tqdm is shown, "it is theirs outside of a load"
+    monkeypatch.setattr(gguf_file, "_without_bar", nullcontext)
+    load_gguf(path, torch.float32)
+    assert "GGUF tensors" in capfd.readouterr().err, "there is none any more, and nothing to silence"

@@ -10,8 +10,9 @@ from lensdiff.models import load_model, view_of
 from lensdiff.models.controlling import store
 from lensdiff.models.inside import starting
 from lensdiff.models.inside.wrappers import wrapper_of
-from lensdiff.models.loading import checkpoints
-from lensdiff.models.loading.checkpoints import at_the_door, read_tokenizer
+from lensdiff.models.loading import opening
+from lensdiff.models.loading.opening import read_tokenizer
+from lensdiff.models.loading.stumbles import at_the_door
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, tokenizer_of
 from tests.lacks import LACKS
@@ -32,7 +33,7 @@ def test_a_file_is_not_refused_for_it(lack, monkeypatch):
     def full(**_: object) -> None:
         raise lack
 
-    monkeypatch.setattr(checkpoints.AutoTokenizer, "from_pretrained", full)
+    monkeypatch.setattr(opening.AutoTokenizer, "from_pretrained", full)
     with pytest.raises(type(lack)) as caught:
         read_tokenizer("it")
     assert caught.value is lack

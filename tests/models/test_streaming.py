@@ -32,7 +32,9 @@ from lensdiff.models.facts import n_parameters
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.others import other_weights
+from lensdiff.models.streaming import stored as stored_module
 from lensdiff.models.streaming import weights as weights_module
+from lensdiff.models.streaming.slices import Slices
 from lensdiff.models.streaming.view import StreamedView
 from lensdiff.models.view import view_of
 from lensdiff.results import InputError
@@ -218,6 +220,16 @@ def test_a_file_that_is_not_the_model_is_refused(edit: str, tmp_path: Path):
     change, said = EDITS[edit]
     with pytest.raises(InputError, match=said):
         load_model(edited(tmp_path, change), **small())
+
+
+@pytest.mark.parametrize(("room", "ours"), [(Slices, "_config"), (stored_module, "own_of"), (weights_module, "_take")])
+def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(room: Any, ours: str, tmp_path: Path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(room, ours, broken)
+    with pytest.raises(KeyError, match="ours"):
+        load_model(save_checkpoint("llama", tmp_path), **small())
 
 
 def test_what_cannot_be_streamed_is_said(tmp_path: Path):

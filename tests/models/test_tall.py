@@ -61,7 +61,7 @@ def test_large_weights_are_measured_as_small_ones_are(tied, tmp_path, monkeypatc
     expected = load_pair(*folders, device="cpu").change().singular_values(Weight("W_out", 1))
     monkeypatch.setattr(tall, "LARGE", 256)
     seen = []
-    monkeypatch.setattr(changes, "moments", lambda *given: seen.append(1) or tall.moments(*given))
+    monkeypatch.setattr(changes, "moments", lambda *given: seen.append(given[0].shape) or tall.moments(*given))
     pd.testing.assert_frame_equal(weight_shift(pair).to_df(), whole, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(pair.change().singular_values(Weight("W_out", 1)), expected, rtol=1e-9, atol=1e-9)
-    assert seen
+    assert len(seen) == 2 * 7 + 2, "each of the matrices, its heads side by side, is decomposed once"

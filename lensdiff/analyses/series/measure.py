@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.series.measures import Measure, Read, measure_of
 from lensdiff.analyses.series.result import Series, SeriesPoint
 from lensdiff.defaults import MAX_NEW_TOKENS
@@ -33,9 +34,9 @@ from lensdiff.models.text import encode, generate
 from lensdiff.results import InputError, Results
 from lensdiff.results.numbers import check_counts, check_seed
 from lensdiff.results.paths import as_path
+from lensdiff.stats.result import USUAL_LEVEL
 from lensdiff.stats.samples import check_level
 
-DRAWS = 8
 FEWEST = 2  # models
 
 
@@ -47,7 +48,7 @@ def series(
     draws: int = DRAWS,
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    level: float = 0.95,
+    level: float = USUAL_LEVEL,
     load_options: Mapping[str, Any] | None = None,
 ) -> Series:
     """Return one number along a list of models; see the module.

@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.instruction_use.defaults import DRAWS
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.knock_out.measure import knock_out
 from lensdiff.analyses.layer_similarity.measure import layer_similarity
@@ -50,7 +51,7 @@ class Read:
     pair: ModelPair
     prompts: Sequence[Prompt] = ()
     texts: Sequence[str] = ()
-    draws: int = 8
+    draws: int = DRAWS
     seed: int = 0
 
     @property

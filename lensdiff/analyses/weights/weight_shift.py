@@ -46,7 +46,7 @@ from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.progress import tracked
-from lensdiff.models.tall import Moments, is_large, moments
+from lensdiff.models.tall import Gains, Moments, is_large, moments
 from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
 
@@ -192,27 +192,50 @@ class _Row(NamedTuple):
 def _rows(change: RealChange, weight: Weight, directions: int) -> Iterator[_Row]:
     """Yield the rows of one weight: the whole, then its heads."""
     layer = NONE if weight.layer is None else weight.layer
-    if weight.name not in HEADED and is_large(_stored(change, weight, 0)):
-        yield _Row(layer, weight.name, NONE, *_large(change, weight, directions))
-        return
-    raw = [_double(change, weight, side) for side in (0, 1)]
-    gains = [_gain_before(weights, weight) for weights in (change.base, change.tuned)]
-    folded = None
-    if gains[0] is not None or gains[1] is not None:
-        folded = [x if gain is None else x * gain[:, None] for x, gain in zip(raw, gains, strict=True)]
+    sides = change.read(weight, 0), change.read(weight, 1)
+    gains = _gain_before(change.base, weight), _gain_before(change.tuned, weight)
     eps = _eps(change)
+    if is_large(sides[0]):
+        whole = _large(change, weight, sides, gains, directions)
+    else:  # the whole weight's singular values are kept by the pair: its controls need the same
+        whole = _small(weight, sides, gains, directions, eps, change.singular_values(weight))
+    yield _Row(layer, weight.name, NONE, *whole)
+    if weight.name in HEADED:
+        for head, both in enumerate(zip(*sides, strict=True)):
+            yield _Row(layer, weight.name, head, *_small(weight, both, gains, directions, eps))
 
-    def measures(sides: list[Tensor], values: Tensor | None = None) -> tuple[float, ...]:
-        base, tuned = (flatten(x, weight.name) if x.ndim != 2 else x for x in sides)
+
+def _small(
+    weight: Weight,
+    sides: tuple[Tensor, Tensor],
+    gains: Gains,
+    directions: int,
+    eps: float,
+    values: Float[Tensor, " rank"] | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the measures of a weight, or of one head of it, that is brought to float64 whole: raw and folded."""
+    whole = [x.cpu().double() for x in sides]
+
+    def measures(both: list[Tensor], values: Tensor | None = None) -> tuple[float, ...]:
+        base, tuned = (flatten(x, weight.name) if x.ndim != 2 else x for x in both)
         return _measures(base, tuned, directions, eps, values)
 
-    # the whole weight's singular values are kept by the pair: its controls need the same
-    whole = measures(raw, change.singular_values(weight))
-    yield _Row(layer, weight.name, NONE, whole, whole if folded is None else measures(folded))
-    if weight.name in HEADED:
-        for head in range(len(raw[0])):
-            one = measures([x[head] for x in raw])
-            yield _Row(layer, weight.name, head, one, one if folded is None else measures([x[head] for x in folded]))
+    raw = measures(whole, values)
+    if all(gain is None for gain in gains):
+        return raw, raw
+    return raw, measures([x if gain is None else x * gain[:, None] for x, gain in zip(whole, gains, strict=True)])
+
+
+def _large(
+    change: RealChange, weight: Weight, sides: tuple[Tensor, Tensor], gains: Gains, directions: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the measures of a weight that is brought to float64 some rows at a time, raw and folded."""
+    raw = _of_moments(change.moments(weight), directions, change.singular_values(weight))
+    if all(gain is None for gain in gains):
+        return raw, raw
+    base, tuned = (flatten(x, weight.name) for x in sides)
+    folded = moments(base, tuned, gains)
+    return raw, _of_moments(folded, directions, values_within(folded, _eps(change)))
 
 
 def _other_rows(pair: ModelPair, change: RealChange, directions: int) -> Iterator[_Row]:
@@ -256,33 +279,11 @@ def _eps(change: RealChange) -> float:
     return max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
 
 
-def _large(change: RealChange, weight: Weight, directions: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the measures of a weight that is brought to float64 some rows at a time, raw and folded."""
-    sides = _stored(change, weight, 0), _stored(change, weight, 1)
-    gains = _gain_before(change.base, weight), _gain_before(change.tuned, weight)
-    eps = _eps(change)
-    raw = _of_moments(moments(*sides), directions, change.singular_values(weight))
-    if gains == (None, None):
-        return raw, raw
-    folded = moments(*sides, gains)
-    return raw, _of_moments(folded, directions, values_within(folded, eps))
-
-
 def _of_moments(found: Moments, directions: int, values: Float[Tensor, " rank"]) -> tuple[float, ...]:
     relative = 0.0 if found.equal else found.change / found.base if found.base else math.inf
     size = found.base * found.tuned
     turned = 1.0 if found.equal else max(-1.0, min(1.0, found.product / size)) if size else 0.0
     return relative, turned, effective_rank(values), top_share(values, directions=directions)
-
-
-def _stored(change: RealChange, weight: Weight, side: int) -> Tensor:
-    value = (change.base, change.tuned)[side].read(weight)
-    assert value is not None
-    return change.shared(weight.name, value, side)
-
-
-def _double(change: RealChange, weight: Weight, side: int) -> Tensor:
-    return _stored(change, weight, side).cpu().double()
 
 
 def _gain_before(weights: Weights, weight: Weight) -> Float[Tensor, " d_model"] | None:

@@ -16,18 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lensdiff.inputs.spans import shorten
-from lensdiff.models.loading.checkpoints import (
-    VOCABULARIES,
-    Source,
-    at_the_door,
-    few,
-    holds,
-    read_tokenizer,
-    refuse_quantised,
-    same_as_stored,
-)
+from lensdiff.models.loading.checkpoints import Source, same_as_stored
+from lensdiff.models.loading.opening import VOCABULARIES, holds, read_tokenizer, refuse_quantised
 from lensdiff.models.loading.probe import TOLERANCE, logits_of, probe_tokens
 from lensdiff.models.loading.stated import read_object
+from lensdiff.models.loading.stumbles import at_the_door, few
 from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 

@@ -6,8 +6,10 @@ equal, and rows of each tensor are equal (norms whole). Only the architectures i
 other one loads with a note that says it was not, and with rotary scaling it is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,20 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
 
-from lensdiff.models.loading.checkpoints import OPTIONS, at_the_door, check_report, read_tokenizer
+from lensdiff.models.loading.checkpoints import check_report
 from lensdiff.models.loading.gguf_metadata import GGUFFile, check_layers_alike, check_stated_sizes, settle_sizes
 from lensdiff.models.loading.gguf_rope import TENSORS as ROPE_TENSORS
 from lensdiff.models.loading.gguf_rope import settle_rope
+from lensdiff.models.loading.opening import OPTIONS, read_tokenizer
+from lensdiff.models.loading.stumbles import at_the_door
 from lensdiff.results import InputError
 
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -69,7 +79,7 @@ def load_gguf(
     """
     file, where, config, notes = _described(path)
     parts = _parts(config, file) if file.architecture in LAYER_NAMES else {}
-    with at_the_door(f"cannot load {path.name}"):
+    with at_the_door(f"cannot load {path.name}"), _without_bar():
         loaded: Any = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=dtype, **OPTIONS)
     model, report = loaded
     check_report(report, path.name, type(model).__name__)
@@ -79,6 +89,21 @@ def load_gguf(
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model, *_with_tokenizer(file, where, notes)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Silence the bar of the conversion, which the switch of `transformers` leaves on: a load has one of its own."""
+    theirs: Any = modeling_gguf_pytorch_utils
+    shown = getattr(theirs, "tqdm", None)
+    if shown is None:  # another release may draw it otherwise, or not at all
+        yield
+        return
+    theirs.tqdm = partial(shown, disable=True)
+    try:
+        yield
+    finally:
+        theirs.tqdm = shown
 
 
 def _described(path: Path) -> tuple[GGUFFile, dict[str, Any], Any, tuple[str, ...]]:

@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase, modeling_gguf_pytorch_utils
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lensdiff.models.decoding import uncached_note
@@ -224,18 +223,6 @@ def info_of(
 
 
 @contextmanager
-def _no_bar_of_gguf() -> Iterator[None]:
-    """Silence the bar of the conversion of GGUF tensors, which transformers' own switch leaves on."""
-    theirs: Any = modeling_gguf_pytorch_utils
-    shown = theirs.tqdm
-    theirs.tqdm = partial(shown, disable=True)
-    try:
-        yield
-    finally:
-        theirs.tqdm = shown
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Silence the wrappers' and loaders' notices: what matters of them is checked here and raised."""
     before = logging.root.manager.disable
@@ -243,7 +230,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
     disable_progress_bar()
     try:
-        with warnings.catch_warnings(), _no_bar_of_gguf():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lensdiff.models.loading.adapters import CONFIG, from_adapter, holds_adapter, is_peft, merge_peft, read_config
-from lensdiff.models.loading.checkpoints import Source, from_name, refuse_quantised
+from lensdiff.models.loading.checkpoints import Source, from_name
+from lensdiff.models.loading.opening import refuse_quantised
 from lensdiff.models.loading.places import GGUF, place_of
 from lensdiff.results import InputError
 from lensdiff.results.paths import as_path

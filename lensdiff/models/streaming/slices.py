@@ -8,6 +8,7 @@ taken along.
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lensdiff.models.loading.checkpoints import EMPTY_OPTIONS, at_the_door, few
+from lensdiff.models.loading.opening import EMPTY_OPTIONS
+from lensdiff.models.loading.stumbles import at_the_door, few
 from lensdiff.models.streaming.stored import Stored
 from lensdiff.results import InputError
 
@@ -39,15 +41,27 @@ class Slices:
         """The rows of the embedding, which may be more than there are tokens."""
         return int(self.stored.empty.get_input_embeddings().weight.shape[0])
 
-    def build(self, layer: int, dtype: torch.dtype, *, whole_vocabulary: bool = False) -> Any:
+    def build(
+        self,
+        layer: int,
+        dtype: torch.dtype,
+        *,
+        whole_vocabulary: bool = False,
+        seen: Callable[[str, Tensor], None] = lambda name, value: None,
+    ) -> Any:
         """Return a `transformers` model of one layer, with the values of that layer and of what is outside of all.
+
+        Args:
+            whole_vocabulary: give it all rows of the embeddings, and not the first few.
+            seen: is shown the layer's own tensors as they are stored.
 
         Raises:
             InputError: the architecture cannot be cut into layers, a tensor cannot be read, or a value is not finite.
         """
         rows = self.d_vocab if whole_vocabulary else min(VOCABULARY, self.d_vocab)
+        config = self._config(layer, rows)
         with at_the_door(f"{self.stored.id} cannot be streamed"), init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(self._config(layer, rows), dtype=dtype, **EMPTY_OPTIONS)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **EMPTY_OPTIONS)
         cut = _vocabulary_names(model)
         state = {}
         for name, due in model.state_dict().items():
@@ -64,6 +78,8 @@ class Slices:
                 )
             if not bool(torch.isfinite(value).all()):
                 raise InputError(f"weight {source} of the checkpoint is not finite (NaN or infinity)")
+            if _NUMBERED.match(source):
+                seen(source, value)
             state[name] = value.to(dtype)
         model.load_state_dict(state, assign=True)
         model.tie_weights()
@@ -71,9 +87,9 @@ class Slices:
             raise InputError(f"{self.stored.id} cannot be streamed: nothing was read for {few(lacking)}")
         return model.eval().requires_grad_(True)
 
-    def names(self, layer: int) -> set[str]:
-        """Return the names of a layer's own parameters in the checkpoint."""
-        return {name for name in self.stored.shapes if (found := _NUMBERED.match(name)) and int(found[2]) == layer}
+    def outside(self) -> list[str]:
+        """Return the names of the tensors that are of no layer, each once."""
+        return sorted(name for name in set(self.stored.same.values()) if not _NUMBERED.match(name))
 
     def _config(self, layer: int, rows: int) -> Any:
         config = copy.deepcopy(self.stored.config)

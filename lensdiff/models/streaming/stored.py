@@ -16,19 +16,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lensdiff.models.loading.adapters import CONFIG as ADAPTER
-from lensdiff.models.loading.checkpoints import (
-    EMPTY_OPTIONS,
-    Opened,
-    at_the_door,
-    few,
-    old_names,
-    open_checkpoint,
-    own_of,
-    unneeded,
-)
+from lensdiff.models.loading.checkpoints import old_names, own_of, unneeded
 from lensdiff.models.loading.gguf_file import OpenedGGUF, open_gguf
+from lensdiff.models.loading.opening import EMPTY_OPTIONS, Opened, open_checkpoint
 from lensdiff.models.loading.probe import TOLERANCE
 from lensdiff.models.loading.stated import SAFE
+from lensdiff.models.loading.stumbles import at_the_door, few
 from lensdiff.results import InputError
 
 

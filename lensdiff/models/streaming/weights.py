@@ -161,9 +161,14 @@ def read_once(slices: Slices, info: ModelInfo, dtype: torch.dtype, device: str, 
     whole, matrices, hashed = Meaning(), set(), hashlib.blake2b(digest_size=16)
     kept: dict[Weight, Tensor] = {}
     others: dict[Weight, Tensor] = {}
-    soft_cap, sizes, outside = None, None, set(slices.stored.same.values())
+    soft_cap, sizes = None, None
+
+    def hash_it(name: str, value: Tensor) -> None:
+        hashed.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        hashed.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+
     for layer in tracked(list(range(slices.n_layers)), f"reading {info.id}"):
-        source = slices.build(layer, measured)
+        source = slices.build(layer, measured, seen=hash_it)
         expected = expect(source, measured) if verified else None
         view = wrapped(source, info, measured, device)
         if expected is not None:
@@ -181,13 +186,11 @@ def read_once(slices: Slices, info: ModelInfo, dtype: torch.dtype, device: str, 
             soft_cap, sizes = wrapper.attention_soft_cap(), wrapper.sizes()
             if (positions := wrapper.W_pos()) is not None:
                 kept[Weight("W_pos")] = positions.detach().to(dtype, copy=True)
-        names = slices.names(layer)
-        outside -= names
-        _hash(hashed, slices, sorted(names & set(slices.stored.same.values())))
         del source, view, wrapper
         gc.collect()
     assert sizes is not None
-    _hash(hashed, slices, sorted(outside))
+    for name in slices.outside():
+        hash_it(name, slices.stored.read(name))
     sizes = replace(sizes, n_layers=slices.n_layers, d_vocab=slices.d_vocab, dtype=dtype)
     return Layers(sizes, whole, kept, frozenset(matrices), others, soft_cap, hashed.hexdigest())
 
@@ -212,13 +215,6 @@ def _vectors(view: ModelView, wrapper: Wrapper, layer: int) -> list[tuple[Weight
         found.append((Weight(f"{name}_gain", None if name == "final" else layer), value))
     found += [(Weight(name, layer), wrapper.bias(0, name)) for name in BIASES]
     return [(weight, value.detach()) for weight, value in found if value is not None]
-
-
-def _hash(hashed: Any, slices: Slices, names: list[str]) -> None:
-    for name in names:
-        value = slices.stored.read(name)
-        hashed.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        hashed.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _matrix(weight: Weight) -> MatrixName:
