@@ -6,6 +6,7 @@ shipped toy pair is read by default; `--shape smollm2` reads random weights of S
 of them.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,7 @@ def main(
     new_tokens: int = 48,
     leave: Annotated[str, typer.Option(help="Names, with semicolons between, that are left out.")] = "",
     threads: Annotated[int, typer.Option(help="Of the CPU.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="A JSON file that the numbers are written to.")] = None,
 ) -> None:
     """Compare two devices on one pair."""
     torch.set_num_threads(threads)
@@ -156,6 +158,7 @@ def main(
         base, tuned = random_pair(Path(folder)) if shape else given
         runs = {name: analyses(load_pair(base, tuned, device=name), new_tokens=new_tokens) for name in ("cpu", device)}
         table = Table("analysis", "difference", "in", "same", "CPU, s", f"{device}, s", "CPU / device")
+        kept: list[dict[str, Any]] = []
         for name in [name for name in runs["cpu"] if name not in leave.split(";")]:
             try:
                 (mine, slow), (theirs, fast) = (best(runs[d][name], repeats) for d in ("cpu", device))
@@ -165,11 +168,23 @@ def main(
             difference, where, same = gap(mine, theirs)
             numbers = f"{difference:.0e}", where, f"{same:.1%}", f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}"
             table.add_row(name, *numbers)
+            found = (name, difference, where, same, slow, fast, slow / fast)
+            kept.append(
+                dict(zip(("analysis", "difference", "in", "same", "cpu_s", "device_s", "ratio"), found, strict=True))
+            )
             typer.echo(" ".join((name, *numbers)), err=True)
         what = torch.cuda.get_device_name() if device.startswith("cuda") else device
         console = Console(width=120)
         console.print(f"{what} against {threads} CPU threads, torch {torch.__version__}")
         console.print(table)
+        if out is not None:
+            about = {
+                "device": what,
+                "threads": threads,
+                "torch": torch.__version__,
+                "shape": shape or pair or "toy pair",
+            }
+            out.write_text(json.dumps(about | {"analyses": kept}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

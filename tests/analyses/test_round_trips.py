@@ -12,10 +12,14 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lensdiff import Prompt
+from lensdiff import Prompt, Vocabulary
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.heads.ov_reading import ov_reading
 from lensdiff.analyses.knock_out.measure import knock_out
+from lensdiff.analyses.mlp import components
+from lensdiff.analyses.mlp.components import concept_directions
+from lensdiff.analyses.mlp.concepts import mlp_concepts
 from lensdiff.analyses.outputs.output_shift import output_shift
 from lensdiff.analyses.patch.measure import patch
 from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
@@ -26,6 +30,7 @@ from tests.checkpoints import hf_model, tokenizer_of
 TO_HOST = ("cpu", "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__")
 PROMPT = Prompt("Write a short poem about the sea.", ("Write a short poem",), id="sea")
 TEXT = "The sea is simple and the moon is blue."
+WORDS = Vocabulary.of(("sea", "moon", "word", "fruit"))
 DEPTHS = (2, 4)
 
 
@@ -69,12 +74,17 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "direct_logit_attribution": lambda pair: direct_logit_attribution(pair.base, PROMPT, TEXT),
     "knock_out": lambda pair: knock_out(pair.base, PROMPT, TEXT, draws=2),
     "output_shift": lambda pair: output_shift(pair, PROMPT, TEXT),
+    "mlp_concepts": lambda pair: mlp_concepts(pair.base, WORDS, n_components=4),
+    "concept_directions": lambda pair: concept_directions(pair.base, n_components=4),
+    "ov_reading": lambda pair: ov_reading(pair.base, WORDS),
     "patch, a head": lambda pair: patch(pair, PROMPT, TEXT, component="head", layer=0, head=1),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_deeper_model_waits_for_the_device_no_more_often(name, models):
+def test_a_deeper_model_waits_for_the_device_no_more_often(name, models, monkeypatch):
+    # as on a device: on the CPU scikit-learn decomposes
+    monkeypatch.setattr(components, "principal_components", components.covariance_components)
     few, many = (transfers(lambda pair=pair: CALLS[name](pair)) for pair in models)
     assert many == few > 0
 

@@ -69,8 +69,9 @@ def covariance_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -
     every = as_double(vectors)
     centred = every - every.mean(dim=0)
     values, rows = torch.linalg.eigh(centred.T @ centred / (len(centred) - 1))
-    values, total = values.clamp_min(0.0).flip(0), float(values.clamp_min(0.0).sum())
-    ratio = values[:k] / total if total else torch.zeros_like(values[:k])
+    values = values.clamp_min(0.0).flip(0)
+    total = values.sum()
+    ratio = values[:k] / torch.where(total == 0, torch.ones_like(total), total)
     return PrincipalComponents(rearrange(rows, "d_model component -> component d_model").flip(0)[:k], ratio)
 
 
@@ -137,10 +138,10 @@ class Selection:
                 yield side, principal_components(vectors, k=self.components_used)
 
     def stack(self, found: Iterable[Sequence[Tensor]]) -> list[Tensor]:
-        """Return what was found per component set, one list of arrays each, as arrays with axes layer and side."""
+        """Return what was found per component set, one list of arrays each, on the CPU with axes layer and side."""
         n = len(self.sides)
         return [
-            rearrange(torch.stack(list(arrays)), "(layer side) ... -> layer side ...", side=n)
+            rearrange(torch.stack(list(arrays)).cpu(), "(layer side) ... -> layer side ...", side=n)
             for arrays in zip(*found, strict=True)
         ]
 
@@ -201,9 +202,6 @@ def concept_directions(
     """Return the principal components alone; arguments and errors as `mlp_concepts`."""
     view = view_of(model)
     selection = Selection.of(view, layers, sides, n_components, fold_gain)
-    found = [
-        (fitted.components.float().cpu(), fitted.explained_variance_ratio.cpu())
-        for _, fitted in selection.components(view)
-    ]
+    found = [(fitted.components.float(), fitted.explained_variance_ratio) for _, fitted in selection.components(view)]
     provenance = view.provenance("concept_directions", selection.options(view))
     return ConceptDirections(provenance, selection.layers, selection.sides, *selection.stack(found))

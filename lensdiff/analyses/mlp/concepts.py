@@ -190,7 +190,7 @@ def mlp_concepts(
     for side, fitted in selection.components(view):
         turned, named = named_components(fitted.components, embeddings[READ_AGAINST[side]], top=top)
         arrays = (turned.float(), fitted.explained_variance_ratio, named.index.int(), named.score)
-        found.append(tuple(array.cpu() for array in (*arrays, named.pole_index.int(), named.pole_score)))
+        found.append((*arrays, named.pole_index.int(), named.pole_score))
     return MLPConcepts(
         view.provenance("mlp_concepts", selection.options(view) | {"top_words": top_words}),
         selection.layers,
