@@ -44,6 +44,7 @@ from .models.pair import load_pair as load_pair
 from .models.progress import show_progress as show_progress
 from .models.response import Response as Response
 from .models.text import generate as generate
+from .pipeline.ahead import plan as plan
 from .pipeline.report import Report as Report
 from .pipeline.whole import run as run
 from .results.diff import Diff as Diff

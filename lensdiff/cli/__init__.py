@@ -26,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (whole.demo, whole.init, whole.run, whole.report, whole.published, annotating.annotate, series):
+OF_PAIRS = (whole.demo, whole.init, whole.plan, whole.run, whole.report, whole.published)
+for command in (*OF_PAIRS, annotating.annotate, series):
     app.command()(command)
 for analysis in ANALYSES:
     if analysis.done == "asked":

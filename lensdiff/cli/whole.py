@@ -78,6 +78,36 @@ def run(
     _whole(load_config(config).model_copy(update=changes), quiet)
 
 
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The config of the run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    workers: o.Workers = None,
+) -> None:
+    """Time, memory and disk of a run by step, before anything is loaded.
+
+    It reads the headers of the checkpoints, and times this machine for some seconds.
+    """
+    from lensdiff.pipeline import door
+    from lensdiff.pipeline.toml import load_config
+
+    read = load_config(config).model_copy(update={} if workers is None else {"workers": workers})
+    door.check(read)  # a mistake is told at once: what follows imports for seconds
+    import json
+
+    from lensdiff.pipeline.ahead import plan as planned
+    from lensdiff.pipeline.estimate import UNKNOWN
+
+    found = planned(read)
+    if as_json:
+        write(json.dumps(found.to_dict(), indent=2))
+        return
+    print_frame("What each step takes, by one process", found.shown(), rows=1000)
+    for line in (*found.told(), UNKNOWN):
+        write(printable(line))
+    if read.path(read.out).exists():
+        write(f"{printable(read.path(read.out))} is there: what it holds of this run already is not done again")
+
+
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Results and report go here.")] = Path("lensdiff-demo"),
     workers: o.Workers = None,

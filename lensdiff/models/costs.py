@@ -42,6 +42,18 @@ class ControlCost:
         return self.once + n * self.each if n else 0.0
 
 
+@dataclass(frozen=True)
+class ByWeights:
+    """Seconds that weights take, those outside of all layers and those of one layer."""
+
+    ends: float = 0.0
+    layer: float = 0.0
+
+    def of(self, n_layers: int) -> float:
+        """Return the seconds of a model of so many layers."""
+        return self.ends + n_layers * self.layer
+
+
 def control_cost(pair: ModelPair, kind: str, **options: Any) -> ControlCost:
     """Return what controls of a kind cost on a pair: the time of a part of the work, times how often it is done.
 
@@ -54,22 +66,54 @@ def control_cost(pair: ModelPair, kind: str, **options: Any) -> ControlCost:
     Raises:
         InputError: as `ModelPair.control`.
     """
-    chosen = checked(kind, options | ({"cache": None} if kind in KEPT else {}), user_folder())
+    n_layers = view_of(pair.base).n_layers
+    passes, (once, each) = cost_of_passes(pair, kind, **options), cost_of_weights(pair, kind, **options)
+    return ControlCost(passes.once + once.of(n_layers), passes.each + each.of(n_layers))
+
+
+def cost_of_weights(pair: ModelPair, kind: str, **options: Any) -> tuple[ByWeights, ByWeights]:
+    """Return what of `control_cost` is spent on matrices: before the first control, and for each.
+
+    Raises:
+        InputError: as `ModelPair.control`.
+    """
+    chosen = _checked(kind, options)
     change, base = pair.change(), view_of(pair.base)
     if kind == "self":
-        return ControlCost(0.0, 0.0)
-    weights = [weight for weight in base.weights.known() if weight.layer in (None, 0)]
-    times = [base.n_layers if weight.layer == 0 else 1 for weight in weights]
-    once = sum(n * _seconds(lambda w=w: change.singular_values(w)) for n, w in zip(times, weights, strict=True))
-    workshop = Workshop(base, view_of(pair.tuned), change)
+        return ByWeights(), ByWeights()
+    once = _by_weights(base, change.singular_values)
     if kind in TRAINED:
-        return ControlCost(once, _training(workshop, kind, chosen))
+        return once, ByWeights()
+    workshop = Workshop(base, view_of(pair.tuned), change)
     maker = workshop.maker(kind, 0, chosen)
     if kind == "gradient-noise":
-        text, maker = _text(base, chosen)
-        once += text
-    each = sum(n * _seconds(lambda w=w: _drawn(workshop, maker, w)) for n, w in zip(times, weights, strict=True))
-    return ControlCost(once, each)
+        maker = FromGradients(stand_in(base, _n_tokens(base, chosen)), 0, chosen.noise.divide)
+    return once, _by_weights(base, lambda weight: _drawn(workshop, maker, weight))
+
+
+def cost_of_passes(pair: ModelPair, kind: str, **options: Any) -> ControlCost:
+    """Return what of `control_cost` is spent on passes: on samples, on gradients and on training.
+
+    Raises:
+        InputError: as `ModelPair.control`.
+    """
+    chosen, base = _checked(kind, options), view_of(pair.base)
+    if kind in TRAINED:
+        return ControlCost(0.0, _training(Workshop(base, view_of(pair.tuned), pair.change()), kind, chosen))
+    return ControlCost(_text(base, chosen) if kind == "gradient-noise" else 0.0, 0.0)
+
+
+def _checked(kind: str, options: dict[str, Any]) -> Options:
+    return checked(kind, options | ({"cache": None} if kind in KEPT else {}), user_folder())
+
+
+def _by_weights(base: ModelView, work: Callable[[Weight], Any]) -> ByWeights:
+    """Return the seconds of some work on the weights outside of all layers, and on those of the first one."""
+    times = {None: 0.0, 0: 0.0}
+    for weight in base.weights.known():
+        if weight.layer in times:
+            times[weight.layer] += _seconds(lambda w=weight: work(w))
+    return ByWeights(times[None], times[0])
 
 
 def _drawn(workshop: Workshop, maker: Maker | None, weight: Weight) -> None:
@@ -116,14 +160,20 @@ def _random(base: ModelView, recipe: Recipe) -> list[Batch]:
     return [Batch(rows[:, :-1], rows[:, 1:]) for rows in drawn]
 
 
-def _text(base: ModelView, options: Options) -> tuple[float, Maker]:
-    """Return the seconds of the text with its gradients, and a maker that takes as long as one of the text would."""
+def _text(base: ModelView, options: Options) -> float:
+    """Return the seconds of the text with its gradients."""
     if options.noise.texts is None:
         rows, length, at_once = size_of_samples(base, options.noise)
         seconds, texts = _samples(base, rows, length), [torch.zeros(n, length + 1, dtype=torch.int64) for n in at_once]
     else:
         seconds, texts = 0.0, texts_of(base, options.noise)
-    tokens = [rows.numel() for rows in texts]
     one = max(texts, key=len)
-    seconds += _seconds(lambda: collect(base, [one])) * sum(tokens) / one.numel()
-    return seconds, FromGradients(stand_in(base, sum(tokens)), 0, options.noise.divide)
+    return seconds + _seconds(lambda: collect(base, [one])) * sum(rows.numel() for rows in texts) / one.numel()
+
+
+def _n_tokens(base: ModelView, options: Options) -> int:
+    """Return the tokens of the text of gradient noise."""
+    if options.noise.texts is not None:
+        return sum(rows.numel() for rows in texts_of(base, options.noise))
+    _, length, at_once = size_of_samples(base, options.noise)
+    return sum(at_once) * (length + 1)

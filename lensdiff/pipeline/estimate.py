@@ -1,178 +1,46 @@
-"""What a run will take, said before the work begins: memory from the configs of checkpoints, time from measurements.
+"""What a run takes, by step: seconds and bytes on the disk, from what every unit's step says that it costs.
 
-    memory    parameters * bytes * (models held + one control)
-    time      what every unit's step says that it costs, as measured on this machine (`steps.probe`), and the making of
+    time      `Step.cost`, measured on this machine (`steps.probe`) on the pair or on stand-ins, and the making of
               controls
-    disk      what every unit's step says that its result holds
+    disk      what every unit's step says that its result holds (`Step.size`)
+    memory    parameters * bytes * (models held + one control): `pipeline.memory`
 
 It is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and else good to a
 factor of about 1.5; the progress bar's own estimate replaces it once units are done.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
-import torch
 
+from lensdiff.inputs.prompts import Prompt
 from lensdiff.models.controlling.options import Recipe
-from lensdiff.models.costs import control_cost
-from lensdiff.models.loading.devices import default_device
-from lensdiff.models.loading.load import as_dtype, quiet
-from lensdiff.models.loading.stated import check_folder
-from lensdiff.models.loading.stumbles import LOADING_ERRORS
-from lensdiff.models.memory import available_memory
-from lensdiff.models.streaming.stored import can_be_streamed
-from lensdiff.pipeline.config import STREAMED_KINDS, RunConfig
+from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.graph import Key
 from lensdiff.pipeline.listener import Listener
+from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.memory import Memory
 from lensdiff.pipeline.runner import CONTROLS, Runner
+from lensdiff.pipeline.words import amount, duration
 from lensdiff.results import InputError
-from lensdiff.results.memory import is_lack_of_memory
+from lensdiff.steps.bench import Bench, Loaded
+from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
-from lensdiff.steps.unit import SIDES, split_control
+from lensdiff.steps.supplies import Supplies
+from lensdiff.steps.unit import split_control
 
-BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
-PROGRAM = 500 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
 UNIT_SECONDS = 0.004  # to write what a unit found, and what became of it
 READ_SECONDS = 3e-4  # to read a result of another unit
 TRAINED_TOKEN = 12  # operations per parameter, with what small matrices lose
+LEAST_SECONDS, LEAST_BYTES = 0.05, 50_000  # of a step that has a row of its own where people read it
+START, LOADING, TABLES = "start", "loading", "tables and report"  # what is around the units
+UNKNOWN = "A response may end before max_new_tokens, which nobody knows before it is made: the run then takes less."
 
 
-# memory
-@dataclass(frozen=True)
-class Memory:
-    """What the models need and what there is, in bytes.
-
-    Attributes:
-        parameters: of the larger model; None where that cannot be told before loading.
-        both, one: needed to hold both models (and a control), or one at a time.
-        worker: that one more process needs, which holds both and a control.
-        free: of the device.
-    """
-
-    parameters: int | None
-    both: int
-    one: int
-    free: int
-    worker: int = 0
-
-
-def memory_of(config: RunConfig) -> Memory:
-    """Return what memory a run will need, without loading a model."""
-    device = torch.device(default_device() if config.device == "auto" else config.device)
-    free = available_memory(device)
-    sizes = [size for side in SIDES if (size := n_parameters(config.source(side)))]
-    if not sizes:
-        return Memory(None, 0, 0, free)
-    model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    held = 2 + (config.most_controls > 0)
-    both, one = int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS))
-    return Memory(max(sizes), both, one, free, worker=both + PROGRAM)
-
-
-def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:
-    """Return how many models to hold, and tell what memory that takes; "auto" holds one where two do not fit."""
-    if memory.parameters is None:
-        return "one" if config.keep == "one" else "both"
-    fits = memory.both <= memory.free or config.engine == "ray"  # how much a node has is not known here
-    keep = config.keep if config.keep != "auto" else "both" if fits else "one"
-    said = f"memory: about {amount(getattr(memory, keep))} of {amount(memory.free)} free"
-    if keep == "one" and config.keep == "auto":
-        said += f"; both models need {amount(memory.both)}, so one is held at a time and no controls are made"
-    listener.say(said)
-    return keep
-
-
-def choose_stream(config: RunConfig, memory: Memory, listener: Listener) -> bool:
-    """Return whether weights are streamed, and tell; "auto" streams what two models in memory would be too large for.
-
-    That is done where all that is asked for is of weights alone and both checkpoints can be read so.
-    """
-    if config.stream != "auto":
-        return bool(config.stream)
-    fit = memory.parameters is None or memory.both <= memory.free
-    if fit or config.keep != "auto" or config.weights != "raw" or any(analysis.runs for analysis in config.chosen):
-        return False
-    if not all(can_be_streamed(config.source(side)) for side in SIDES):
-        return False
-    if config.most_controls and not set(config.controls.kinds) & set(STREAMED_KINDS):
-        return False
-    listener.say(
-        f"memory: both models need {amount(memory.both)} of {amount(memory.free)} free, so weights are read layer by "
-        "layer and no model is built (stream)"
-    )
-    return True
-
-
-def choose_workers(config: RunConfig, memory: Memory, listener: Listener) -> int:
-    """Return how many processes do controls: as many as asked for, if memory holds them, beside the run's own."""
-    if config.workers == 1 or memory.parameters is None:
-        return config.workers
-    fit = (memory.free - memory.both) // memory.worker
-    count = config.workers if fit >= config.workers else max(1, fit)
-    if count < config.workers:
-        listener.say(
-            f"memory: {config.workers} workers need {amount(memory.worker)} each, so "
-            f"{f'{count} are used' if count > 1 else 'none is used'}"
-        )
-    return count
-
-
-def n_parameters(source: str) -> int | None:
-    """Return how many parameters a checkpoint has, without loading it; None where that cannot be told.
-
-    Raises:
-        InputError: the config of a folder cannot be meant; nothing is built of it.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    path = Path(source)
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
-    _check_folder(path)
-    try:
-        with quiet(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except LOADING_ERRORS as error:  # loading says what is wrong; an adapter is told by its base
-        if is_lack_of_memory(error):
-            raise
-        return None
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def n_layers(source: str, revision: str | None) -> int | None:
-    """Return how many layers a checkpoint has, by its config alone; None where that cannot be told before loading.
-
-    Raises:
-        InputError: as `n_parameters`.
-    """
-    from transformers import AutoConfig
-
-    _check_folder(Path(source))
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-            found = config.get_text_config().num_hidden_layers
-    except Exception as error:  # loading says what is wrong, in its own words
-        of_a_hub = not Path(source).exists()  # the kinds differ between versions of huggingface_hub
-        if is_lack_of_memory(error) or not (of_a_hub or isinstance(error, LOADING_ERRORS)):
-            raise
-        return None
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def _check_folder(path: Path) -> None:
-    if (path / "config.json").is_file():  # an adapter has none
-        check_folder(path, whole=True)
-
-
-# time and disk
 @dataclass(frozen=True)
 class StepEstimate:
     """What is left to do of a step.
@@ -213,6 +81,9 @@ class Estimate:
         steps: in their order, those of which something is left.
         controls: how many have to be made or read; making: seconds that making whole models of them takes.
         processes: that do controls side by side; everything: whether they do all other units, too.
+        around: seconds of what is no unit's, by what it is: the program's start, loading, tables and the report.
+        memory: what the models need and what there is; held: which of them are in memory; peak: bytes of all processes.
+        disk: bytes that are free where the results go; None where nobody looked.
     """
 
     steps: tuple[StepEstimate, ...]
@@ -220,6 +91,11 @@ class Estimate:
     making: float = 0.0
     processes: int = 1
     everything: bool = False
+    around: Mapping[str, float] = field(default_factory=dict)
+    memory: Memory | None = None
+    held: str = ""
+    peak: int = 0
+    disk: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -233,7 +109,7 @@ class Estimate:
 
     def parts(self) -> dict[str, float]:
         """Return the seconds by step, controls apart: what is done for them, by so many processes, under one name."""
-        found = {}
+        found = dict(self.around)
         for step in self.steps:
             if own := step.units - step.of_controls:
                 at_once = min(self.processes, own) if self.everything else 1
@@ -248,6 +124,53 @@ class Estimate:
         names = ("name", "title", "units", "of_controls", "seconds", "seconds_of_controls", "bytes")
         rows = [[getattr(step, name) for name in names] for step in self.steps]
         return pd.DataFrame(rows, columns=["step", *names[1:]])
+
+    def shown(self) -> pd.DataFrame:
+        """Return a row per step and per what is around them, as people read it: step, units, seconds, MiB."""
+        around = [(name, "", seconds, "") for name, seconds in self.around.items() if name != TABLES]
+        rows = [
+            (step.name, step.units, step.seconds, step.bytes / 2**20)
+            for step in self.steps
+            if step.seconds >= LEAST_SECONDS or step.bytes >= LEAST_BYTES
+        ]
+        few = [step for step in self.steps if step.seconds < LEAST_SECONDS and step.bytes < LEAST_BYTES]
+        if few:
+            units, seconds = sum(step.units for step in few), math.fsum(step.seconds for step in few)
+            rows.append((f"{len(few)} more", units, seconds, math.fsum(step.bytes for step in few) / 2**20))
+        if self.controls:
+            rows.append(("making controls", self.controls, self.making, ""))
+        last = [(name, "", seconds, "") for name, seconds in self.around.items() if name == TABLES]
+        said = [(name, n, f"{s:8.1f}", f"{m:6.1f}" if m != "" else "") for name, n, s, m in [*around, *rows, *last]]
+        return pd.DataFrame(said, columns=["step", "units", "seconds", "MiB"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values: seconds, bytes, and a list of steps as `to_df` has them."""
+        found: dict[str, Any] = {
+            "seconds": self.seconds,
+            "steps": self.to_df().to_dict(orient="records"),
+            "around": dict(self.around),
+            "controls": {"count": self.controls, "making_seconds": self.making},
+            "processes": self.processes,
+            "result_bytes": self.bytes,
+            "unknown": UNKNOWN,
+        }
+        if self.memory is not None:
+            of = {"held": self.held, "peak_bytes": self.peak, "free_bytes": self.memory.free}
+            found["memory"] = of | {"parameters": self.memory.parameters}
+        return found if self.disk is None else found | {"disk": {"free_bytes": self.disk}}
+
+    def __repr__(self) -> str:
+        """Return time, memory and disk, and what cannot be known."""
+        return "\n".join([*self.told(), UNKNOWN])
+
+    def told(self) -> list[str]:
+        """Return time, memory and disk, a line each."""
+        side_by_side = f", controls by {self.processes} processes side by side" if self.processes > 1 else ""
+        lines = [f"time: about {duration(self.seconds)}{side_by_side}"]
+        if self.memory is not None:
+            lines.append(f"memory: about {amount(self.peak)} ({self.held}), {amount(self.memory.free)} are free")
+        free = "" if self.disk is None else f", {amount(self.disk)} are free"
+        return [*lines, f"disk: about {amount(self.bytes)} of results, tables and the report on top{free}"]
 
 
 def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
@@ -269,19 +192,34 @@ def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
 
 def probe_of(config: RunConfig, runner: Runner) -> Probe:
     """Return what measures the machine and the pair of a run."""
-    n_words = len(runner.supplies.vocabulary) if config.asks("words") else 0
+    supplies = runner.supplies
+    return probe_on(Loaded(supplies.pair), config, runner.plan, supplies, supplies.rendered)
+
+
+def probe_on(
+    bench: Bench,
+    config: RunConfig,
+    plan: Plan,
+    material: Material | Supplies,
+    rendered: Callable[[Prompt, str], Prompt],
+) -> Probe:
+    """Return what measures the machine, and a pair or its stand-ins, for a plan.
+
+    Args:
+        rendered: renders a prompt, "raw" or "chat".
+    """
     prompts = {}
-    for name, prompt in runner.plan.prompts.items():
+    for name, prompt in plan.prompts.items():
         with suppress(InputError):  # its own unit says why
-            prompts[name] = runner.supplies.rendered(prompt, runner.plan.template)
+            prompts[name] = rendered(prompt, plan.template)
     return Probe(
-        runner.supplies.pair,
+        bench,
         prompts,
         config.max_new_tokens,
-        n_words,
-        {name: len(controls) for name, controls in runner.plan.controls.items()},
-        len(runner.supplies.texts) if config.asks("texts") else 0,
-        runner.plan.checked,
+        len(material.vocabulary) if config.asks("words") else 0,
+        {name: len(controls) for name, controls in plan.controls.items()},
+        len(material.texts) if config.asks("texts") else 0,
+        plan.checked,
     )
 
 
@@ -304,19 +242,18 @@ def estimate_of(units: Iterable[Key], runner: Runner, probe: Probe) -> Estimate:
     return Estimate(
         tuple(steps.values()),
         len(controls),
-        _making(list(controls), runner) if controls else 0.0,
+        _making(list(controls), runner, probe) if controls else 0.0,
         1 if workers is None else workers.count,
         workers is not None and workers.engine.everything,
     )
 
 
-def _making(controls: list[str], runner: Runner) -> float:
+def _making(controls: list[str], runner: Runner, probe: Probe) -> float:
     """Return the seconds that controls take to be made as whole models."""
     kinds = [split_control(name)[0] for name in controls if name in runner.plan.checked]
     data = {"data": runner.supplies.data} if "shuffled" in kinds else {}
-    pair = runner.supplies.pair
     return math.fsum(
-        control_cost(pair, kind, **(data if kind == "shuffled" else {})).of(kinds.count(kind))
+        probe.bench.control(kind, **(data if kind == "shuffled" else {})).of(kinds.count(kind))
         for kind in dict.fromkeys(kinds)
     )
 
@@ -325,15 +262,3 @@ def _distil(probe: Probe) -> float:
     # sampling, and a pass forward and back, of every token of training
     recipe = Recipe()
     return TRAINED_TOKEN * probe.parameters * recipe.steps * recipe.batch * recipe.length / probe.rate
-
-
-def amount(size: int | float) -> str:
-    """Return a number of bytes as people say it."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
-
-
-def duration(seconds: int | float) -> str:
-    """Return a time as people say it."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

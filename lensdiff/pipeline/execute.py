@@ -17,11 +17,12 @@ from lensdiff.defaults import CHAT
 from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.progress import unseen
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import Memory, announce, choose_keep, choose_stream, choose_workers, memory_of
+from lensdiff.pipeline.estimate import announce
 from lensdiff.pipeline.graph import Graph, paths, tables_of
 from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.listener import Listener, Silent
 from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.memory import Memory, choose_keep, choose_stream, choose_workers, memory_of
 from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.prepare import check_tokenizers, prepare
 from lensdiff.pipeline.runner import Runner

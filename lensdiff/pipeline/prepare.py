@@ -12,8 +12,8 @@ from lensdiff.models.loading.places import stated_layers
 from lensdiff.models.pair import ModelPair
 from lensdiff.pipeline import door
 from lensdiff.pipeline.config import RunConfig
-from lensdiff.pipeline.estimate import n_layers
 from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.memory import n_layers
 from lensdiff.results import InputError, ResultStore
 from lensdiff.steps.responses import RESPONSES_STEP
 from lensdiff.steps.unit import SIDES, Unit, name_of

@@ -9,12 +9,12 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import ModelView, view_of
+from lensdiff.models import ModelView
 from lensdiff.models.decoding import greedy
-from lensdiff.models.facts import n_parameters
-from lensdiff.models.pair import ModelPair
+from lensdiff.models.inside.parts import Sizes
 from lensdiff.models.text import encode
 from lensdiff.results import InputError
+from lensdiff.steps.bench import Bench
 from lensdiff.steps.unit import Unit
 
 T = TypeVar("T")
@@ -38,13 +38,14 @@ class Probe:
     """See the module.
 
     Attributes:
-        pair: the two models; prompts: those of the run; n_words: of the word list, 0 where no analysis reads words.
+        bench: what is measured on; prompts: those of the run; n_words: of the word list, 0 where no analysis reads
+            words.
         n_response: most tokens of a response.
         controls: how many stand beside each analysis; whole: the names of those that are made as whole models.
         n_texts: plain texts, 0 where no analysis reads them.
     """
 
-    pair: ModelPair
+    bench: Bench
     prompts: Mapping[str, Prompt]
     n_response: int
     n_words: int
@@ -53,19 +54,24 @@ class Probe:
     whole: Collection[str] = ()
     _known: dict[str, object] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def view(self) -> ModelView:
-        """The base."""
-        return view_of(self.pair.base)
+        """A model with the base's tokenizer, which may have fewer layers than the base: `sizes` has how many."""
+        return self.bench.view
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """How large the models are."""
+        return self.bench.sizes
 
     @cached_property
     def parameters(self) -> int:
-        return n_parameters(self.view)
+        return self.bench.parameters
 
     @cached_property
     def rate(self) -> float:
         """Floating-point operations a second of a matrix product."""
-        square = torch.randn(512, 512, device=self.view.device)
+        square = torch.randn(512, 512, device=self.sizes.device)
         return 2 * 512**3 / seconds(lambda: square @ square)
 
     @cached_property
@@ -93,8 +99,12 @@ class Probe:
         """What a forward pass takes, by its length: measured on a short and on a longer text."""
         long = self._fitting(max(LONG, self.n_prompt))
         short = max(1, long // 8)
-        with torch.no_grad():
-            times = [seconds(lambda n=n: self.view.forward.logits(self._tokens(n)[None])) for n in (short, long)]
+
+        def passes(view: ModelView) -> tuple[float, ...]:
+            with torch.no_grad():
+                return tuple(seconds(lambda n=n: view.forward.logits(self._tokens(n)[None])) for n in (short, long))
+
+        times = self.bench.measure(passes)
         per_token = max(0.0, times[1] - times[0]) / max(1, long - short)
         return Passing(max(0.0, times[1] - long * per_token), per_token)
 
@@ -103,11 +113,15 @@ class Probe:
         """Seconds of a generated token."""
         tokens = self._tokens(self._fitting(self.n_prompt)).cpu()
 
-        def generated(n: int) -> float:
+        def generated(view: ModelView) -> tuple[float, ...]:
             with torch.no_grad():
-                return seconds(lambda: greedy(self.view, [tokens], max_new_tokens=n, stops=()))
+                one, more = (
+                    seconds(lambda n=n: greedy(view, [tokens], max_new_tokens=n, stops=()))
+                    for n in (1, 1 + PROBED_TOKENS)
+                )
+            return (max(0.0, more - one) / PROBED_TOKENS,)
 
-        return max(0.0, generated(1 + PROBED_TOKENS) - generated(1)) / PROBED_TOKENS
+        return self.bench.measure(generated)[0]
 
     @property
     def respond(self) -> float:
@@ -125,10 +139,10 @@ class Probe:
         return self.once(f"decompose {size} {dtype}", measure) * (n / size) ** 3
 
     def _fitting(self, n: int | float) -> int:
-        return min(max(2, int(n)), self.view.n_ctx - PROBED_TOKENS - 2)
+        return min(max(2, int(n)), self.sizes.n_ctx - PROBED_TOKENS - 2)
 
     def _tokens(self, n: int) -> torch.Tensor:
-        return torch.arange(n, device=self.view.device) % self.view.d_vocab
+        return torch.arange(n, device=self.sizes.device) % self.sizes.d_vocab
 
     def once(self, name: str, measure: Callable[["Probe"], T]) -> T:
         """Return a measurement of an analysis' own, made when it is first asked for."""
@@ -140,7 +154,7 @@ class Probe:
         """Return how many layers a unit reads: its own, or all that are chosen."""
         if unit.layers is not None:
             return len(unit.layers)
-        return self.view.n_layers if chosen is None else len(chosen)
+        return self.sizes.n_layers if chosen is None else len(chosen)
 
     def n_controls(self, analysis: str) -> int:
         """Return how many controls stand beside an analysis."""
@@ -153,7 +167,7 @@ class Probe:
         """
         if unit.control is None or unit.control in self.whole:
             return 0.0
-        return DRAWN * self.view.d_model**2 * columns / self.rate
+        return DRAWN * self.sizes.d_model**2 * columns / self.rate
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -14,7 +14,7 @@ import pytest
 
 from lensdiff.models import load_model, view_of
 from lensdiff.models.loading.opening import EMPTY_OPTIONS, OPTIONS
-from lensdiff.pipeline.estimate import n_parameters
+from lensdiff.pipeline.memory import n_parameters
 from lensdiff.results import InputError
 from tests.checkpoints import hf_model, save_checkpoint
 from tests.conftest import ROOT

@@ -19,30 +19,27 @@ from lensdiff.models import view_of
 from lensdiff.models.controlling.options import Recipe
 from lensdiff.models.costs import ControlCost
 from lensdiff.pipeline import estimate
+from lensdiff.pipeline import memory as memory_module
 from lensdiff.pipeline.config import RunConfig
 from lensdiff.pipeline.estimate import (
     READ_SECONDS,
     UNIT_SECONDS,
-    Memory,
-    amount,
     announce,
-    choose_keep,
-    duration,
     estimate_of,
-    memory_of,
-    n_layers,
-    n_parameters,
     probe_of,
 )
 from lensdiff.pipeline.execute import execute, implied, read_config
 from lensdiff.pipeline.graph import Graph
 from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.memory import Memory, choose_keep, memory_of, n_layers, n_parameters
 from lensdiff.pipeline.plans import plan_of, supplies_of
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.runner import CONTROLS, Runner
 from lensdiff.pipeline.threads import SMALL, threads_for
+from lensdiff.pipeline.words import amount, duration
 from lensdiff.results import InputError, ResultStore
+from lensdiff.steps import bench
 from lensdiff.steps.probe import Passing, Probe
 from lensdiff.steps.step import SMALL as SMALL_RESULT
 from lensdiff.steps.unit import Unit
@@ -137,7 +134,7 @@ def test_a_hub_that_cannot_be_asked_knows_no_layers(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float64", 8)])
 def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype, size):
-    monkeypatch.setattr(estimate, "n_parameters", lambda source: 1000)
+    monkeypatch.setattr(memory_module, "n_parameters", lambda source: 1000)
     found = memory_of(read_config(config_for(models, tmp_path, dtype=dtype)))
     assert (found.parameters, found.both, found.one) == (1000, int(3.3 * 1000 * size), int(1.3 * 1000 * size))
     # a control is held beside the two models where a chosen analysis asks for one
@@ -146,7 +143,7 @@ def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype,
             controls = dict.fromkeys(COUNTED, others) | {name: n}
             given = config_for(models, tmp_path, dtype=dtype, analyses=[name], controls=controls)
             assert memory_of(read_config(given)).both == int(held * 1000 * size)
-    monkeypatch.setattr(estimate, "n_parameters", lambda source: None)
+    monkeypatch.setattr(memory_module, "n_parameters", lambda source: None)
     assert memory_of(read_config(config_for(models, tmp_path))).parameters is None
 
 
@@ -337,7 +334,7 @@ def test_what_the_difference_does_is_estimated_by_the_directions_that_are_writte
     # with 7 directions 5 times added and, in either model, with these and 2 random differences replaced; 9 scales of
     # them and of the difference in the base in 3 prompts of 20 tokens; all of that from half of the layers on
     written = 7 * 5 * 48 + 2 * 9 * 48 + 8 * 9 * 3 * 20
-    logits = 2e-8 * (7 * 5 + 2 * 9) * 48 * probe.view.d_vocab
+    logits = 2e-8 * (7 * 5 + 2 * 9) * 48 * probe.sizes.d_vocab
     found = cost(runner, probe, "activation_difference_effects")
     assert found == pytest.approx(4 * (1 + 48 * 2) + 0.5 * (1 + written * 2) + logits)
 
@@ -372,7 +369,7 @@ def test_controls_of_the_concepts_are_estimated(models, tmp_path):
         cost(runner, known(replace(probe, whole=names), rate=1e3), "value_rotation_control", Unit("norm-0"))
         for names in (set(), {"norm-0"})
     )
-    n = 3 * LAYERS * 32 * D_MODEL**2 * probe.view.d_mlp / 1e3
+    n = 3 * LAYERS * 32 * D_MODEL**2 * probe.sizes.d_mlp / 1e3
     assert drawn - whole == pytest.approx(n), "a control that is a whole model is not drawn again"
 
 
@@ -398,7 +395,7 @@ def files(store: ResultStore) -> list[Path]:
 # what is told
 def test_seconds_are_those_of_the_units_and_controls_stand_together(models, tmp_path, monkeypatch):
     prices = {"spectrum": ControlCost(10.0, 1.0), "norm": ControlCost(10.0, 2.0)}
-    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: prices[kind])
+    monkeypatch.setattr(bench, "control_cost", lambda pair, kind: prices[kind])
     config, runner = runner_of(models, tmp_path, analyses=["outputs", "attention"])
     probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0)
     left = runner.left()
@@ -450,7 +447,7 @@ def test_a_run_tells_its_time_and_nothing_where_nothing_is_left(models, tmp_path
 
 @pytest.mark.parametrize(("kinds", "said"), [(["spectrum", "norm"], True), (["distilled"], False)])
 def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(models, tmp_path, monkeypatch, kinds, said):
-    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: ControlCost(1.0, 1.0))
+    monkeypatch.setattr(bench, "control_cost", lambda pair, kind: ControlCost(1.0, 1.0))
     probe = estimate.probe_of
     monkeypatch.setattr(estimate, "probe_of", lambda *given: known(probe(*given), rate=1e7))
     controls = {"kinds": kinds, **dict.fromkeys(COUNTED, 50), "heads": 2}
@@ -470,7 +467,7 @@ def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(mode
 
 def test_what_controls_cost_is_measured_once_and_only_where_they_are_made(models, tmp_path, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr(estimate, "control_cost", lambda pair, kind: asked.append(kind) or ControlCost(1.0, 1.0))
+    monkeypatch.setattr(bench, "control_cost", lambda pair, kind: asked.append(kind) or ControlCost(1.0, 1.0))
     for both, count, expected in ((True, 2, ["spectrum"]), (False, 0, [])):
         controls = {"kinds": ["spectrum"], **dict.fromkeys(COUNTED, count)}
         recorder = Recorder()

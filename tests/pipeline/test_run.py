@@ -562,7 +562,7 @@ def test_one_model_at_a_time_gives_the_same_without_controls(finished, models, t
 
 
 def test_memory_decides_how_many_models_are_held(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("lensdiff.pipeline.estimate.available_memory", lambda device: 200_000)
+    monkeypatch.setattr("lensdiff.pipeline.memory.available_memory", lambda device: 200_000)
     recorder = Recorder()
     store = execute(config_for(models, tmp_path / "out", analyses=["attribute"]), listener=recorder)
     assert "one is held at a time and no controls are made" in recorder.said[0]

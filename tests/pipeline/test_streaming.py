@@ -8,8 +8,8 @@ import pytest
 
 from lensdiff.pipeline import execute as running
 from lensdiff.pipeline.config import COUNTED
-from lensdiff.pipeline.estimate import Memory
 from lensdiff.pipeline.execute import execute
+from lensdiff.pipeline.memory import Memory
 from lensdiff.pipeline.report import Report
 from lensdiff.pipeline.toml import check_config
 from lensdiff.results import InputError, ResultStore

@@ -14,8 +14,9 @@ from lensdiff.inputs import toy_pair
 from lensdiff.pipeline import worker as child
 from lensdiff.pipeline import workers
 from lensdiff.pipeline.config import parse
-from lensdiff.pipeline.estimate import Memory, choose_workers, estimate_of
+from lensdiff.pipeline.estimate import estimate_of
 from lensdiff.pipeline.material import Material
+from lensdiff.pipeline.memory import Memory, choose_workers
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.runner import CONTROLS
 from lensdiff.pipeline.worker import Answer, Start, Task, Worker, send, sendable, serve

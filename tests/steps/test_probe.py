@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair
 from lensdiff.steps import probe as probe_module
+from lensdiff.steps.bench import Loaded
 from lensdiff.steps.probe import LEAST, Probe, seconds
 
 
 def probe_of(models: Path) -> Probe:
     pair = load_pair(models / "base", models / "tuned", device="cpu", verify=False)
     prompts = {prompt.id: prompt for prompt in load_prompts(models / "prompts.jsonl")}
-    return Probe(pair, prompts, 4, 0, {"heads": 6})
+    return Probe(Loaded(pair), prompts, 4, 0, {"heads": 6})
 
 
 def test_work_is_repeated_until_its_time_is_known_and_the_first_time_is_apart(monkeypatch):

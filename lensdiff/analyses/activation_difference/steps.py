@@ -94,7 +94,7 @@ def effects_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions)
     steered, replaced = directions * len(AMOUNTS), 2 * (directions + options.draws)
     said = (1 + directions) * len(SCALES) * len(PROMPTS) * PROMPT_TOKENS
     written = (steered + replaced) * texts
-    logits = LOGIT_SECONDS * written * probe.view.d_vocab
+    logits = LOGIT_SECONDS * written * probe.sizes.d_vocab
     return 4 * probe.read(texts) + HALF * probe.read(written + said) + logits
 
 
@@ -117,15 +117,15 @@ def control_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions)
 def _read(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> float:
     """Return the seconds of two models over the texts' first tokens, a BOS before them."""
     n = min(probe.n_texts, options.max_texts or probe.n_texts)
-    entries = n * options.positions * (1 + probe.n_layers(unit, options.layers)) * probe.view.d_model
+    entries = n * options.positions * (1 + probe.n_layers(unit, options.layers)) * probe.sizes.d_model
     return n * TEXT_SECONDS + 2 * (probe.read(n * (1 + options.positions)) + ENTRY_SECONDS * entries)
 
 
 def _lens(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> float:
     """Return the seconds of the last block, as a text of one token, and the unembedding, for both signs."""
-    view = probe.view
+    sizes = probe.sizes
     rows = 2 * options.positions * (1 + probe.n_layers(unit, options.layers))
-    return rows * 2 * (probe.parameters / view.n_layers + view.d_model * view.d_vocab) / probe.rate
+    return rows * 2 * (probe.parameters / sizes.n_layers + sizes.d_model * sizes.d_vocab) / probe.rate
 
 
 def _table(name: str) -> Any:

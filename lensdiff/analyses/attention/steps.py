@@ -52,7 +52,7 @@ def kept(plan: Plan, unit: Unit, options: AttentionOptions) -> Kept:
 
 
 def size(probe: Probe, unit: Unit, options: AttentionOptions, kept: Kept) -> float:
-    whole = 4 * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.n_text**2  # float32
+    whole = 4 * probe.n_layers(unit, options.layers) * probe.sizes.n_heads * probe.n_text**2  # float32
     return SMALL + (whole if kept == "whole" else 0.0)
 
 
@@ -84,7 +84,7 @@ def control_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
 
 def _comparing(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
     """Return the seconds to compare two models' patterns on one prompt."""
-    return ENTRY_SECONDS * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.n_text**2
+    return ENTRY_SECONDS * probe.n_layers(unit, options.layers) * probe.sizes.n_heads * probe.n_text**2
 
 
 def _prompts(inputs: Inputs) -> list[str]:

@@ -1,7 +1,6 @@
 """The steps that attribute responses to their prompts, and score the instructions of all of them."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -18,9 +17,10 @@ from lensdiff.analyses.attribute.target_names import CHOICE
 from lensdiff.analyses.attribute.targets import target_named
 from lensdiff.analyses.attribute.text_choices import TextChoices
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import view_of
+from lensdiff.models import ModelView, view_of
 from lensdiff.models.aligned_text import align_text
-from lensdiff.models.text import Response, encode, generate
+from lensdiff.models.identity import digest_of
+from lensdiff.models.text import Response, encode
 from lensdiff.results import InputError
 from lensdiff.results.manifest import Kept
 from lensdiff.steps import responses
@@ -125,24 +125,24 @@ def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
     """Return the seconds of an attribution, and of each row that it computes beside that: of two short responses."""
     for prompt in probe.prompts.values():
         try:
-            response = generate(probe.view, prompt, max_new_tokens=PROBED_TOKENS)
-            measured = [_measured(probe, prompt, response, n) for n in (1, len(response.token_ids))]
+            start = encode(probe.view, prompt)
+            # as long a response as is timed, of any tokens: what a model would say is no matter here
+            ids = (start.ids[start.n_special :] * PROBED_TOKENS)[:PROBED_TOKENS]
+            rows = [_rows(probe, start.n_prompt, n, "auto") for n in (1, PROBED_TOKENS)]
+            short, long = probe.bench.measure(lambda view, p=prompt, ids=ids: _measured(view, p, ids))
         except InputError:  # its own unit says why
             continue
-        (few, short), (many, long) = measured
-        per_row = max(0.0, long - short) / (many - few) if many > few else long / many
-        return max(0.0, long - many * per_row), per_row
+        per_row = max(0.0, long - short) / (rows[1] - rows[0])
+        return max(0.0, long - rows[1] * per_row), per_row
     return 0.0, 0.0
 
 
-def _measured(probe: Probe, prompt: Prompt, response: Response, n: int) -> tuple[float, float]:
-    """Return the rows of the first tokens of a response, and the seconds that they take."""
-    cut = replace(response, token_ids=response.token_ids[:n], end="")
-    encoded = encode(probe.view, prompt, cut)
-    if not encoded.n_response:
-        raise InputError("the response is empty")
-    took = seconds(lambda: attribute(probe.view, prompt, cut, deletion_draws=0))
-    return _rows(probe, encoded.n_prompt, encoded.n_response, "auto"), took
+def _measured(view: ModelView, prompt: Prompt, ids: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the seconds of the attribution of a response of one token, and of all of them."""
+    said = [
+        Response(view.tokenizer.decode(list(ids[:n])), ids[:n], view.info.id, digest_of(view)) for n in (1, len(ids))
+    ]
+    return tuple(seconds(lambda r=response: attribute(view, prompt, r, deletion_draws=0)) for response in said)
 
 
 # what happens as tokens are removed: both models on the tuned model's response to the first prompts

@@ -51,11 +51,11 @@ def work(inputs: Inputs, unit: Unit, options: HeadOptions) -> HeadWordPairs:
 
 
 def cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
-    view, n_layers = probe.view, probe.n_layers(unit, options.layers)
-    per_head = 4 * probe.n_words * view.d_model * view.d_head / probe.rate
-    per_head += PAIR_SECONDS * view.d_head * (2 * options.top_k) ** 2
-    made = 2 * probe.drawing(unit, view.n_heads * view.d_head)  # W_Q and W_K
-    return n_layers * (view.n_heads * per_head + made) + (LIST_SECONDS * probe.n_words if _is_first(unit) else 0.0)
+    sizes, n_layers = probe.sizes, probe.n_layers(unit, options.layers)
+    per_head = 4 * probe.n_words * sizes.d_model * sizes.d_head / probe.rate
+    per_head += PAIR_SECONDS * sizes.d_head * (2 * options.top_k) ** 2
+    made = 2 * probe.drawing(unit, sizes.n_heads * sizes.d_head)  # W_Q and W_K
+    return n_layers * (sizes.n_heads * per_head + made) + (LIST_SECONDS * probe.n_words if _is_first(unit) else 0.0)
 
 
 def _is_first(unit: Unit) -> bool:
@@ -64,7 +64,7 @@ def _is_first(unit: Unit) -> bool:
 
 
 def size(probe: Probe, unit: Unit, options: HeadOptions, kept: Kept) -> float:
-    dims = probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.view.d_head
+    dims = probe.n_layers(unit, options.layers) * probe.sizes.n_heads * probe.sizes.d_head
     return SMALL + probe.word_list + PAIR_BYTES * PAIRS_FOUND * options.top_k**2 * dims
 
 
@@ -122,7 +122,7 @@ def overlap_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
 def _dimensions(probe: Probe, unit: Unit, options: HeadOptions) -> int:
     """Return how many dimensions of heads are compared, of both models and the controls."""
     models = len(SIDES) + probe.n_controls("heads")
-    return models * probe.n_layers(unit, options.layers) * probe.view.n_heads * probe.view.d_head
+    return models * probe.n_layers(unit, options.layers) * probe.sizes.n_heads * probe.sizes.d_head
 
 
 # what heads write
@@ -136,13 +136,13 @@ def read_outputs(inputs: Inputs, unit: Unit, options: HeadOptions) -> OVReading:
 
 
 def outputs_cost(probe: Probe, unit: Unit, options: HeadOptions) -> float:
-    directions = 2 * probe.n_layers(unit, options.layers) * probe.view.n_heads * COMPONENTS  # read and written
-    per_word = TOKEN_SECONDS + directions * (2 * probe.view.d_model / probe.rate + WORD_SECONDS)
+    directions = 2 * probe.n_layers(unit, options.layers) * probe.sizes.n_heads * COMPONENTS  # read and written
+    per_word = TOKEN_SECONDS + directions * (2 * probe.sizes.d_model / probe.rate + WORD_SECONDS)
     return probe.n_words * per_word
 
 
 def outputs_size(probe: Probe, unit: Unit, options: HeadOptions, kept: Kept) -> float:
-    ends = 4 * probe.n_layers(unit, options.layers) * probe.view.n_heads * COMPONENTS  # read and written, both poles
+    ends = 4 * probe.n_layers(unit, options.layers) * probe.sizes.n_heads * COMPONENTS  # read and written, both poles
     return SMALL + probe.word_list + 8 * RANKS * ends
 
 

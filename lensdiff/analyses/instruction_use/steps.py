@@ -84,7 +84,7 @@ def _use_cost(probe: Probe, unit: Unit, options: InstructionUseOptions, by: str)
 
 def _reference_tokens(probe: Probe) -> float:
     """Return the mean tokens of the prompts' references, as far as there are any."""
-    tokens = probe.view.tokenizer
+    tokens = probe.bench.tokenizer
     references = [prompt.reference for prompt in probe.prompts.values() if prompt.reference]
     # half a character fails its prompt alone, later
     lengths = [len(tokens(text)["input_ids"]) for text in references if lone_surrogate(text) is None]

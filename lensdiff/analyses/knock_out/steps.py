@@ -90,7 +90,7 @@ def cost(probe: Probe, unit: Unit, options: KnockOutOptions) -> float:
     texts = len(probe.prompts) * len(SIDES) * length
     if unit.control:
         return probe.read(texts * (1 + len(CUTS)))
-    n_layers, ways = probe.view.n_layers, 1 + min(options.draws, SWEEP_DRAWS)
+    n_layers, ways = probe.sizes.n_layers, 1 + min(options.draws, SWEEP_DRAWS)
     shares = sum((n_layers - first) / n_layers for first, _ in sweep(n_layers))
     readings = 2 + len(CUTS) * (1 + options.draws + ways * shares)
     return len(SIDES) * probe.read(texts * readings)

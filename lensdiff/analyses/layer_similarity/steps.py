@@ -87,9 +87,9 @@ def both_reads(plan: Plan, unit: Unit, options: LayerSimilarityOptions) -> Itera
 
 def cost(probe: Probe, unit: Unit, options: LayerSimilarityOptions) -> float:
     # both models read every text once for each group of layers whose sums fit; three sums of products a position
-    view, n = probe.view, probe.n_prompt + min(probe.n_response, options.max_tokens)
-    n_layers = view.n_layers + 1 if options.layers is None else len(options.layers)
-    entries = 3 * view.d_model**2
+    sizes, n = probe.sizes, probe.n_prompt + min(probe.n_response, options.max_tokens)
+    n_layers = sizes.n_layers + 1 if options.layers is None else len(options.layers)
+    entries = 3 * sizes.d_model**2
     times = -(-n_layers * len(GROUPS) * entries * 8 // MAX_SUMS)
     products = n_layers * len(probe.prompts) * n * 2 * entries
     adding = n_layers * len(GROUPS) * entries * ADD_SECONDS

@@ -47,13 +47,13 @@ def work(inputs: Inputs, unit: Unit, options: MLPOptions) -> MLPConcepts:
 
 def cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     # the principal components of that many layers, and either their words or (a control) the weights themselves
-    view, seconds = probe.view, probe.decompose(probe.view.d_model)
-    operations = 2 * view.d_model**2 * view.d_mlp
+    sizes, seconds = probe.sizes, probe.decompose(probe.sizes.d_model)
+    operations = 2 * sizes.d_model**2 * sizes.d_mlp
     if unit.control:
-        seconds += probe.drawing(unit, view.d_mlp)
+        seconds += probe.drawing(unit, sizes.d_mlp)
     else:
         words = _n_components(probe, options) * probe.n_words
-        operations += 4 * words * view.d_model
+        operations += 4 * words * sizes.d_model
         seconds += WORD_SECONDS * words
     return probe.n_layers(unit, options.layers) * len(options.sides) * (seconds + operations / probe.rate)
 
@@ -61,12 +61,12 @@ def cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
 def size(probe: Probe, unit: Unit, options: MLPOptions, kept: Kept) -> float:
     parts = probe.n_layers(unit, options.layers) * len(options.sides) * _n_components(probe, options)
     return (
-        SMALL + probe.word_list + parts * (4 * probe.view.d_model + 24 * options.top_words)
+        SMALL + probe.word_list + parts * (4 * probe.sizes.d_model + 24 * options.top_words)
     )  # words of either pole too
 
 
 def _n_components(probe: Probe, options: MLPOptions) -> int:
-    return min(options.n_components, probe.view.d_model)
+    return min(options.n_components, probe.sizes.d_model)
 
 
 def concept_reads(plan: Plan, side: str, options: MLPOptions) -> list[Read]:
@@ -136,7 +136,7 @@ def turn(inputs: Inputs, unit: Unit, options: MLPOptions) -> Rotation:
 
 
 def rotation_cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
-    entries = _n_components(probe, options) * probe.view.d_model
+    entries = _n_components(probe, options) * probe.sizes.d_model
     turns = (1 + probe.n_controls("mlp")) * probe.n_layers(unit, options.layers) * len(options.sides)
     return turns * (TURN_SECONDS + TURN_ENTRY * entries)
 

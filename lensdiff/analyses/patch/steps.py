@@ -87,16 +87,16 @@ def sweep_cost(probe: Probe, unit: Unit, options: PatchOptions) -> float:
 
 
 def _n_rows(probe: Probe, options: PatchOptions) -> int:
-    layers = probe.view.n_layers if options.layers is None else len(options.layers)
+    layers = probe.sizes.n_layers if options.layers is None else len(options.layers)
     n = len(_groups(probe.prompts.values()))
-    return layers * (probe.view.n_heads + 1 + n) + (n if options.layers is None else 0)
+    return layers * (probe.sizes.n_heads + 1 + n) + (n if options.layers is None else 0)
 
 
 def _rows_cost(probe: Probe, rows: int, options: PatchOptions) -> float:
     if options.method == "estimate":
         rows = min(rows, 2 * options.rerun) + 3  # with the other heads, and a pass forward and back
     n = probe.n_prompt + min(probe.n_response, options.max_tokens)
-    return 2 * probe.read(n, passes=1) + ROW * probe.read(rows * n, passes=probe.view.n_layers)
+    return 2 * probe.read(n, passes=1) + ROW * probe.read(rows * n, passes=probe.sizes.n_layers)
 
 
 # the sweep of a control

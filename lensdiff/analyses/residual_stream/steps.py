@@ -104,13 +104,13 @@ def _shared(inputs: Inputs, prompt: str) -> Any:
 
 def lens_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
     # each layer's stream goes through the last block, as a text of one token, and the unembedding
-    view, n_out = probe.view, min(probe.n_response, options.max_tokens)
+    sizes, n_out = probe.sizes, min(probe.n_response, options.max_tokens)
     rows = n_out * (1 + probe.n_layers(unit, options.layers))
-    block = probe.parameters / view.n_layers
-    entries = rows * view.d_vocab
+    block = probe.parameters / sizes.n_layers
+    entries = rows * sizes.d_vocab
     return (
         probe.read(probe.n_prompt + n_out)
-        + rows * 2 * (block + view.d_model * view.d_vocab) / probe.rate
+        + rows * 2 * (block + sizes.d_model * sizes.d_vocab) / probe.rate
         + (LOGIT_SECONDS * entries)
     )
 
@@ -213,7 +213,7 @@ def _against(inputs: Inputs, unit: Unit, prompt: Prompt, text: Text, base: Logit
 
 def parts_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
     n_out = min(probe.n_response, options.max_tokens)
-    through = probe.view.n_layers * 2 * n_out * probe.view.n_heads * probe.view.d_head * probe.view.d_model
+    through = probe.sizes.n_layers * 2 * n_out * probe.sizes.n_heads * probe.sizes.d_head * probe.sizes.d_model
     return len(probe.prompts) * (probe.read(probe.n_prompt + n_out) + 2 * through / probe.rate)
 
 
@@ -231,7 +231,7 @@ def both_parts(inputs: Inputs, unit: Unit, options: ResidualStreamOptions) -> Pa
 
 
 def parts_shift_cost(probe: Probe, unit: Unit, options: ResidualStreamOptions) -> float:
-    return TEST_SECONDS * probe.view.n_layers * (1 + probe.view.n_heads)
+    return TEST_SECONDS * probe.sizes.n_layers * (1 + probe.sizes.n_heads)
 
 
 _COMMON: Any = {"options": ResidualStreamOptions}

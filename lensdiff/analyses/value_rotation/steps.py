@@ -42,11 +42,11 @@ def control_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iter
 def cost(probe: Probe, unit: Unit, options: ValueRotationOptions) -> float:
     # the assignment of neurons, and the decomposition of one product, with and without a change of basis; a control's
     # three matrices of every layer
-    view = probe.view
+    sizes = probe.sizes
     n_layers = probe.n_layers(unit, options.layers)
-    assigned = (6 * view.d_mlp**2 * view.d_model + 40 * view.d_mlp**2) / probe.rate
-    drawn = 3 * n_layers * probe.drawing(unit, view.d_mlp)
-    return (2 * n_layers + 1) * probe.decompose(view.d_model, torch.float64) + 2 * n_layers * assigned + drawn
+    assigned = (6 * sizes.d_mlp**2 * sizes.d_model + 40 * sizes.d_mlp**2) / probe.rate
+    drawn = 3 * n_layers * probe.drawing(unit, sizes.d_mlp)
+    return (2 * n_layers + 1) * probe.decompose(sizes.d_model, torch.float64) + 2 * n_layers * assigned + drawn
 
 
 def both_reads(plan: Plan, unit: Unit, options: ValueRotationOptions) -> Iterable[Read]:

@@ -22,7 +22,7 @@ def work(inputs: Inputs, unit: Unit, options: WeightOptions) -> WeightShift:
 
 def cost(probe: Probe, unit: Unit, options: WeightOptions) -> float:
     # the singular values of every matrix, in float64: as squares of its smaller side, and without their vectors
-    d_model = probe.view.d_model
+    d_model = probe.sizes.d_model
     return probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64) / 2
 
 

@@ -127,6 +127,18 @@ def _with_tokenizer(
     return tokenizer, notes if isinstance(tokenizer, InputError) else notes + bos_note(file, tokenizer)
 
 
+def describe_gguf(path: Path) -> tuple[GGUFFile, Any, PreTrainedTokenizerBase | InputError | None]:
+    """Return a GGUF file's table of tensors, its config and its tokenizer, without reading its weights.
+
+    Raises:
+        InputError: as `load_gguf`, of what can be told without them.
+    """
+    file, where, config, _ = _described(path)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return file, config, _with_tokenizer(file, where, ())[0]
+
+
 @dataclass(frozen=True)
 class OpenedGGUF:
     """A file of which config and tokenizer have been read, and no weights.
