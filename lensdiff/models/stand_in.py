@@ -19,6 +19,7 @@ from lensdiff.models.loading.headers import D_MLP
 from lensdiff.models.loading.opening import EMPTY_OPTIONS
 from lensdiff.models.loading.stumbles import at_the_door
 
+SHIFT = 4099  # by which the noise of a tensor begins after that of the one before
 BLOCK = 2**18  # random numbers that are drawn; what is larger repeats them
 SCALE, CHANGE = 0.02, 1e-3  # standard deviation of a weight, and of its change
 
@@ -67,7 +68,10 @@ def random_model(config: Any, dtype: torch.dtype, name: str) -> Any:
     with at_the_door(f"cannot load {name}"), init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, **EMPTY_OPTIONS)
     block = _noise(0)
-    state = {key: _filled(key, tensor, block) for key, tensor in model.state_dict().items()}
+    # each begins elsewhere: two of a shape are not the same
+    state = {
+        key: _filled(key, value, block.roll(SHIFT * n)) for n, (key, value) in enumerate(model.state_dict().items())
+    }
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     return model.eval().requires_grad_(True)

@@ -11,7 +11,7 @@ what decompositions take with parameters times width, and matrices are decompose
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lensdiff.models import ModelView, control_cost, view_of
+from lensdiff.models.controlling.options import KEPT, TRAINED
 from lensdiff.models.costs import ByWeights, ControlCost, cost_of_passes, cost_of_weights
 from lensdiff.models.facts import n_parameters
 from lensdiff.models.inside.parts import Sizes
@@ -29,15 +30,21 @@ from lensdiff.models.pair import ModelPair, load_pair
 from lensdiff.models.progress import unseen
 from lensdiff.models.stand_in import changed, random_model, reduced
 from lensdiff.results import InputError
+from lensdiff.steps.clock import alternately
 
 LAYER = 2**24  # parameters of a layer that is timed at its own width
 TIMED = 3 * 2**23  # parameters of all layers of a stand-in
+PASS = 64  # tokens of a pass whose depth counts
 SHALLOW = 3  # how many times as deep the deeper of two stand-ins is
 DECOMPOSED = 256  # width of the layer whose matrices are decomposed
 ROWS = 2**14  # of the embeddings that are decomposed
 DEQUANTISED = 2.2e-8  # seconds of a number that is a code in a file
+READINGS = 4 / 3  # times that a load reads a GGUF file's metadata, of which a header takes the others
 READ = 1.5e-9  # seconds of a byte of a file, read and held against the model
 MERGED = 4e-8  # seconds of a parameter that an adapter is put on
+
+
+Works = Callable[[ModelView], Sequence[Callable[[], object]]]
 
 
 class Bench(ABC):
@@ -61,8 +68,12 @@ class Bench(ABC):
         """The base's."""
 
     @abstractmethod
-    def measure(self, work: Callable[[ModelView], tuple[float, ...]]) -> tuple[float, ...]:
-        """Return the seconds of some work on the base, which says how long it took on a model."""
+    def measure(self, works: Works, *, grad: bool = False) -> tuple[float, ...]:
+        """Return the seconds of some works on the base, given as functions of a model.
+
+        Args:
+            grad: leave gradients on.
+        """
 
     @abstractmethod
     def control(self, kind: str, **options: Any) -> ControlCost:
@@ -91,8 +102,9 @@ class Loaded(Bench):
     def parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return n_parameters(self.view)
 
-    def measure(self, work: Callable[[ModelView], tuple[float, ...]]) -> tuple[float, ...]:
-        return work(self.view)
+    def measure(self, works: Works, *, grad: bool = False) -> tuple[float, ...]:
+        with torch.set_grad_enabled(grad):
+            return alternately(*works(self.view))
 
     def control(self, kind: str, **options: Any) -> ControlCost:
         return control_cost(self.pair, kind, **options)
@@ -190,20 +202,29 @@ class StandIn(Bench):
             view = view_of(load_model(source, **options))
         return _Depth(source, view, n_layers, time.perf_counter() - start)
 
-    def measure(self, work: Callable[[ModelView], tuple[float, ...]]) -> tuple[float, ...]:
-        return self._extended([(depth.n_layers, work(depth.view)) for depth in self._depths])
+    def measure(self, works: Works, *, grad: bool = False) -> tuple[float, ...]:
+        own = [works(depth.view) for depth in self._depths]
+        with torch.set_grad_enabled(grad):
+            times = alternately(*(work for of_one in own for work in of_one))  # the difference of depths counts
+        n = len(own[0])
+        if len(own) == 1:
+            return times
+        return tuple(self._extended(*pair) for pair in zip(times[:n], times[n:], strict=True))
 
-    def _extended(self, measured: list[tuple[int, tuple[float, ...]]]) -> tuple[float, ...]:
-        """Return what was measured at one or two depths for all layers at their own width."""
-        if len(measured) == 1:
-            return measured[0][1]
-        (few, short), (many, long) = measured
-        found = []
-        for a, b in zip(short, long, strict=True):
-            layer = max(0.0, (b - a) / (many - few))
-            ends = max(0.0, b - many * layer)
-            found.append(self._scales[0] * ends + self._scales[1] * self.sizes.n_layers * layer)
-        return tuple(found)
+    def _extended(self, short: float, long: float) -> float:
+        """Return what takes so long at two depths for all layers at their own width."""
+        few, many = (depth.n_layers for depth in self._depths)
+        layer = max(0.0, (long - short) / (many - few))
+        ends = max(0.0, long - many * layer)
+        return self._scales[0] * ends + self._scales[1] * self.sizes.n_layers * layer
+
+    @cached_property
+    def _deeper(self) -> float:
+        """How many times as long a pass takes as one through the deepest stand-in."""
+        tokens = torch.arange(PASS, device=self.sizes.device)[None] % self.sizes.d_vocab
+        works: Works = lambda view: [lambda: view.forward.logits(tokens)]  # noqa: E731 (measured twice)
+        with torch.no_grad():
+            return self.measure(works)[0] / alternately(*works(self.view))[0] if len(self._depths) > 1 else 1.0
 
     @property
     def largest(self) -> int:
@@ -213,27 +234,31 @@ class StandIn(Bench):
     @property
     def loading(self) -> float:
         """Seconds until both models are in memory, verified."""
-        (wrapped,) = self._extended([(depth.n_layers, (depth.seconds,)) for depth in self._depths])
+        deepest = self._depths[-1]
+        wrapped = deepest.seconds * self.parameters / n_parameters(deepest.view)
         return sum(wrapped + self._reading(header) for header in (self.base, self.tuned))
 
     def _reading(self, header: Header) -> float:
-        found = READ * (header.n_bytes or self.parameters * self.dtype.itemsize) + DEQUANTISED * header.n_dequantised
+        # what stands around the weights is read again, of a GGUF file once more by the library that reads them
+        found = header.seconds * (READINGS if header.n_dequantised else 1)
+        found += READ * (header.n_bytes or self.parameters * self.dtype.itemsize) + DEQUANTISED * header.n_dequantised
         return found + (MERGED * self.parameters if header.changed else 0.0)
 
     def control(self, kind: str, **options: Any) -> ControlCost:
         once, each = cost_of_weights(self._narrow, kind, **options)
-        found = [(depth.n_layers, self._passes(depth, kind, options)) for depth in self._depths]
-        before, per_control = self._extended(found)
+        passes = ControlCost(0.0, 0.0)
+        if kind in KEPT:  # the others are made of weights alone
+            passes = self._passes(self._depths[-1], kind, options)
+        before, per_control = (self._deeper * seconds for seconds in (passes.once, passes.each))
         return ControlCost(before + self._whole(once), per_control + self._whole(each))
 
-    def _passes(self, depth: _Depth, kind: str, options: dict[str, Any]) -> tuple[float, float]:
+    def _passes(self, depth: _Depth, kind: str, options: dict[str, Any]) -> ControlCost:
         with quiet(), unseen():
-            # the base's own text and gradients need no other model: none is made but for training
-            other = changed(depth.source, self.tuned.changed) if kind in ("distilled", "shuffled") else depth.source
-            how: Any = {"device": self.device, "dtype": self.dtype, "verify": False, **self.how}
-            tuned = load_model(other, tokenizer=depth.view._tokenizer, **how)
-            found = cost_of_passes(load_pair(depth.view.model, tuned), kind, **options)
-        return found.once, found.each
+            tuned: Any = depth.view.model  # the base's own text and gradients need no other model, training does
+            if kind in TRAINED:
+                how: Any = {"device": self.device, "dtype": self.dtype, "verify": False, **self.how}
+                tuned = load_model(changed(depth.source, self.tuned.changed), tokenizer=depth.view._tokenizer, **how)
+            return cost_of_passes(load_pair(depth.view.model, tuned), kind, **options)
 
     def _whole(self, seconds: ByWeights) -> float:
         by, (ends, layer) = self._by, self._times(self._by, min(ROWS, self.sizes.d_vocab))

@@ -1,6 +1,5 @@
 """What an estimate knows of the machine and of the work: short measurements, each made when it is first asked for."""
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import ModelView
 from lensdiff.models.decoding import greedy
@@ -15,6 +15,7 @@ from lensdiff.models.inside.parts import Sizes
 from lensdiff.models.text import encode
 from lensdiff.results import InputError
 from lensdiff.steps.bench import Bench
+from lensdiff.steps.clock import seconds
 from lensdiff.steps.unit import Unit
 
 T = TypeVar("T")
@@ -23,7 +24,6 @@ LONG = 32  # tokens of the longer text that is timed, if prompts are shorter
 DECOMPOSED = 256  # largest matrix that is decomposed for a measurement
 WORD_BYTES = 12.0  # of a word of a list, with what separates it from the next
 DRAWN = 32  # operations per number of a control's matrix and d_model
-LEAST = 0.1  # seconds that a measurement takes: shorter work is repeated, so that a busy moment counts for little
 
 
 class Passing(NamedTuple):
@@ -80,6 +80,17 @@ class Probe:
         lengths = [length for prompt in self.prompts.values() if (length := _length(self.view, prompt))] or [10]
         return sum(lengths) / len(lengths)
 
+    @cached_property
+    def n_reference(self) -> float:
+        """Mean tokens of the prompts' references, 0 where there are none."""
+        references = [prompt.reference for prompt in self.prompts.values() if prompt.reference]
+        if not references:
+            return 0.0
+        tokens = self.bench.tokenizer
+        # half a character fails its prompt alone, later
+        lengths = [len(tokens(text)["input_ids"]) for text in references if lone_surrogate(text) is None]
+        return sum(lengths) / len(lengths) if lengths else 0.0
+
     @property
     def word_list(self) -> float:
         """Bytes of the word list, as a result that reads words holds it."""
@@ -100,11 +111,9 @@ class Probe:
         long = self._fitting(max(LONG, self.n_prompt))
         short = max(1, long // 8)
 
-        def passes(view: ModelView) -> tuple[float, ...]:
-            with torch.no_grad():
-                return tuple(seconds(lambda n=n: view.forward.logits(self._tokens(n)[None])) for n in (short, long))
-
-        times = self.bench.measure(passes)
+        times = self.bench.measure(
+            lambda view: [lambda n=n: view.forward.logits(self._tokens(n)[None]) for n in (short, long)]
+        )
         per_token = max(0.0, times[1] - times[0]) / max(1, long - short)
         return Passing(max(0.0, times[1] - long * per_token), per_token)
 
@@ -113,15 +122,12 @@ class Probe:
         """Seconds of a generated token."""
         tokens = self._tokens(self._fitting(self.n_prompt)).cpu()
 
-        def generated(view: ModelView) -> tuple[float, ...]:
-            with torch.no_grad():
-                one, more = (
-                    seconds(lambda n=n: greedy(view, [tokens], max_new_tokens=n, stops=()))
-                    for n in (1, 1 + PROBED_TOKENS)
-                )
-            return (max(0.0, more - one) / PROBED_TOKENS,)
+        def generate(view: ModelView) -> list[Callable[[], object]]:
+            lengths = 1, 1 + PROBED_TOKENS
+            return [lambda n=n: greedy(view, [tokens], max_new_tokens=n, stops=()) for n in lengths]
 
-        return self.bench.measure(generated)[0]
+        one, more = self.bench.measure(generate)
+        return max(0.0, more - one) / PROBED_TOKENS
 
     @property
     def respond(self) -> float:
@@ -168,21 +174,6 @@ class Probe:
         if unit.control is None or unit.control in self.whole:
             return 0.0
         return DRAWN * self.sizes.d_model**2 * columns / self.rate
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes, the first time apart: that allocates."""
-    _done(work())
-    start, times = time.perf_counter(), 0
-    while not times or time.perf_counter() - start < LEAST:
-        _done(work())
-        times += 1
-    return (time.perf_counter() - start) / times
-
-
-def _done(result: object) -> None:
-    if isinstance(result, torch.Tensor) and result.is_cuda:
-        torch.cuda.synchronize()
 
 
 def _length(view: ModelView, prompt: Prompt) -> int:

@@ -238,7 +238,7 @@ def test_instruction_use_is_estimated_by_its_readings(models, tmp_path):
     config, runner = runner_of(models, tmp_path, instruction_use={"draws": 1, "max_tokens": 2})
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * deletion  # one donor each
     # references of 6 tokens beside, or alone; without any they are nothing
-    probe._known["references"] = 6.0
+    vars(probe)["n_reference"] = 6.0
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * (deletion + 3 * (1 + 1) * 16)
     config, runner = runner_of(models, tmp_path, instruction_use={"draws": 1, "texts": ["reference"]})
     assert cost(runner, probe, "instruction_use_control", control) == 1 + 2 * 3 * 2 * 16

@@ -10,9 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from lensdiff.inputs import load_prompts
 from lensdiff.models import load_pair
+from lensdiff.steps import bench as bench_module
 from lensdiff.steps import probe as probe_module
 from lensdiff.steps.bench import Loaded
-from lensdiff.steps.probe import LEAST, Probe, seconds
+from lensdiff.steps.clock import LEAST, seconds
+from lensdiff.steps.probe import Probe
 
 
 def probe_of(models: Path) -> Probe:
@@ -36,16 +38,16 @@ def test_a_pass_takes_its_own_time_and_that_of_its_tokens(models, monkeypatch):
     probe = probe_of(models)
     lengths: list[int] = []
 
-    def timed(work: Any) -> float:
-        lengths.append(work().shape[1])
-        return 3.0 + 0.5 * lengths[-1]  # seconds
+    def timed(*works: Any) -> tuple[float, ...]:
+        lengths.extend(work().shape[1] for work in works)
+        return tuple(3.0 + 0.5 * length for length in lengths)  # seconds
 
-    monkeypatch.setattr(probe_module, "seconds", timed)
+    monkeypatch.setattr(bench_module, "alternately", timed)
     assert probe.passing == pytest.approx((3.0, 0.5))
     assert lengths == [4, 32]
     assert probe.read(100) == pytest.approx(3.0 + 50.0)
     assert probe.read(100, passes=5) == pytest.approx(15.0 + 50.0)
-    monkeypatch.setattr(probe_module, "seconds", lambda work: 2.0)  # the longer one takes no longer
+    monkeypatch.setattr(bench_module, "alternately", lambda *works: (2.0, 2.0))  # the longer one takes no longer
     assert probe_of(models).passing == (2.0, 0.0)
 
 

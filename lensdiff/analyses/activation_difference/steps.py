@@ -95,7 +95,13 @@ def effects_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions)
     said = (1 + directions) * len(SCALES) * len(PROMPTS) * PROMPT_TOKENS
     written = (steered + replaced) * texts
     logits = LOGIT_SECONDS * written * probe.sizes.d_vocab
-    return 4 * probe.read(texts) + HALF * probe.read(written + said) + logits
+    return 4 * probe.read(texts) + _above(probe, options) * probe.read(written + said) + logits
+
+
+def _above(probe: Probe, options: ActivationDifferenceOptions) -> float:
+    """Return the share of the layers above the place that is written into: half of them, or as it is chosen."""
+    n, chosen = probe.sizes.n_layers, options.layers if options.layer is None else [options.layer]
+    return 1 - min(chosen, key=lambda layer: abs(layer - n / 2)) / n if chosen else HALF
 
 
 def control_reads(plan: Plan, unit: Unit, options: ActivationDifferenceOptions) -> Iterable[Read]:

@@ -1,6 +1,6 @@
 """The steps that attribute responses to their prompts, and score the instructions of all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,7 @@ from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.options import Options
 from lensdiff.steps.plan import Plan, sides_and_prompts
-from lensdiff.steps.probe import PROBED_TOKENS, Probe, seconds
+from lensdiff.steps.probe import PROBED_TOKENS, Probe
 from lensdiff.steps.step import SMALL, NotPossible, Read, Step, no_units, none_kept, one_unit
 from lensdiff.steps.tables import TableDoc, model_columns, of_one, of_prompts
 from lensdiff.steps.unit import SIDES, Unit
@@ -129,7 +129,7 @@ def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
             # as long a response as is timed, of any tokens: what a model would say is no matter here
             ids = (start.ids[start.n_special :] * PROBED_TOKENS)[:PROBED_TOKENS]
             rows = [_rows(probe, start.n_prompt, n, "auto") for n in (1, PROBED_TOKENS)]
-            short, long = probe.bench.measure(lambda view, p=prompt, ids=ids: _measured(view, p, ids))
+            short, long = probe.bench.measure(lambda view, p=prompt, ids=ids: _attributed(view, p, ids), grad=True)
         except InputError:  # its own unit says why
             continue
         per_row = max(0.0, long - short) / (rows[1] - rows[0])
@@ -137,12 +137,12 @@ def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _measured(view: ModelView, prompt: Prompt, ids: tuple[int, ...]) -> tuple[float, ...]:
-    """Return the seconds of the attribution of a response of one token, and of all of them."""
+def _attributed(view: ModelView, prompt: Prompt, ids: tuple[int, ...]) -> list[Callable[[], object]]:
+    """Return the attributions of a response of one token, and of all of them."""
     said = [
         Response(view.tokenizer.decode(list(ids[:n])), ids[:n], view.info.id, digest_of(view)) for n in (1, len(ids))
     ]
-    return tuple(seconds(lambda r=response: attribute(view, prompt, r, deletion_draws=0)) for response in said)
+    return [lambda r=response: attribute(view, prompt, r, deletion_draws=0) for response in said]
 
 
 # what happens as tokens are removed: both models on the tuned model's response to the first prompts

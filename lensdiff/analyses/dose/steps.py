@@ -20,6 +20,7 @@ from lensdiff.steps.unit import SIDES, Unit
 
 NAME, OF_PAIR, OF_CONTROL = "dose", "dose_pair", "dose_control"
 READINGS = 2  # of a text: with the instruction and without
+HELD_SECONDS, HELD_PARAMETER = 0.04, 1.5e-8  # to put a control's weights into the base, beside that per parameter
 Texts = dict[str, list[str | Response | None]]
 
 
@@ -104,7 +105,8 @@ def pair_cost(probe: Probe, unit: Unit, options: DoseOptions) -> float:
 
 
 def control_cost(probe: Probe, unit: Unit, options: DoseOptions) -> float:
-    return probe.read(_tokens(probe, options))
+    # a reading, and a model that takes the control's W_out and gives it back
+    return HELD_SECONDS + HELD_PARAMETER * probe.parameters + probe.read(_tokens(probe, options))
 
 
 def _tokens(probe: Probe, options: DoseOptions) -> float:

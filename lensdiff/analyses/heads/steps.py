@@ -23,7 +23,7 @@ from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 PAIR_SECONDS = 7.5e-9  # per candidate pair of a dimension, to look up its cosine and compare
 LIST_SECONDS = 3.2e-5  # per word, to find its tokens in a model, and its vector and threshold
 SHIFT_SECONDS = 7e-5  # per dimension of a model, to read its pairs and count their verbs
-TEST_SECONDS = 0.5  # to test the verbs' shift, whatever the models
+TEST_SECONDS = 0.9  # to test the verbs' shift, whatever the models
 OVERLAP_SECONDS = 2.5e-5  # likewise, to compare its pairs with the base's
 WORD_SECONDS = 1e-8  # per word and direction, to find the best ones
 TOKEN_SECONDS = 4e-6  # per word, to find its tokens and embed them

@@ -11,7 +11,6 @@ import pandas as pd
 from lensdiff.analyses.instruction_use import InstructionUseOptions
 from lensdiff.analyses.instruction_use.measure import instruction_use
 from lensdiff.analyses.instruction_use.result import InstructionUse
-from lensdiff.inputs.characters import lone_surrogate
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import Model
 from lensdiff.models.pair import ModelPair
@@ -75,20 +74,11 @@ def _use_cost(probe: Probe, unit: Unit, options: InstructionUseOptions, by: str)
     # every prompt's texts after the prompt, and after each donor or after the prompt without its instruction
     n_prompts, own = len(probe.prompts), min(probe.n_response, options.max_tokens)
     texts = [float(own) for text in options.texts if text != "reference"]
-    if "reference" in options.texts and (length := probe.once("references", _reference_tokens)):
+    if "reference" in options.texts and (length := probe.n_reference):
         texts.append(length)
     readings = 1 + (min(options.draws, max(1, n_prompts - 1)) if by == "swap" else 1)
     tokens = sum(probe.n_prompt + length for length in texts)
     return (1 if unit.control else len(SIDES)) * probe.read(n_prompts * readings * tokens)
-
-
-def _reference_tokens(probe: Probe) -> float:
-    """Return the mean tokens of the prompts' references, as far as there are any."""
-    tokens = probe.bench.tokenizer
-    references = [prompt.reference for prompt in probe.prompts.values() if prompt.reference]
-    # half a character fails its prompt alone, later
-    lengths = [len(tokens(text)["input_ids"]) for text in references if lone_surrogate(text) is None]
-    return sum(lengths) / len(lengths) if lengths else 0.0
 
 
 def _steps_by(by: str) -> list[Step[InstructionUseOptions, InstructionUse]]:

@@ -22,6 +22,7 @@ from lensdiff.steps.unit import SIDES, Unit
 from lensdiff.steps.validity import VALIDITY, VALIDITY_TABLE
 
 COHERENCE_SECONDS = 2e-4  # per component or random direction, to compare its words
+VECTOR_SECONDS, VECTOR_ENTRY = 5e-6, 6e-8  # to make a word's vector, beside that per entry
 WORD_SECONDS = 1e-8  # per word and component, to find the best ones
 TURN_SECONDS = 1e-3  # per control, layer and side, to match its components and measure their angles
 TURN_ENTRY = 4.5e-8  # per number of these components, beside that
@@ -92,7 +93,8 @@ def cohere(inputs: Inputs, unit: Unit, options: MLPOptions) -> Coherence:
 
 def coherence_cost(probe: Probe, unit: Unit, options: MLPOptions) -> float:
     components = probe.n_layers(unit, options.layers) * len(options.sides) * _n_components(probe, options)
-    return COHERENCE_SECONDS * (components + DIRECTIONS)
+    vectors = probe.n_words * (VECTOR_SECONDS + VECTOR_ENTRY * probe.sizes.d_model)  # made once, for both models
+    return COHERENCE_SECONDS * (components + DIRECTIONS) + vectors / len(SIDES)
 
 
 def coherence_table(found: Found, options: Any) -> Iterable[pd.DataFrame]:

@@ -35,6 +35,7 @@ OF_PROMPT, OF_CONTROL, ALL_OF_IT = "patch_prompt", "patch_control", "patch"
 SET_PAIR, SET_CONTROL, SET = "patch_set_pair", "patch_set_control", "patch_set"
 PAIRS = "heads"
 ROW = 0.5  # of a pass: a row starts at the layer that it patches, and rows of a layer share a pass
+SET_PASSES = 4  # of heads that are patched together: the two models, and all rows at once either way
 
 
 # the sweep, a unit per prompt
@@ -172,7 +173,7 @@ def patch_heads(inputs: Inputs, unit: Unit, options: PatchOptions) -> SetPatch:
 
 def set_cost(probe: Probe, unit: Unit, options: PatchOptions) -> float:
     rows, n = (1 if unit.control else len(SIDES) * (1 + DRAWS)), probe.n_prompt + probe.n_response
-    return min(options.max_prompts, len(probe.prompts)) * probe.read(rows * n, passes=rows + 2)
+    return min(options.max_prompts, len(probe.prompts)) * probe.read(rows * n, passes=SET_PASSES)
 
 
 def set_control_reads(plan: Plan, unit: Unit, options: PatchOptions) -> Iterable[Read]:

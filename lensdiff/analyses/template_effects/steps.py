@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lensdiff.analyses.attribute.gradients import rows_of
 from lensdiff.analyses.template_effects import TemplateEffectsOptions
 from lensdiff.analyses.template_effects.measure import template_effects
 from lensdiff.analyses.template_effects.result import TemplateEffects
@@ -16,7 +17,8 @@ from lensdiff.steps.unit import SIDES, Unit
 
 FOUR = 4  # models in renderings
 READ_TOKENS = 64  # of an own response
-PASSES = {"attention": 1, "density": 12, "output_shift": 2, "knock_out": 2}  # over a text; density by how it is found
+PASSES = {"attention": 1, "output_shift": 2, "knock_out": 2}  # over a text
+ROW = 2  # of an attribution, by which density is found, as tokens of a pass
 
 
 def units(plan: Plan, options: TemplateEffectsOptions) -> list[Unit]:
@@ -50,9 +52,13 @@ def work(inputs: Inputs, unit: Unit, options: TemplateEffectsOptions) -> Templat
 
 def cost(probe: Probe, unit: Unit, options: TemplateEffectsOptions) -> float:
     n = min(options.max_prompts, len(probe.prompts))
-    length = probe.n_prompt + min(READ_TOKENS, probe.n_response)
-    passes = sum(PASSES.get(name, 1 + min(options.draws, n)) for name in options.measures)
-    return n * probe.step * min(READ_TOKENS, probe.n_response) + probe.read(n * FOUR * passes * length, passes=n)
+    n_out = probe.n_reference or READ_TOKENS  # what all four read; the tuned model writes it where no reference is
+    written = 0.0 if probe.n_reference else n * probe.step * n_out
+    passes = sum(PASSES.get(name, 1 + min(options.draws, n)) for name in options.measures if name != "density")
+    tokens = passes * (probe.n_prompt + n_out)
+    if "density" in options.measures:
+        tokens += ROW * min(rows_of(probe.view, probe.n_prompt, n_out).values())
+    return written + probe.read(n * FOUR * tokens, passes=n)
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

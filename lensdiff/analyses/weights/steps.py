@@ -12,6 +12,7 @@ from lensdiff.steps.step import Step, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import Unit
 
+VALUES = 0.8  # of the time of a decomposition, which gives the vectors too
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")
 
 
@@ -21,9 +22,9 @@ def work(inputs: Inputs, unit: Unit, options: WeightOptions) -> WeightShift:
 
 
 def cost(probe: Probe, unit: Unit, options: WeightOptions) -> float:
-    # the singular values of every matrix, in float64: as squares of its smaller side, and without their vectors
+    # the singular values of every matrix and its heads, in float64, raw and folded: as squares of its smaller side
     d_model = probe.sizes.d_model
-    return probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64) / 2
+    return VALUES * probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64)
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -6,6 +6,7 @@ table of tensors; of a hub name config and tokenizer, and no file of weights is 
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Header:
         n_parameters: each once.
         n_bytes: of the files of weights; None for a hub name, of which none are fetched.
         n_dequantised: how many of its numbers are codes, which a load turns into weights.
+        seconds: that it took to be read.
         changed: of an adapter the modules that it changes, with the rank of each; None for a rank that is not stated.
     """
 
@@ -49,6 +51,7 @@ class Header:
     n_parameters: int
     n_bytes: int | None
     n_dequantised: int = 0
+    seconds: float = 0.0
     changed: Mapping[str, int | None] | None = None
 
     def sizes(self, dtype: torch.dtype, device: str) -> Sizes:
@@ -79,6 +82,13 @@ def read_header(source: str, *, revision: str | None = None, base: Header | None
     Raises:
         InputError: there is no such checkpoint, or its config or a header cannot be meant.
     """
+    start = time.perf_counter()
+    found = _read(source, revision, base)
+    own = time.perf_counter() - start
+    return replace(found, seconds=own + (base.seconds if base is not None and found.changed else 0.0))
+
+
+def _read(source: str, revision: str | None, base: Header | None) -> Header:
     path = place_of(source)
     if path.suffix.lower() == GGUF:
         return _of_gguf(path)
