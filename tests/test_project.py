@@ -39,7 +39,7 @@ attribute Attribution instruction_use position_profile head_word_pairs verb_shif
 attention attention_shift knock_out mlp_concepts value_rotation rotation coherence annotate output_shift weight_shift
 deletion_curve
 logit_lens direct_logit_attribution layer_similarity activation_difference directions patch patch_sweep
-first_divergence contrast dose series template_effects run Report show_progress
+first_divergence contrast dose series template_effects plan run Report show_progress
 """,
 )
 READ_BY_NAME = ["AttentionPatterns", "HeadWordPairs", "MLPConcepts"]

@@ -24,7 +24,7 @@ from tests.pipeline.conftest import config_for
 __all__ = ["lensdiff", "models"]
 
 COMMANDS = sorted(c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback)
-WHOLE = ("demo", "init", "run", "report", "published", "annotate")
+WHOLE = ("demo", "init", "plan", "run", "report", "published", "annotate")
 VERBS = [name for name in COMMANDS if name not in WHOLE]
 PROMPTED = (
     *("attention", "attribute", "directions", "dose", "first-divergence", "instruction-use", "knock-out"),
@@ -148,6 +148,10 @@ OWN = [
     case("init: over a file", plain("init", lambda places: places.file), "--force"),
     case("init: over a folder", plain("init", lambda places: places.results, "--force"), "results"),
     case("init: 5,000 letters", plain("init", "i" * 5_000), "iii"),
+    case("plan: no config", plain("plan", "none.toml"), "none.toml"),
+    case("plan: a folder", plain("plan", lambda places: places.tmp), "no config file"),
+    case("plan: 5,000 letters", plain("plan", "p" * 5_000), "ppp"),
+    case("plan: an empty config", plain("plan", lambda places: places.file), "base"),
     case("run: no config", plain("run", "none.toml"), "none.toml"),
     case("run: a folder", plain("run", lambda places: places.tmp), "no config file"),
     case("run: 5,000 letters", plain("run", "r" * 5_000), "rrr"),
@@ -280,6 +284,7 @@ def test_any_text_is_a_config_or_refused(tmp_path_factory, text):
 
 REAL = [
     ["weights", "b" * 5_000, "none"],
+    ["plan", "none.toml"],
     ["run", "none.toml"],
     ["init", "/dev/null/a.toml"],
 ]

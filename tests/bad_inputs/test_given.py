@@ -35,7 +35,10 @@ OF_RESULTS = {
     "rotation": "mlp_concepts",
     "verb_shift": "head_word_pairs",
 }
-OF_NEITHER = {"contrast", "load_model", "load_pair", "load_prompts", "load_published", "run", "series", "show_progress"}
+OF_NEITHER = {
+    *("contrast", "load_model", "load_pair", "load_prompts", "load_published", "plan", "run", "series"),
+    "show_progress",
+}
 OTHERS = {"patch": {"component": "head", "layer": 0}}
 
 

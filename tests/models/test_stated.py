@@ -17,7 +17,7 @@ from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, hf_model, save_checkpoint, tokenizer_of
 from tests.gguf_files import write_gguf
 
-LOADED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "opt", "bloom", "phi")
+LOADED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "bloom", "phi")
 KNOWN = tuple(name for name in LOADED if name in FAMILIES | MORE)
 SIZES = ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx")
 
@@ -134,6 +134,8 @@ def test_a_stand_in_is_its_family_of_fewer_layers(family):
     empty = whole - 2 * (whole - one)  # without a layer
     assert 0 < empty < one < whole
     assert all(bool(torch.isfinite(value).all()) for value in short.parameters())
+    head, embedding = short.get_output_embeddings().weight, short.get_input_embeddings().weight
+    assert torch.equal(head, embedding) == bool(model.config.get_text_config().tie_word_embeddings)
     logits = short(torch.arange(5)[None]).logits
     assert logits.shape[-1] == model.config.get_text_config().vocab_size
     assert bool(torch.isfinite(logits).all())
