@@ -71,14 +71,15 @@ def taken(config: str) -> dict[str, Any]:
 
 def rows(plan: dict[str, float], run: dict[str, float]) -> list[tuple[str, float, float]]:
     """Return name, planned and taken seconds of what takes long, the rest in one row, and the sum."""
-    found, rest = [], [0.0, 0.0]
+    found: list[tuple[str, float, float]] = []
+    rest = [0.0, 0.0]
     for name in dict.fromkeys([*plan, *run]):
         both = plan.get(name, 0.0), run.get(name, 0.0)
         if max(both) >= LEAST:
             found.append((name, *both))
         else:
             rest = [rest[0] + both[0], rest[1] + both[1]]
-    return [*found, ("everything else", *rest), ("in all", sum(plan.values()), sum(run.values()))]
+    return [*found, ("everything else", rest[0], rest[1]), ("in all", sum(plan.values()), sum(run.values()))]
 
 
 def main(

@@ -128,7 +128,7 @@ class Estimate:
     def shown(self) -> pd.DataFrame:
         """Return a row per step and per what is around them, as people read it: step, units, seconds, MiB."""
         around = [(name, "", seconds, "") for name, seconds in self.around.items() if name != TABLES]
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (step.name, step.units, step.seconds, step.bytes / 2**20)
             for step in self.steps
             if step.seconds >= LEAST_SECONDS or step.bytes >= LEAST_BYTES

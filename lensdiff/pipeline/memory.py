@@ -19,7 +19,7 @@ from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.unit import SIDES
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
-PROGRAM = 500 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
+PROGRAM = 900 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
 
 
 @dataclass(frozen=True)

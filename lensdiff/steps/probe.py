@@ -162,6 +162,10 @@ class Probe:
             return len(unit.layers)
         return self.sizes.n_layers if chosen is None else len(chosen)
 
+    def until(self, layers: list[int] | None) -> float:
+        """Return the share of a pass that ends behind the last of some layers: all of it where none are chosen."""
+        return 1.0 if layers is None else min(1.0, (max(layers) + 1) / self.sizes.n_layers)
+
     def n_controls(self, analysis: str) -> int:
         """Return how many controls stand beside an analysis."""
         return self.controls.get(analysis, 0)

@@ -134,7 +134,8 @@ def test_a_stand_in_is_its_family_of_fewer_layers(family):
     empty = whole - 2 * (whole - one)  # without a layer
     assert 0 < empty < one < whole
     assert all(bool(torch.isfinite(value).all()) for value in short.parameters())
-    head, embedding = short.get_output_embeddings().weight, short.get_input_embeddings().weight
+    ends: Any = short
+    head, embedding = ends.get_output_embeddings().weight, ends.get_input_embeddings().weight
     assert torch.equal(head, embedding) == bool(model.config.get_text_config().tie_word_embeddings)
     logits = short(torch.arange(5)[None]).logits
     assert logits.shape[-1] == model.config.get_text_config().vocab_size

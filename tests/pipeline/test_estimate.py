@@ -265,8 +265,41 @@ def test_doses_are_estimated_by_their_readings(models, tmp_path):
     # with the instruction and without
     tokens, passes = 3 * (10 + 2), 2 * (3 + 2 * 2 + 2 * 2)
     assert cost(runner, probe, "dose_pair") == passes * (1 + 2 * 2 * tokens)
-    assert cost(runner, probe, "dose_control", Unit("spectrum-0")) == 1 + 2 * tokens
+    held = 0.04 + 1.5e-8 * probe.parameters  # by a model that takes the control's W_out
+    assert cost(runner, probe, "dose_control", Unit("spectrum-0")) == pytest.approx(held + 1 + 2 * tokens)
     assert cost(runner, probe, "dose") == 0
+
+
+def test_the_templates_are_estimated_by_their_four_readings(models, tmp_path):
+    # 3 prompts in 4 ways, read once for the attention and twice for the shift; 64 tokens that the tuned model writes
+    given = {"template_effects": {"measures": ["attention", "output_shift"]}, "templates": ["raw", "chat"]}
+    config, runner = runner_of(models, tmp_path, **given)
+    probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0)
+    assert cost(runner, probe, "template_effects") == 3 * 3 * 64 + 3 * 1 + 2 * 3 * 4 * 3 * (10 + 64)
+    read = known(replace(probe), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0, n_reference=6.0)
+    assert cost(runner, read, "template_effects") == 3 * 1 + 2 * 3 * 4 * 3 * (10 + 6)
+    _, runner = runner_of(models, tmp_path, template_effects={"measures": ["density"]}, templates=["raw", "chat"])
+    rows = min(rows_of(probe.view, 10, 6).values())
+    assert cost(runner, read, "template_effects") == pytest.approx(3 * 1 + 2 * 3 * 4 * 1.2 * rows)
+
+
+def test_passes_that_end_below_the_top_take_their_share(models, tmp_path):
+    for layers, share in ((None, 1.0), ([0], 0.5), ([0, 1], 1.0)):
+        given = {} if layers is None else {"attention": {"layers": layers}}
+        config, runner = runner_of(models, tmp_path, **given)
+        probe = known(probe_of(config, runner), passing=Passing(1.0, 2.0), n_prompt=10.0, n_response=5)
+        assert cost(runner, probe, "attention") == share * (1 + 15 * 2)
+    assert probe.until([5]) == 1.0  # the end of the last layer is where the next would begin
+
+
+def test_what_the_difference_does_begins_at_the_chosen_layer(models, tmp_path):
+    def of(**options: Any) -> float:
+        config, runner = runner_of(models, tmp_path, activation_difference={"effect_texts": 3, "draws": 2} | options)
+        probe = known(probe_of(config, runner), passing=Passing(0.0, 1e6))  # beside which nothing else counts
+        return cost(runner, probe, "activation_difference_effects") - 4 * 48 * 1e6
+
+    assert of(layer=0) == pytest.approx(2 * of(), rel=1e-3)
+    assert of(layers=[0]) == pytest.approx(of(layer=0), rel=1e-3)
 
 
 def test_the_residual_stream_is_estimated_by_its_passes_and_products(models, tmp_path):
@@ -334,7 +367,7 @@ def test_what_the_difference_does_is_estimated_by_the_directions_that_are_writte
     # with 7 directions 5 times added and, in either model, with these and 2 random differences replaced; 9 scales of
     # them and of the difference in the base in 3 prompts of 20 tokens; all of that from half of the layers on
     written = 7 * 5 * 48 + 2 * 9 * 48 + 8 * 9 * 3 * 20
-    logits = 2e-8 * (7 * 5 + 2 * 9) * 48 * probe.sizes.d_vocab
+    logits = 2e-8 * written * probe.sizes.d_vocab
     found = cost(runner, probe, "activation_difference_effects")
     assert found == pytest.approx(4 * (1 + 48 * 2) + 0.5 * (1 + written * 2) + logits)
 

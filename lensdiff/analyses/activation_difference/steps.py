@@ -94,7 +94,7 @@ def effects_cost(probe: Probe, unit: Unit, options: ActivationDifferenceOptions)
     steered, replaced = directions * len(AMOUNTS), 2 * (directions + options.draws)
     said = (1 + directions) * len(SCALES) * len(PROMPTS) * PROMPT_TOKENS
     written = (steered + replaced) * texts
-    logits = LOGIT_SECONDS * written * probe.sizes.d_vocab
+    logits = LOGIT_SECONDS * (written + said) * probe.sizes.d_vocab
     return 4 * probe.read(texts) + _above(probe, options) * probe.read(written + said) + logits
 
 
@@ -124,7 +124,8 @@ def _read(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> flo
     """Return the seconds of two models over the texts' first tokens, a BOS before them."""
     n = min(probe.n_texts, options.max_texts or probe.n_texts)
     entries = n * options.positions * (1 + probe.n_layers(unit, options.layers)) * probe.sizes.d_model
-    return n * TEXT_SECONDS + 2 * (probe.read(n * (1 + options.positions)) + ENTRY_SECONDS * entries)
+    passes = probe.until(options.layers) * probe.read(n * (1 + options.positions))
+    return n * TEXT_SECONDS + 2 * (passes + ENTRY_SECONDS * entries)
 
 
 def _lens(probe: Probe, unit: Unit, options: ActivationDifferenceOptions) -> float:

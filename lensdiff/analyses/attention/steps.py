@@ -43,7 +43,7 @@ def _attended(inputs: Inputs, prompt: str, options: AttentionOptions) -> Attenti
 
 
 def read_cost(probe: Probe, unit: Unit, options: AttentionOptions) -> float:
-    return probe.read(probe.n_text)
+    return probe.until(options.layers) * probe.read(probe.n_text)
 
 
 def kept(plan: Plan, unit: Unit, options: AttentionOptions) -> Kept:

@@ -18,7 +18,7 @@ from lensdiff.steps.unit import SIDES, Unit
 FOUR = 4  # models in renderings
 READ_TOKENS = 64  # of an own response
 PASSES = {"attention": 1, "output_shift": 2, "knock_out": 2}  # over a text
-ROW = 2  # of an attribution, by which density is found, as tokens of a pass
+ROW = 1.2  # of an attribution, by which density is found, as tokens of a pass
 
 
 def units(plan: Plan, options: TemplateEffectsOptions) -> list[Unit]:
