@@ -17,7 +17,7 @@ Memory: the tangents of the residual stream [direction, pos, d_model] and one la
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -55,6 +55,13 @@ def can_linearize(view: ModelView) -> bool:
     )
 
 
+class Pushed(NamedTuple):
+    """The tangents, and the unembedding's input h itself, at the output positions."""
+
+    tangents: Float[Tensor, "direction out_pos d_model"]
+    hidden: Float[Tensor, "out_pos d_model"]
+
+
 def push_tangents(
     view: ModelView,
     tokens: Int[Tensor, " pos"],
@@ -64,7 +71,7 @@ def push_tangents(
     *,
     embedded: Float[Tensor, "pos d_model"] | None = None,
     rows: int = ROWS,
-) -> Float[Tensor, "direction out_pos d_model"]:
+) -> Pushed:
     """Return d h / d E[position] . direction at the output positions, h the unembedding's input, one row a direction.
 
     Args:
@@ -97,14 +104,14 @@ def push_tangents(
             for i, (_, _, s) in enumerate(chunks):
                 tangents[i] = step(tangents[i], s)  # in its place: one layer's are in memory, not two
         saved.clear()
-        model.ln_final(resid)
+        hidden = model.ln_final(resid)[0, out]
         norm = _NormTangent(model.ln_final, saved["ln_final.hook_scale"], saved["ln_final.hook_normalized"])
         start, stop, _ = out.indices(length)
         result = directions.new_zeros(len(directions), stop - start, directions.shape[1])
         for tangent, (a, b, s) in zip(tangents, chunks, strict=True):
             first = max(start, s)
             result[a:b, first - start :] = norm(tangent[:, first - s : stop - s], slice(first, stop))
-    return result
+    return Pushed(result, hidden)
 
 
 _SAVED = (
@@ -183,16 +190,14 @@ class _AttentionTangent:
     """dz = dA v + A dv with dA = A (dS - sum_key A dS) and dS = (dq k^T + q dk^T) / attn_scale."""
 
     def __init__(self, attn: Any, saved: dict[str, Tensor], *, rotary: bool):
-        W_K, W_V = (getattr(attn, f"_{name}", getattr(attn, name)) for name in ("W_K", "W_V"))
-        self.W_Q, self.W_K, self.W_V = (
-            rearrange(W, "head_index d_model d_head -> (head_index d_head) d_model") for W in (attn.W_Q, W_K, W_V)
-        )
+        self.W = torch.cat([flat_heads(attn, name) for name in ("W_Q", "W_K", "W_V")])
         self.W_O = rearrange(attn.W_O, "head_index d_head d_model -> d_model (head_index d_head)")
-        self.n_kv, self.groups = W_K.shape[0], attn.W_Q.shape[0] // W_K.shape[0]
-        self.rotate = attn.apply_rotary if rotary else None
+        heads, d_head = attn.W_Q.shape[0], attn.W_Q.shape[-1]
+        self.n_kv = (len(self.W) // d_head - heads) // 2
+        self.groups, self.sizes = heads // self.n_kv, (heads, self.n_kv, self.n_kv)
+        self.rotate = Rotation(attn) if rotary else None
         self.q_norm, self.k_norm = (
-            _head_norm(attn, name, saved, heads)
-            for name, heads in (("q_norm", attn.W_Q.shape[0]), ("k_norm", self.n_kv))
+            _head_norm(attn, name, saved, heads) for name, heads in (("q_norm", heads), ("k_norm", self.n_kv))
         )
         q, k = (saved[f"attn.hook_rot_{n}" if rotary else f"attn.hook_{n}"] for n in ("q", "k"))
         scale = float(attn.attn_scale)
@@ -202,18 +207,22 @@ class _AttentionTangent:
         self.v = rearrange(saved["attn.hook_v"], "pos kv d_head -> kv pos d_head")
         self.pattern = rearrange(saved["attn.hook_pattern"], "(kv group) query key -> kv group query key", kv=self.n_kv)
 
-    def _project(self, tangent: Tensor, W: Tensor, norm: "_NormTangent | None", start: int) -> Tensor:
-        heads = rearrange(F.linear(tangent, W), "n pos (head d_head) -> n pos head d_head", d_head=self.v.shape[-1])
-        if norm is not None:
-            heads = norm(heads, slice(start, None))
-        return heads if self.rotate is None else self.rotate(heads, start)
+    def _project(self, tangent: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        found = rearrange(
+            F.linear(tangent, self.W), "n pos (head d_head) -> n pos head d_head", d_head=self.v.shape[-1]
+        )
+        dq, dk, dv = found.split(self.sizes, dim=2)
+        norms = ((dq, self.q_norm), (dk, self.k_norm))
+        dq, dk = (part if norm is None else norm(part, slice(start, None)) for part, norm in norms)
+        if self.rotate is not None:
+            dq, dk = self.rotate(dq, start), self.rotate(dk, start)
+        return dq, dk, dv
 
     def __call__(self, tangent: Tensor, start: int) -> Tensor:
         n, pos = tangent.shape[:2]
         kv, group = self.n_kv, self.groups
-        dq = self._project(tangent, self.W_Q, self.q_norm, start)
-        dk = self._project(tangent, self.W_K, self.k_norm, start)
-        dv = rearrange(F.linear(tangent, self.W_V), "n pos (kv d_head) -> kv pos (n d_head)", kv=kv)
+        dq, dk, dv = self._project(tangent, start)
+        dv = rearrange(dv, "n pos kv d_head -> kv pos (n d_head)")
         # d scores at the perturbed queries: through the query at all keys, through the key at the perturbed ones
         dq = rearrange(dq, "n pos (kv group) d_head -> kv (n group pos) d_head", kv=kv)
         scores = rearrange(torch.bmm(dq, self.k), "kv (n group q) k -> kv n group q k", n=n, group=group)
@@ -249,6 +258,33 @@ class _MLPTangent:
             return F.linear(inner.mul_(self.slope[where]), self.W_out)
         inner.mul_(self.value[where]).addcmul_(F.linear(tangent, self.gate), self.slope[where])
         return F.linear(inner, self.W_out)
+
+
+class Rotation:
+    """The rotary embedding of a block: pairs of a head's dimensions are turned by an angle of their position."""
+
+    def __init__(self, attn: Any):
+        cfg = attn.cfg
+        cos, self.sin = (table[:, None] for table in (attn.rotary_cos, attn.rotary_sin))
+        self.dim = cfg.rotary_dim
+        self.cos = F.pad(cos, (0, cfg.d_head - self.dim), value=1.0) if self.dim < cfg.d_head else cos
+        half = self.dim // 2
+        adjacent = slice(0, self.dim, 2), slice(1, self.dim, 2)
+        self.pair = adjacent if cfg.rotary_adjacent_pairs else (slice(0, half), slice(half, self.dim))
+
+    def __call__(self, x: Float[Tensor, "n pos head d_head"], start: int = 0) -> Float[Tensor, "n pos head d_head"]:
+        where, (one, other) = slice(start, start + x.shape[1]), self.pair
+        sin, out = self.sin[where], x * self.cos[where]
+        out[..., one].addcmul_(x[..., other], sin[..., one], value=-1)
+        out[..., other].addcmul_(x[..., one], sin[..., other])
+        return out
+
+
+def flat_heads(attn: Any, name: str) -> Float[Tensor, "head_d_head d_model"]:
+    """Return W_Q, or W_K or W_V of the key-value heads alone, as one matrix that `F.linear` takes."""
+    weight = getattr(attn, f"_{name}", None)  # grouped-query attention: the plain names are repeated to the query heads
+    weight = getattr(attn, name) if weight is None else weight
+    return rearrange(weight, "head_index d_model d_head -> (head_index d_head) d_model")
 
 
 def _head_norm(attn: Any, name: str, saved: dict[str, Tensor], heads: int) -> _NormTangent | None:

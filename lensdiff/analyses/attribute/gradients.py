@@ -21,6 +21,7 @@ Ignores: nothing. Sign: positive where a larger multiple of the embedding would 
 """
 
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -35,6 +36,8 @@ from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
 Mode = Literal["forward", "reverse"]
+# of every target at the unembedding's input, or what makes them of that input
+Gradients = Float[Tensor, "out_pos d_model"] | Callable[[Float[Tensor, "out_pos d_model"]], Tensor]
 _ONE_TRANSFORM = threading.Lock()  # forward-mode levels are counted for the whole process, whichever model is in them
 SAME = 1e-3  # of the largest number: more than rounding, less than what another length does to a stretched rotation
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
@@ -66,7 +69,7 @@ def forward_scores(
     tokens: Int[Tensor, " pos"],
     inputs: slice,
     outputs: slice,
-    gradients: Float[Tensor, "out_pos d_model"],
+    gradients: Gradients,
     *,
     chunk: int | None = None,
     embedded: Float[Tensor, "pos d_model"] | None = None,
@@ -75,6 +78,8 @@ def forward_scores(
     """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once.
 
     Args:
+        gradients: of the targets, or a function that makes them of the unembedding's input at the outputs: it gets that
+            of the pass that is made anyway, where the blocks are differentiated by formula.
         embedded: where the derivative is taken, by default at the tokens' own embeddings; `gradients` are taken there.
         directions: along what, by default along the embeddings.
 
@@ -89,11 +94,21 @@ def forward_scores(
     parts = []
     for at, some in zip(positions.split(chunk), along.split(chunk), strict=True):
         if fast:
-            tangents = push_tangents(view, tokens, some, at, outputs, embedded=embedded)
+            tangents, hidden = push_tangents(view, tokens, some, at, outputs, embedded=embedded)
         else:
-            tangents = _generic_tangents(view, tokens, embedded, some, at, outputs)
+            tangents, hidden = _generic_tangents(view, tokens, embedded, some, at, outputs), None
+        if not isinstance(gradients, Tensor):  # by the first chunk
+            gradients = gradients(final_at(view, tokens, embedded, outputs) if hidden is None else hidden)
         parts.append(torch.einsum("nmd,md->nm", tangents, gradients))
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def final_at(
+    view: ModelView, tokens: Int[Tensor, " pos"], embedded: Float[Tensor, "pos d_model"], outputs: slice
+) -> Float[Tensor, "out_pos d_model"]:
+    """Return the unembedding's input at some positions, from some embeddings."""
+    return view.forward.final(tokens[None], embedded[None])[0, outputs]
 
 
 def _generic_tangents(
