@@ -5,7 +5,8 @@
 Prints for every (N, M) = (prompt tokens, response tokens): floating-point operations by torch's counter, the best
 time of the repeats, the ratio to each rival, and the share of the machine's measured matrix-multiply rate. Rivals run
 on the same transformers model with the same explicit attention; the plain loop computes no weight gradients either.
-Scores must agree, or it stops.
+`--automatic` adds forward mode by torch's own differentiation, `--no-rivals` leaves captum and the loop out. Scores
+must agree, or it stops.
 """
 
 import time
@@ -43,13 +44,13 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def ours(view: ModelView, tokens: Tensor, n: int, mode: str) -> Tensor:
-    """What `attribute` computes once the text is tokens."""
+    """What `attribute` computes once the text is tokens; "automatic" is forward mode without derivatives by hand."""
     outputs = slice(n - 1, len(tokens) - 1)
     with torch.no_grad():
         hidden = view.forward.final(tokens[None, :-1])[0, outputs]
     _, gradients = target_gradients(view, hidden, tokens[n:], probability)
-    run = forward_scores if mode == "forward" else reverse_scores
-    return run(view, tokens[:-1], slice(0, n), outputs, gradients)
+    where = (view, tokens[:-1], slice(0, n), outputs, gradients)
+    return reverse_scores(*where) if mode == "reverse" else forward_scores(*where, by_hand=mode == "forward")
 
 
 def plain_loop(model: PreTrainedModel, tokens: Tensor, n: int) -> Tensor:
@@ -76,11 +77,12 @@ def captum(model: PreTrainedModel, tokens: Tensor, n: int) -> Tensor:
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a model that is a HookedTransformer.")],
+    model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")],
     cases: Annotated[str, typer.Option(help="Prompt x response tokens.")] = "20x34,4x48,29x100",
     repeats: Annotated[int, typer.Option(help="Times each; the best counts.")] = 3,
     threads: int = 2,
     modes: Annotated[bool, typer.Option(help="Also the mode that `auto` does not take.")] = True,
+    automatic: Annotated[bool, typer.Option(help="Also forward mode by automatic differentiation.")] = False,
     rivals: Annotated[
         bool, typer.Option(help="Also the plain loop and captum; without them it calibrates modes.")
     ] = True,
@@ -102,6 +104,8 @@ def main(
         if modes:
             other = "reverse" if auto == "forward" else "forward"
             ways[f"lensdiff ({other})"] = lambda t=tokens, n=n, o=other: ours(view, t, n, o)
+        if automatic:
+            ways["lensdiff (automatic)"] = lambda t=tokens, n=n: ours(view, t, n, "automatic")
         if rivals:
             ways["plain loop"] = lambda t=tokens, n=n: plain_loop(source, t, n)
             ways["captum"] = lambda t=tokens, n=n: captum(source, t, n)
