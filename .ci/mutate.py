@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("lensdiff", "tests", "pyproject.toml")
+COPIED = ("lensdiff", "tests", "experiments", "pyproject.toml")
 LIMIT = 600  # seconds that the tests of one formula may take
 
 

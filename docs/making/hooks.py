@@ -43,20 +43,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, uri, content=text))
     for notebook in navigation.notebooks():
         files.append(File(f"notebooks/{notebook.name}", str(ROOT), config.site_dir, config.use_directory_urls))
-    report = gallery.report()
-    if report is None:
+    reports = gallery.reports()
+    if gallery.TOY not in reports:
         log.warning(f"the gallery has no report: `make docs` makes one in {gallery.run_folder()}")
-    else:
-        files.append(File.generated(config, gallery.PAGE, content=report))
+    for name, report in reports.items():
+        files.append(File.generated(config, gallery.page_of(name), content=report))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill what a page leaves to the code, and mend its links to what is no page."""
     text = families.filled(markdown) if page.file.src_uri == "families.md" else markdown
-    if page.file.src_uri == "gallery.md" and (report := gallery.report()):
-        for sentence in gallery.lost(text, report):
+    if page.file.src_uri == "gallery.md":
+        for sentence in gallery.lost(text, gallery.reports()):
             log.warning(sentence)
+        text = gallery.filled(text, gallery.reports())
     text, lost = links.mended(links.included(text), page.file.src_uri, files)
     for sentence in lost:
         log.warning(sentence)

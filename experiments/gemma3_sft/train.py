@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lensdiff.inputs.prompts import MARKED
 from lensdiff.inputs.published import Published, load_published
+from lensdiff.models.loading.devices import default_device
 from lensdiff.models.loading.sources import read_source
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -57,9 +58,9 @@ def encode(tokenizer: Any, prompt: str, response: str) -> Text:
 def losses(model: Any, text: Text) -> torch.Tensor:
     """Return the cross-entropy of each response token in nats; logits are made for these positions alone."""
     prompt, response = text
-    ids = torch.tensor([prompt + response[:-1]])
+    ids, answer = (torch.tensor(tokens, device=model.device) for tokens in ([prompt + response[:-1]], response))
     logits = model(input_ids=ids, logits_to_keep=len(response), use_cache=False).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(response), reduction="none")
+    return torch.nn.functional.cross_entropy(logits.float(), answer, reduction="none")
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
@@ -99,6 +100,7 @@ def main(
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many, for a try.")] = None,
     n_held_out: Annotated[int | None, typer.Option(help="Held-out references that the loss is measured on.")] = None,
     seed: int = 0,
+    device: Annotated[str | None, typer.Option(help="By default the fastest that is present.")] = None,
 ) -> None:
     """Train the adapter, or go on where it was stopped."""
     console = Console()
@@ -115,12 +117,12 @@ def main(
     (out / "held_out.jsonl").write_text("".join(line_of(data, key) for key in held_out), encoding="utf-8")
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM")
-    model = get_peft_model(source.model, config)
+    model = get_peft_model(source.model.to(device or default_device()), config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
     state_file = out / "state.pt"
     history: dict[str, Any] = {"loss": []}
     if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=model.device)
         set_peft_model_state_dict(model, state["adapter"])
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
@@ -155,7 +157,8 @@ def main(
             keep({"adapter": adapter, "optimizer": optimizer.state_dict(), "history": history}, state_file)
     if len(history["loss"]) < steps:
         return
-    history |= {"epochs": epochs, "rank": rank, "rate": rate, "seed": seed, "n_held_out": len(measured)}
+    where = {"device": model.device.type, "torch": torch.__version__}
+    history |= {"epochs": epochs, "rank": rank, "rate": rate, "seed": seed, "n_held_out": len(measured)} | where
     model.save_pretrained(str(out / "adapter"))
     (out / "training.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     console.print(f"held-out references, nats a token: {', '.join(f'{-loss:.2f}' for loss in history['held_out'])}")

@@ -121,12 +121,15 @@ def word_embeddings(
 ) -> Float[Tensor, "word d_model"]:
     """Return E_w, the mean of each word's rows of W_E (or of W_U transposed), in `dtype` on the matrix's device."""
     means = torch.empty(len(tokens.words), matrix.shape[1], dtype=dtype, device=matrix.device)
-    starts = torch.cat([tokens.counts.new_zeros(1), tokens.counts.cumsum(0)]).tolist()
+    starts = torch.cat([tokens.counts.new_zeros(1), tokens.counts.cumsum(0)])
     for first in range(0, len(tokens.words), chunk):
-        last = min(first + chunk, len(tokens.words))
-        rows = matrix[tokens.ids[starts[first] : starts[last]].to(matrix.device)].to(dtype)
-        counts = tokens.counts[first:last].to(matrix.device)
-        owner = torch.repeat_interleave(torch.arange(last - first, device=matrix.device), counts)
-        sums = torch.zeros(last - first, matrix.shape[1], dtype=dtype, device=matrix.device).index_add_(0, owner, rows)
-        means[first:last] = sums / counts[:, None]
+        counts = tokens.counts[first : first + chunk]
+        begin = starts[first : first + len(counts)]
+        sums = torch.zeros(len(counts), matrix.shape[1], dtype=dtype, device=matrix.device)
+        # a sub-token of each word after the other: index_add_ of all at once adds in no fixed order on a GPU
+        for place in range(int(counts.max())):
+            longer = (counts > place).nonzero().squeeze(1)
+            ids, rows = (x.to(matrix.device) for x in (tokens.ids[begin[longer] + place], longer))
+            sums[rows] += matrix[ids].to(dtype)
+        means[first : first + len(counts)] = sums / counts[:, None].to(matrix.device)
     return means

@@ -204,8 +204,15 @@ def test_what_a_page_loads_from_the_network_is_told():
 
 
 def test_a_place_that_the_report_lacks_is_told():
-    page = f"[x]({gallery.PAGE}#there) [y]({gallery.PAGE}#gone)"
-    assert gallery.lost(page, '<section id="there">') == ["the report has no place 'gone'"]
+    page = f"[x]({gallery.page_of('toy-pair')}#there) [y]({gallery.page_of('toy-pair')}#gone)"
+    reports = {"toy-pair": '<section id="there">', "gemma3-sft": ""}
+    assert gallery.lost(page, reports) == ["the report of toy-pair has no place 'gone'"]
+
+
+def test_a_report_that_was_not_made_is_no_link():
+    page = "[a](gallery/toy-pair.html#x) [b](gallery/gemma3-sft.html#x)\n[Open](gallery/gemma3-sft.html){ .md-button }"
+    assert gallery.filled(page, dict.fromkeys(("toy-pair", *gallery.RUNS), "")) == page
+    assert gallery.filled(page, {"toy-pair": ""}) == f"[a](gallery/toy-pair.html#x) b\n{gallery.NOT_HERE}"
 
 
 def test_a_new_page_of_a_folder_is_found(tmp_path: Path):
