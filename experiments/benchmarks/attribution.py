@@ -1,18 +1,21 @@
 """`attribute` against captum's gradient x input and a plain loop of backward passes, in one run on one model.
 
-    python experiments/benchmarks/attribution.py MODEL [--repeats 3] [--cases 20x34,4x48,29x100] [--threads 2]
+    python experiments/benchmarks/attribution.py MODEL [--repeats 3] [--cases 20x34,4x48,29x100] [--threads 2] [--out F]
 
 Prints for every (N, M) = (prompt tokens, response tokens): floating-point operations by torch's counter, the best
-time of the repeats, the ratio to each rival, and the share of the machine's measured matrix-multiply rate. Rivals run
-on the same transformers model with the same explicit attention; the plain loop computes no weight gradients either.
-`--automatic` adds forward mode by torch's own differentiation, `--no-rivals` leaves captum and the loop out. Scores
-must agree, or it stops.
+time of the repeats, the ratio to `attribute` as a user calls it, and the share of the machine's measured
+matrix-multiply rate; `--out` writes the same as JSON. As a user calls it: a prompt's text and a response go in, a
+result comes out, with its deletion check and, beside that, without. Rivals run on the same transformers model with the
+same explicit attention, on token ids; the plain loop computes no weight gradients either. Scores must agree, or it
+stops.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
@@ -23,34 +26,63 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lensdiff.analyses.attribute.gradients import cheaper_mode, forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.attribute.defaults import DELETION_DRAWS
+from lensdiff.analyses.attribute.gradients import cheaper_mode, final_at, forward_scores, target_gradients
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.analyses.attribute.paths import Text, scores_at
 from lensdiff.analyses.attribute.targets import probability
 from lensdiff.models import ModelView, load_model, view_of
+from lensdiff.models.response import Response
 
 # of the largest score: float32 noise of three ways to the same number, to which torch's softmax of the rivals adds 2e-4
 AGREEMENT = 4e-4
+Clock = Callable[[], float]
+CHECKED, UNCHECKED = "attribute", "attribute, no deletion check"
+WORDS = "The quick brown fox jumps over the lazy dog and runs from the hunters who follow it through the dark forest."
 
 
-def matmul_rate(size: int = 1024, repeats: int = 5) -> float:
+def matmul_rate(clock: Clock, size: int = 1024, repeats: int = 5) -> float:
     """The machine's float32 rate in operations a second, from the best of a few square products."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(repeats))
+    return 2 * size**3 / min(timed(lambda: a @ b, clock) for _ in range(repeats))
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(run: Callable[[], object], clock: Clock) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def prompt_of(view: ModelView, n: int) -> str:
+    """A text of so many tokens."""
+    text = " ".join([WORDS] * (1 + n // 10))
+    text = text[
+        : view.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"][n - 1][1]
+    ]
+    if len(ids_of(view, text)) != n:
+        raise SystemExit(f"the tokenizer cuts {text!r} otherwise when it stands alone")
+    return text
+
+
+def ids_of(view: ModelView, text: str) -> list[int]:
+    return view.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def asked(view: ModelView, prompt: str, said: Tensor, draws: int) -> Tensor:
+    """`attribute` as a user calls it."""
+    response = Response("", tuple(said.tolist()))
+    return attribute(view.model, prompt, response, prepend_bos=False, deletion_draws=draws).scores
 
 
 def ours(view: ModelView, tokens: Tensor, n: int, mode: str) -> Tensor:
-    """What `attribute` computes once the text is tokens; "automatic" is forward mode without derivatives by hand."""
-    outputs = slice(n - 1, len(tokens) - 1)
-    with torch.no_grad():
-        hidden = view.forward.final(tokens[None, :-1])[0, outputs]
-    _, gradients = target_gradients(view, hidden, tokens[n:], probability)
-    where = (view, tokens[:-1], slice(0, n), outputs, gradients)
-    return reverse_scores(*where) if mode == "reverse" else forward_scores(*where, by_hand=mode == "forward")
+    """The scores alone, once the text is tokens; "automatic" is forward mode without derivatives by hand."""
+    text = Text(tokens[:-1], tokens[n:], slice(0, n), slice(n - 1, len(tokens) - 1))
+    embedded = view.forward.embed(tokens[None, :-1])[0].detach()
+    if mode == "automatic":
+        hidden = final_at(view, text.tokens, embedded, text.outputs)
+        _, gradients = target_gradients(view, hidden, text.said, probability)
+        return forward_scores(view, text.tokens, text.inputs, text.outputs, gradients, by_hand=False)
+    return scores_at(view, text, probability, embedded, embedded[:n], method=mode, chunk=None).scores
 
 
 def plain_loop(model: PreTrainedModel, tokens: Tensor, n: int) -> Tensor:
@@ -77,7 +109,7 @@ def captum(model: PreTrainedModel, tokens: Tensor, n: int) -> Tensor:
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")],
+    model: Annotated[str, typer.Argument(help="A folder or hub name of a model that is a HookedTransformer.")],
     cases: Annotated[str, typer.Option(help="Prompt x response tokens.")] = "20x34,4x48,29x100",
     repeats: Annotated[int, typer.Option(help="Times each; the best counts.")] = 3,
     threads: int = 2,
@@ -86,6 +118,10 @@ def main(
     rivals: Annotated[
         bool, typer.Option(help="Also the plain loop and captum; without them it calibrates modes.")
     ] = True,
+    cpu_time: Annotated[
+        bool, typer.Option(help="Measure the processor's time and not the clock's: where others use the machine too.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write what was measured to this file, as JSON.")] = None,
 ) -> None:
     """Compare on one model."""
     torch.set_num_threads(threads)
@@ -94,24 +130,40 @@ def main(
         model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
     )
     source.requires_grad_(False)
-    rate, console = 0.0, Console()
+    rate, console, found = 0.0, Console(), []
     for n, m in (tuple(map(int, case.split("x"))) for case in cases.split(",")):
-        tokens = torch.randint(100, view.d_vocab, (n + m,), generator=torch.Generator().manual_seed(0))
+        prompt = prompt_of(view, n)
+        said = torch.randint(100, view.d_vocab, (m,), generator=torch.Generator().manual_seed(0))
+        tokens = torch.cat([torch.tensor(ids_of(view, prompt)), said])
         auto = cheaper_mode(view, n, m)
         ways: dict[str, Callable[[], Tensor]] = {
-            f"lensdiff ({auto})": lambda t=tokens, n=n, a=auto: ours(view, t, n, a)
+            CHECKED: lambda p=prompt, s=said: asked(view, p, s, DELETION_DRAWS),
+            UNCHECKED: lambda p=prompt, s=said: asked(view, p, s, 0),
+            f"scores alone ({auto})": lambda t=tokens, n=n, a=auto: ours(view, t, n, a),
         }
         if modes:
             other = "reverse" if auto == "forward" else "forward"
-            ways[f"lensdiff ({other})"] = lambda t=tokens, n=n, o=other: ours(view, t, n, o)
+            ways[f"scores alone ({other})"] = lambda t=tokens, n=n, o=other: ours(view, t, n, o)
         if automatic:
-            ways["lensdiff (automatic)"] = lambda t=tokens, n=n: ours(view, t, n, "automatic")
+            ways["scores alone (automatic)"] = lambda t=tokens, n=n: ours(view, t, n, "automatic")
         if rivals:
             ways["plain loop"] = lambda t=tokens, n=n: plain_loop(source, t, n)
             ways["captum"] = lambda t=tokens, n=n: captum(source, t, n)
-        rate = max(rate, matmul_rate())  # the machine's, not that of a slow moment
-        console.print(f"matrix products: {rate / 1e9:.1f} GFLOP/s on {threads} threads")
-        compare(console, f"N = {n}, M = {m}", ways, rate=rate, repeats=repeats)
+        clock = time.process_time if cpu_time else time.perf_counter
+        rate = max(rate, matmul_rate(clock))  # the machine's, not that of a slow moment
+        of = "GFLOP a second of the processor" if cpu_time else f"GFLOP/s on {threads} threads"
+        console.print(f"matrix products: {rate / 1e9:.1f} {of}")
+        rows = compare(console, f"N = {n}, M = {m}", ways, rate=rate, repeats=repeats, clock=clock)
+        found.append({"prompt": n, "response": m, "gflop_per_second": round(rate / 1e9, 1), "ways": rows})
+        if out is not None:
+            whole = {
+                "model": model,
+                "threads": threads,
+                "torch": torch.__version__,
+                "repeats": repeats,
+                "time": "processor" if cpu_time else "clock",
+            }
+            out.write_text(json.dumps(whole | {"cases": found}, indent=1) + "\n")
 
 
 class Everywhere(AbstractContextManager):
@@ -123,8 +175,10 @@ class Everywhere(AbstractContextManager):
         return None
 
 
-def compare(console: Console, title: str, ways: dict[str, Callable[[], Tensor]], *, rate: float, repeats: int) -> None:
-    """Print one table; the repeats go round the ways, so that a slow moment of the machine meets all of them."""
+def compare(
+    console: Console, title: str, ways: dict[str, Callable[[], Tensor]], *, rate: float, repeats: int, clock: Clock
+) -> dict[str, dict[str, Any]]:
+    """Print one table and return its numbers; the repeats go round the ways, so that a slow moment meets all."""
     flops, scores = {}, {}
     for name, run in ways.items():
         counter = FlopCounterMode(display=False)
@@ -137,21 +191,22 @@ def compare(console: Console, title: str, ways: dict[str, Callable[[], Tensor]],
         gap = float((found - scores[first]).abs().max() / scores[first].abs().max())
         if not gap < AGREEMENT:
             raise SystemExit(f"{name} differs from {first} by {gap:.1e} of the largest score")
-    times = {name: min(times) for name, times in _rounds(ways, repeats).items()}
-    table = Table("way", "GFLOP", "seconds", "times slower", "share of matmul rate", title=title)
-    for name in ways:
-        share = flops[name] / times[name] / rate
-        table.add_row(
-            name, f"{flops[name] / 1e9:.0f}", f"{times[name]:.2f}", f"{times[name] / times[first]:.2f}", f"{share:.0%}"
-        )
+    times = {name: min(times) for name, times in _rounds(ways, repeats, clock).items()}
+    table, rows = Table("way", "GFLOP", "seconds", "times", "share of matmul rate", title=title), {}
+    for name, best in times.items():
+        share = flops[name] / best / rate
+        rows[name] = {"gflop": round(flops[name] / 1e9, 1), "seconds": round(best, 3), "share": round(share, 3)}
+        rows[name]["times"] = round(best / times[first], 2)
+        table.add_row(name, f"{flops[name] / 1e9:.0f}", f"{best:.2f}", f"{best / times[first]:.2f}", f"{share:.0%}")
     console.print(table)
+    return rows
 
 
-def _rounds(ways: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+def _rounds(ways: dict[str, Callable[[], Tensor]], repeats: int, clock: Clock) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, run in ways.items():
-            times[name].append(timed(run))
+            times[name].append(timed(run, clock))
     return times
 
 

@@ -58,7 +58,9 @@ def pushed(model: ModelView, **options: int) -> tuple[Tensor, Tensor]:
     embedded = model.forward.embed(tokens[None])[0].detach()
     torch.manual_seed(0)
     directions, weights = torch.randn_like(embedded[:N]), torch.randn_like(embedded[outputs])
-    found = push_tangents(model, tokens, directions, torch.arange(N), outputs, embedded=embedded, **options)
+    found, hidden = push_tangents(model, tokens, directions, torch.arange(N), outputs, embedded=embedded, **options)
+    with torch.no_grad():
+        assert torch.equal(hidden, model.forward.final(tokens[None], embedded[None])[0, outputs])
     x = embedded.clone().requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(model.forward.final(tokens[None], x[None])[0, outputs], x, weights)
@@ -101,7 +103,7 @@ def test_a_derivative_at_another_place_and_where_the_stream_is_zero():
     model, tokens = view("gemma"), ids()
     for embedded in (torch.zeros(LENGTH, 32, dtype=torch.float64), torch.randn(LENGTH, 32, dtype=torch.float64)):
         directions, positions = torch.randn(2, 32, dtype=torch.float64), torch.tensor([0, 5])
-        found = push_tangents(model, tokens, directions, positions, slice(0, LENGTH), embedded=embedded)
+        found = push_tangents(model, tokens, directions, positions, slice(0, LENGTH), embedded=embedded).tangents
 
         def final(x: Tensor) -> Tensor:
             return model.forward.final(tokens[None], x[None])[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute.fitting import how_many, of_pass
 from lensdiff.models import ModelView
+from lensdiff.models.branching import final_of
 from lensdiff.models.text import Encoded
 
 TOKENS = 3
@@ -47,12 +48,17 @@ def deletion_check(
     encoded: Encoded,
     target: Callable[[Tensor, Tensor], Tensor],
     scores: Float[Tensor, "in_pos out_pos"],
+    targets: Float[Tensor, " out_pos"],
     *,
     draws: int,
     k: int = TOKENS,
     seed: int = 0,
 ) -> DeletionCheck | None:
-    """Return the check, or None for a prompt of one token, which cannot be deleted from."""
+    """Return the check, or None for a prompt of one token, which cannot be deleted from.
+
+    Args:
+        targets: of the response tokens as the prompt is.
+    """
     n = encoded.n_prompt
     k = min(k, n - 1)
     if k < 1:
@@ -60,22 +66,24 @@ def deletion_check(
     generator = torch.Generator().manual_seed(seed)
     top = scores.sum(dim=1).topk(k).indices.cpu()
     sets = [top, *(torch.randperm(n, generator=generator)[:k] for _ in range(draws))]
-    whole = _mean_target(view, encoded, target, [torch.zeros(0, dtype=torch.int64)])
-    after = _mean_target(view, encoded, target, sets)
-    effects = (whole - after).tolist()
+    effects = (targets.mean().cpu() - _mean_targets(view, encoded, target, sets)).tolist()
     return DeletionCheck(k, effects[0], tuple(effects[1:]))
 
 
-def _mean_target(
+@torch.no_grad()
+def _mean_targets(
     view: ModelView, encoded: Encoded, target: Callable[[Tensor, Tensor], Tensor], deleted: list[Tensor]
 ) -> Float[Tensor, " set"]:
+    """Return the mean target without each set of tokens; what is left is read once, however many sets leave it."""
     ids = torch.tensor(encoded.response_ids, device=view.device)
-    batch = []
+    left = []
     for gone in deleted:
         skip = {encoded.n_special + int(i) for i in gone}
-        batch.append([token for i, token in enumerate(encoded.ids[:-1]) if i not in skip])
-    tokens = torch.tensor(batch, device=view.device)
-    at_once = how_many(view, len(tokens), of_pass(view, tokens.shape[1]))
-    with torch.no_grad():
-        hidden = torch.cat([view.forward.final(some)[:, -len(ids) :] for some in tokens.split(at_once)])
-        return torch.stack([target(view.forward.unembed(h), ids).mean() for h in hidden]).cpu()
+        left.append(tuple(token for i, token in enumerate(encoded.ids[:-1]) if i not in skip))
+    texts, means = list(dict.fromkeys(left)), {}
+    at_once = how_many(view, len(texts), of_pass(view, len(texts[0])))
+    for start in range(0, len(texts), at_once):
+        some = texts[start : start + at_once]
+        for text, hidden in zip(some, final_of(view, some, len(ids)), strict=True):
+            means[text] = target(view.forward.unembed(hidden), ids).mean()
+    return torch.stack([means[text] for text in left]).cpu()

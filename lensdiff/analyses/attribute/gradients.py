@@ -39,6 +39,8 @@ from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
 Mode = Literal["forward", "reverse"]
+# of every target at the unembedding's input, or what makes them of that input
+Gradients = Float[Tensor, "out_pos d_model"] | Callable[[Float[Tensor, "out_pos d_model"]], Tensor]
 _ONE_TRANSFORM = threading.Lock()  # forward-mode levels are counted for the whole process, whichever model is in them
 SAME = 1e-3  # of the largest number: more than rounding, less than what another length does to a stretched rotation
 REVERSE_GROUP = 8  # output tokens that share one forward pass, cut after the last of them
@@ -70,7 +72,7 @@ def forward_scores(
     tokens: Int[Tensor, " pos"],
     inputs: slice,
     outputs: slice,
-    gradients: Float[Tensor, "out_pos d_model"],
+    gradients: Gradients,
     *,
     chunk: int | None = None,
     embedded: Float[Tensor, "pos d_model"] | None = None,
@@ -80,6 +82,8 @@ def forward_scores(
     """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once.
 
     Args:
+        gradients: of the targets, or a function that makes them of the unembedding's input at the outputs: it gets that
+            of the pass that is made anyway, where the blocks are differentiated by formula.
         embedded: where the derivative is taken, by default at the tokens' own embeddings; `gradients` are taken there.
         directions: along what, by default along the embeddings.
         by_hand: by matrix products where the model's derivative is known so (`models.linear`), which is faster; else,
@@ -91,10 +95,11 @@ def forward_scores(
     embedded = view.forward.embed(tokens[None])[0].detach() if embedded is None else embedded
     along = embedded[inputs] if directions is None else directions
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
+    where = (view, tokens, positions, along, outputs, gradients, embedded, chunk)
     if by_hand and can_linearize(view):
         with suppress(NotLinear):
-            return _in_chunks(view, tokens, positions, along, outputs, gradients, embedded, chunk, push_tangents)
-    return _in_chunks(view, tokens, positions, along, outputs, gradients, embedded, chunk, _generic_tangents)
+            return _in_chunks(*where, fast=True)
+    return _in_chunks(*where, fast=False)
 
 
 def _in_chunks(
@@ -103,22 +108,35 @@ def _in_chunks(
     positions: Tensor,
     directions: Tensor,
     outputs: slice,
-    gradients: Tensor,
+    gradients: Gradients,
     embedded: Tensor,
     chunk: int | None,
-    tangents: Callable[..., Tensor],
+    *,
+    fast: bool,
 ) -> Tensor:
-    chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=tangents is push_tangents)
-    some = zip(positions.split(chunk), directions.split(chunk), strict=True)
-    parts = [
-        torch.einsum("nmd,md->nm", tangents(view, tokens, along, at, outputs, embedded=embedded), gradients)
-        for at, along in some
-    ]
+    chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=fast)
+    parts = []
+    for at, some in zip(positions.split(chunk), directions.split(chunk), strict=True):
+        if fast:
+            tangents, hidden = push_tangents(view, tokens, some, at, outputs, embedded=embedded)
+        else:
+            tangents, hidden = _generic_tangents(view, tokens, embedded, some, at, outputs), None
+        if not isinstance(gradients, Tensor):  # by the first chunk
+            gradients = gradients(final_at(view, tokens, embedded, outputs) if hidden is None else hidden)
+        parts.append(torch.einsum("nmd,md->nm", tangents, gradients))
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def final_at(
+    view: ModelView, tokens: Int[Tensor, " pos"], embedded: Float[Tensor, "pos d_model"], outputs: slice
+) -> Float[Tensor, "out_pos d_model"]:
+    """Return the unembedding's input at some positions, from some embeddings."""
+    return view.forward.final(tokens[None], embedded[None])[0, outputs]
+
+
 def _generic_tangents(
-    view: ModelView, tokens: Tensor, directions: Tensor, positions: Tensor, outputs: slice, *, embedded: Tensor
+    view: ModelView, tokens: Tensor, embedded: Tensor, directions: Tensor, positions: Tensor, outputs: slice
 ) -> Tensor:
     # any architecture: the tangents of one pass, through a forward hook that puts the embedding in
     last = outputs.stop

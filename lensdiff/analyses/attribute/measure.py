@@ -23,13 +23,12 @@ from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.choices import Choices, choices_in_pair, name_of
 from lensdiff.analyses.attribute.defaults import BASELINE, DELETION_DRAWS, METHOD, NODES, PATH, TARGET
 from lensdiff.analyses.attribute.deletion import deletion_check
-from lensdiff.analyses.attribute.gradients import NoForwardMode, cheaper_mode
+from lensdiff.analyses.attribute.gradients import NoForwardMode, cheaper_mode, final_at
 from lensdiff.analyses.attribute.paths import (
     INCOMPLETE,
     PathName,
     Text,
     check_path,
-    final_at,
     integrated_scores,
     scores_at,
 )
@@ -220,7 +219,7 @@ def _attribute_one(
         )
     deletion = None
     if options["deletion_draws"] and encoded.n_response:
-        deletion = deletion_check(view, encoded, target, scores, draws=options["deletion_draws"])
+        deletion = deletion_check(view, encoded, target, scores, found.targets, draws=options["deletion_draws"])
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
     masks = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in MARKED}
     return Attribution(
@@ -264,17 +263,16 @@ def _scores(
     said = torch.tensor(encoded.response_ids, device=view.device)
     text = Text(tokens, said, slice(first, first + n), slice(first + n - 1, first + n - 1 + m))
     embedded = view.forward.embed(tokens[None])[0].detach()
-    with torch.no_grad():
-        hidden = final_at(view, text, embedded)
-        logits = view.forward.unembed(hidden)
-        probabilities = probability(logits, said)
+    how = {"method": method, "chunk": chunk}
     if "path" not in options:
-        own = embedded[text.inputs]
-        scores, targets = scores_at(view, text, target, embedded, own, hidden=hidden, method=method, chunk=chunk)
-        return _Found(scores.detach(), targets, probabilities, None)
-    how = {"baseline": options["baseline"], "nodes": options["nodes"], "method": method, "chunk": chunk}
+        at = scores_at(view, text, target, embedded, embedded[text.inputs], **how)
+        # a result's tensors share no memory: it could not be saved
+        own = at.targets.clone() if target is probability else probability(view.forward.unembed(at.hidden), said)
+        return _Found(at.scores, at.targets, own, None)
+    logits = view.forward.unembed(final_at(view, tokens, embedded, text.outputs))
+    how |= {"baseline": options["baseline"], "nodes": options["nodes"]}
     scores, completeness = integrated_scores(view, text, target, embedded, **how)
-    return _Found(scores, target(logits, said), probabilities, completeness)
+    return _Found(scores, target(logits, said), probability(logits, said), completeness)
 
 
 def _check_precision(view: ModelView) -> None:

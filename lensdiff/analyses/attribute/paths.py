@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.analyses.attribute.gradients import forward_scores, reverse_scores, target_gradients
+from lensdiff.analyses.attribute.gradients import final_at, forward_scores, reverse_scores, target_gradients
 from lensdiff.analyses.attribute.targets import Target, one_token
 from lensdiff.models import ModelView
 from lensdiff.results import InputError
@@ -52,6 +52,14 @@ class Text(NamedTuple):
     outputs: slice
 
 
+class Scored(NamedTuple):
+    """The derivatives of the targets, the targets, and the unembedding's input that they were taken of."""
+
+    scores: Float[Tensor, "in_pos out_pos"]
+    targets: Float[Tensor, " out_pos"]
+    hidden: Float[Tensor, "out_pos d_model"]
+
+
 def scores_at(
     view: ModelView,
     text: Text,
@@ -61,29 +69,27 @@ def scores_at(
     *,
     method: str,
     chunk: int | None,
-    hidden: Float[Tensor, "out_pos d_model"] | None = None,
-) -> tuple[Float[Tensor, "in_pos out_pos"], Float[Tensor, " out_pos"]]:
+) -> Scored:
     """Return the derivative of every target at some embeddings along one direction per prompt token, and the targets.
-
-    Args:
-        hidden: what `final_at` gives there, where it is known.
 
     Raises:
         NoForwardMode: by forward mode, of a model that cannot be run in it.
     """
     tokens, said, inputs, outputs = text
-    hidden = final_at(view, text, embedded) if hidden is None else hidden
-    targets, gradients = target_gradients(view, hidden, said, target)
     where = {"embedded": embedded, "directions": directions, "chunk": chunk}
+    found: list[Tensor] = []
+
+    def gradients(hidden: Tensor) -> Tensor:
+        targets, gradients = target_gradients(view, hidden, said, target)
+        found.extend((targets, hidden))
+        return gradients
+
     if method == "forward":
-        return forward_scores(view, tokens, inputs, outputs, gradients, **where), targets
-    return reverse_scores(view, tokens, inputs, outputs, gradients, hidden=hidden, **where), targets
-
-
-@torch.no_grad()
-def final_at(view: ModelView, text: Text, embedded: Float[Tensor, "pos d_model"]) -> Float[Tensor, "out_pos d_model"]:
-    """Return the unembedding's input at the positions that predict the response, from some embeddings."""
-    return view.forward.final(text.tokens[None], embedded[None])[0, text.outputs]
+        scores = forward_scores(view, tokens, inputs, outputs, gradients, **where)
+    else:
+        hidden = final_at(view, tokens, embedded, outputs)
+        scores = reverse_scores(view, tokens, inputs, outputs, gradients(hidden), hidden=hidden, **where)
+    return Scored(scores.detach(), *found)
 
 
 def integrated_scores(
@@ -107,11 +113,10 @@ def integrated_scores(
     total = embedded.new_zeros(len(directions), len(text.said))
     for place, weight in zip(*gauss_legendre(nodes), strict=True):
         there = _moved(embedded, text.inputs, directions, place)
-        found, _ = scores_at(view, text, target, there, directions, method=method, chunk=chunk)
-        total += weight * found.detach()
+        total += weight * scores_at(view, text, target, there, directions, method=method, chunk=chunk).scores
     ends = []
     for place in (1.0, 0.0):
-        hidden = final_at(view, text, _moved(embedded, text.inputs, directions, place))
+        hidden = final_at(view, text.tokens, _moved(embedded, text.inputs, directions, place), text.outputs)
         with torch.no_grad():
             ends.append(target(view.forward.unembed(hidden), text.said).double())
     change = ends[0] - ends[1]

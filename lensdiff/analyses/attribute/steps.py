@@ -109,7 +109,7 @@ def cost(probe: Probe, unit: Unit, options: AttributeOptions) -> float:
     scores *= options.nodes if options.path == "integrated" else 1
     if unit.control or not options.deletion_draws:
         return scores
-    return scores + probe.read((2 + options.deletion_draws) * probe.n_text, passes=2)  # as it is, its own, the draws'
+    return scores + probe.read((1 + options.deletion_draws) * probe.n_text)  # its own tokens' deletion, and the draws'
 
 
 def size(probe: Probe, unit: Unit, options: AttributeOptions, kept: Kept) -> float:

@@ -42,11 +42,13 @@ class Forward:
     Attributes:
         name: the model's, for errors.
         cache_fault: why `decoding` does not use the key-value cache any more; None while its drafts hold.
+        branches: whether the passes of `branching` are the model's own; None until that is measured.
     """
 
     def __init__(self, wrapper: Wrapper, name: Callable[[], str], meaning: Callable[[], Meaning]):
         self.wrapper, self._name, self._meaning = wrapper, name, meaning
         self.cache_fault: str | None = None
+        self.branches: bool | None = None
         self._unwritable: dict[str, dict[int | None, str]] = {}
         self._running = False
         self._starts: list[Extra] | None = None

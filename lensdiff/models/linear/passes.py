@@ -10,10 +10,11 @@ Memory: the tangents of the residual stream [direction, pos, d_model] and one la
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lensdiff.models.inside.parts import MatrixName
@@ -26,6 +27,13 @@ from lensdiff.models.linear.plan import ACTIVATIONS, BlockPlan, Plan, norms_of
 from lensdiff.models.linear.seen import NotSeen, Seen, angles_seen, see
 from lensdiff.models.linear.tangents import MLP, Attention, AttentionMatrices, Block, Checks, Norm
 from lensdiff.models.view import ModelView
+
+
+class Pushed(NamedTuple):
+    """The tangents, and the unembedding's input h itself, at the output positions."""
+
+    tangents: Float[Tensor, "direction out_pos d_model"]
+    hidden: Float[Tensor, "out_pos d_model"]
 
 
 class NotLinear(Exception):
@@ -42,7 +50,7 @@ def tangents_behind(
     out: slice,
     embedded: Tensor | None,
     rows: int,
-) -> Tensor:
+) -> Pushed:
     """Return what `push.push_tangents` says, by a plan.
 
     Raises:
@@ -60,14 +68,14 @@ def tangents_behind(
         for i, (_, _, s) in enumerate(chunks):
             tangents[i] = block(tangents[i], s)  # in its place: one layer's are in memory, not two
 
-    norm = _differentiated(view, plan, tokens, embedded, entered, step)
+    norm, hidden = _differentiated(view, plan, tokens, embedded, entered, step)
     start, stop, _ = out.indices(length)
     result = directions.new_zeros(len(directions), stop - start, directions.shape[1])
     for tangent, (a, b, s) in zip(tangents, chunks, strict=True):
         first = max(start, s)
         behind = tangent[:, first - s : stop - s]
         result[a:b, first - start :] = behind if norm is None else norm(behind, slice(first, stop))
-    return result
+    return Pushed(result, hidden[out])
 
 
 def _begun(view: ModelView, plan: Plan, embedded: Tensor) -> tuple[Norm | None, Tensor]:
@@ -81,8 +89,8 @@ def _begun(view: ModelView, plan: Plan, embedded: Tensor) -> tuple[Norm | None, 
 
 def _differentiated(
     view: ModelView, plan: Plan, tokens: Tensor, embedded: Tensor, entered: Tensor, step: Callable[[Block], None]
-) -> Norm | None:
-    """Run the model, hand out every block's derivative as the pass leaves it, and return the final norm's."""
+) -> tuple[Norm | None, Tensor]:
+    """Run the model, hand out every block's derivative as the pass leaves it; return the final norm's, and h."""
     wrapper, meaning = view.forward.wrapper, view.weights.meaning
     checks, norms, final = Checks(CLOSE[view.dtype]), norms_of(wrapper), Point("final")
     write = {Point("embed"): lambda _: embedded[None]}
@@ -116,7 +124,7 @@ def _differentiated(
     norm = _checked(wrapper, plan.final, stream, hidden, checks)
     if not checks.hold():
         raise NotLinear("a value of the pass is not what the plan makes of it")
-    return norm
+    return norm, hidden
 
 
 def _block_at(wrapper: Wrapper, plan: BlockPlan, layer: int, seen: Seen, checks: Checks) -> Block:

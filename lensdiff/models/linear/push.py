@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lensdiff.models.inside.record import recorded_modules
 from lensdiff.models.inside.tape import probe, recorded, same
 from lensdiff.models.linear.forms import NotUnderstood
-from lensdiff.models.linear.passes import NotLinear, tangents_behind
+from lensdiff.models.linear.passes import NotLinear, Pushed, tangents_behind
 from lensdiff.models.linear.plan import Plan, norms_of, plan_of
 from lensdiff.models.linear.seen import NotSeen, angles_seen
 from lensdiff.models.view import ModelView
@@ -50,7 +50,7 @@ def push_tangents(
     *,
     embedded: Float[Tensor, "pos d_model"] | None = None,
     rows: int = ROWS,
-) -> Float[Tensor, "direction out_pos d_model"]:
+) -> Pushed:
     """Return d h / d E[position] . direction at the output positions, h the unembedding's input, one row a direction.
 
     Args:
@@ -117,7 +117,9 @@ def _is_own_derivative(view: ModelView, plan: Plan) -> bool:
         torch.randn(embedded.shape, generator=generator, dtype=torch.float32).to(embedded) for _ in range(2)
     )
     positions = torch.arange(len(embedded), device=embedded.device)
-    pushed = tangents_behind(view, plan, tokens[0], directions, positions, slice(0, len(positions)), embedded, ROWS)
+    pushed = tangents_behind(
+        view, plan, tokens[0], directions, positions, slice(0, len(positions)), embedded, ROWS
+    ).tangents
     with view.forward.frozen(), torch.enable_grad():
         x = embedded.clone().requires_grad_(True)
         (pulled,) = torch.autograd.grad(view.forward.final(tokens, x[None])[0], x, weights)

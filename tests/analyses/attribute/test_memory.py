@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from lensdiff.analyses.attribute import fitting
+from lensdiff.analyses.attribute import deletion, fitting
 from lensdiff.analyses.attribute.gradients import forward_chunk
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.models import load_model, view_of
+from lensdiff.models.branching import final_of
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.response import Response
 from tests.checkpoints import hf_model, tokenizer_of
@@ -95,18 +96,19 @@ def test_what_is_computed_at_once_fits_a_quarter_of_what_is_free(view, monkeypat
 
 
 def test_texts_without_tokens_are_read_in_parts_that_fit(view, monkeypatch):
-    asked = {"method": "reverse", "deletion_draws": 5}
-    whole = attribute(view.model, "a the moon", " the moon is", **asked).deletion
+    prompt, asked = "a the moon is over the sea", {"method": "reverse", "deletion_draws": 5}
+    whole = attribute(view.model, prompt, " the moon is", **asked).deletion
     read: list[int] = []
-    final = type(view.forward).final
 
-    def counted(self: Any, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
-        read.append(len(tokens))
-        return final(self, tokens, *more)
+    def counted(view: Any, texts: Any, n_out: int) -> torch.Tensor:
+        read.append(len(texts))
+        return final_of(view, texts, n_out)
 
-    monkeypatch.setattr(type(view.forward), "final", counted)
+    monkeypatch.setattr(deletion, "final_of", counted)
     monkeypatch.setattr(fitting, "BUDGET", 0)
     monkeypatch.setattr(fitting, "FEWEST", 2)
-    assert attribute(view.model, "a the moon", " the moon is", **asked).deletion == whole
-    assert read.count(2) == 3
-    assert max(read) == 2
+    found = attribute(view.model, prompt, " the moon is", **asked).deletion
+    assert whole is not None
+    assert found is not None
+    assert [found.effect, *found.random] == pytest.approx([whole.effect, *whole.random], abs=1e-7)
+    assert read == [2, 2, 2]

@@ -1,0 +1,24 @@
+"""The benchmark of growth: powers of planted costs, and one small measurement."""
+
+import pytest
+
+from experiments.benchmarks import growth
+
+
+def test_the_power_is_that_of_the_largest_sizes():
+    assert growth.power([1, 2, 4, 8], [99, 12, 48, 192]) == pytest.approx(2)
+    assert growth.power([10, 20, 40], [5, 5, 5]) == pytest.approx(0)
+
+
+def test_what_is_not_counted_or_too_small_has_no_power():
+    points = [{"value": v, "flops": 0, "cpu_s": 0.1 * v, "peak_mib": growth.LEAST_MIB / 2 * v} for v in (1, 2, 4)]
+    row = growth.row_of(growth.GROWTHS[0], points)
+    assert (row["flops"], row["peak_mib"]) == (None, None)
+    assert row["cpu_s"] == pytest.approx(1)
+
+
+def test_a_point_is_measured_at_its_sizes(monkeypatch):
+    monkeypatch.setattr(growth, "SIZES", growth.SIZES | {"layers": 1, "d_model": 64, "N": 4, "M": 4})
+    few, many = (growth.measure(growth.GROWTHS[0], value) for value in (4, 8))
+    assert few["flops"] < many["flops"] < 4 * few["flops"]
+    assert few["cpu_s"] > 0
