@@ -43,9 +43,23 @@ ACTING = "activation_difference/test_interventions.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
+LINEAR = "tests/models/test_linear.py"
+TANGENTS = "lensdiff/models/linear/tangents.py"
 MUTATIONS = [
     Mutation("attribute/gradients.py", "(grad[inputs] * along)", "grad[inputs]", GRADIENTS),
-    Mutation("attribute/gradients.py", ", along.split(chunk),", ", (2 * along).split(chunk),", GRADIENTS),
+    Mutation("attribute/gradients.py", ", directions.split(chunk),", ", (2 * directions).split(chunk),", GRADIENTS),
+    Mutation(TANGENTS, "1 - bent.square()", "bent.square()", LINEAR),
+    Mutation(TANGENTS, "normalized, value=-1)", "normalized, value=1)", LINEAR),
+    Mutation(TANGENTS, "out.sub_(tangent.mean(", "out.add_(tangent.mean(", LINEAR),
+    Mutation(TANGENTS, "(a * cos - b * sin, b", "(a * cos + b * sin, b", LINEAR),
+    Mutation(TANGENTS, "self.q = self.q * scale", "self.q = self.q", LINEAR),
+    Mutation(TANGENTS, "scores.mul_(self.slope[:, None, :, start:])", "pass", LINEAR),
+    Mutation(TANGENTS, "self.slope = self.slope * pre", "pass", LINEAR),
+    Mutation(TANGENTS, "tangent if self.parallel else mid", "mid", LINEAR),
+    Mutation(TANGENTS, "made if post is None else post(made, where)", "made", LINEAR),
+    Mutation(TANGENTS, "made.mul_(scale)", "made", LINEAR),
+    Mutation("lensdiff/models/linear/passes.py", "directions[a:b] * plan.embedding", "directions[a:b]", LINEAR),
+    Mutation("lensdiff/models/linear/forms.py", "weight.detach() + plan", "weight.detach() - plan", LINEAR),
     Mutation("attribute/paths.py", "(1 - place) * directions", "place * directions", "attribute/test_paths.py"),
     Mutation("attribute/paths.py", "(places + 1) / 2", "(places + 1) / 3", "attribute/test_paths.py"),
     Mutation("lensdiff/models/dosing.py", "start + amount * (", "start - amount * (", "tests/models/test_dosing.py"),

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lensdiff.analyses.attribute.defaults import DELETION_DRAWS
-from lensdiff.analyses.attribute.gradients import cheaper_mode
+from lensdiff.analyses.attribute.gradients import cheaper_mode, final_at, forward_scores, target_gradients
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.paths import Text, scores_at
 from lensdiff.analyses.attribute.targets import probability
@@ -75,9 +75,13 @@ def asked(view: ModelView, prompt: str, said: Tensor, draws: int) -> Tensor:
 
 
 def ours(view: ModelView, tokens: Tensor, n: int, mode: str) -> Tensor:
-    """The scores alone, once the text is tokens."""
+    """The scores alone, once the text is tokens; "automatic" is forward mode without derivatives by hand."""
     text = Text(tokens[:-1], tokens[n:], slice(0, n), slice(n - 1, len(tokens) - 1))
     embedded = view.forward.embed(tokens[None, :-1])[0].detach()
+    if mode == "automatic":
+        hidden = final_at(view, text.tokens, embedded, text.outputs)
+        _, gradients = target_gradients(view, hidden, text.said, probability)
+        return forward_scores(view, text.tokens, text.inputs, text.outputs, gradients, by_hand=False)
     return scores_at(view, text, probability, embedded, embedded[:n], method=mode, chunk=None).scores
 
 
@@ -110,6 +114,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Times each; the best counts.")] = 3,
     threads: int = 2,
     modes: Annotated[bool, typer.Option(help="Also the mode that `auto` does not take.")] = True,
+    automatic: Annotated[bool, typer.Option(help="Also forward mode by automatic differentiation.")] = False,
     rivals: Annotated[
         bool, typer.Option(help="Also the plain loop and captum; without them it calibrates modes.")
     ] = True,
@@ -139,6 +144,8 @@ def main(
         if modes:
             other = "reverse" if auto == "forward" else "forward"
             ways[f"scores alone ({other})"] = lambda t=tokens, n=n, o=other: ours(view, t, n, o)
+        if automatic:
+            ways["scores alone (automatic)"] = lambda t=tokens, n=n: ours(view, t, n, "automatic")
         if rivals:
             ways["plain loop"] = lambda t=tokens, n=n: plain_loop(source, t, n)
             ways["captum"] = lambda t=tokens, n=n: captum(source, t, n)

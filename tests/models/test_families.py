@@ -16,8 +16,6 @@ REFUSED = {
     "cohere": {"loads": "disagrees with transformers: logits differ"},
     "qwen3_next": {"patterns": "hook_pattern times hook_v is not hook_z"},  # its heads are gated behind the pattern
     "gemma4": {"patterns": "hook_pattern times hook_v is not hook_z"},
-    "phi3_longrope": {"forward": "cannot be differentiated in forward mode"},
-    "bloom": {"forward": "cannot be differentiated in forward mode"},
 }
 if HookedTransformer is None:  # the rotation is right in transformer-lens 4
     del REFUSED["cohere"]

@@ -9,9 +9,10 @@ unembedding gives every g_m = d t_m / d h_m. Then, with J[m,n] = d h_m / d E[x_n
     reverse mode    I[n,m] = < J[m,n]^T g_m, E[x_n] >    one vector-Jacobian product an output token gives all inputs
 
 Both are exact. Forward mode keeps no graph: memory is the tangents of one layer times the chunk, which is bounded
-however many tokens there are (`fitting`); reverse mode holds the graph of one pass. Some models cannot be
-run in it (experts that are chosen by data, rotary embeddings that ask how long the sequence is). Reverse mode computes
-no weight gradients and cuts the sequence at the outputs it computes, where that leaves them as they are.
+however many tokens there are (`fitting`); reverse mode holds the graph of one pass. Forward mode goes by matrix
+products through models whose derivative is known by hand (`models.linear`), and by automatic differentiation through
+others, of which some cannot be run in it. Reverse mode computes no weight gradients and cuts the sequence at the
+outputs it computes, where that leaves them as they are.
 
 E[x_n] is what the embedding module gives: the token's own embedding, before positions and before a norm that follows
 (BLOOM), with the scale that the module itself applies (Gemma; a constant factor cancels). Both modes also take the
@@ -22,6 +23,7 @@ Ignores: nothing. Sign: positive where a larger multiple of the embedding would 
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -31,7 +33,8 @@ from torch import Tensor
 from lensdiff.analyses.attribute.fitting import how_many, of_pass
 from lensdiff.analyses.attribute.targets import Target
 from lensdiff.models import ModelView, Point
-from lensdiff.models.linearized import can_linearize, push_tangents
+from lensdiff.models.linear.passes import NotLinear
+from lensdiff.models.linear.push import can_linearize, push_tangents
 from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
@@ -74,6 +77,7 @@ def forward_scores(
     chunk: int | None = None,
     embedded: Float[Tensor, "pos d_model"] | None = None,
     directions: Float[Tensor, "in_pos d_model"] | None = None,
+    by_hand: bool = True,
 ) -> Float[Tensor, "in_pos out_pos"]:
     """Return I by forward mode; `inputs` and `outputs` are positions in `tokens`, `chunk` inputs go at once.
 
@@ -82,6 +86,8 @@ def forward_scores(
             of the pass that is made anyway, where the blocks are differentiated by formula.
         embedded: where the derivative is taken, by default at the tokens' own embeddings; `gradients` are taken there.
         directions: along what, by default along the embeddings.
+        by_hand: by matrix products where the model's derivative is known so (`models.linear`), which is faster; else,
+            and where a pass shows that it does not hold, by automatic differentiation.
 
     Raises:
         NoForwardMode: the model cannot be run in forward mode.
@@ -89,10 +95,28 @@ def forward_scores(
     embedded = view.forward.embed(tokens[None])[0].detach() if embedded is None else embedded
     along = embedded[inputs] if directions is None else directions
     positions = torch.arange(len(tokens), device=tokens.device)[inputs]
-    fast = can_linearize(view)
+    where = (view, tokens, positions, along, outputs, gradients, embedded, chunk)
+    if by_hand and can_linearize(view):
+        with suppress(NotLinear):
+            return _in_chunks(*where, fast=True)
+    return _in_chunks(*where, fast=False)
+
+
+def _in_chunks(
+    view: ModelView,
+    tokens: Tensor,
+    positions: Tensor,
+    directions: Tensor,
+    outputs: slice,
+    gradients: Gradients,
+    embedded: Tensor,
+    chunk: int | None,
+    *,
+    fast: bool,
+) -> Tensor:
     chunk = chunk or forward_chunk(view, len(positions), len(tokens), fast=fast)
     parts = []
-    for at, some in zip(positions.split(chunk), along.split(chunk), strict=True):
+    for at, some in zip(positions.split(chunk), directions.split(chunk), strict=True):
         if fast:
             tangents, hidden = push_tangents(view, tokens, some, at, outputs, embedded=embedded)
         else:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 class Gain(NamedTuple):
     """What scales an input: `weight + offset` of the norm at `module`; nothing where `module` is None.
 
-    `centred` says whether the input's mean is taken away first (LayerNorm).
+    `centred` says whether the input's mean is taken away first (LayerNorm), `eps` what is added to the mean square.
     """
 
     module: str | None
     offset: float = 0.0
     centred: bool = False
+    eps: float = 0.0
 
 
 class Unknown(NamedTuple):
@@ -58,11 +59,12 @@ def scale_of(path: str, norm: nn.Module, read: Tensor, made: Tensor, close: floa
             for offset, gain in candidates:
                 if gain.ndim and gain.shape != x.shape[-1:]:
                     continue
-                found.append((float((normalised * gain + shift - y).abs().max()), offset, bool(is_centred)))
-    error, offset, is_centred = min(found, default=(float("inf"), 0.0, False))
+                error = float((normalised * gain + shift - y).abs().max())
+                found.append((error, offset, bool(is_centred), eps))
+    error, offset, is_centred, eps = min(found, default=(float("inf"), 0.0, False, 0.0))
     if error > close * float(y.abs().max()):
         return Unknown(f"the norm at {path} scales neither by its weight nor by 1 + its weight")
-    return Gain(path if weight is not None else None, offset, is_centred)
+    return Gain(path if weight is not None else None, offset, is_centred, eps)
 
 
 def _epsilons(norm: Any) -> list[float]:

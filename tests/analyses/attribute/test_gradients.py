@@ -12,10 +12,12 @@ from lensdiff.analyses.attribute.targets import TARGETS
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.precision import double_precision
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.linear.push import can_linearize
 from lensdiff.results import InputError
 from tests.checkpoints import BRIDGED, HOOKED, TEXT, hf_model, tokenizer_of
 
 N, M = 9, 5
+MODES = ("forward", "automatic", "reverse")  # by hand, and by torch's own forward mode
 needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
 CASES = [(family, "bridge") for family in BRIDGED]
 CASES += [pytest.param(family, "hooked", marks=needs_hooked) for family in HOOKED]
@@ -45,17 +47,20 @@ def scores(model: object, mode: str, *, target: str = "probability", chunk: int 
     with torch.no_grad():
         hidden = view.forward.final(tokens[None, :-1])[0, outputs]
     _, gradients = target_gradients(view, hidden, tokens[N:], TARGETS[target])
-    run = forward_scores if mode == "forward" else reverse_scores
-    return run(view, tokens[:-1], slice(0, N), outputs, gradients, chunk=chunk).detach()
+    where = (view, tokens[:-1], slice(0, N), outputs, gradients)
+    if mode == "reverse":
+        return reverse_scores(*where, chunk=chunk).detach()
+    return forward_scores(*where, chunk=chunk, by_hand=mode == "forward").detach()
 
 
 @pytest.mark.parametrize(("family", "wrapper"), CASES)
-def test_both_modes_equal_transformers_own_gradients_in_float64(family, wrapper):
+def test_modes_equal_transformers_own_gradients_in_float64(family, wrapper):
     source = hf_model(family, dtype=torch.float64)
     model = load_model(source, tokenizer=tokenizer_of(), wrapper=wrapper, dtype="float64", device="cpu")
     expected = reference(family, wrapper)
     assert float(expected.abs().max()) > 1e-6, "an oracle of zeros would prove nothing"
-    for mode in ("forward", "reverse"):
+    assert can_linearize(view_of(model))
+    for mode in MODES:
         torch.testing.assert_close(scores(model, mode), expected, atol=1e-9 * float(expected.abs().max()), rtol=1e-9)
 
 
@@ -67,7 +72,7 @@ def test_every_target_equals_plain_autograd(target, mode):
     torch.testing.assert_close(scores(model, mode, target=target), expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 @pytest.mark.parametrize("wrapper", [pytest.param("hooked", marks=needs_hooked), "bridge"])
 def test_the_chunk_changes_nothing(mode, chunk, wrapper):
