@@ -140,7 +140,8 @@ def _seconds_of_rows(probe: Probe) -> tuple[float, float]:
 def _attributed(view: ModelView, prompt: Prompt, ids: tuple[int, ...]) -> list[Callable[[], object]]:
     """Return the attributions of a response of one token, and of all of them."""
     said = [
-        Response(view.tokenizer.decode(list(ids[:n])), ids[:n], view.info.id, digest_of(view)) for n in (1, len(ids))
+        Response(str(view.tokenizer.decode(list(ids[:n]))), ids[:n], view.info.id, digest_of(view))
+        for n in (1, len(ids))
     ]
     return [lambda r=response: attribute(view, prompt, r, deletion_draws=0) for response in said]
 
