@@ -5,8 +5,9 @@ the positions of several texts are a tree: texts share a row as long as they hav
 their own from where they part. All matrix products run over the rows of all texts side by side; attention alone looks
 at each text. In the last block only what is read is computed behind attention.
 
-For models whose blocks `linearized` knows, in the order of their own parts; that this is what the whole model does is
-measured once a model, on short texts. Others, and one that somebody's hooks are on, read whole texts (`final_of`).
+For models whose blocks are plain (`plain_blocks`), in the order of their own parts; that this is what the whole model
+does is measured once a model, on short texts. Others, and one that somebody's hooks are on, read whole texts
+(`final_of`).
 
 Memory: one block's activations of all rows.
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lensdiff.models.inside.tape import CLOSE, probe, same
-from lensdiff.models.linearized import Rotation, can_linearize, flat_heads
+from lensdiff.models.plain_blocks import Rotation, flat_heads, has_plain_blocks
 from lensdiff.models.view import ModelView
 
 
@@ -59,7 +60,7 @@ def final_of(view: ModelView, texts: Sequence[Sequence[int]], n_out: int) -> Flo
 def _can_branch(view: ModelView) -> bool:
     """Return whether passes over a tree are those of the model: its blocks are known, and no hook changes them."""
     forward = view.forward
-    if not can_linearize(view) or view.model.cfg.attention_dir != "causal":
+    if not has_plain_blocks(view) or view.model.cfg.attention_dir != "causal":
         return False
     with forward.wrapper.lock:  # a pass of another thread has hooks of its own
         if any(module._forward_hooks or module._forward_pre_hooks for module in view.model.modules()):

@@ -6,7 +6,7 @@ import torch
 from lensdiff.models import branching, load_model, view_of
 from lensdiff.models.branching import final_of, tree_of
 from lensdiff.models.inside.wrappers import HookedTransformer
-from lensdiff.models.linearized import Rotation
+from lensdiff.models.plain_blocks import Rotation
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, tokenizer_of
 
 needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")

@@ -12,8 +12,8 @@ from lensdiff.models.view import ModelView
 _NORMS = ("RMS", "RMSPre", "LN", "LNPre")
 
 
-def can_linearize(view: ModelView) -> bool:
-    """Return whether a model is a HookedTransformer, every block of the kinds that this module differentiates."""
+def has_plain_blocks(view: ModelView) -> bool:
+    """Return whether a model is a HookedTransformer, every block of the kinds that are computed again."""
     cfg = view.model.cfg
     return (
         view.info.wrapper == "hooked"
