@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, Point, control_cost, load_pair, validity, view_of
 from lensdiff.models.change import PARAMETER, Maker, RealChange, flatten, generator_for, unflatten
-from lensdiff.models.controlling import batches, training
+from lensdiff.models.controlling import batches, gradients, training
 from lensdiff.models.controlling.batches import derangement
-from lensdiff.models.controlling.gradients import signed_sum, size_of_samples, texts_of, with_spectrum
+from lensdiff.models.controlling.gradients import collect, signed_sum, size_of_samples, texts_of, with_spectrum
 from lensdiff.models.controlling.options import GradientNoise, Recipe, checked
 from lensdiff.models.controlling.samples import cross_entropy, loss_of, own_samples
 from lensdiff.models.controlling.store import user_folder
@@ -272,6 +272,18 @@ def test_gradient_noise_needs_text_enough(pair):
         pair.control("gradient-noise", texts=["a", "x" * 140], cache=None).weights.matrix(0, "W_Q")
     assert sum(rows[:, 1:].numel() for rows in texts_of(base, GradientNoise())) == 64
     assert size_of_samples(base, GradientNoise(tokens=5000)) == (79, 64, [16, 16, 16, 16, 15])
+
+
+def test_a_large_vocabulary_has_smaller_batches_and_the_same_gradients(pair, monkeypatch):
+    base = view_of(pair.base)
+    whole = collect(base, texts_of(base, GradientNoise(tokens=256)))
+    monkeypatch.setattr(gradients, "BATCH_BYTES", 130 * 4 * base.d_vocab * 4)  # of 130 tokens: two samples
+    assert size_of_samples(base, GradientNoise(tokens=256)) == (4, 64, [2, 2])
+    parted = collect(base, texts_of(base, GradientNoise(tokens=256)))
+    assert parted.keys() == whole.keys()
+    assert all(torch.allclose(parted[name].float(), value.float(), atol=2e-3) for name, value in whole.items())
+    monkeypatch.setattr(gradients, "BATCH_BYTES", 1)
+    assert size_of_samples(base, GradientNoise(tokens=256)) == (4, 64, [1, 1, 1, 1])
 
 
 # what is trained

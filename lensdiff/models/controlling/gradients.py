@@ -13,8 +13,8 @@ cross-entropy, summed. As many tokens are needed as the smaller side of the larg
 What gets no such gradient (embeddings, gains, biases, positions, experts of a mixture) gets a norm-matched change.
 
 Memory: a_t and g_t of every matrix in half precision, each divided by its length (kept in float32); on disk where there
-is a cache, and then one matrix's at a time. One forward and backward pass over the text a pair, two products and a
-decomposition a weight and control.
+is a cache, and then one matrix's at a time. Beside it about BATCH_BYTES for the logits of a batch. One forward and
+backward pass over the text a pair, two products and a decomposition a weight and control.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,6 +37,7 @@ from lensdiff.results import InputError
 KIND = "gradient-noise"
 LENGTH = 64  # tokens of a sample
 BATCH_TOKENS = 1024
+BATCH_BYTES = 2**30  # of a batch's logits, their gradient and what lies between: four numbers a token and word
 ORTHONORMAL = 1e-7  # largest error of the singular vectors that are had from a product
 
 
@@ -126,7 +127,8 @@ def size_of_samples(base: ModelView, noise: GradientNoise) -> tuple[int, int, li
     tokens = 2 * wanted if noise.tokens is None else noise.tokens
     _check_enough(tokens, wanted)
     length = min(LENGTH, base.n_ctx - 1, tokens)
-    rows, at_once = -(-tokens // length), max(1, BATCH_TOKENS // length)
+    fitting = BATCH_BYTES // (4 * base.d_vocab * base.dtype.itemsize)
+    rows, at_once = -(-tokens // length), max(1, min(BATCH_TOKENS, fitting) // length)
     return rows, length, [min(at_once, rows - start) for start in range(0, rows, at_once)]
 
 
