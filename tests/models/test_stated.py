@@ -17,7 +17,7 @@ from lensdiff.results import InputError
 from tests.checkpoints import FAMILIES, MORE, hf_model, save_checkpoint, tokenizer_of
 from tests.gguf_files import write_gguf
 
-LOADED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "bloom", "phi")
+LOADED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "bloom", "phi", "opt")
 KNOWN = tuple(name for name in LOADED if name in FAMILIES | MORE)
 SIZES = ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx")
 

@@ -9,6 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,12 +61,18 @@ class Wrapper(ABC):
             n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
             d_model=cfg.d_model,
             d_head=cfg.d_head,
-            d_mlp=cfg.d_mlp or 4 * cfg.d_model,
+            d_mlp=self._d_mlp,
             d_vocab=int(self.W_E.shape[0]),
             n_ctx=cfg.n_ctx,
             dtype=self.W_E.dtype,
             device=self.W_E.device,
         )
+
+    @cached_property
+    def _d_mlp(self) -> int:
+        # as the first layer has it: what a wrapper's config says may be a guess (a bridge of OPT: 4 d_model)
+        W_in, cfg = self.matrix(0, "W_in"), self.model.cfg
+        return int(W_in.shape[-1]) if W_in is not None and W_in.ndim == 2 else cfg.d_mlp or 4 * cfg.d_model
 
     @property
     @abstractmethod
