@@ -486,6 +486,12 @@ def test_the_studentised_bootstrap_is_the_enumeration_of_resamples(alternative: 
     assert studentised_p(1e6 * d, alternative=alternative) == studentised_p(d, alternative=alternative)
 
 
+def test_the_studentised_bootstrap_never_says_that_p_is_0() -> None:
+    far = np.linspace(100.0, 101.0, 12)  # no resample's t comes near its t of a thousand
+    found = {kind: studentised_p(far, alternative=kind) for kind in ("greater", "less", "two-sided")}
+    assert found == {"greater": 1 / 2000, "less": 1.0, "two-sided": 1 / 1000}
+
+
 def test_few_differences_carry_another_p() -> None:
     values = np.random.default_rng(1).exponential(size=20)
     for test, n in ((paired(values[:19], np.zeros(19)), 19), (one_sample(values[:5], alternative="less"), 5)):
