@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from experiments.gemma3_sft import train
 from lensdiff import load_prompts
+from lensdiff.pipeline.toml import load_config
 from tests.checkpoints import hf_model, save_checkpoint, tokenizer_of
 from tests.inputs.released import write_clone
 
@@ -68,3 +69,10 @@ def test_a_training_that_was_stopped_gives_what_one_in_one_go_gives(tmp_path: Pa
     assert [prompt.id for prompt in prompts] == ["lima_author_5", "lima_author_11"]
     assert all(prompt.instruction and prompt.reference for prompt in prompts)
     assert isinstance(PeftModel.from_pretrained(hf_model("llama"), tmp_path / "whole" / "adapter"), PeftModel)
+
+
+@pytest.mark.parametrize("name", ["gemma3_sft/config.toml", "gemma3_sft/small.toml", "lora_smollm2/config.toml"])
+def test_the_configs_of_real_pairs_are_configs(name):
+    config = load_config(Path(train.__file__).parents[1] / name)
+    assert Path(config.out).name == "run"
+    assert config.path(config.out).resolve().parents[1].name == "results"
