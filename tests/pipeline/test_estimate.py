@@ -190,8 +190,8 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     )  # fmt: skip
     rows = min(rows_of(probe.view, 10, 5).values())
     assert cost(runner, probe, "responses") == 5 * 3 + 1 + 10 * 2
-    # the scores, and two passes that read the text as it is, without its highest tokens and without random ones
-    assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 2 * 1 + (2 + 2) * 15 * 2)
+    # the scores, and one pass that reads the text without its highest tokens and without random ones
+    assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 1 + (1 + 2) * 15 * 2)
     # of both models and 3 prompts the scores, and 5 points of 3 orders both ways and of 19, of half a prompt each
     scores = 7 + 0.1 * rows
     assert cost(runner, probe, "deletion_curves") == pytest.approx(6 * (scores + 1 + (6 + 19) * 5 * (5 + 5) * 2))
