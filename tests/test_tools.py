@@ -28,7 +28,8 @@ def mutate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "tests").mkdir()
+    for name in ("tests", "experiments"):
+        (tmp_path / name).mkdir()
     monkeypatch.setattr(found, "ROOT", tmp_path)
     monkeypatch.setattr(found, "MUTATIONS", [found.Mutation(FORMULA, "a + b", "a - b", TESTS)])
     monkeypatch.setattr(sys, "argv", ["mutate.py"])
