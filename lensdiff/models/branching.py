@@ -5,9 +5,8 @@ the positions of several texts are a tree: texts share a row as long as they hav
 their own from where they part. All matrix products run over the rows of all texts side by side; attention alone looks
 at each text. In the last block only what is read is computed behind attention.
 
-For models whose blocks are plain (`plain_blocks`), in the order of their own parts; that this is what the whole model
-does is measured once a model, on short texts. Others, and one that somebody's hooks are on, read whole texts
-(`final_of`).
+For a HookedTransformer of plain blocks, in the order of their own parts; that this is what the whole model does is
+measured once a model, on short texts. Others, and one that somebody's hooks are on, read whole texts (`final_of`).
 
 Memory: one block's activations of all rows.
 """
@@ -21,9 +20,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensdiff.models.inside.parts import BiasName, MatrixName
 from lensdiff.models.inside.tape import CLOSE, probe, same
-from lensdiff.models.plain_blocks import Rotation, flat_heads, has_plain_blocks
+from lensdiff.models.inside.wrapper import Wrapper
+from lensdiff.models.linear.forms import RotationPlan, rotation_of
+from lensdiff.models.linear.passes import head_rows
+from lensdiff.models.linear.tangents import Rotation
 from lensdiff.models.view import ModelView
+
+_NORMS = ("RMS", "RMSPre", "LN", "LNPre")
+READ: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V")
+ADDED: tuple[BiasName, ...] = ("b_Q", "b_K", "b_V")
 
 
 class _Tree(NamedTuple):
@@ -60,7 +67,7 @@ def final_of(view: ModelView, texts: Sequence[Sequence[int]], n_out: int) -> Flo
 def _can_branch(view: ModelView) -> bool:
     """Return whether passes over a tree are those of the model: its blocks are known, and no hook changes them."""
     forward = view.forward
-    if not has_plain_blocks(view) or view.model.cfg.attention_dir != "causal":
+    if not _has_plain_blocks(view) or view.model.cfg.attention_dir != "causal":
         return False
     with forward.wrapper.lock:  # a pass of another thread has hooks of its own
         if any(module._forward_hooks or module._forward_pre_hooks for module in view.model.modules()):
@@ -74,6 +81,30 @@ def _can_branch(view: ModelView) -> bool:
     return forward.branches
 
 
+def _has_plain_blocks(view: ModelView) -> bool:
+    """Return whether a model is a HookedTransformer, every block of the kinds that are computed here."""
+    cfg = view.model.cfg
+    return (
+        view.info.wrapper == "hooked"
+        and cfg.normalization_type in _NORMS
+        and cfg.positional_embedding_type in ("standard", "rotary")
+        and not cfg.use_normalization_before_and_after
+        and not cfg.attn_only
+        and not cfg.num_experts
+        and not cfg.use_attn_in
+        and not cfg.use_split_qkv_input
+        and not cfg.use_hook_mlp_in
+        and not cfg.use_attn_result
+        and not cfg.use_logn_attn
+        and not cfg.use_attention_sinks
+        and not cfg.ungroup_grouped_query_attention
+        and cfg.clip_qkv is None
+        and cfg.attn_scores_soft_cap <= 0
+        and not cfg.is_layer_norm_activation()
+        and cfg.original_architecture not in ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    )
+
+
 def _branched(
     view: ModelView, tokens: Int[Tensor, "text pos"], tree: _Tree, n_out: int
 ) -> Float[Tensor, "text out_pos d_model"]:
@@ -84,7 +115,7 @@ def _branched(
         resid, *_ = model.input_to_embed(tokens, attention_mask=torch.ones_like(tokens))
         stream = resid.flatten(0, 1)[first]
         for number, block in enumerate(model.blocks):
-            z = _Attention(block.attn)(block.ln1(stream[None])[0], row)
+            z = _Attention(view.forward.wrapper, number)(block.ln1(stream[None])[0], row)
             if number + 1 == len(model.blocks):  # no later position looks at what is not read
                 last = torch.arange(n_texts * length, device=view.device).view(n_texts, length)[:, -n_out:].flatten()
                 z, stream = z[last], stream[row[:, -n_out:].flatten()]
@@ -100,11 +131,11 @@ def _branched(
 class _Attention:
     """One block's attention: from the normalised rows to z, the heads' outputs, of every position of every text."""
 
-    def __init__(self, attn: Any):
-        self.attn = attn
-        self.W = torch.cat([flat_heads(attn, name) for name in ("W_Q", "W_K", "W_V")])
-        self.b = torch.cat([getattr(attn, f"_{n}", getattr(attn, n)).flatten() for n in ("b_Q", "b_K", "b_V")])
-        self.heads, self.d_head = attn.W_Q.shape[0], attn.W_Q.shape[-1]
+    def __init__(self, wrapper: Wrapper, layer: int):
+        self.attn = wrapper.model.blocks[layer].attn
+        self.W = torch.cat([head_rows(wrapper, layer, name) for name in READ])
+        self.b = torch.cat([bias.flatten() for name in ADDED if (bias := wrapper.bias(layer, name)) is not None])
+        self.heads, self.d_head = self.attn.W_Q.shape[0], self.attn.W_Q.shape[-1]
 
     def __call__(self, normed: Float[Tensor, "row d_model"], row: Int[Tensor, "text pos"]) -> Tensor:
         attn, length = self.attn, row.shape[1]
@@ -115,9 +146,18 @@ class _Attention:
             q, k = (norm(x.reshape(-1, self.d_head)).view_as(x) for norm, x in ((attn.q_norm, q), (attn.k_norm, k)))
         if attn.cfg.positional_embedding_type == "rotary":
             attn.apply_rotary(q[:1, :, :1])  # its tables are now those of texts of this length
-            q, k = map(Rotation(attn), (q, k))
+            q, k = map(rotation_in(attn, length), (q, k))
         q, k, v = (rearrange(x, "text pos head d_head -> text head pos d_head") for x in (q, k, v))
         window = None if attn.attn_type == "global" else attn.apply_causal_mask(q.new_zeros(1, 1, length, length))
         how = {"attn_mask": window, "is_causal": window is None, "enable_gqa": n_kv != self.heads}
         z = F.scaled_dot_product_attention(q, k, v, **how, scale=1 / float(attn.attn_scale))
         return rearrange(z, "text head pos d_head -> (text pos) (head d_head)")
+
+
+def rotation_in(attn: Any, length: int) -> Rotation:
+    """Return the rotation of an attention layer of a HookedTransformer at the positions of a text."""
+    adjacent = bool(attn.cfg.rotary_adjacent_pairs)
+    plan = RotationPlan(swapped=False, doubled="twice" if adjacent else "halves", neighbours=adjacent)
+    found = rotation_of(plan, (attn.rotary_cos[:length], attn.rotary_sin[:length]))
+    assert found is not None  # a plan was given
+    return found

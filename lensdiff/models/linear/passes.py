@@ -153,9 +153,9 @@ def _attention(wrapper: Wrapper, plan: BlockPlan, layer: int, seen: Seen, checks
         turned(wrapper, heads, norm, rotate) for heads, norm in ((seen.q, plan.q_norm), (seen.k, plan.k_norm))
     )
     matrices = AttentionMatrices(
-        _head_rows(wrapper, layer, "W_Q"),
-        _head_rows(wrapper, layer, "W_K"),
-        _head_rows(wrapper, layer, "W_V"),
+        head_rows(wrapper, layer, "W_Q"),
+        head_rows(wrapper, layer, "W_K"),
+        head_rows(wrapper, layer, "W_V"),
         rearrange(_needed(wrapper, layer, "W_O"), "head d_head d_model -> d_model (head d_head)"),
     )
     attention = Attention(
@@ -181,7 +181,12 @@ def _mlp(wrapper: Wrapper, plan: BlockPlan, layer: int, seen: Seen, checks: Chec
     return mlp
 
 
-def _head_rows(wrapper: Wrapper, layer: int, name: MatrixName) -> Tensor:
+def head_rows(wrapper: Wrapper, layer: int, name: MatrixName) -> Float[Tensor, "head_d_head d_model"]:
+    """Return W_Q, or W_K or W_V of the key-value heads alone, as one matrix that `F.linear` takes.
+
+    Raises:
+        NotSeen: the layer has none.
+    """
     return rearrange(_needed(wrapper, layer, name), "head d_model d_head -> (head d_head) d_model")
 
 
