@@ -1,6 +1,6 @@
 """`attribute` against captum's gradient x input and a plain loop of backward passes, in one run on one model.
 
-    python experiments/benchmarks/attribution.py MODEL [--repeats 3] [--cases 20x34,4x48,29x100] [--threads 2] [--out F]
+    python -m experiments.benchmarks.attribution MODEL [--repeats 3] [--cases 20x34,4x48,29x100] [--threads 2] [--out F]
 
 Prints for every (N, M) = (prompt tokens, response tokens): floating-point operations by torch's counter, the best
 time of the repeats, the ratio to `attribute` as a user calls it, and the share of the machine's measured
@@ -13,9 +13,8 @@ stops.
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,9 +22,9 @@ from captum.attr import InputXGradient
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from experiments.benchmarks.flops import counted
 from lensdiff.analyses.attribute.defaults import DELETION_DRAWS
 from lensdiff.analyses.attribute.gradients import cheaper_mode, final_at, forward_scores, target_gradients
 from lensdiff.analyses.attribute.measure import attribute
@@ -166,24 +165,13 @@ def main(
             out.write_text(json.dumps(whole | {"cases": found}, indent=1) + "\n")
 
 
-class Everywhere(AbstractContextManager):
-    """Counts operations of no module in particular: the counter's own tracker knows no `torch.autograd.grad`."""
-
-    parents: ClassVar = {"Global"}
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def compare(
     console: Console, title: str, ways: dict[str, Callable[[], Tensor]], *, rate: float, repeats: int, clock: Clock
 ) -> dict[str, dict[str, Any]]:
     """Print one table and return its numbers; the repeats go round the ways, so that a slow moment meets all."""
     flops, scores = {}, {}
     for name, run in ways.items():
-        counter = FlopCounterMode(display=False)
-        counter.mod_tracker = Everywhere()  # pyright: ignore[reportAttributeAccessIssue]
-        with counter:
+        with counted() as counter:
             scores[name] = run()
         flops[name] = counter.get_total_flops()
     first = next(iter(ways))

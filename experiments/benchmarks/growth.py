@@ -1,4 +1,4 @@
-"""How time, operations and memory grow: experiments/benchmarks/growth.py [--only attribute] [--out FILE].
+"""How time, operations and memory grow: python -m experiments.benchmarks.growth [--only attribute] [--out FILE].
 
 One size at a time is doubled, the others held: prompt and response tokens, layers, width, vocabulary, words, prompts. A
 row says by which power of the size the cost grew over its largest three values (1: doubled when the size doubled), and
@@ -12,18 +12,17 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import lensdiff
+from experiments.benchmarks.flops import counted
 from lensdiff.inputs import toy_pair
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.models import ModelView, load_model, view_of
@@ -59,15 +58,6 @@ GROWTHS = [
     Growth("mlp_concepts", "layers", (2, 4, 8, 16), "1"),
     Growth("mlp_concepts", "d_model", (128, 256, 512, 1024), "3, the decomposition's"),
 ]
-
-
-class Everywhere(AbstractContextManager):
-    """Counts operations of no module in particular: the counter's own tracker knows no `torch.autograd.grad`."""
-
-    parents: ClassVar = {"Global"}
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def view_with(sizes: Sizes) -> ModelView:
@@ -121,9 +111,7 @@ def measure(growth: Growth, value: int) -> dict[str, float]:
         start = time.process_time()
         run()
         seconds.append(time.process_time() - start)
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = Everywhere()  # pyright: ignore[reportAttributeAccessIssue]
-    with counter:
+    with counted() as counter:
         run()
     return {"value": value, "flops": counter.get_total_flops(), "cpu_s": min(seconds), "peak_mib": peak}
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from lensdiff.models.loading.devices import default_device
+from lensdiff.models.loading.headers import count_parameters
 from lensdiff.models.loading.load import as_dtype, quiet
 from lensdiff.models.loading.stated import check_folder
 from lensdiff.models.loading.stumbles import LOADING_ERRORS
@@ -113,21 +114,19 @@ def n_parameters(source: str) -> int | None:
     Raises:
         InputError: the config of a folder cannot be meant; nothing is built of it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     path = Path(source)
     if path.suffix.lower() == ".gguf" and path.is_file():
         return path.stat().st_size * 2  # about half a byte a weight: an upper bound for any quantisation
     _check_folder(path)
     try:
-        with quiet(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        with quiet():
+            return count_parameters(AutoConfig.from_pretrained(source, trust_remote_code=False), source)
     except LOADING_ERRORS as error:  # loading says what is wrong; an adapter is told by its base
         if is_lack_of_memory(error):
             raise
         return None
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def n_layers(source: str, revision: str | None) -> int | None:
