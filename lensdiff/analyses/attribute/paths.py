@@ -81,7 +81,7 @@ def scores_at(
 
     def gradients(hidden: Tensor) -> Tensor:
         targets, gradients = target_gradients(view, hidden, said, target)
-        found.extend((targets, hidden))
+        found[:] = targets, hidden  # asked again where a pass by hand is given up midway
         return gradients
 
     if method == "forward":

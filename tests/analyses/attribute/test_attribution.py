@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from lensdiff.analyses.attribute import gradients
 from lensdiff.analyses.attribute.attribution import Attribution
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model, load_pair, view_of
+from lensdiff.models.linear.passes import NotLinear
 from lensdiff.models.text import Response, generate
 from lensdiff.results import InputError, Results
 from tests.checkpoints import hf_model, tokenizer_of
@@ -63,6 +65,22 @@ def test_keywords_reach_the_score(result):
     assert result.instruction_score(p=2.0) != result.instruction_score()
     assert result.instruction_score(normalise=False) != result.instruction_score()
     assert result.levels(levels=4).max() == 4
+
+
+def test_a_pass_that_is_given_up_midway_is_made_another_way(model, result, monkeypatch):
+    push, calls = gradients.push_tangents, []
+
+    def fails(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise NotLinear("its second chunk is of another model")
+        return push(*args, **kwargs)
+
+    monkeypatch.setattr(gradients, "push_tangents", fails)
+    found = attribute(model, PROMPT, "The answer is: bonjour.", method="forward", chunk=4)
+    assert len(calls) == 2
+    torch.testing.assert_close(found.scores, result.scores, atol=1e-6 * float(result.scores.abs().max()), rtol=1e-3)
+    torch.testing.assert_close(found.targets, result.targets)
 
 
 def test_words_add_up_their_tokens(result):
