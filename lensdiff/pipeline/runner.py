@@ -93,7 +93,7 @@ class Runner:
             if self.workers is not None and self.workers.engine.everything:
                 self._do_elsewhere(self.workers, step, units)
             else:
-                for block in _blocks(step, units, 1 if self.plan.both else BLOCK):
+                for block in _blocks(step, units, step.at_once if self.plan.both else BLOCK):
                     self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
                     self._do(step, block)
                     for unit in block:
@@ -210,7 +210,7 @@ class Runner:
 
     def _results(self, step: Step[Any, Any], units: Sequence[Unit]) -> Sequence[Result | InputError]:
         inputs = [self._inputs(step, unit) for unit in units]
-        if step.block is not None and not self.plan.both:
+        if step.block is not None and not (self.plan.both and step.at_once == 1):
             try:
                 return step.block(inputs, units, chosen(step, self.plan.options_of(step.options)))
             except RuntimeError as error:

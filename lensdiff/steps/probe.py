@@ -120,19 +120,22 @@ class Probe:
     @cached_property
     def step(self) -> float:
         """Seconds of a generated token."""
+        return self._step(1)
+
+    def respond(self, at_once: int) -> float:
+        """Return the seconds to answer a prompt with the longest response, one of so many that are decoded together."""
+        step = self.step if at_once == 1 else self.once(f"step of {at_once}", lambda probe: probe._step(at_once))
+        return step * self.n_response + self.read(self.n_prompt)
+
+    def _step(self, at_once: int) -> float:
         tokens = self._tokens(self._fitting(self.n_prompt)).cpu()
 
         def generate(view: ModelView) -> list[Callable[[], object]]:
             lengths = 1, 1 + PROBED_TOKENS
-            return [lambda n=n: greedy(view, [tokens], max_new_tokens=n, stops=()) for n in lengths]
+            return [lambda n=n: greedy(view, [tokens] * at_once, max_new_tokens=n, stops=()) for n in lengths]
 
         one, more = self.bench.measure(generate)
-        return max(0.0, more - one) / PROBED_TOKENS
-
-    @property
-    def respond(self) -> float:
-        """Seconds to answer a prompt with the longest response."""
-        return self.step * self.n_response + self.read(self.n_prompt)
+        return max(0.0, more - one) / PROBED_TOKENS / at_once
 
     def decompose(self, n: int, dtype: torch.dtype = torch.float32) -> float:
         """Return the seconds of a singular value decomposition of n x n on the CPU: a smaller one's, by the cube."""

@@ -1,16 +1,18 @@
 """What models answer to prompts, and the texts on which all models are read: shared by every analysis of prompts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import view_of
+from lensdiff.models import ModelView, view_of
+from lensdiff.models.asked import Asked
+from lensdiff.models.decoding import BATCH_SIZE as AT_ONCE
 from lensdiff.models.forced_text import as_base_reads
 from lensdiff.models.pair import ModelPair
-from lensdiff.models.text import MAX_NEW_TOKENS, Response, generate, token_strings
+from lensdiff.models.text import MAX_NEW_TOKENS, Response, own_responses, token_strings
 from lensdiff.results import InputError, Result
 from lensdiff.steps.found import Found
 from lensdiff.steps.inputs import Inputs
@@ -95,22 +97,64 @@ def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidRespons
     Raises:
         InputError: the prompt cannot be answered, or the given response is empty.
     """
-    prompt, given, view = inputs.prompt, inputs.given(inputs.prompt.id), view_of(inputs.model)
-    if given is None:
-        said = generate(view, prompt, max_new_tokens=options.max_new_tokens)
-    elif given.strip():
-        said = Response(given, ())
-    else:
-        raise InputError("the response is an empty text: leave it out for the model's own response")
-    most = {} if given is not None else {"max_new_tokens": options.max_new_tokens}
-    provenance = view.provenance("responses", most)
+    (found,) = respond_together([inputs], [unit], options)
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def respond_together(
+    inputs: Sequence[Inputs], units: Sequence[Unit], options: ResponseOptions
+) -> list[SaidResponse | InputError]:
+    """Do several units at once: what a model has to generate is decoded in one batch; an error for each that fails."""
+    found: dict[Unit, SaidResponse | InputError] = {}
+    to_say: dict[str | None, dict[Unit, Inputs]] = {}
+    for own, unit in zip(inputs, units, strict=True):
+        try:
+            given = own.given(own.prompt.id)
+            if given is None:
+                to_say.setdefault(unit.model, {})[unit] = own
+            elif given.strip():
+                found[unit] = _kept(view_of(own.model), own.prompt, Response(given, ()), None)
+            else:
+                raise InputError("the response is an empty text: leave it out for the model's own response")
+        except InputError as error:
+            found[unit] = error
+    for of_model in to_say.values():
+        found |= _generated(of_model, options.max_new_tokens)
+    return [found[unit] for unit in units]
+
+
+def _generated(of_model: Mapping[Unit, Inputs], most: int) -> dict[Unit, SaidResponse | InputError]:
+    """Return what one model says to the prompts of some units, or why it says nothing."""
+    try:
+        view = view_of(next(iter(of_model.values())).model)
+    except InputError as error:
+        return dict.fromkeys(of_model, error)
+    prompts = {unit: own.prompt for unit, own in of_model.items()}
+    asked = Asked.of(list(prompts.values()))
+    said = own_responses(view, asked, max_new_tokens=most, prepend_bos=None, batch_size=AT_ONCE)
+    return {
+        unit: _kept(view, prompt, said[prompt.id], most)
+        if prompt.id in said
+        else InputError(str(asked.errors[prompt.id]))
+        for unit, prompt in prompts.items()
+    }
+
+
+def _kept(view: ModelView, prompt: Prompt, said: Response, most: int | None) -> SaidResponse:
+    """Return a response as a run keeps it.
+
+    Args:
+        most: the longest that was asked for; None of a given one.
+    """
     return SaidResponse(
-        provenance,
+        view.provenance("responses", {} if most is None else {"max_new_tokens": most}),
         prompt.id,
         said.text,
         said.token_ids,
-        given=given is not None,
-        tokenizer="" if given is not None else said.tokenizer,
+        given=most is None,
+        tokenizer="" if most is None else said.tokenizer,
         tokens=token_strings(view, said.token_ids),
         end=said.end,
         prompt=prompt.stripped,
@@ -118,7 +162,11 @@ def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidRespons
 
 
 def _cost(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
-    return probe.respond
+    return probe.respond(min(AT_ONCE, max(1, len(probe.prompts))))
+
+
+def _cost_of_one(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
+    return probe.respond(1)
 
 
 RESPONSES = Step(
@@ -131,6 +179,8 @@ RESPONSES = Step(
     cost=_cost,
     needs=frozenset({"model", "prompt"}),
     keys=("max_new_tokens",),
+    block=respond_together,
+    at_once=AT_ONCE,
 )
 
 
@@ -140,7 +190,14 @@ def _control_reads(plan: Plan, unit: Unit, options: ResponseOptions) -> Iterable
 
 
 CONTROL_RESPONSES = replace(
-    RESPONSES, name=CONTROL_STEP, title="responses of controls", units=no_units, reads=_control_reads
+    RESPONSES,
+    name=CONTROL_STEP,
+    title="responses of controls",
+    units=no_units,
+    reads=_control_reads,
+    cost=_cost_of_one,
+    block=None,
+    at_once=1,
 )
 
 

@@ -92,6 +92,7 @@ class Step(Generic[O, R]):
         kept: how much of a result stays once its readers are done; part: makes the part of it.
         lacks: why prompts are not in a result that is of several, by their ids.
         block: does several units at once where one model is held at a time; a result or an error for each.
+        at_once: how many units it does at once where both models are held too.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Step(Generic[O, R]):
     part: Callable[[R], R] | None = None
     lacks: Callable[[R], Mapping[str, str]] | None = None
     block: Callable[[Sequence["Inputs"], Sequence[Unit], O], Sequence[R | InputError]] | None = None
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         unknown = [key for key in self.keys if key not in self.options.model_fields]

@@ -186,10 +186,11 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     config, runner = runner_of(models, tmp_path, attribute={"deletion_draws": 2})
     probe = known(
         probe_of(config, runner), passing=Passing(1.0, 2.0), step=3.0, n_prompt=10.0, n_response=5,
-        _known={"attribution": (7.0, 0.1)},
+        _known={"attribution": (7.0, 0.1), "step of 3": 0.5},
     )  # fmt: skip
     rows = min(rows_of(probe.view, 10, 5).values())
-    assert cost(runner, probe, "responses") == 5 * 3 + 1 + 10 * 2
+    assert cost(runner, probe, "responses") == 5 * 0.5 + 1 + 10 * 2  # the three prompts are decoded together
+    assert cost(runner, probe, "control_responses", Unit("spectrum-0", "sea")) == 5 * 3 + 1 + 10 * 2
     # the scores, and one pass that reads the text without its highest tokens and without random ones
     assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 1 + (1 + 2) * 15 * 2)
     # of both models and 3 prompts the scores, and 5 points of 3 orders both ways and of 19, of half a prompt each

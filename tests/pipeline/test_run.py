@@ -45,7 +45,7 @@ from lensdiff.inputs import Prompt, load_prompts
 from lensdiff.inputs.texts import shipped_texts
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
-from lensdiff.models import load_pair, view_of
+from lensdiff.models import load_pair, text, view_of
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.text import Response, generate
 from lensdiff.models.validity import validity
@@ -56,6 +56,7 @@ from lensdiff.pipeline.graph import steps_of, tables_of
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers
+from lensdiff.steps.responses import SaidResponse
 from tests import toy_v1
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
@@ -644,6 +645,25 @@ def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
     assert store.names("outputs/") == ["outputs/ok"]
     assert store.names("attribution/base/") == ["attribution/base/ok"]
     assert store.names("attention/tuned/") == ["attention/tuned/ok"]
+
+
+@pytest.mark.parametrize("keep", ["both", "one"])
+def test_what_a_model_has_to_say_is_decoded_together(models, tmp_path, monkeypatch, pair, prompts, keep):
+    decode, together = text.greedy_to_the_end, []
+
+    def counted(view: Any, rows: Any, **options: Any) -> Any:
+        together.append((view.info.id, len(rows)))
+        return decode(view, rows, **options)
+
+    monkeypatch.setattr(text, "greedy_to_the_end", counted)
+    changes = {"analyses": ["outputs"], "keep": keep, "controls": dict.fromkeys(COUNTS, 0)}
+    store = execute(config_for(models, tmp_path / "out", **changes))
+    assert together == [("base", 3), ("tuned", 3)]
+    monkeypatch.undo()
+    for side, model in (("base", pair.base), ("tuned", pair.tuned)):
+        for name, prompt in prompts.items():
+            alone = generate(model, prompt, max_new_tokens=4)
+            assert store.load_result(f"responses/{side}/{name}", SaidResponse).token_ids == alone.token_ids
 
 
 def test_nothing_to_score_is_no_failure(models, tmp_path):
