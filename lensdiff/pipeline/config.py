@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from lensdiff.analyses import ANALYSES
-from lensdiff.defaults import KINDS, MAX_NEW_TOKENS, MOST, RAW
+from lensdiff.defaults import KINDS, MAX_NEW_TOKENS, MOST, RAW, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from lensdiff.steps.analysis import Analysis
 from lensdiff.steps.options import Count, Number, Options, Seed, checked_once, contradiction, option
 
@@ -22,6 +22,8 @@ ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALY
 EXACT = [analysis.name for analysis in ASKED.values() if analysis.exact]
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
 STREAMED_KINDS: tuple[ControlKind, ...] = ("spectrum", "norm")  # that are made of weights alone
+_TRAINING = ("steps", "rate", "batch", "length", "rank")
+TOLD = {"gradient-noise": ("divide",), "distilled": _TRAINING, "shuffled": _TRAINING}  # what a kind is told beside data
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 
 
@@ -80,10 +82,31 @@ class ControlOptions(Options):
         'For shuffled controls: JSONL of tuning data, "prompt" and "response" a line; by default none.',
         example="tuning.jsonl",
     )
+    divide: Literal["none", "rms"] = option(
+        "none",
+        "Of gradient noise: none, or rms: each entry divided by its root mean square over the signs, as Adam does.",
+    )
+    steps: Count = option(TRAINING_STEPS, "Of trained kinds: steps of AdamW.")
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = option(TRAINING_RATE, "Its learning rate.")
+    batch: Count = option(TRAINING_BATCH, "Texts of a step.")
+    length: Annotated[int, Field(ge=2, le=MOST)] | None = option(
+        None, "Tokens of a text; by default 64 of distilled, at most 256 of shuffled controls.", example=64
+    )
+    rank: Count | None = option(
+        None, "Of the trained factors; by default that of the real change where it has a low one, else none.", example=8
+    )
 
     def count(self, name: str) -> int:
         """Return the number of controls of each kind that stand beside an analysis."""
         return getattr(self, name)
+
+    def of_kind(self, kind: str) -> dict[str, Any]:
+        """Return the options of a kind that are no defaults, as `ModelPair.control` takes them."""
+        return {name: getattr(self, name) for name in TOLD.get(kind, ()) if self.is_told(name)}
+
+    def is_told(self, name: str) -> bool:
+        """Return whether an option is none of the defaults."""
+        return getattr(self, name) != type(self).model_fields[name].default
 
 
 class RayOptions(Options):
@@ -295,6 +318,10 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
+    for name in dict.fromkeys(name for names in TOLD.values() for name in names):
+        kinds = [kind for kind, names in TOLD.items() if name in names]
+        if options.is_told(name) and not set(kinds) & set(options.kinds):
+            yield f"controls.{name}", f"{name} is for {' and '.join(kinds)} controls: add a kind, or leave it out"
     counted = [analysis for analysis in config.chosen if analysis.controls is not None]
     for analysis in counted:
         name = analysis.name

@@ -251,9 +251,8 @@ def estimate_of(units: Iterable[Key], runner: Runner, probe: Probe) -> Estimate:
 def _making(controls: list[str], runner: Runner, probe: Probe) -> float:
     """Return the seconds that controls take to be made as whole models."""
     kinds = [split_control(name)[0] for name in controls if name in runner.plan.checked]
-    data = {"data": runner.supplies.data} if "shuffled" in kinds else {}
     return math.fsum(
-        probe.bench.control(kind, **(data if kind == "shuffled" else {})).of(kinds.count(kind))
+        probe.bench.control(kind, **runner.supplies.options(kind)).of(kinds.count(kind))
         for kind in dict.fromkeys(kinds)
     )
 

@@ -1,6 +1,7 @@
 """What results are known by: the identity of models, prompts and words, so that nothing stale is ever taken for new.
 
-A file is known by its content, a model from the hub by its commit; a control by both models, its kind, seed and data.
+A file is known by its content, a model from the hub by its commit; a control by both models, its kind, seed, data and
+options.
 """
 
 import hashlib
@@ -85,7 +86,8 @@ class Identities:
             return self.models["base"] if side == "base" else [self.models["tuned"], self.pair]
         control = plan.control(unit.control)
         data = self.data if control.kind == "shuffled" else None
-        return [self.pair, control.kind, control.seed, data]
+        told = self._config.controls.of_kind(control.kind)
+        return [self.pair, control.kind, control.seed, data, *([told] if told else [])]
 
 
 def prompt_identity(plan: Plan, ids: Iterable[str]) -> list[Any]:

@@ -81,6 +81,7 @@ def supplies_of(material: Material, both: bool, say: Callable[[str], None] = lam
         lambda pair, vocabulary: vectors_of(material.config, pair, vocabulary),
         lambda: material.data,
         lambda: material.texts,
+        material.config.controls.of_kind,
     )
 
 

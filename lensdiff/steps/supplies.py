@@ -1,8 +1,9 @@
 """Where units get models and words from: each is loaded when first asked for, and of the controls one is in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
@@ -23,6 +24,7 @@ class Supplies:
         load_pair, load_vocabulary, load_data, load_texts: load what they are named after, the data being prompts and
             responses that the tuned model was tuned on, the texts plain ones.
         load_vectors: loads word vectors for a pair and a word list.
+        told: returns what controls of a kind are told, beside the data.
     """
 
     load_pair: Callable[[], ModelPair]
@@ -30,6 +32,7 @@ class Supplies:
     load_vectors: Callable[[ModelPair, Vocabulary], WordVectors]
     load_data: Callable[[], list[tuple[str, str]]]
     load_texts: Callable[[], tuple[str, ...]]
+    told: Callable[[str], Mapping[str, Any]]
     _control: tuple[Control, ModelView] | None = field(default=None, init=False)
     _rendered: dict[str, Prompt | InputError] = field(default_factory=dict, init=False)  # each is asked for many times
 
@@ -89,9 +92,15 @@ class Supplies:
         """Return a control model; the one before it is let go."""
         if self._control is None or self._control[0] != control:
             self.free()
-            data = {"data": self.data} if control.kind == "shuffled" else {}
-            self._control = control, view_of(self.pair.control(control.kind, control.seed, **data))
+            self._control = (
+                control,
+                view_of(self.pair.control(control.kind, control.seed, **self.options(control.kind))),
+            )
         return self._control[1]
+
+    def options(self, kind: str) -> dict[str, Any]:
+        """Return what controls of a kind are made with, as `ModelPair.control` takes it."""
+        return {**self.told(kind), **({"data": self.data} if kind == "shuffled" else {})}
 
     def free(self) -> None:
         """Let go of the control in memory."""

@@ -261,7 +261,7 @@ KEYS: dict[str, tuple[Any, set[str], set[str]]] = {
 EVERYTHING = {"device": "cpu:0", "dtype": "float64", "weights": "folded", "wrapper": "bridge"}
 ELSEWHERE = {  # in test_changed_inputs, test_identity, test_templates, or of no result
     *("base", "tuned", "base_revision", "tuned_revision", "prompts", "analyses", "out", "about"),
-    "controls.data",
+    *(f"controls.{name}" for name in ("data", "divide", "steps", "rate", "batch", "length", "rank")),
     *("templates", "template_effects.measures", "template_effects.draws", "template_effects.max_prompts"),
 }
 

@@ -160,6 +160,8 @@ def test_a_chat_of_a_config_that_is_none_is_refused_before_anything_is_loaded(ch
 CONTRADICTIONS = {
     ("", "prompts"): "prompts come from a file (prompts) or from the config ([[prompt]]), not from both",
     ("controls", "data"): "tuning data are for shuffled controls: add the kind, or leave the file out",
+    ("controls", "length"): "length is for distilled and shuffled controls: add a kind, or leave it out",
+    ("controls", "rank"): "rank is for distilled and shuffled controls: add a kind, or leave it out",
 }
 
 
@@ -223,7 +225,7 @@ def test_the_example_says_what_every_analysis_is_asked():
         (GOOD + "[controls]\nheads = -1\n", ", line 6: controls.heads is -1, expected greater than or equal to 0"),
         (
             GOOD + '[controls]\nkind = "norm"\n',
-            ", line 6: unknown key 'controls.kind', available: kinds, data, instruction_use",
+            ", line 6: unknown key 'controls.kind', available: kinds, data, divide, steps, rate, batch, length, rank, ",
         ),
         (GOOD + "[controls]\nrotation_norm = 3\n", ", line 6: unknown key 'controls.rotation_norm'"),
         (GOOD + "[controls]\nkinds = []\n", ", line 6: controls.kinds is [], expected a list that is not empty"),
@@ -240,6 +242,13 @@ def test_the_example_says_what_every_analysis_is_asked():
             GOOD + '[controls]\nkinds = ["norm", "shuffled"]\n\ndata = ""\n',
             ", line 8: controls.data is '', expected a text that is not empty",
         ),
+        (GOOD + "[controls]\nsteps = 5\n", ", line 6: steps is for distilled and shuffled controls: add a kind"),
+        (
+            GOOD + '[controls]\nkinds = ["norm"]\ndivide = "rms"\n',
+            ", line 7: divide is for gradient-noise controls: add a kind, or leave it out",
+        ),
+        (GOOD + "[controls]\nlength = 1\n", ", line 6: controls.length is 1, expected"),
+        (GOOD + "[controls]\nrate = 0\n", ", line 6: controls.rate is 0, expected"),
         (GOOD + '[controls]\ndata = "t.jsonl"\n', ", line 6: tuning data are for shuffled controls: add the kind"),
         (GOOD + "[instruction_use]\ndraws = 0\n", ", line 6: instruction_use.draws is 0, expected greater than or"),
         (GOOD + "[instruction_use]\nmax_tokens = 0\n", ", line 6: instruction_use.max_tokens is 0, expected greater"),

@@ -80,8 +80,9 @@ UNITS = {
     "tuned": Unit("tuned", "sea"),
     "spectrum": Unit("spectrum-0", "sea"),
     "shuffled": Unit("shuffled-0", "sea"),
+    "gradient-noise": Unit("gradient-noise-0", "sea"),
 }
-MODELS = {"base", "tuned", "spectrum", "shuffled"}
+MODELS = {"base", "tuned", "spectrum", "shuffled", "gradient-noise"}
 
 
 @pytest.fixture
@@ -95,8 +96,9 @@ def folder(models: Path, tmp_path: Path) -> Path:
 
 def known(folder: Path, **changes: Any) -> dict[str, Any]:
     """What a unit of each model, and each need, is known by."""
-    controls = {"kinds": ["spectrum", "shuffled"], "data": str(folder / "data.jsonl")}
-    own = {"controls": controls, "vectors": str(folder / "glove.txt")} | changes
+    told = changes.pop("controls", {})
+    kinds = {"kinds": ["spectrum", "shuffled", "gradient-noise"], "data": str(folder / "data.jsonl")}
+    own = {"controls": kinds | told, "vectors": str(folder / "glove.txt")} | changes
     config = check_config(small(folder, folder / "out", **own))
     plan, identities = plan_of(Material(config), config.keep != "one", 2, config.chosen), Identities(config)
     found = {f"model of {name}": identities.of("model", plan, unit) for name, unit in UNITS.items()}
@@ -122,7 +124,7 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], object]:
 
 
 ALL_MODELS = {f"model of {name}" for name in MODELS} | {"pair"}
-OF_CONTROLS = {"model of spectrum", "model of shuffled"}
+OF_CONTROLS = {"model of spectrum", "model of shuffled", "model of gradient-noise"}
 FILES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "nothing": (lambda folder: None, set()),
     "the base's weights": (lambda f: save_checkpoint("llama", f / "base", seed=9), ALL_MODELS | {"base"}),
@@ -161,6 +163,13 @@ KEYS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "vocabulary": ({"vocabulary": "default"}, {"vocabulary", "vectors"}),
     "vectors": ({"vectors": "base"}, {"vectors"}),
     "max_new_tokens": ({"max_new_tokens": 9}, set()),
+    "divide": ({"controls": {"divide": "rms"}}, {"model of gradient-noise"}),
+    "steps": ({"controls": {"steps": 3}}, {"model of shuffled"}),
+    "rate": ({"controls": {"rate": 0.1}}, {"model of shuffled"}),
+    "batch": ({"controls": {"batch": 3}}, {"model of shuffled"}),
+    "length": ({"controls": {"length": 9}}, {"model of shuffled"}),
+    "rank": ({"controls": {"rank": 2}}, {"model of shuffled"}),
+    "what is the default anyway": ({"controls": {"divide": "none", "steps": 40}}, set()),
 }
 
 
@@ -172,7 +181,7 @@ def test_a_need_is_known_by_its_keys(folder, key):
 
 
 def test_how_many_models_are_held_is_known_to_those_alone_that_need_both(folder):
-    none = dict.fromkeys(COUNTS, 0) | {"kinds": ["spectrum", "shuffled"], "data": str(folder / "data.jsonl")}
+    none = dict.fromkeys(COUNTS, 0)
     one, both = (known(folder, keep=keep, controls=none) for keep in ("one", "both"))
     assert {need for need in one if one[need] != both[need]} == {"both"}
 

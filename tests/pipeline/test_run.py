@@ -499,6 +499,18 @@ def test_shuffled_controls_are_made_of_the_tuning_data(models, tmp_path, pair):
     torch.testing.assert_close(found.control_shares, expected.control_shares, atol=1e-4, rtol=1e-3)
 
 
+def test_controls_are_made_as_the_config_says(models, tmp_path, pair):
+    recipe = {"steps": 2, "rate": 1e-2, "batch": 2, "length": 6, "rank": 2}
+    controls = {"kinds": ["distilled", "gradient-noise"], "divide": "rms", "value_rotation": 1, **recipe}
+    store = execute(config_for(models, tmp_path / "out", analyses=["value_rotation"], controls=controls))
+    found = store.load_result("value_rotation", ValueRotation)
+    made = [pair.control("distilled", **recipe, cache=None), pair.control("gradient-noise", divide="rms", cache=None)]
+    torch.testing.assert_close(found.control_shares, value_rotation(pair, controls=made).control_shares)
+    usual = [pair.control("distilled", cache=None), pair.control("gradient-noise", cache=None)]
+    differ = (found.control_shares - value_rotation(pair, controls=usual).control_shares).abs()
+    assert (differ.flatten(1).amax(1) > 1e-3).all()
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", '{"prompt": "a"}', '{"prompt": "a", "response": " "}'])
 def test_unusable_tuning_data_are_refused_by_line(models, tmp_path, line):
     good = json.dumps({"prompt": "a", "response": "b"})

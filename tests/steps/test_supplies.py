@@ -25,7 +25,7 @@ def nothing(*_: Any) -> Any:
 
 
 def test_a_prompt_is_rendered_once_and_what_cannot_be_is_refused_each_time():
-    supplies, counting = Supplies(nothing, nothing, nothing, nothing, nothing), Counting()
+    supplies, counting = Supplies(*[nothing] * 6), Counting()
     vars(supplies)["template"] = counting
     sea, bad = Prompt("the sea", id="sea"), Prompt("the moon", id="bad")
     assert supplies.rendered(sea, "raw") is sea

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lensdiff.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.results import InputError
 from lensdiff.results.numbers import check_count
@@ -32,9 +33,9 @@ class Recipe:
             training.
     """
 
-    steps: int = 40
-    rate: float = 2e-4
-    batch: int = 8
+    steps: int = TRAINING_STEPS
+    rate: float = TRAINING_RATE
+    batch: int = TRAINING_BATCH
     length: int = 64
     rank: int | None = None
 
