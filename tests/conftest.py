@@ -1,5 +1,4 @@
-"""Shapes are checked in tests only: jaxtyping and beartype are put on every module of lensdiff before it is
-imported."""
+"""Types and shapes are checked in tests only: that is put on every module of lensdiff before it is imported."""
 
 import gc
 import importlib.util
@@ -10,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a run of small models has it: sums come out in the same order
 _cache = tempfile.TemporaryDirectory(prefix="lensdiff-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # controls are kept between runs, not between tests
-_hook = install_import_hook("lensdiff", "beartype.beartype")
+
+from tests import typed  # noqa: E402 (reads what is set above)
+
+typed.install()
+
+
+def _at_once(handle: object) -> None:
+    """What a test writes is gone with it, and has not to be on the disk before the next line."""
+
+
+os.fsync = _at_once
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"

@@ -1,8 +1,8 @@
 """From a config to every analysis and a results directory.
 
-Stopped at any point, the next run repeats at most the unit it was in; with a changed config, or changed inputs, it
-repeats what depends on the change and removes what no longer holds. Two runs on one directory at once: the second
-refuses.
+Stopped at any point, the next run repeats at most the unit it was in (of responses those that were decoded together);
+with a changed config, or changed inputs, it repeats what depends on the change and removes what no longer holds. Two
+runs on one directory at once: the second refuses.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -95,9 +95,7 @@ class Runner:
             else:
                 for block in _blocks(step, units, step.at_once if self.plan.both else BLOCK):
                     self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
-                    self._do(step, block)
-                    for unit in block:
-                        self.listener.advance(step.title, str(unit))
+                    self._do(step, block, lambda unit: self.listener.advance(step.title, str(unit)))
         finally:
             self.listener.end(step.title, self.store.step(name).seconds)
         self._tell(step.title, [(name, unit) for unit in units])
@@ -193,8 +191,10 @@ class Runner:
         named = dict.fromkeys(name for names in self.plan.controls.values() for name in names)
         return list(named | dict.fromkeys(name for name in every if name is not None))
 
-    def _do(self, step: Step[Any, Any], units: Sequence[Unit]) -> None:
-        """Do units at once, one in most steps, and record each."""
+    def _do(
+        self, step: Step[Any, Any], units: Sequence[Unit], tell: Callable[[Unit], object] = lambda unit: None
+    ) -> None:
+        """Do units at once, one in most steps, and record each, then tell of it."""
         start = time.perf_counter()
         ready, found = [], {}
         for unit in units:
@@ -207,6 +207,7 @@ class Runner:
         seconds = (time.perf_counter() - start) / len(units)
         for unit in units:
             self._record(step, unit, found[unit], seconds)
+            tell(unit)
 
     def _results(self, step: Step[Any, Any], units: Sequence[Unit]) -> Sequence[Result | InputError]:
         inputs = [self._inputs(step, unit) for unit in units]

@@ -21,7 +21,7 @@ from lensdiff.pipeline.identity import Identities
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.plans import plan_of
 from lensdiff.pipeline.toml import check_config
-from lensdiff.results import ResultStore
+from lensdiff.results import InputError, ResultStore
 from lensdiff.results.folder import PARTIAL
 from lensdiff.steps.step import Step
 from lensdiff.steps.unit import Unit, name_of
@@ -101,9 +101,17 @@ class Watch:
 
         def block(inputs: Any, units: Sequence[Unit], options: Any) -> Any:
             assert step.block is not None
+            found: dict[Unit, Any] = {}
             for unit in units:
-                begin(unit)
-            return step.block(inputs, units, options)
+                try:
+                    begin(unit)
+                except InputError as error:
+                    found[unit] = error
+            left = {unit: own for own, unit in zip(inputs, units, strict=True) if unit not in found}
+            found |= dict(zip(left, step.block(list(left.values()), list(left), options), strict=True))
+            for unit in left:
+                self.after(name_of(step.name, unit))
+            return [found[unit] for unit in units]
 
         return replace(step, work=work, block=None if step.block is None else block)
 
