@@ -63,6 +63,18 @@ def prompt_of(view: ModelView, n: int) -> str:
     return text
 
 
+def said_of(view: ModelView, prompt: str, m: int, seed: int = 0) -> tuple[str, Tensor]:
+    """A text behind the prompt, of so many tokens: random words that are one token each."""
+    strings = view.tokenizer.batch_decode([[i] for i in range(view.d_vocab)])
+    words = [i for i, text in enumerate(strings) if text[:1] == " " and text[1:].isascii() and text[1:].isalpha()]
+    chosen = torch.randint(len(words), (m,), generator=torch.Generator().manual_seed(seed)).tolist()
+    ids = [words[i] for i in chosen]
+    text = "".join(strings[i] for i in ids)
+    if ids_of(view, prompt + text) != ids_of(view, prompt) + ids:
+        raise SystemExit(f"the tokenizer cuts {text!r} otherwise when it stands behind the prompt")
+    return text, torch.tensor(ids)
+
+
 def ids_of(view: ModelView, text: str) -> list[int]:
     return view.tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -132,7 +144,7 @@ def main(
     rate, console, found = 0.0, Console(), []
     for n, m in (tuple(map(int, case.split("x"))) for case in cases.split(",")):
         prompt = prompt_of(view, n)
-        said = torch.randint(100, view.d_vocab, (m,), generator=torch.Generator().manual_seed(0))
+        _, said = said_of(view, prompt, m)
         tokens = torch.cat([torch.tensor(ids_of(view, prompt)), said])
         auto = cheaper_mode(view, n, m)
         ways: dict[str, Callable[[], Tensor]] = {

@@ -3,22 +3,28 @@
 Prints one figure a line: wall and CPU time, the peak of resident memory above the loaded model, and the cost per layer.
 Without --words the vocabulary is the shipped word list; it takes an .npz with `words`. With --controls N the rotation
 of the model against itself with a random low-rank change of every W_out, and N spectrum-matched controls, is timed too.
+`plain_loop` and `plain_rotation` are the same analyses layer by layer, for `table.py`.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import subspace_angles
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from lensdiff.analyses.mlp.components import concept_directions
-from lensdiff.analyses.mlp.concepts import mlp_concepts
-from lensdiff.analyses.mlp.rotation import rotation
+from lensdiff.analyses.mlp.components import Directions, concept_directions
+from lensdiff.analyses.mlp.concepts import MLPConcepts, mlp_concepts
+from lensdiff.analyses.mlp.rotation import Rotation, rotation
 from lensdiff.inputs.vocabulary import Vocabulary
-from lensdiff.models import load_model, load_pair, view_of
+from lensdiff.models import ModelView, load_model, load_pair, view_of
+from lensdiff.models.words import word_embeddings, word_tokens
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CHANGE, RANK = 0.02, 8  # of the planted change: relative norm, rank
@@ -51,6 +57,56 @@ def changed(model: Any) -> None:
             left, right = (torch.randn(n, RANK, generator=generator) for n in weight.shape)
             product = left @ right.T
             weight.add_(CHANGE * product * weight.norm() / product.norm())
+
+
+@torch.no_grad()
+def plain_loop(
+    view: ModelView, words: Sequence[str], layers: Sequence[int], n_components: int, top: int
+) -> list[tuple[Tensor, list[list[int]]]]:
+    """Return by layer the shares of variance and each component's words of largest |score|, of the values.
+
+    As one writes it with torch: a singular value decomposition of the centred values in the model's own float32, and a
+    product and a search for each component. Words become embeddings as lensdiff's do.
+    """
+    U = normalize(word_embeddings(view.weights.W_U.T, word_tokens(view, words)), dim=1)
+    found = []
+    for layer in layers:
+        values = view.weights.needed_matrix(layer, "W_out")
+        _, sizes, rows = torch.linalg.svd(values - values.mean(dim=0), full_matrices=False)
+        ratio = sizes**2 / (sizes**2).sum()
+        named = [(U @ row).abs().topk(top).indices.tolist() for row in rows[:n_components]]
+        found.append((ratio[:n_components], named))
+    return found
+
+
+def gap(mine: MLPConcepts, theirs: list[tuple[Tensor, list[list[int]]]]) -> float:
+    """Return the share of words that only one of both names: of nearly equal scores either may be the last."""
+    shares, other = torch.stack([shares for shares, _ in theirs]).double(), 0
+    torch.testing.assert_close(mine.explained_variance_ratio[:, 0].double(), shares, rtol=1e-3, atol=1e-6)
+    for layer, (_, named) in zip(mine.index[:, 0].tolist(), theirs, strict=True):
+        other += sum(len(set(a) - set(b)) for a, b in zip(layer, named, strict=True))
+    return other / mine.index[:, 0].numel()
+
+
+def plain_rotation(base: Directions, tuned: Directions, ranks: Sequence[int]) -> list[tuple[list[Tensor], Tensor]]:
+    """Return by layer the principal angles of each rank, and the angles of matched components, with scipy's own."""
+    found = []
+    for a, b in zip(base.components[:, 0].double().numpy(), tuned.components[:, 0].double().numpy(), strict=True):
+        angles = [torch.from_numpy(subspace_angles(a[:r].T, b[:r].T)[::-1].copy()) for r in ranks]
+        cosine = np.abs(a @ b.T)
+        rows, columns = linear_sum_assignment(-cosine)
+        found.append((angles, torch.from_numpy(np.arccos(np.clip(cosine[rows, columns], 0, 1)))))
+    return found
+
+
+def rotation_gap(mine: Rotation, theirs: list[tuple[list[Tensor], Tensor]]) -> float:
+    """Return the largest difference of an angle in radians."""
+    found = []
+    for layer, (angles, matched) in enumerate(theirs):
+        both = zip(mine.angles[layer, 0], mine.ranks, angles, strict=True)
+        found += [own[:rank] - other for own, rank, other in both]
+        found.append(mine.matched_angle[layer, 0] - matched)
+    return max(float(one.abs().max()) for one in found)
 
 
 def main() -> None:

@@ -17,8 +17,6 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import lensdiff
@@ -91,12 +89,9 @@ def operation(name: str, view: ModelView, sizes: Sizes) -> Callable[[], Any]:
     many = (single * (1 + (sizes["N"] + sizes["M"]) // len(single)))[: sizes["N"] + sizes["M"]]
     prompt, answer = (" ".join(some) for some in (many[: sizes["N"]], many[sizes["N"] :]))
     method: Any = name.split(", ")[1]
-
-    def attributed() -> None:
-        for _ in range(sizes["prompts"]):
-            lensdiff.attribute(view.model, prompt, answer, method=method, deletion_draws=0)
-
-    return attributed
+    prompts = [lensdiff.Prompt(prompt, id=str(number)) for number in range(sizes["prompts"])]
+    answers, options = [answer] * len(prompts), {"method": method, "deletion_draws": 0, "progress": False}
+    return lambda: lensdiff.attribute(view.model, prompts, answers, **options)
 
 
 def measure(growth: Growth, value: int) -> dict[str, float]:
@@ -149,6 +144,17 @@ def rows(only: str, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def markdown(found: list[dict[str, Any]]) -> str:
+    """Return the table of what is written as JSON."""
+    headings = "operation", "size", "from - to", *POWERS.values(), "expected of operations"
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in found:
+        fitted = ("-" if row[kind] is None else f"{row[kind]:.2f}" for kind in POWERS)
+        span = f"{row['values'][-FITTED]} - {row['values'][-1]}"
+        lines.append("| " + " | ".join((row["operation"], row["size"], span, *fitted, row["expected"])) + " |")
+    return "\n".join(lines)
+
+
 POWERS = {"flops": "operations", "cpu_s": "time", "peak_mib": "memory"}
 
 
@@ -158,15 +164,13 @@ def main(
 ) -> None:
     """Fit how costs grow."""
     torch.set_num_threads(1)  # a forked process may not use what another thread began
-    found = list(rows(only, lambda text: typer.echo(text, err=True)))
-    table = Table("operation", "size", "from - to", *POWERS.values(), "expected of operations")
-    for row in found:
-        fitted = ("-" if row[kind] is None else f"{row[kind]:.2f}" for kind in POWERS)
-        span = f"{row['values'][-FITTED]} - {row['values'][-1]}"
-        table.add_row(row["operation"], row["size"], span, *fitted, row["expected"])
-    Console(width=140).print(table)
-    if out is not None:
-        out.write_text(json.dumps({"torch": torch.__version__, "growths": found}, indent=1) + "\n", encoding="utf-8")
+    found = []
+    for row in rows(only, lambda text: typer.echo(text, err=True)):
+        found.append(row)
+        if out is not None:  # what was measured stays, if a later growth ends the run
+            kept = {"torch": torch.__version__, "growths": found}
+            out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    typer.echo(markdown(found))
 
 
 if __name__ == "__main__":

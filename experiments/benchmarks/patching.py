@@ -1,6 +1,6 @@
 """`patch_sweep` over all heads and MLPs against a plain loop of full passes, in one run on one model.
 
-    python experiments/benchmarks/patching.py MODEL [--prompt 20] [--response 30] [--threads 2] [--sample 24]
+    python -m experiments.benchmarks.patching MODEL [--prompt 20] [--response 30] [--threads 2] [--sample 24]
 
 The second model is the first with noise on its weights; its activations are put into the first, one direction. The loop
 runs a whole pass for each row, its logits at every position, one row at a time; it is timed on a sample of the rows,
@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
+from experiments.benchmarks.compared import CLOCKS, Clock, Way
 from lensdiff.analyses.patch.measure import patch_sweep
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, Point, load_model, load_pair, view_of
@@ -55,8 +56,10 @@ def text_of(pair: ModelPair, n_prompt: int, n_response: int) -> tuple[Prompt, Re
     return prompt, Response("", tuple(ids[n_prompt : n_prompt + n_response]))
 
 
-def plain_loop(pair: ModelPair, text: AlignedText, rows: list[tuple[str, int, int]]) -> tuple[list[float], float]:
-    """Return the effects of rows (component, layer, head), a full pass each, and the seconds that the rows took."""
+def plain_loop(
+    pair: ModelPair, text: AlignedText, rows: list[tuple[str, int, int]]
+) -> tuple[list[float], dict[Clock, float]]:
+    """Return the effects of rows (component, layer, head), a full pass each, and the rows' seconds by each clock."""
     base, tuned = view_of(pair.base), view_of(pair.tuned)
     points = {name: [Point(name, layer) for layer in range(base.n_layers)] for name in ("z", "mlp_out")}
 
@@ -67,7 +70,7 @@ def plain_loop(pair: ModelPair, text: AlignedText, rows: list[tuple[str, int, in
     with torch.no_grad():
         donor = tuned.forward.run(text.ids["tuned"][None], read=points["z"] + points["mlp_out"])
         clean = score(base.forward.logits(text.ids["base"][None]))
-        start, found = time.perf_counter(), []
+        starts, found = {clock: clock() for clock in CLOCKS.values()}, []
         for component, layer, head in rows:
             point = points["z" if component == "head" else "mlp_out"][layer]
 
@@ -80,7 +83,29 @@ def plain_loop(pair: ModelPair, text: AlignedText, rows: list[tuple[str, int, in
 
             logits = base.forward.run(text.ids["base"][None], read=[Point("logits")], write={point: write})
             found.append(score(logits[Point("logits")]) - clean)
-    return found, time.perf_counter() - start
+    return found, {clock: clock() - start for clock, start in starts.items()}
+
+
+def spread(n_rows: int, sample: int) -> list[int]:
+    """Return as many places, spread over all of them."""
+    sample = min(sample, n_rows)
+    return [round(i * (n_rows - 1) / max(1, sample - 1)) for i in range(sample)]
+
+
+def sampled_loop(pair: ModelPair, text: AlignedText, sample: int) -> Way:
+    """Return the plain loop over the base's heads and MLPs: effects of a sample, NaN elsewhere, seconds of all rows."""
+    sizes = view_of(pair.base).weights.sizes
+    in_layer = [*(("head", head) for head in range(sizes.n_heads)), ("mlp", -1)]
+    rows = [(component, layer, head) for layer in range(sizes.n_layers) for component, head in in_layer]
+    chosen = spread(len(rows), sample)
+
+    def way(clock: Clock) -> tuple[torch.Tensor, float]:
+        found = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+        effects, seconds = plain_loop(pair, text, [rows[i] for i in chosen])
+        found[chosen] = torch.tensor(effects, dtype=torch.float64)
+        return found, seconds[clock] / len(chosen) * len(rows)
+
+    return way
 
 
 def main(
@@ -103,14 +128,12 @@ def main(
     seconds, peak = time.perf_counter() - start, memory("VmHWM") - before
     busy = time.process_time() - busy
     every = list(zip(found.component, found.layer.tolist(), found.head_index.tolist(), strict=True))
-    chosen = [round(i * (len(every) - 1) / (sample - 1)) for i in range(sample)]
-    loop_busy = time.process_time()
+    chosen = spread(len(every), sample)
     effects, sampled = plain_loop(pair, text, [every[i] for i in chosen])
     gap = max(abs(effect - float(found.effect[0, i])) for effect, i in zip(effects, chosen, strict=True))
     if not gap < AGREEMENT:
         raise SystemExit(f"the plain loop differs by {gap:.1e} nats per token")
-    loop_busy = (time.process_time() - loop_busy) / sample * len(every)
-    loop = sampled / sample * len(every)
+    loop, loop_busy = (sampled[clock] / len(chosen) * len(every) for clock in (time.perf_counter, time.process_time))
     print(f"{len(every)} rows, {text.n_read} positions, {text.n_out} response tokens, {threads} threads")
     print(
         f"patch_sweep {seconds:.1f} s; plain loop {loop:.1f} s ({sample} rows timed): {loop / seconds:.1f} times slower"

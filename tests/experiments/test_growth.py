@@ -22,3 +22,9 @@ def test_a_point_is_measured_at_its_sizes(monkeypatch):
     few, many = (growth.measure(growth.GROWTHS[0], value) for value in (4, 8))
     assert few["flops"] < many["flops"] < 4 * few["flops"]
     assert few["cpu_s"] > 0
+
+
+def test_the_table_says_what_was_fitted():
+    points = [{"value": v, "flops": v**2, "cpu_s": 0.1 * v, "peak_mib": 1.0} for v in (1, 2, 4)]
+    row = growth.row_of(growth.Growth("read", "N", (1, 2, 4), "2"), points)
+    assert growth.markdown([row]).splitlines()[-1] == "| read | N | 1 - 4 | 2.00 | 1.00 | - | 2 |"

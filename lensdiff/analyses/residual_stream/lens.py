@@ -80,10 +80,10 @@ def compare(
     else:  # what the output never says adds nothing, whatever the layer makes of it
         p = own.exp()
         gap = torch.where(p > 0, p * (own - log_probs), 0.0)
-    kl = gap.sum(dim=-1, dtype=torch.float64).clamp(min=0)
+    kl = gap.sum(dim=-1).double().clamp(min=0)  # torch sums by halves; in float64 a large vocabulary is copied first
     of_token = log_probs.gather(-1, said[:, None])
     likely = log_probs.topk(min(TOP_K, log_probs.shape[-1]), dim=-1)
-    rank = 1 + (log_probs > of_token).sum(dim=-1)
+    rank = 1 + (log_probs > of_token).sum(dim=-1, dtype=torch.int32).long()  # a third of the time of int64
     return Lens(kl, rank, of_token[:, 0].exp().double(), likely.indices, likely.values.exp().double())
 
 

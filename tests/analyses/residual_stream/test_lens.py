@@ -55,6 +55,16 @@ def test_what_a_layer_says_beside_the_output_by_hand():
     torch.testing.assert_close(again.kl, compare(layer.log(), own.flip(0).log().clamp(min=-9), torch.tensor([0, 1])).kl)
 
 
+def test_a_large_vocabulary_is_summed_as_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    own, layer = ((4 * torch.randn(3, 200_000, generator=generator)).log_softmax(dim=-1) for _ in range(2))
+    said = torch.tensor([0, 1, 2])
+    found, exact = compare(own, layer, said, own.exp()), compare(own.double(), layer.double(), said)
+    torch.testing.assert_close(found.kl, exact.kl, rtol=2e-6, atol=0)
+    assert found.rank.dtype == torch.int64
+    assert torch.equal(found.rank, exact.rank)
+
+
 def test_layers_come_in_groups_that_fit():
     assert [list(g) for g in groups(range(5), 10, 25)] == [[0, 1], [2, 3], [4]]
     assert [list(g) for g in groups(range(2), 10, 5)] == [[0], [1]], "one at least"
