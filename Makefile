@@ -19,7 +19,7 @@ FORWARD = tests/smoke tests/models tests/analyses/attribute/test_gradients.py te
 WORKERS ?= 2
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check docs test-tl4 test-newest test-floor dist lock audit format lint types unit soak mutate reproduce clean
+.PHONY: demo test check docs test-all test-tl4 test-newest test-floor dist lock audit format lint types unit soak mutate reproduce clean
 
 demo: $(VENV)/demo.done
 	$(VENV)/bin/lensdiff demo
@@ -28,7 +28,7 @@ test: $(VENV)/dev.done lint types unit
 
 # The site shows the run that the wheel made: one demo for both.
 check: DOCS_RUN = $(VENV_DIST)/elsewhere/lensdiff-demo
-check: test dist docs test-tl4 test-newest
+check: lint types test-all dist docs test-tl4 test-newest
 
 lint: $(VENV)/dev.done
 	$(VENV)/bin/ruff format --check .
@@ -38,7 +38,11 @@ lint: $(VENV)/dev.done
 types: $(VENV)/dev.done
 	$(VENV)/bin/pyright
 
+# Without the tests that tests/slow.txt names; `make test-all` is with them.
 unit: $(VENV)/dev.done
+	$(VENV)/bin/python $(PYTEST) -m "not slow" $(TESTS)
+
+test-all: $(VENV)/dev.done
 	$(VENV)/bin/python $(PYTEST) --nbmake $(TESTS)
 
 test-tl4: $(VENV_TL4)/dev.done

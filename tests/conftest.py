@@ -81,8 +81,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the cases of a HookedTransformer where transformer-lens (4.x) has none."""
+    """Mark the slow tests, and skip the cases of a HookedTransformer where transformer-lens (4.x) has none."""
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test in SLOW or test.partition("::")[0] in SLOW:
+            item.add_marker("slow")
     if int(version("transformer-lens").split(".")[0]) < 4:
         return
     skip = pytest.mark.skip(reason="this transformer-lens has no HookedTransformer")

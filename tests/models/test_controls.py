@@ -267,13 +267,14 @@ def test_reading_weights_copies_no_model(llama, monkeypatch):
         storages = [o.untyped_storage() for o in gc.get_objects() if type(o) is Tensor]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
-    monkeypatch.setattr(copy, "deepcopy", refuse)
     base, before = view_of(llama.base), held()
-    controls = [llama.control("norm", seed) for seed in range(99)]
-    for control in controls:
-        for layer in range(control.n_layers):
-            control.weights.attention(layer)
-            control.weights.mlp(layer)
+    with monkeypatch.context() as patch:
+        patch.setattr(copy, "deepcopy", refuse)
+        controls = [llama.control("norm", seed) for seed in range(99)]
+        for control in controls:
+            for layer in range(control.n_layers):
+                control.weights.attention(layer)
+                control.weights.mlp(layer)
     # the last weight that was read, of one control, and the numbers of the real change
     values = sum(len(v) for v in llama.change()._values.values()) * 8
     assert held() - before <= base.d_model * base.d_mlp * 8 + values
