@@ -20,11 +20,11 @@ from tests import typed  # noqa: E402 (reads what is set above)
 typed.install()
 
 
-def _at_once(handle: object) -> None:
+def _no_fsync(handle: object) -> None:
     """What a test writes is gone with it, and has not to be on the disk before the next line."""
 
 
-os.fsync = _at_once
+os.fsync = _no_fsync
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"

@@ -197,6 +197,16 @@ def test_a_lock_is_written_from_pips_report():
     assert "torch==2.13.0, on Python 3.11, Linux" in header
 
 
+def test_every_slow_test_is_there():
+    named = (ROOT / "tests" / "slow.txt").read_text().split()
+    assert named == sorted(set(named))
+    for name in named:
+        file, _, test = name.partition("::")
+        text = (ROOT / file).read_text()
+        assert not test or f"\ndef {test}(" in text, name
+        assert file not in named or not test, f"{name}: its whole file is named"
+
+
 def test_every_promise_of_security_names_a_test_that_is_there():
     promised = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("## Promised")[1].split("## Not promised")[0]
     promises = promised.strip().split("\n- ")

@@ -6,6 +6,8 @@ function within a function is defined: two thirds of the time of a small run. So
     a function with a shape in its annotations   is checked by jaxtyping, as its hook has it
     another one                                  by beartype alone
     one within another function                  by its callers and callees
+
+A generator is left to jaxtyping too: it forgives a bare `Iterator`, beartype does not.
 """
 
 import inspect

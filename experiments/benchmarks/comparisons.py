@@ -139,7 +139,10 @@ def swept(subject: Subject) -> Iterator[Comparison]:
         return neighbours.patched_heads(pair.base, pair.tuned, ids, text.first, said)
 
     def gap(mine: torch.Tensor, other: torch.Tensor) -> float:
-        return float((mine - other).abs().nan_to_num(0.0).max())
+        return float((mine - other).abs().max())
+
+    def sampled_gap(mine: torch.Tensor, other: torch.Tensor) -> float:
+        return gap(mine[timed := ~other.isnan()], other[timed])
 
     unit, rivals = "nats per token", {"TransformerLens": here(theirs)}
     case = f"all heads, {named(n, m)}"
@@ -150,7 +153,7 @@ def swept(subject: Subject) -> Iterator[Comparison]:
         f"all heads and MLPs, {named(n, m)}",
         {"patch_sweep": here(lambda: lensdiff.patch_sweep(pair, *given, into="base").effect[0])},
         {"a loop of whole passes": patching.sampled_loop(pair, text, subject.sizes.sampled)},
-        gap,
+        sampled_gap,
         patching.AGREEMENT,
         unit,
     )
@@ -172,7 +175,7 @@ def read(subject: Subject) -> Iterator[Comparison]:
     def lens_gap(mine: Any, theirs: Any) -> float:
         ranks = float((mine[1] != theirs[1]).double().mean())
         assert ranks < 1e-3, f"{ranks:.1%} of all ranks differ"  # of nearly equal logits either may be first
-        return max(float((mine[i] - theirs[i]).abs().max()) for i in (0, 2))
+        return float(torch.stack([(mine[i] - theirs[i]).abs().max() for i in (0, 2)]).max())
 
     def parts() -> torch.Tensor:
         found = lensdiff.direct_logit_attribution(subject.folded, prompt, said, against=AGAINST, **given)
@@ -185,7 +188,7 @@ def read(subject: Subject) -> Iterator[Comparison]:
 
     rivals: list[tuple[str, Callable[[], Any], Callable[[], Any], Callable[[Any, Any], float], float, str]] = [
         ("attention", patterns, lambda: neighbours.attention(model, ids), relative, 1e-4, "of the largest"),
-        ("logit_lens", lens, lambda: neighbours.logit_lens(model, ids[:-1], first, own), lens_gap, 1e-2, "nats"),
+        ("logit_lens", lens, lambda: neighbours.logit_lens(model, ids[:-1], first, own), lens_gap, 1e-4, "nats"),
         ("direct_logit_attribution", parts, their_parts, relative, 1e-4, "of the largest"),
     ]
     for name, ours, theirs, gap, bound, unit in rivals:

@@ -106,7 +106,7 @@ def rotation_gap(mine: Rotation, theirs: list[tuple[list[Tensor], Tensor]]) -> f
         both = zip(mine.angles[layer, 0], mine.ranks, angles, strict=True)
         found += [own[:rank] - other for own, rank, other in both]
         found.append(mine.matched_angle[layer, 0] - matched)
-    return max(float(one.abs().max()) for one in found)
+    return float(torch.stack([one.abs().max() for one in found]).max())
 
 
 def main() -> None:

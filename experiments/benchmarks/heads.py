@@ -71,7 +71,7 @@ def gap(mine: HeadWordPairs, theirs: list[list[Tensor]]) -> float:
     owner = torch.arange(len(one)).repeat_interleave(one)
     ours = (owner * n + mine.key.long()) * n + mine.query.long()
     other = torch.cat([(i * n + pairs[:, 0]) * n + pairs[:, 1] for i, pairs in enumerate(dims)])
-    return len(set(ours.tolist()) ^ set(other.tolist())) / max(1, len(ours))
+    return len(set(ours.tolist()) ^ set(other.tolist())) / len(ours)
 
 
 def main() -> None:

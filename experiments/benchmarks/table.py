@@ -63,7 +63,7 @@ def compare(
     subject: Subject, report: dict[str, Any], clock: Clock, *, only: str, repeats: int, most: float
 ) -> Iterator[list[dict[str, Any]]]:
     """Fill a report, comparison by comparison; the machine's rate of matrix products stands beside each group."""
-    for group in [group for name, group in GROUPS.items() if only in name]:
+    for group in [group for name, group in GROUPS.items() if only in ("", name)]:
         report["gflop_per_second"].append(round(attribution.matmul_rate(clock) / 1e9, 1))
         for comparison in group(subject):
             rows = measured(comparison, clock, repeats=repeats, most=most)
@@ -82,6 +82,9 @@ def main(
     clock: Annotated[str, typer.Option(help=f"{' or '.join(CLOCKS)}: whose seconds.")] = "processor",
 ) -> None:
     """Compare on one model, and print one table."""
+    for name, given, known in (("--only", only, ("", *GROUPS)), ("--clock", clock, tuple(CLOCKS))):
+        if given not in known:
+            raise typer.BadParameter(f"{given!r} is none of {', '.join(filter(None, known))}", param_hint=name)
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         rival = None if inseq is None else stack.enter_context(running(str(inseq), model, threads))

@@ -30,6 +30,7 @@ from lensdiff.results import InputError
 from lensdiff.steps.bench import Bench, Loaded
 from lensdiff.steps.plan import Plan
 from lensdiff.steps.probe import Probe
+from lensdiff.steps.responses import AT_ONCE
 from lensdiff.steps.supplies import Supplies
 from lensdiff.steps.unit import split_control
 
@@ -220,6 +221,7 @@ def probe_on(
         {name: len(controls) for name, controls in plan.controls.items()},
         len(material.texts) if config.asks("texts") else 0,
         plan.checked,
+        1 if config.engine == "ray" else AT_ONCE,  # an actor does a unit at a time
     )
 
 

@@ -3,6 +3,9 @@
 Stopped at any point, the next run repeats at most the unit it was in (of responses those that were decoded together);
 with a changed config, or changed inputs, it repeats what depends on the change and removes what no longer holds. Two
 runs on one directory at once: the second refuses.
+
+A response is the same whatever is decoded beside it, but where two tokens are equally likely up to rounding
+(`lensdiff.models.decoding`): then it may go on with the other one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -14,6 +14,7 @@ on; anything else ends the run.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from lensdiff.inputs.spans import shorten
@@ -214,8 +215,8 @@ class Runner:
         if step.block is not None and not (self.plan.both and step.at_once == 1):
             try:
                 return step.block(inputs, units, chosen(step, self.plan.options_of(step.options)))
-            except RuntimeError as error:
-                if not is_of_one_alone(error):  # see `result_of`
+            except (InputError, RuntimeError) as error:  # of one of them: which one?
+                if not (isinstance(error, InputError) or is_of_one_alone(error)):
                     raise
         return [result_of(step, own, unit, self.plan) for own, unit in zip(inputs, units, strict=True)]
 
@@ -324,5 +325,7 @@ def _lacking(step: Step[Any, Any], found: Result) -> str:
 
 
 def _blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:
+    """Return units in blocks of at most so many, each of one model or of none."""
     size = size if step.block is not None else 1
-    return [units[i : i + size] for i in range(0, len(units), size)]
+    of_models = [list(group) for _, group in groupby(units, key=lambda unit: unit.model)]
+    return [group[i : i + size] for group in of_models for i in range(0, len(group), size)]

@@ -43,6 +43,7 @@ class Probe:
         n_response: most tokens of a response.
         controls: how many stand beside each analysis; whole: the names of those that are made as whole models.
         n_texts: plain texts, 0 where no analysis reads them.
+        together: most responses that are decoded at once.
     """
 
     bench: Bench
@@ -52,6 +53,7 @@ class Probe:
     controls: Mapping[str, int] = field(default_factory=dict)
     n_texts: int = 0
     whole: Collection[str] = ()
+    together: int = 1
     _known: dict[str, object] = field(default_factory=dict)
 
     @property

@@ -162,7 +162,7 @@ def _kept(view: ModelView, prompt: Prompt, said: Response, most: int | None) -> 
 
 
 def _cost(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
-    return probe.respond(min(AT_ONCE, max(1, len(probe.prompts))))
+    return probe.respond(min(probe.together, max(1, len(probe.prompts))))
 
 
 def _cost_of_one(probe: Probe, unit: Unit, options: ResponseOptions) -> float:

@@ -180,6 +180,28 @@ def test_a_process_that_ends_is_said(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(("option", "expected"), [("--only", "words"), ("--clock", "wall")])
+def test_a_group_or_a_clock_that_there_is_not_is_refused(monkeypatch, option: str, expected: str):
+    monkeypatch.setattr(table, "GROUPS", {"words": lambda _: iter([])})
+    app = typer.Typer()
+    app.command()(table.main)
+    done = CliRunner().invoke(app, ["no model", option, "typo"])
+    assert done.exit_code == 2
+    assert "'typo' is none of" in done.output
+    assert expected in done.output
+
+
+def test_one_group_alone_is_compared(monkeypatch):
+    monkeypatch.setattr(table, "GROUPS", {"a": lambda _: iter([]), "b": lambda _: iter([compared(0.1)])})
+    monkeypatch.setattr(table.attribution, "matmul_rate", lambda clock: 1e9)
+    rows = {
+        only: sum(len(some) for some in table.compare(None, found, ticking(), only=only, repeats=1, most=1.0))
+        for only in ("a", "b", "")
+        if (found := {"rows": [], "gflop_per_second": []}) is not None
+    }
+    assert rows == {"a": 0, "b": 2, "": 2}
+
+
 def test_the_command_prints_the_table_and_writes_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "GROUPS", {"words": lambda _: iter([compared(0.1)])})
     place = tmp_path / "table.json"

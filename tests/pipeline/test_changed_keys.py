@@ -286,6 +286,7 @@ def test_every_key_is_in_the_table():
     assert SMALL["analyses"] == list(ASKED)
 
 
+@pytest.mark.filterwarnings("ignore:the integrated gradients of prompt")  # of a control, with few nodes
 @pytest.mark.parametrize("key", KEYS)
 def test_a_changed_key_repeats_what_depends_on_it(models, tmp_path, whole, monkeypatch, key):
     value, expected, again = KEYS[key]

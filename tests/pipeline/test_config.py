@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 
 from lensdiff.analyses import ANALYSES
 from lensdiff.inputs.prompts import load_prompts
-from lensdiff.pipeline.config import RayOptions, WholeConfig
+from lensdiff.models.controlling.options import _available
+from lensdiff.pipeline.config import TOLD, RayOptions, WholeConfig
 from lensdiff.pipeline.example import WRITTEN, example
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.prepare import prepare
@@ -155,6 +156,11 @@ def test_a_chat_of_a_config_that_is_none_is_refused_before_anything_is_loaded(ch
     config = check_config({"base": "a", "tuned": "b", "prompt": [{"id": "a", "messages": change}]})
     with pytest.raises(InputError, match=re.escape(message)):
         prepare(config)
+
+
+def test_a_config_tells_controls_all_that_their_kinds_take():
+    for kind, names in TOLD.items():
+        assert set(names) == set(_available(kind)) - {"cache", "data", "texts", "tokens"}, kind
 
 
 CONTRADICTIONS = {

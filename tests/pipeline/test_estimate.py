@@ -499,6 +499,21 @@ def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(mode
     assert recorder.said[1:] == [expected] * said
 
 
+def test_what_a_cluster_decodes_is_estimated_one_by_one(models, tmp_path):
+    config, runner = runner_of(models, tmp_path, engine="ray")
+    known_times = {"passing": Passing(1.0, 2.0), "step": 3.0, "n_prompt": 10.0, "n_response": 5}
+    assert cost(runner, known(probe_of(config, runner), **known_times), "responses") == 5 * 3 + 1 + 10 * 2
+
+
+def test_controls_cost_what_they_do_as_the_config_makes_them(models, tmp_path, monkeypatch):
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(bench, "control_cost", lambda pair, kind, **how: asked.append(how) or ControlCost(1.0, 1.0))
+    controls = {"kinds": ["gradient-noise"], "divide": "rms", **dict.fromkeys(COUNTED, 1)}
+    config, runner = runner_of(models, tmp_path, controls=controls, analyses=["attribute"])
+    announce(config, runner, Recorder())
+    assert asked == [{"divide": "rms"}]
+
+
 def test_what_controls_cost_is_measured_once_and_only_where_they_are_made(models, tmp_path, monkeypatch):
     asked: list[str] = []
     monkeypatch.setattr(bench, "control_cost", lambda pair, kind: asked.append(kind) or ControlCost(1.0, 1.0))

@@ -53,10 +53,12 @@ from lensdiff.pipeline import plans
 from lensdiff.pipeline.door import _texts
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.graph import steps_of, tables_of
+from lensdiff.pipeline.runner import _blocks
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers
-from lensdiff.steps.responses import SaidResponse
+from lensdiff.steps.responses import RESPONSES, SaidResponse
+from lensdiff.steps.unit import Unit
 from tests import toy_v1
 from tests.pipeline.conftest import PROMPTS, Recorder, config_for
 
@@ -657,6 +659,18 @@ def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
     assert store.names("outputs/") == ["outputs/ok"]
     assert store.names("attribution/base/") == ["attribution/base/ok"]
     assert store.names("attention/tuned/") == ["attention/tuned/ok"]
+
+
+def test_blocks_are_of_one_model_each():
+    units = [Unit(side, str(n)) for side in ("base", "tuned") for n in range(5)]
+    blocks = _blocks(RESPONSES, units, 4)
+    assert [[(unit.model, unit.prompt) for unit in block] for block in blocks] == [
+        [("base", "0"), ("base", "1"), ("base", "2"), ("base", "3")],
+        [("base", "4")],
+        [("tuned", "0"), ("tuned", "1"), ("tuned", "2"), ("tuned", "3")],
+        [("tuned", "4")],
+    ]
+    assert [len(block) for block in _blocks(replace(RESPONSES, block=None), units, 4)] == [1] * 10
 
 
 @pytest.mark.parametrize("keep", ["both", "one"])

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lensdiff.analyses.outputs.distributions import ranks
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
@@ -83,8 +84,7 @@ def compare(
     kl = gap.sum(dim=-1).double().clamp(min=0)  # torch sums by halves; in float64 a large vocabulary is copied first
     of_token = log_probs.gather(-1, said[:, None])
     likely = log_probs.topk(min(TOP_K, log_probs.shape[-1]), dim=-1)
-    rank = 1 + (log_probs > of_token).sum(dim=-1, dtype=torch.int32).long()  # a third of the time of int64
-    return Lens(kl, rank, of_token[:, 0].exp().double(), likely.indices, likely.values.exp().double())
+    return Lens(kl, ranks(log_probs, said), of_token[:, 0].exp().double(), likely.indices, likely.values.exp().double())
 
 
 @dataclass(frozen=True, eq=False)
