@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import tempfile
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,16 @@ def pytest_collection_finish() -> None:
 SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
 
 
+def is_slow(nodeid: str, named: Collection[str]) -> bool:
+    """Return whether a test, or its whole file, is among those that are named."""
+    test = nodeid.partition("[")[0]
+    return test in named or test.partition("::")[0] in named
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, and skip the cases of a HookedTransformer where transformer-lens (4.x) has none."""
     for item in items:
-        test = item.nodeid.partition("[")[0]
-        if test in SLOW or test.partition("::")[0] in SLOW:
+        if is_slow(item.nodeid, SLOW):
             item.add_marker("slow")
     if int(version("transformer-lens").split(".")[0]) < 4:
         return

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import lensdiff
+from tests import conftest
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("constraints.txt", "constraints-tl4.txt")
@@ -205,6 +206,15 @@ def test_every_slow_test_is_there():
         text = (ROOT / file).read_text()
         assert not test or f"\ndef {test}(" in text, name
         assert file not in named or not test, f"{name}: its whole file is named"
+
+
+def test_slow_tests_are_marked_and_no_others():
+    named = {"tests/a.py", "tests/b.py::test_c"}
+    marked = {
+        nodeid: conftest.is_slow(nodeid, named)
+        for nodeid in ("tests/a.py::test_x[1]", "tests/b.py::test_c", "tests/b.py::test_c[a::b]", "tests/b.py::test_cd")
+    }
+    assert list(marked.values()) == [True, True, True, False]
 
 
 def test_every_promise_of_security_names_a_test_that_is_there():
