@@ -62,8 +62,9 @@ class Subject:
     @cached_property
     def source(self) -> PreTrainedModel:
         """The same by transformers, with explicit attention and without gradients of weights."""
-        options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
-        return AutoModelForCausalLM.from_pretrained(self.name, **options).requires_grad_(False)
+        return AutoModelForCausalLM.from_pretrained(
+            self.name, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        ).requires_grad_(False)
 
     @cached_property
     def pair(self) -> ModelPair:
