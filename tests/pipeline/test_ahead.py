@@ -29,9 +29,10 @@ def planned(models: Path, tmp_path: Path, **changes: Any) -> Estimate:
 
 @pytest.fixture
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a pass take 1 s and 2 s a token, and a generated token 3 s."""
+    """Let a pass take 1 s and 2 s a token, and a generated token 3 s, whatever is decoded beside it."""
     for name, value in {"passing": Passing(1.0, 2.0), "step": 3.0, "n_prompt": 10.0}.items():
         monkeypatch.setattr(Probe, name, value)
+    monkeypatch.setattr(Probe, "_step", lambda probe, at_once: 3.0)
     monkeypatch.setattr(ahead, "STARTED", 0.0)
 
 
