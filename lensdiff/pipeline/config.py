@@ -23,7 +23,8 @@ EXACT = [analysis.name for analysis in ASKED.values() if analysis.exact]
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
 STREAMED_KINDS: tuple[ControlKind, ...] = ("spectrum", "norm")  # that are made of weights alone
 _TRAINING = ("steps", "rate", "batch", "length", "rank")
-TOLD = {"gradient-noise": ("divide",), "distilled": _TRAINING, "shuffled": _TRAINING}  # what a kind is told beside data
+# what is said of how a kind is made, beside data
+KEYS_OF_KINDS = {"gradient-noise": ("divide",), "distilled": _TRAINING, "shuffled": _TRAINING}
 TABLES = [analysis for analysis in ASKED.values() if analysis.options.model_fields]
 
 
@@ -102,9 +103,9 @@ class ControlOptions(Options):
 
     def of_kind(self, kind: str) -> dict[str, Any]:
         """Return the options of a kind that are no defaults, as `ModelPair.control` takes them."""
-        return {name: getattr(self, name) for name in TOLD.get(kind, ()) if self.is_told(name)}
+        return {name: getattr(self, name) for name in KEYS_OF_KINDS.get(kind, ()) if self.is_changed(name)}
 
-    def is_told(self, name: str) -> bool:
+    def is_changed(self, name: str) -> bool:
         """Return whether an option is none of the defaults."""
         return getattr(self, name) != type(self).model_fields[name].default
 
@@ -318,9 +319,9 @@ def _of_controls(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
     if options.data is not None and "shuffled" not in options.kinds:
         yield "controls.data", "tuning data are for shuffled controls: add the kind, or leave the file out"
-    for name in dict.fromkeys(name for names in TOLD.values() for name in names):
-        kinds = [kind for kind, names in TOLD.items() if name in names]
-        if options.is_told(name) and not set(kinds) & set(options.kinds):
+    for name in dict.fromkeys(name for names in KEYS_OF_KINDS.values() for name in names):
+        kinds = [kind for kind, names in KEYS_OF_KINDS.items() if name in names]
+        if options.is_changed(name) and not set(kinds) & set(options.kinds):
             yield f"controls.{name}", f"{name} is for {' and '.join(kinds)} controls: add a kind, or leave it out"
     counted = [analysis for analysis in config.chosen if analysis.controls is not None]
     for analysis in counted:

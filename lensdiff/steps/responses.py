@@ -106,32 +106,32 @@ def respond(inputs: Inputs, unit: Unit, options: ResponseOptions) -> SaidRespons
 def respond_together(
     inputs: Sequence[Inputs], units: Sequence[Unit], options: ResponseOptions
 ) -> list[SaidResponse | InputError]:
-    """Do several units at once: what a model has to generate is decoded in one batch; an error for each that fails."""
+    """Do several units of a model at once: what it has to generate is decoded together; an error for each failure."""
     found: dict[Unit, SaidResponse | InputError] = {}
-    to_say: dict[str | None, dict[Unit, Inputs]] = {}
+    to_say: dict[Unit, Inputs] = {}
     for own, unit in zip(inputs, units, strict=True):
         try:
             given = own.given(own.prompt.id)
             if given is None:
-                to_say.setdefault(unit.model, {})[unit] = own
+                to_say[unit] = own
             elif given.strip():
                 found[unit] = _kept(view_of(own.model), own.prompt, Response(given, ()), None)
             else:
                 raise InputError("the response is an empty text: leave it out for the model's own response")
         except InputError as error:
             found[unit] = error
-    for of_model in to_say.values():
-        found |= _generated(of_model, options.max_new_tokens)
+    if to_say:
+        found |= _generated(to_say, options.max_new_tokens)
     return [found[unit] for unit in units]
 
 
-def _generated(of_model: Mapping[Unit, Inputs], most: int) -> dict[Unit, SaidResponse | InputError]:
+def _generated(to_say: Mapping[Unit, Inputs], most: int) -> dict[Unit, SaidResponse | InputError]:
     """Return what one model says to the prompts of some units, or why it says nothing."""
     try:
-        view = view_of(next(iter(of_model.values())).model)
+        view = view_of(next(iter(to_say.values())).model)
     except InputError as error:
-        return dict.fromkeys(of_model, error)
-    prompts = {unit: own.prompt for unit, own in of_model.items()}
+        return dict.fromkeys(to_say, error)
+    prompts = {unit: own.prompt for unit, own in to_say.items()}
     asked = Asked.of(list(prompts.values()))
     said = own_responses(view, asked, max_new_tokens=most, prepend_bos=None, batch_size=AT_ONCE)
     return {

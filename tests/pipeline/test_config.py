@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from lensdiff.analyses import ANALYSES
 from lensdiff.inputs.prompts import load_prompts
 from lensdiff.models.controlling.options import _available
-from lensdiff.pipeline.config import TOLD, RayOptions, WholeConfig
+from lensdiff.pipeline.config import KEYS_OF_KINDS, RayOptions, WholeConfig
 from lensdiff.pipeline.example import WRITTEN, example
 from lensdiff.pipeline.material import Material
 from lensdiff.pipeline.prepare import prepare
@@ -159,7 +159,7 @@ def test_a_chat_of_a_config_that_is_none_is_refused_before_anything_is_loaded(ch
 
 
 def test_a_config_tells_controls_all_that_their_kinds_take():
-    for kind, names in TOLD.items():
+    for kind, names in KEYS_OF_KINDS.items():
         assert set(names) == set(_available(kind)) - {"cache", "data", "texts", "tokens"}, kind
 
 
