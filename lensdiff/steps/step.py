@@ -91,8 +91,8 @@ class Step(Generic[O, R]):
             its prompt, all prompts, words, word vectors, plain texts, the seed, the base (whatever the unit's model).
         kept: how much of a result stays once its readers are done; part: makes the part of it.
         lacks: why prompts are not in a result that is of several, by their ids.
-        block: does several units of one model, or of none, at once: as many as `at_once` where both models are held, and
-            more where one is held at a time; a result or an error for each.
+        block: does several units of one model, or of none, at once: `at_once` where both models are held, more where
+            one is held at a time; a result or an error for each.
     """
 
     name: str
