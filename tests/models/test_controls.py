@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lensdiff.analyses.attention.patterns import attention
 from lensdiff.analyses.attribute.measure import attribute
@@ -267,7 +268,9 @@ def test_reading_weights_copies_no_model(llama, monkeypatch):
 
     def held() -> int:
         gc.collect()
-        storages = [o.untyped_storage() for o in gc.get_objects() if type(o) is Tensor]
+        found = [o for o in gc.get_objects() if type(o) is Tensor]
+        # a bridge of BLOOM keeps its last pattern, also where that was a tensor of forward mode, which has no storage
+        storages = [o.untyped_storage() for o in found if not is_functorch_wrapped_tensor(o)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     base, before = view_of(llama.base), held()
