@@ -190,7 +190,7 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     )  # fmt: skip
     rows = min(rows_of(probe.view, 10, 5).values())
     assert cost(runner, probe, "responses") == 5 * 0.5 + 1 + 10 * 2  # the three prompts are decoded together
-    assert cost(runner, probe, "control_responses", Unit("spectrum-0", "sea")) == 5 * 3 + 1 + 10 * 2
+    assert cost(runner, probe, "control_responses", Unit("spectrum-0", "sea")) == 5 * 0.5 + 1 + 10 * 2
     # the scores, and one pass that reads the text without its highest tokens and without random ones
     assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 1 + (1 + 2) * 15 * 2)
     # of both models and 3 prompts the scores, and 5 points of 3 orders both ways and of 19, of half a prompt each
