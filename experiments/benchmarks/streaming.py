@@ -3,8 +3,9 @@
     python experiments/benchmarks/streaming.py --shape 7b --layers 4 --folder /tmp/pair
 
 Two Llamas of random bfloat16 weights, the tuned one 1 % away from the base, are written a layer a shard; each analysis
-then runs in a process of its own, whose peak is what the system counted (mapped pages of the checkpoint included, which
-it takes back where memory is short). Peaks do not depend on the number of layers, times are proportional to it.
+then runs in a process of its own, whose seconds are those of its processors (a busy machine's are the same), and whose
+peak is what the system counted (mapped pages of the checkpoint included, which it takes back where memory is short).
+Peaks do not depend on the number of layers, times are proportional to it.
 """
 
 import json
@@ -78,10 +79,10 @@ def drawn(shard: int, number: int, size: tuple[int, ...], *, tuned: bool) -> tor
 def measure(name: str, folder: Path, n_layers: int) -> None:
     """Run one analysis; this is a process of its own."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    began = time.perf_counter()
+    began = time.process_time()
     pair = load_pair(folder / "base", folder / "tuned", stream=True, dtype="bfloat16", device="cpu")
-    opened = time.perf_counter() - began
-    began, done = time.perf_counter(), n_layers
+    opened = time.process_time() - began
+    began, done = time.process_time(), n_layers
     if name == "weights":
         weight_shift(pair)
     elif name == "concepts":
@@ -92,7 +93,7 @@ def measure(name: str, folder: Path, n_layers: int) -> None:
         chosen: Any = {"layers": list(range(done)), "sides": ("value",)}
         base, tuned = (mlp_concepts(model, Vocabulary.default(), **chosen) for model in (pair.base, pair.tuned))
         rotation(base, tuned, controls=[pair.control("spectrum", seed) for seed in range(CONTROLS)])
-    print(json.dumps({"opened": opened, "seconds": time.perf_counter() - began, "layers": done}))
+    print(json.dumps({"opened": opened, "seconds": time.process_time() - began, "layers": done}))
 
 
 def peak_of(arguments: list[str]) -> tuple[dict[str, float], float]:
@@ -121,7 +122,7 @@ def main(
             write(folder / side, SHAPES[shape], layers, tuned=side == "tuned")
     size = sum(file.stat().st_size for file in folder.glob("*/*.safetensors")) / KIB**3
     table = Table(title=f"{shape}, {layers} layers, {size:.1f} GiB in the files of both models")
-    for column in ("analysis", "opened, s", "then, s", "a layer, s", "peak, MiB"):
+    for column in ("analysis", "opened, CPU s", "then, CPU s", "a layer, CPU s", "peak, MiB"):
         table.add_column(column, justify="right" if column != "analysis" else "left")
     for name in ("opening alone", "weights", "concepts", "rotation"):
         found, peak = peak_of(["--folder", str(folder), "--layers", str(layers), "--only", name])

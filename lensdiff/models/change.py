@@ -27,9 +27,9 @@ from torch import Tensor
 
 from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.weights import Weights
+from lensdiff.models.spectrum import singular_values
 from lensdiff.models.tall import Moments, is_large, moments
 
-DROPPED = 1e-3  # at most this share of a change's norm is taken for rounding
 PARAMETER = "parameter "  # prefix of what only the wrapper has a name for
 TALL = 2  # times as many rows as columns, and a Gaussian matrix is well conditioned
 
@@ -57,31 +57,6 @@ def unflatten(matrix: Float[Tensor, "row col"], like: Tensor, name: str) -> Tens
     return matrix.reshape(like.shape)
 
 
-def singular_values(change: Float[Tensor, "row col"], *, rounding: float = 0.0) -> Float[Tensor, " rank"]:
-    """Return the singular values of a change down to its numerical rank, largest first; none for no change.
-
-    Args:
-        rounding: the Frobenius norm that rounding can have put into the change; so much of the tail is dropped, and at
-            most 1e-3 of the whole.
-    """
-    if not change.any():
-        return change.new_zeros(0, dtype=torch.float64)
-    return above_rounding(torch.linalg.svdvals(change.double()), rounding)
-
-
-def above_rounding(values: Float[Tensor, " value"], rounding: float) -> Float[Tensor, " rank"]:
-    """Return singular values, largest first, without the tail that rounding can have made; see `singular_values`."""
-    tails = values.square().flip(0).cumsum(0).flip(0).sqrt()  # the norm of all from here on
-    return values[tails > min(rounding, DROPPED * float(tails[0]))]
-
-
-def values_within(found: Moments, eps: float) -> Float[Tensor, " rank"]:
-    """Return the singular values of a change that was read some rows at a time; `eps` is of the coarser dtype."""
-    if found.triangle is None:
-        return torch.zeros(0, dtype=torch.float64)
-    return above_rounding(torch.linalg.svdvals(found.triangle), eps / 2 * found.tuned)
-
-
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "row col"]:
     """Return `columns` random orthonormal columns, uniform over all such (Haar measure)."""
     gaussian = torch.randn(rows, columns, dtype=torch.float64, generator=generator)
@@ -97,7 +72,7 @@ def random_spectrum(
 ) -> Float[Tensor, "row col"]:
     """Return U' S V'^T: the given singular values in random directions."""
     left, right = (orthonormal(size, len(values), generator) for size in shape)
-    return (left * values) @ right.T
+    return left.mul_(values) @ right.T
 
 
 def random_norm(
@@ -165,9 +140,8 @@ class RealChange:
     def moments(self, weight: Weight) -> Moments:
         """Return the norms of a large weight's change, read some rows at a time; its singular values are kept."""
         base, tuned = self.read(weight, 0), self.read(weight, 1)
-        found = moments(flatten(base, weight.name), flatten(tuned, weight.name))
-        if weight not in self._values:
-            self._values[weight] = values_within(found, _eps(base, tuned))
+        found = moments(flatten(base, weight.name), flatten(tuned, weight.name), eps=_eps(base, tuned))
+        self._values.setdefault(weight, found.values)
         return found
 
     def read(self, weight: Weight, side: int) -> Tensor:
@@ -184,7 +158,7 @@ class RealChange:
         eps = _eps(base, tuned)
         base, tuned = (flatten(x, name) for x in (base, tuned))
         if is_large(base):
-            return values_within(moments(base, tuned), eps)
+            return moments(base, tuned, eps=eps).values
         base, tuned = (x.cpu().double() for x in (base, tuned))
         return singular_values(tuned - base, rounding=eps / 2 * float(tuned.norm()))
 
@@ -224,7 +198,9 @@ class RealChange:
         change = maker(weight, values, (part.shape[0], part.shape[1]))
         # never rounded to half precision, which would take away the part of a change that is below half an ulp
         dtype = torch.promote_types(base.dtype, torch.float32)
-        base, changed = base.to(dtype), (part.cpu().double() + change).to(dtype).to(base.device)
+        base = base.to(dtype)
+        # a copy, because a base in float64 is not to be written into
+        changed = part.cpu().to(torch.float64, copy=True).add_(change).to(dtype).to(base.device)
         axis, rows = vocabulary_axis(weight.name, base, self.base.sizes.d_vocab), self.rows_of(weight.name)
         if rows is None or axis is None:
             return unflatten(changed, base, weight.name)

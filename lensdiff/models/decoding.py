@@ -8,15 +8,18 @@ draft that fails switches the model's cache off for good, with a warning that sa
 last token that held, by whole passes.
 
 Prompts of one batch may differ in length: a cached batch is padded on the left under an explicit mask, so that a token
-which happens to be the padding's is read like any other. Checks and whole passes take one unpadded row at a time. A
-response ends before the first of the model's end-of-sequence tokens, or where its context is full.
+which happens to be the padding's is read like any other. The check of such a row reads its prompt once more without
+padding; of a row without padding, the draft's own first pass has read it. Checks read rows of one length together,
+never with padding, and whole passes take one row at a time. A response ends before the first of the model's
+end-of-sequence tokens, or where its context is full.
 
 Memory: the cache, [batch, pos, n_key_value_heads, d_head] twice a layer; the check holds one row's logits.
-Cost: a pass a new token, and for the check one over the prompt and one over the whole row.
+Cost: a pass a new token, and for the check one over the whole row, and over the prompt of a padded one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -97,6 +100,7 @@ class _Row:
     def __init__(self, prompt: list[int], limit: int, ends: set[int]):
         self.prompt, self.limit, self.ends = prompt, limit, ends
         self.new: list[int] = []
+        self.first: Float[Tensor, " d_vocab"] | None = None  # the logits behind the prompt alone, read without padding
 
     @property
     def ids(self) -> list[int]:
@@ -114,8 +118,7 @@ class _Row:
 def _decode(view: ModelView, rows: list[_Row]) -> None:
     if view.forward.cache_fault is None:
         with_cache(view, lambda: _draft(view, rows))
-        for row in rows:
-            held = _agreeing(view, row)
+        for row, held in _agreeing(view, [row for row in rows if row.new]):
             if held < len(row.new):
                 distrust(view, "its tokens are not those of a whole pass")
                 del row.new[held:]
@@ -158,28 +161,37 @@ def _draft(view: ModelView, rows: list[_Row]) -> None:
     mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(live, padding, strict=True)])
     tokens, mask = tokens.to(view.device), mask.to(view.device)
     cache = view.forward.new_cache(len(live))
+    logits = view.forward.cached_logits(tokens, mask, cache)
+    for row, pad, own in zip(live, padding, logits, strict=True):
+        row.first = None if pad else own
     while True:
-        chosen = _choose(view, view.forward.cached_logits(tokens, mask, cache))
+        chosen = _choose(view, logits)
         for row, token in zip(live, chosen.tolist(), strict=True):
             if not row.done:
                 row.new.append(token)
         if all(row.done for row in live) or mask.shape[1] >= view.n_ctx:  # a padded batch fills the context early
             return
         tokens, mask = chosen[:, None], F.pad(mask, (0, 1), value=1)
+        logits = view.forward.cached_logits(tokens, mask, cache)
 
 
-def _agreeing(view: ModelView, row: _Row) -> int:
-    """Return how many of the drafted tokens, from the first on, have the largest logit in an uncached pass."""
-    if not row.new:
-        return 0
-    tokens = torch.tensor([row.ids[:-1]], device=view.device)
-    logits = view.forward.unembed(view.forward.final(tokens)[0, len(row.prompt) - 1 :])
-    alone = view.forward.unembed(view.forward.final(tokens[:, : len(row.prompt)])[0, -1])
+def _agreeing(view: ModelView, rows: Sequence[_Row]) -> Iterator[tuple[_Row, int]]:
+    """Yield each row with how many of its drafted tokens, from the first on, have the largest logit in whole passes."""
+    for _, alike in groupby(sorted(rows, key=lambda row: len(row.ids)), key=lambda row: len(row.ids)):
+        some = list(alike)
+        final = view.forward.final(torch.tensor([row.ids[:-1] for row in some], device=view.device))
+        for row, hidden in zip(some, final, strict=True):
+            yield row, _agreed(view, row, view.forward.unembed(hidden[len(row.prompt) - 1 :]))
+
+
+def _agreed(view: ModelView, row: _Row, logits: Float[Tensor, "new d_vocab"]) -> int:
+    alone, largest = row.first, logits.abs().amax(dim=1)
+    if alone is None:
+        alone = view.forward.unembed(view.forward.final(torch.tensor([row.prompt], device=view.device))[0, -1])
     if not bool((alone - logits[0]).abs().max() <= ROUNDING[view.dtype] * alone.abs().max()):
         return 0
     drafted = logits.gather(1, torch.tensor(row.new, device=view.device)[:, None])[:, 0]
-    short = logits.amax(dim=1) - drafted
-    wrong = ~(short <= ROUNDING[view.dtype] * logits.abs().amax(dim=1))  # NaN is wrong
+    wrong = ~(logits.amax(dim=1) - drafted <= ROUNDING[view.dtype] * largest)  # NaN is wrong
     return int(wrong.nonzero()[0]) if wrong.any() else len(row.new)
 
 

@@ -155,6 +155,35 @@ def test_a_familys_cache_is_used(family, wrapper):
     assert (view.forward.cache_fault is None) == (family not in UNCACHED), view.forward.cache_fault
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_check_reads_rows_of_one_length_together(wrapper, monkeypatch):
+    view, _ = loaded(wrapper)
+    read, honest = [], view.forward.final
+    monkeypatch.setattr(view.forward, "final", lambda tokens: read.append(tuple(tokens.shape)) or honest(tokens))
+    greedy(view, prompts(17, 17, 17), max_new_tokens=8, stops=())
+    assert read == [(3, 24)]
+    read.clear()
+    greedy(view, prompts(17, 5), max_new_tokens=8, stops=())
+    assert sorted(read) == [(1, 5), (1, 12), (1, 24)]  # the padded row's prompt was read with its padding
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("length", [1, 11])
+def test_a_prompt_that_alone_gives_other_logits_is_found_out(wrapper, length, monkeypatch):
+    # as where angles stretch with the length: the draft's tokens may all have the largest logit, and not be its own
+    view, reference = loaded(wrapper)
+    honest = view.forward.cached_logits
+
+    def stretched(tokens, mask, cache):
+        logits = honest(tokens, mask, cache)
+        return logits * (1.1 if mask.shape[1] == length else 1.0)
+
+    monkeypatch.setattr(view.forward, "cached_logits", stretched)
+    (new,) = greedy(view, prompts(length), max_new_tokens=6, stops=())
+    assert new.tolist() == uncached(reference, prompts(length)[0], 6).tolist()
+    assert view.forward.cache_fault == "its tokens are not those of a whole pass"
+
+
 def test_a_draft_is_kept_as_far_as_it_holds(monkeypatch):
     view, reference = loaded("bridge")
     expected = uncached(reference, prompts(11)[0], 9).tolist()

@@ -414,6 +414,18 @@ def test_a_faster_machine_takes_less(models, tmp_path):
         assert cost(runner, slow, step) > 0
 
 
+def test_singular_values_of_wide_weights_grow_by_less_than_a_decomposition(models, tmp_path):
+    config, runner = runner_of(models, tmp_path)
+    measured: dict[str, object] = {f"decompose 256 {torch.float64}": 1.0}
+    sizes = probe_of(config, runner).sizes
+    narrow, wide = (
+        known(probe_of(config, runner), sizes=replace(sizes, d_model=n), parameters=n * n, _known=measured)
+        for n in (256, 1024)
+    )
+    assert cost(runner, narrow, "weights") == pytest.approx(0.33)
+    assert cost(runner, wide, "weights") == pytest.approx(0.33 * 4**2.5)
+
+
 def test_controls_of_the_concepts_are_estimated(models, tmp_path):
     config, runner = runner_of(models, tmp_path)
     probe = probe_of(config, runner)

@@ -44,33 +44,36 @@ from lensdiff.models.text import Encoded, encode, token_strings
 from lensdiff.results import InputError, Result, Results
 from lensdiff.results.tidy import tidy
 
+Queries = Bool[Tensor, " query_pos"] | slice
 Sink = Literal["apart", "counted"]
 MEASURES = ("sink_share", "entropy", "instruction_share", "context_share", "rest_share", "template_share")
 TOLD = ("sink_share", "entropy", "instruction_share", "context_share", "template_share")  # in the table
 
 
 def sink_share(
-    pattern: Float[Tensor, "head_index query_pos key_pos"], queries: Bool[Tensor, " query_pos"]
+    pattern: Float[Tensor, "head_index query_pos key_pos"], queries: Queries
 ) -> Float[Tensor, " head_index"]:
     """Return the chosen queries' mean attention to the first key, in [0, 1]; query 0 has no other key to choose."""
     return pattern[:, queries, 0].double().mean(dim=-1)
 
 
 def attention_entropy(
-    pattern: Float[Tensor, "head_index query_pos key_pos"], queries: Bool[Tensor, " query_pos"]
+    pattern: Float[Tensor, "head_index query_pos key_pos"], queries: Queries
 ) -> Float[Tensor, " head_index"]:
     """Return the chosen queries' mean of - sum_k A[q,k] log2 A[q,k], in bits; 0 log 0 is 0."""
-    nats = torch.special.entr(pattern[:, queries].double()).sum(dim=-1)
+    p = pattern[:, queries]
+    # `torch.special.entr` and log2 of each take several times as long; where p is 0 so is the product
+    nats = -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(dim=-1, dtype=torch.float64)
     return nats.mean(dim=-1) / math.log(2)
 
 
 def part_shares(
     pattern: Float[Tensor, "head_index query_pos key_pos"],
-    queries: Bool[Tensor, " query_pos"],
+    queries: Queries,
     parts: Bool[Tensor, "part key_pos"],
 ) -> Float[Tensor, "part head_index"]:
     """Return the chosen queries' mean attention to each part's keys, in [0, 1]; NaN without a query."""
-    mean = pattern[:, queries].double().mean(dim=-2)
+    mean = pattern[:, queries].mean(dim=-2, dtype=torch.float64)
     return einsum(mean, parts.double(), "head key, part key -> part head")
 
 
@@ -209,16 +212,14 @@ def _attend(
     prepend_bos: bool | None,
 ) -> AttentionPatterns:
     encoded = encode(view, prompt, response, prepend_bos=prepend_bos)
-    position = torch.arange(len(encoded.ids))
-    if len(position) < 2:
+    if len(encoded.ids) < 2:
         raise InputError(f"the prompt {prompt.stripped!r} is a single token, which can attend only to itself")
-    readers = position >= max(1, encoded.n_special)
-    responding = position >= encoded.n_special + encoded.n_prompt
+    readers, responding = slice(max(1, encoded.n_special), None), slice(encoded.n_special + encoded.n_prompt, None)
     parts = _parts_of(view, prompt, encoded, sink)
     device = torch.device("cpu") if view.device.type == "mps" else view.device  # sums are in float64, which mps lacks
-    there, readers, responding = (mask.to(device) for mask in (parts, readers, responding))
+    there = parts.to(device)
     marked = there.any(dim=1, keepdim=True)
-    size = len(position) if keep_patterns else 0
+    size = len(encoded.ids) if keep_patterns else 0
     kept, shares = torch.empty(len(layers), view.n_heads, size, size), []
     for i, raw in enumerate(view.forward.patterns(torch.tensor(encoded.ids), layers)):
         pattern = raw.float().to(device)

@@ -12,7 +12,7 @@ components with nearly equal variance are defined only up to a rotation among th
 
 Ignored: biases, the norm's per-input scale and centring, and for keys and gates each other (a gated neuron multiplies
 the two).
-Memory: one layer's vectors in float64.
+Memory: one layer's vectors, keys and gates in float64, and four squares of d_model.
 Reference: Wu et al., NAACL 2024, section 6 (values); doi 10.18653/v1/2024.naacl-long.130. Keys and gates are
 lensdiff's own.
 """
@@ -34,6 +34,8 @@ from lensdiff.models import Model, ModelView, view_of
 from lensdiff.models.inside.precision import as_double
 from lensdiff.models.layers import chosen_indices
 from lensdiff.models.progress import tracked
+from lensdiff.models.spectrum import add_product
+from lensdiff.models.tall import LARGE, is_large
 from lensdiff.results import InputError, Provenance, Result
 from lensdiff.results.numbers import check_count
 from lensdiff.results.tidy import tidy
@@ -53,10 +55,10 @@ class PrincipalComponents(NamedTuple):
 def principal_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
     """Return the k leading principal components in float64, k < vectors, k <= d_model.
 
-    On the CPU by scikit-learn, elsewhere the same by torch: eigenvectors of the covariance. Vectors that do not vary
-    explain nothing: every ratio is 0.
+    By scikit-learn; elsewhere than on the CPU and of many numbers, where that takes half the memory, the same by torch:
+    eigenvectors of the covariance. Vectors that do not vary explain nothing: every ratio is 0.
     """
-    if vectors.device.type != "cpu":
+    if vectors.device.type != "cpu" or is_large(vectors):
         return covariance_components(vectors, k=k)
     with np.errstate(invalid="ignore"):  # 0/0 of vectors that do not vary
         fitted = PCA(n_components=k, svd_solver="covariance_eigh").fit(as_double(vectors).numpy())
@@ -65,10 +67,13 @@ def principal_components(vectors: Float[Tensor, "vector d_model"], *, k: int) ->
 
 
 def covariance_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -> PrincipalComponents:
-    """Return what `principal_components` does by torch, on any device."""
-    every = as_double(vectors)
-    centred = every - every.mean(dim=0)
-    values, rows = torch.linalg.eigh(centred.T @ centred / (len(centred) - 1))
+    """Return what `principal_components` does by torch, on any device: centred some rows at a time."""
+    blocks = vectors.split(max(1, LARGE // vectors.shape[1]))
+    mean = torch.stack([as_double(block).sum(dim=0) for block in blocks]).sum(dim=0) / len(vectors)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for block in blocks:
+        add_product(covariance, as_double(block) - mean)
+    values, rows = torch.linalg.eigh(covariance.div_(len(vectors) - 1), UPLO="U")
     values = values.clamp_min(0.0).flip(0)
     total = values.sum()
     ratio = values[:k] / torch.where(total == 0, torch.ones_like(total), total)
@@ -78,7 +83,7 @@ def covariance_components(vectors: Float[Tensor, "vector d_model"], *, k: int) -
 def concept_vectors(
     view: ModelView, layer: int, side: Side, *, fold_gain: bool = True
 ) -> Float[Tensor, "d_mlp d_model"]:
-    """Return a layer's value, key or gate vectors, one per neuron, in float64.
+    """Return a layer's value, key or gate vectors, one per neuron: as they are stored, with a gain in float64.
 
     Raises:
         InputError: the layer has no such weight (a gate, where it is not gated), with the sides it has.
@@ -88,10 +93,10 @@ def concept_vectors(
         available = ", ".join(s for s in MLP_SIDES if view.weights.matrix(layer, MATRIX[s]) is not None) or "none"
         raise InputError(f"layer {layer} of {view.info.id} has no side {side!r}, available: {available}")
     if side == "value":
-        return as_double(matrix)
+        return matrix
     gain = view.weights.gain("mlp", layer) if fold_gain else None
-    keys = rearrange(as_double(matrix), "d_model d_mlp -> d_mlp d_model")
-    return keys if gain is None else keys * as_double(gain)
+    keys = rearrange(matrix, "d_model d_mlp -> d_mlp d_model")
+    return keys if gain is None else as_double(keys) * as_double(gain)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,31 @@ def js_distance(
 
 def ranks(log_probs: Float[Tensor, "out_pos d_vocab"], ids: Int[Tensor, " out_pos"]) -> Int[Tensor, " out_pos"]:
     """Return each token's rank, from 1; a tie counts for the token."""
-    above = (log_probs > log_probs.gather(-1, ids[:, None])).sum(dim=-1, dtype=torch.int32)  # faster than int64
-    return 1 + above.long()
+    mine = log_probs.gather(-1, ids[:, None])
+    # ones and zeros of a float: several times faster than of a bool, and exact up to 2^24 tokens
+    above = torch.gt(log_probs, mine, out=torch.empty_like(log_probs))
+    return 1 + above.sum(dim=-1, dtype=torch.promote_types(log_probs.dtype, torch.float32)).long()
+
+
+def likeliest(
+    log_probs: Float[Tensor, "out_pos d_vocab"], k: int
+) -> tuple[Float[Tensor, "out_pos k"], Int[Tensor, "out_pos k"]]:
+    """Return the k largest log-probabilities, or all where there are fewer, and their tokens, best first.
+
+    The k groups of tokens with the largest maxima hold the k largest tokens, so that only these groups are sorted: a
+    third of the time of `topk` for 49,152 tokens.
+    """
+    n_tokens = log_probs.shape[-1]
+    k = min(k, n_tokens)
+    width = max(1, math.isqrt(n_tokens // max(k, 1)))
+    inside = n_tokens // width * width
+    groups = log_probs[:, :inside].unflatten(1, (-1, width))
+    best = groups.amax(dim=-1).topk(k, dim=-1).indices[:, :, None]
+    tokens = (best * width + torch.arange(width, device=best.device)).flatten(1)
+    rest = torch.arange(inside, n_tokens, device=best.device).expand(len(log_probs), -1)
+    tokens = torch.cat([tokens, rest], dim=1)
+    found = log_probs.gather(1, tokens).topk(k, dim=-1)
+    return found.values, tokens.gather(1, found.indices)
 
 
 def top_k_agreement(

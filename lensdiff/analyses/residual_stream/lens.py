@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lensdiff.analyses.outputs.distributions import ranks
+from lensdiff.analyses.outputs.distributions import likeliest, ranks
 from lensdiff.analyses.residual_stream.forced import Read, groups, read
 from lensdiff.defaults import RAW
 from lensdiff.inputs.prompts import Prompt
@@ -46,6 +46,7 @@ from lensdiff.results import InputError, Result, Results
 from lensdiff.results.tidy import tidy
 
 TOP_K = 8  # most probable tokens that are kept of each layer and position
+ROWS = 32  # positions whose logits are compared at a time
 
 
 # kernels
@@ -83,8 +84,8 @@ def compare(
         gap = torch.where(p > 0, p * (own - log_probs), 0.0)
     kl = gap.sum(dim=-1).double().clamp(min=0)  # torch sums by halves; in float64 a large vocabulary is copied first
     of_token = log_probs.gather(-1, said[:, None])
-    likely = log_probs.topk(min(TOP_K, log_probs.shape[-1]), dim=-1)
-    return Lens(kl, ranks(log_probs, said), of_token[:, 0].exp().double(), likely.indices, likely.values.exp().double())
+    values, likely = likeliest(log_probs, TOP_K)
+    return Lens(kl, ranks(log_probs, said), of_token[:, 0].exp().double(), likely, values.exp().double())
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +227,10 @@ def _read(view: ModelView, text: Read, layers: tuple[int, ...]) -> dict[str, Any
     """Return the arrays of a result, layer by layer."""
     said, found = text.said.to(view.device), []
     finals = _finals(view.forward, text, layers)
-    own = _log_probs(view.forward, next(finals))
+    own = _log_probs(view.forward.unembed(next(finals)))
     p = own.exp() if bool(own.isfinite().all()) else None
     for final in finals:
-        found.append(compare(own, _log_probs(view.forward, final), said, p))
+        found.append(_compared(own, view.forward.unembed(final), said, p))
     found.append(compare(own, own, said, p))
     kl, rank, prob, likely, likely_prob = (torch.stack(part).cpu() for part in zip(*found, strict=True))
     ids, places = likely.unique(return_inverse=True)
@@ -243,6 +244,13 @@ def _read(view: ModelView, text: Read, layers: tuple[int, ...]) -> dict[str, Any
         "likely_prob": likely_prob,
         "committed": torch.tensor(layers)[commitment(likely[:, :, 0])],
     }
+
+
+def _compared(own: Tensor, logits: Tensor, said: Tensor, p: Tensor | None) -> Lens:
+    """Return what a layer's logits say, few positions at a time: what is made of them stays in a processor's cache."""
+    some = [slice(start, start + ROWS) for start in range(0, len(own), ROWS)]
+    parts = [compare(own[i], _log_probs(logits[i]), said[i], None if p is None else p[i]) for i in some]
+    return Lens(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _finals(forward: Forward, text: Read, layers: tuple[int, ...]) -> Iterator[Float[Tensor, "out_pos d_model"]]:
@@ -276,9 +284,8 @@ def output_choices(view: ModelView, text: Read) -> Int[Tensor, "out_pos k"]:
     """Return the ids of the tokens that the model finds most probable at each response token, best first."""
     with torch.no_grad():
         final = view.forward.final(text.ids[None])[0, text.first :]
-        return _log_probs(view.forward, final).topk(min(TOP_K, view.d_vocab), dim=-1).indices.cpu()
+        return likeliest(_log_probs(view.forward.unembed(final)), TOP_K)[1].cpu()
 
 
-def _log_probs(forward: Forward, final: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
-    logits = forward.unembed(final)
+def _log_probs(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)

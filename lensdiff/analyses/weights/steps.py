@@ -7,12 +7,12 @@ import torch
 from lensdiff.analyses.weights import WeightOptions
 from lensdiff.analyses.weights.weight_shift import WeightShift, weight_shift
 from lensdiff.steps.inputs import Inputs
-from lensdiff.steps.probe import Probe
+from lensdiff.steps.probe import DECOMPOSED, Probe
 from lensdiff.steps.step import Step, one_unit
 from lensdiff.steps.tables import TableDoc, of_one
 from lensdiff.steps.unit import Unit
 
-VALUES = 0.8  # of the time of a decomposition, which gives the vectors too
+VALUES = 0.33  # of the time of a decomposition of width DECOMPOSED
 MEASURES = ("relative_norm", "cosine", "effective_rank", "top_share")
 
 
@@ -22,9 +22,11 @@ def work(inputs: Inputs, unit: Unit, options: WeightOptions) -> WeightShift:
 
 
 def cost(probe: Probe, unit: Unit, options: WeightOptions) -> float:
-    # the singular values of every matrix and its heads, in float64, raw and folded: as squares of its smaller side
+    # the singular values of every matrix and its heads, in float64, raw and folded: as squares of its smaller side,
+    # whose time grows by the power 2.5 of the width, where that of a decomposition grows by the cube
     d_model = probe.sizes.d_model
-    return VALUES * probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64)
+    share = VALUES * min(1.0, DECOMPOSED / d_model) ** 0.5
+    return share * probe.parameters / d_model**2 * probe.decompose(d_model, torch.float64)
 
 
 STEPS: tuple[Step[Any, Any], ...] = (

@@ -39,13 +39,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lensdiff.models import view_of
-from lensdiff.models.change import PARAMETER, RealChange, flatten, singular_values, values_within
+from lensdiff.models.change import PARAMETER, RealChange, flatten
 from lensdiff.models.given import check_pair
 from lensdiff.models.inside.parts import GainName, Weight
 from lensdiff.models.inside.weights import Weights
 from lensdiff.models.others import other_weights
 from lensdiff.models.pair import ModelPair
 from lensdiff.models.progress import tracked
+from lensdiff.models.spectrum import singular_values
 from lensdiff.models.tall import Gains, Moments, is_large, moments
 from lensdiff.results import Result
 from lensdiff.results.numbers import check_count
@@ -230,12 +231,11 @@ def _large(
     change: RealChange, weight: Weight, sides: tuple[Tensor, Tensor], gains: Gains, directions: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the measures of a weight that is brought to float64 some rows at a time, raw and folded."""
-    raw = _of_moments(change.moments(weight), directions, change.singular_values(weight))
+    raw = _of_moments(change.moments(weight), directions)
     if all(gain is None for gain in gains):
         return raw, raw
     base, tuned = (flatten(x, weight.name) for x in sides)
-    folded = moments(base, tuned, gains)
-    return raw, _of_moments(folded, directions, values_within(folded, _eps(change)))
+    return raw, _of_moments(moments(base, tuned, gains, eps=_eps(change)), directions)
 
 
 def _other_rows(pair: ModelPair, change: RealChange, directions: int) -> Iterator[_Row]:
@@ -279,11 +279,11 @@ def _eps(change: RealChange) -> float:
     return max(torch.finfo(weights.sizes.dtype).eps for weights in (change.base, change.tuned))
 
 
-def _of_moments(found: Moments, directions: int, values: Float[Tensor, " rank"]) -> tuple[float, ...]:
+def _of_moments(found: Moments, directions: int) -> tuple[float, ...]:
     relative = 0.0 if found.equal else found.change / found.base if found.base else math.inf
     size = found.base * found.tuned
     turned = 1.0 if found.equal else max(-1.0, min(1.0, found.product / size)) if size else 0.0
-    return relative, turned, effective_rank(values), top_share(values, directions=directions)
+    return relative, turned, effective_rank(found.values), top_share(found.values, directions=directions)
 
 
 def _gain_before(weights: Weights, weight: Weight) -> Float[Tensor, " d_model"] | None:

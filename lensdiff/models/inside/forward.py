@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lensdiff.models.inside.meaning import LogitMap, Meaning
 from lensdiff.models.inside.norms import Unknown
@@ -216,8 +217,7 @@ class Forward:
         found, bias = self._meaning().logits, self.wrapper.b_U
         if not isinstance(found, LogitMap):
             raise InputError(f"the unembedding of {self.name} cannot be followed: {found.reason}")
-        raw = hidden @ self.wrapper.W_U
-        return found(raw if bias is None else raw + bias)
+        return found(functional.linear(hidden, self.wrapper.W_U.T, bias))  # one pass over the logits for both
 
     def patterns(
         self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28

@@ -62,8 +62,11 @@ class HookedWrapper(Wrapper):
     def __call__(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        # always a mask: else transformer-lens takes the padding's token for padding, where that is on the left
-        return self.model(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
+        # padding on the left: without a mask transformer-lens takes every token that is the padding's for padding; else
+        # none is the faster, since no position is looked up
+        if mask is None and getattr(self.model.tokenizer, "padding_side", None) == "left":
+            mask = torch.ones_like(tokens)
+        return self.model(tokens, attention_mask=mask)
 
     def new_cache(self, batch: int) -> Any:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache

@@ -23,6 +23,7 @@ from lensdiff.models.streaming.stored import Stored
 from lensdiff.results import InputError
 
 VOCABULARY = 64  # rows of it that a slice has, where they are not asked for
+AT_ONCE = 2**22  # numbers of which it is asked whether they are finite, which takes more memory than they have
 _NUMBERED = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # the first number in a parameter's name is its layer's
 
 
@@ -76,7 +77,7 @@ class Slices:
                     f"{self.stored.id} cannot be streamed: {source} of shape {tuple(value.shape)} does not fit a model "
                     f"of one layer, which needs {tuple(due.shape)}"
                 )
-            if not bool(torch.isfinite(value).all()):
+            if not all(bool(part.isfinite().all()) for part in value.reshape(-1).split(AT_ONCE)):
                 raise InputError(f"weight {source} of the checkpoint is not finite (NaN or infinity)")
             if _NUMBERED.match(source):
                 seen(source, value)

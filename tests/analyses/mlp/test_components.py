@@ -55,9 +55,9 @@ def test_keys_of_a_gated_layer_are_columns_of_both_input_weights(wrapper: str, f
     expectations: list[tuple[Side, Any]] = [("key", mlp.up_proj.weight * gain), ("gate", mlp.gate_proj.weight * gain)]
     for side, expected in expectations:
         found = concept_vectors(view, 1, side, fold_gain=fold_gain)
-        torch.testing.assert_close(found, expected.detach().double(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(found.double(), expected.detach().double(), rtol=1e-6, atol=0)
     value = concept_vectors(view, 1, "value", fold_gain=fold_gain)
-    torch.testing.assert_close(value, mlp.down_proj.weight.detach().T.double(), rtol=0, atol=0)
+    torch.testing.assert_close(value, mlp.down_proj.weight.detach().T, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
@@ -130,4 +130,4 @@ def test_the_builder_plants_what_it_says() -> None:
     vectors = vectors_with(orthonormal(3, D_MODEL), torch.tensor([3.0, 2.0, 1.0]))
     view = view_of(model_with({(1, "value"): vectors}))
     assert concept_vectors(view, 1, "value").shape == (D_MLP, D_MODEL)
-    torch.testing.assert_close(concept_vectors(view, 1, "value"), vectors.float().double(), rtol=0, atol=0)
+    torch.testing.assert_close(concept_vectors(view, 1, "value"), vectors.float(), rtol=0, atol=0)

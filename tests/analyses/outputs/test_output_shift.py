@@ -11,7 +11,13 @@ from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from lensdiff.analyses.outputs.distributions import js_distance, kl_divergence, ranks, top_k_agreement
+from lensdiff.analyses.outputs.distributions import (
+    js_distance,
+    kl_divergence,
+    likeliest,
+    ranks,
+    top_k_agreement,
+)
 from lensdiff.analyses.outputs.output_shift import CHANGED, OutputShift, kind_of, output_shift
 from lensdiff.inputs import Prompt
 from lensdiff.models import ModelPair, load_pair, view_of
@@ -73,6 +79,26 @@ def test_equal_distributions_are_exactly_alike():
     assert kl_divergence(p, p).eq(0).all()
     assert js_distance(p, p).eq(0).all()
     assert top_k_agreement(p, p, k=7).eq(1).all()
+
+
+@pytest.mark.parametrize("n_tokens", [1, 5, 8, 97, 4096, 49_155])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_likeliest_are_those_of_a_sorted_row(n_tokens, dtype):
+    rows = torch.randn(5, n_tokens, generator=torch.Generator().manual_seed(n_tokens), dtype=dtype)
+    rows[1, -1], rows[2, 0] = 9.0, torch.inf
+    rows[3] = -torch.inf  # nothing but ties
+    values, tokens = likeliest(rows, 8)
+    expected = np.sort(rows.numpy(), axis=1)[:, ::-1][:, :8]
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(rows.gather(1, tokens), expected)
+    assert all(len(set(row)) == len(row) for row in tokens.tolist()), "no token twice"
+
+
+def test_ranks_of_a_large_vocabulary_are_counted():
+    rows = torch.randn(3, 300_000, generator=torch.Generator().manual_seed(1))
+    ids = rows.argsort(dim=1)[torch.arange(3), [0, 150_000, 299_999]]
+    assert ranks(rows, ids).tolist() == [300_000, 150_000, 1]
+    assert ranks(rows.half(), ids)[0] == 300_000
 
 
 def test_ranks_and_agreement_by_hand():
