@@ -1,5 +1,7 @@
 """Units of a run on a Ray cluster: each actor holds the models, and does one unit at a time.
 
+Of a control's responses it does those that are decoded together, which then end together where the actor ends.
+
 The run's own process decides what is done and alone writes results; an actor is told a unit, reads what that reads from
 the results directory, and answers. So checkpoints and the results directory lie where every node sees them, under the
 same path. An actor that ends costs the unit that it was in, which another one does again; a unit that ends `ATTEMPTS`

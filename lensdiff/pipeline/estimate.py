@@ -3,7 +3,8 @@
     time      `Step.cost`, measured on this machine (`steps.probe`) on the pair or on stand-ins, and the making of
               controls
     disk      what every unit's step says that its result holds (`Step.size`)
-    memory    parameters * bytes * (models held + one control): `pipeline.memory`
+    memory    parameters * bytes * (models held + one control and its making), and what a unit allows itself:
+              `pipeline.memory`
 
 It is an upper bound where a response's length is unknown (it may end before `max_new_tokens`), and else good to a
 factor of about 1.5; the progress bar's own estimate replaces it once units are done.
@@ -187,7 +188,7 @@ def announce(config: RunConfig, runner: Runner, listener: Listener) -> None:
         most = config.most_controls
         listener.say(
             f"controls: {', '.join(config.controls.kinds)}; {most} of the kind distilled, the base trained "
-            f"on its own samples, would take about {duration(most * _distil(probe))} more"
+            f"on its own samples, would take about {duration(most * _distil(config, probe))} more"
         )
 
 
@@ -259,7 +260,7 @@ def _making(controls: list[str], runner: Runner, probe: Probe) -> float:
     )
 
 
-def _distil(probe: Probe) -> float:
-    # sampling, and a pass forward and back, of every token of training
-    recipe = Recipe()
+def _distil(config: RunConfig, probe: Probe) -> float:
+    # sampling, and a pass forward and back, of every token of training, by the recipe of the config
+    recipe = Recipe(**config.controls.of_kind("distilled"))
     return TRAINED_TOKEN * probe.parameters * recipe.steps * recipe.batch * recipe.length / probe.rate

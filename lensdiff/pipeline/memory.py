@@ -6,9 +6,11 @@ from typing import Literal
 
 import torch
 
+from lensdiff.models.controlling.options import TRAINED
 from lensdiff.models.loading.devices import default_device
 from lensdiff.models.loading.headers import count_parameters
 from lensdiff.models.loading.load import as_dtype, quiet
+from lensdiff.models.loading.sources import is_adapter
 from lensdiff.models.loading.stated import check_folder
 from lensdiff.models.loading.stumbles import LOADING_ERRORS
 from lensdiff.models.memory import available_memory
@@ -20,6 +22,12 @@ from lensdiff.results.memory import is_lack_of_memory
 from lensdiff.steps.unit import SIDES
 
 BEYOND_WEIGHTS = 0.3  # of one model, for activations and tables
+# what a unit allows itself beside the models at most (sums of `layer_similarity`, a batch of gradients, logits), which
+# it does not need where a model is small: then so many models
+UNIT_BYTES, UNIT_MODELS = 2**30, 2
+# of one model, while a control is made: what matrices read and their gradients, in half precision; a copy with its
+# gradients, and where it is trained whole its change with two moments
+GRADIENTS, FACTORS, TRAINING = 1.1, 2, 5
 PROGRAM = 900 * 2**20  # bytes of a process with torch, transformers and transformer-lens in it
 
 
@@ -29,7 +37,7 @@ class Memory:
 
     Attributes:
         parameters: of the larger model; None where that cannot be told before loading.
-        both, one: needed to hold both models (and a control), or one at a time.
+        both, one: needed to hold both models (and a control, and to make it), or one at a time, with what units need.
         worker: that one more process needs, which holds both and a control.
         free: of the device.
     """
@@ -55,9 +63,17 @@ def memory_of(config: RunConfig, parameters: int | None = None) -> Memory:
     if not sizes:
         return Memory(None, 0, 0, free)
     model = max(sizes) * torch.finfo(as_dtype(config.dtype)).bits // 8
-    held = 2 + (config.most_controls > 0)
-    both, one = int(model * (held + BEYOND_WEIGHTS)), int(model * (1 + BEYOND_WEIGHTS))
+    held = 2 + (1 + _making(config) if config.most_controls else 0)
+    unit = min(UNIT_BYTES, UNIT_MODELS * model)
+    both, one = int(model * (held + BEYOND_WEIGHTS)) + unit, int(model * (1 + BEYOND_WEIGHTS)) + unit
     return Memory(max(sizes), both, one, free, worker=both + PROGRAM)
+
+
+def _making(config: RunConfig) -> float:
+    """Return what the making of a control takes beside the models and itself, in models, of the dearest kind."""
+    is_low = config.controls.rank is not None or is_adapter(config.source("tuned"))
+    of_kinds = {"gradient-noise": GRADIENTS} | dict.fromkeys(TRAINED, FACTORS if is_low else TRAINING)
+    return max(float(of_kinds.get(kind, 0.0)) for kind in config.controls.kinds)
 
 
 def choose_keep(config: RunConfig, memory: Memory, listener: Listener) -> Literal["both", "one"]:

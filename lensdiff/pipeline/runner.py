@@ -21,12 +21,11 @@ from lensdiff.inputs.spans import shorten
 from lensdiff.models.templates import stamped
 from lensdiff.pipeline.graph import Graph, Key, unit_state
 from lensdiff.pipeline.listener import Listener
-from lensdiff.pipeline.worker import Answer, Task, result_of
-from lensdiff.pipeline.workers import Chain, Workers
+from lensdiff.pipeline.worker import Answer, Task, results_of
+from lensdiff.pipeline.workers import Chain, Keys, Workers
 from lensdiff.results import InputError, Result
 from lensdiff.results.manifest import UnitOutcome
-from lensdiff.results.memory import is_of_one_alone
-from lensdiff.steps.inputs import Inputs, chosen
+from lensdiff.steps.inputs import Inputs
 from lensdiff.steps.step import NotPossible, Read, Step, all_kept
 from lensdiff.steps.supplies import Supplies
 from lensdiff.steps.unit import Unit, name_of
@@ -94,7 +93,7 @@ class Runner:
             if self.workers is not None and self.workers.engine.everything:
                 self._do_elsewhere(self.workers, step, units)
             else:
-                for block in _blocks(step, units, step.at_once if self.plan.both else BLOCK):
+                for block in self._blocks(step, units):
                     self._make_whole(read for unit in block for read in self.graph.reads(name, unit))
                     self._do(step, block, lambda unit: self.listener.advance(step.title, str(unit)))
         finally:
@@ -104,10 +103,10 @@ class Runner:
     def _do_elsewhere(self, workers: Workers, step: Step[Any, Any], units: Sequence[Unit]) -> None:
         """Let the workers do the units of a step side by side, after what was removed of that which they read."""
         removed = self._removed(read for unit in units for read in self.graph.reads(step.name, unit))
-        workers.do([self._tasks(removed)], self._take)
+        workers.do([self._tasks((key,) for key in removed)], self._take)
 
-        def alone(unit: Unit) -> Iterator[Key]:
-            yield step.name, unit
+        def alone(unit: Unit) -> Iterator[Keys]:
+            yield ((step.name, unit),)
             self.listener.advance(step.title, str(unit))
 
         workers.do((self._tasks(alone(unit)) for unit in units), self._take)
@@ -137,8 +136,8 @@ class Runner:
         try:
             if self.workers is None or (len(controls) == 1 and not self.workers.engine.everything):
                 for control in controls:
-                    for name, unit in self._chain(control, by_control[control]):
-                        self._do(self.graph.steps[name], [unit])
+                    for keys in self._chain(control, by_control[control]):
+                        self._do(self.graph.steps[keys[0][0]], [unit for _, unit in keys])
             else:
                 chains = (self._tasks(self._chain(control, by_control[control])) for control in controls)
                 self.workers.do(chains, self._counted(sum(len(by_control[control]) for control in controls)))
@@ -146,45 +145,53 @@ class Runner:
             self.listener.end(CONTROLS, time.perf_counter() - start)
         self._tell(CONTROLS, [key for control in controls for key in by_control[control]])
 
-    def _chain(self, control: str, keys: Sequence[Key]) -> Iterator[Key]:
-        """Yield the units of a control, each after those that it reads and that were removed; tell of its end."""
-        for name, unit in keys:
-            yield from self._removed(self.graph.reads(name, unit))
-            yield name, unit
+    def _chain(self, control: str, keys: Sequence[Key]) -> Iterator[Keys]:
+        """Yield a control's units that are done at once, each after what it reads and was removed; tell of its end."""
+        for name, group in groupby(keys, key=lambda key: key[0]):
+            for block in self._blocks(self.graph.steps[name], [unit for _, unit in group]):
+                reads = (read for unit in block for read in self.graph.reads(name, unit))
+                yield from ((key,) for key in self._removed(reads))
+                yield tuple((name, unit) for unit in block)
         self.listener.advance(CONTROLS, control)
 
-    def _tasks(self, chain: Iterator[Key]) -> Chain:
+    def _tasks(self, chain: Iterator[Keys]) -> Chain:
         """Yield what another process can do of a chain, and do the rest here."""
-        for name, unit in chain:
-            step = self.graph.steps[name]
-            assert self.workers is not None
-            here = unit.control is None and not self.workers.engine.everything
-            if here or self._refusal(step, unit) is not None:
-                self._do(step, [unit])
-            else:
-                reads = self.graph.reads(name, unit)
-                files = [(read.step, read.unit.path) for read in reads]
-                yield (name, unit), Task(name, unit, reads, self.store.manifest.of(files))
+        assert self.workers is not None
+        for keys in chain:
+            name = keys[0][0]
+            step, there = self.graph.steps[name], list[Unit]()
+            for _, unit in keys:
+                here = unit.control is None and not self.workers.engine.everything
+                if here or self._refusal(step, unit) is not None:
+                    self._do(step, [unit])
+                else:
+                    there.append(unit)
+            if there:
+                reads = tuple(self.graph.reads(name, unit) for unit in there)
+                files = [(read.step, read.unit.path) for own in reads for read in own]
+                task = Task(name, tuple(there), reads, self.store.manifest.of(files))
+                yield tuple((name, unit) for unit in there), task
 
-    def _counted(self, total: int) -> Callable[[Key, Answer], None]:
+    def _counted(self, total: int) -> Callable[[Keys, Answer], None]:
         """Return what takes the answers of other processes, and tells how many there are."""
         done = 0
 
-        def take(key: Key, answer: Answer) -> None:
+        def take(keys: Keys, answer: Answer) -> None:
             nonlocal done
-            self._take(key, answer)
-            done += 1
+            self._take(keys, answer)
+            done += len(keys)
             self.listener.within("results of controls", done, max(done, total))  # more where one is made again
 
         return take
 
-    def _take(self, key: Key, answer: Answer) -> None:
+    def _take(self, keys: Keys, answer: Answer) -> None:
         """Record what another process found."""
         for line in answer.said:
             self.listener.say(line)
-        name, unit = key
-        assert isinstance(answer.found, Result | InputError)
-        self._record(self.graph.steps[name], unit, answer.found, answer.seconds)
+        found = (answer.found,) * len(keys) if isinstance(answer.found, InputError) else answer.found
+        assert not isinstance(found, Exception)
+        for (name, unit), one in zip(keys, found, strict=True):
+            self._record(self.graph.steps[name], unit, one, answer.seconds / len(keys))
 
     def _controls(self) -> list[str]:
         """Return the names of all controls of the run, kind by kind as the config names them."""
@@ -211,14 +218,10 @@ class Runner:
             tell(unit)
 
     def _results(self, step: Step[Any, Any], units: Sequence[Unit]) -> Sequence[Result | InputError]:
-        inputs = [self._inputs(step, unit) for unit in units]
-        if step.block is not None and not (self.plan.both and step.at_once == 1):
-            try:
-                return step.block(inputs, units, chosen(step, self.plan.options_of(step.options)))
-            except (InputError, RuntimeError) as error:  # of one of them: which one?
-                if not (isinstance(error, InputError) or is_of_one_alone(error)):
-                    raise
-        return [result_of(step, own, unit, self.plan) for own, unit in zip(inputs, units, strict=True)]
+        return results_of(step, [self._inputs(step, unit) for unit in units], units, self.plan)
+
+    def _blocks(self, step: Step[Any, Any], units: Sequence[Unit]) -> list[Sequence[Unit]]:
+        return blocks(step, units, step.at_once if self.plan.both else BLOCK)
 
     def _inputs(self, step: Step[Any, Any], unit: Unit) -> Inputs:
         reads = self.graph.reads(step.name, unit)
@@ -324,7 +327,7 @@ def _lacking(step: Step[Any, Any], found: Result) -> str:
     return "; ".join([*told, f"without {len(lacking) - TOLD} more"] if len(lacking) > TOLD else told)
 
 
-def _blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:
+def blocks(step: Step[Any, Any], units: Sequence[Unit], size: int) -> list[Sequence[Unit]]:
     """Return units in blocks of at most so many, each of one model or of none."""
     size = size if step.block is not None else 1
     of_models = [list(group) for _, group in groupby(units, key=lambda unit: unit.model)]

@@ -10,7 +10,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,11 +50,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Task:
-    """One unit, the results that it reads, and what the manifest says of those."""
+    """Units of a step that are done at once, the results that each reads, and what the manifest says of those."""
 
     step: str
-    unit: Unit
-    reads: tuple[Read, ...]
+    units: tuple[Unit, ...]
+    reads: tuple[tuple[Read, ...], ...]
     known: Manifest
 
 
@@ -63,12 +63,13 @@ class Answer:
     """What became of a task.
 
     Attributes:
-        found: the result, or why this unit has none; an error of any other kind ends the run.
+        found: of each unit the result, or why it has none; or one error: that of all units where it is for their input,
+            and one of any other kind ends the run.
         said: the lines that the user is told.
         seconds: that it took, the making of a control included.
     """
 
-    found: Result | Exception
+    found: tuple[Result | InputError, ...] | Exception
     said: tuple[str, ...]
     seconds: float
 
@@ -92,8 +93,11 @@ class Worker:
         try:
             with _heard(said.append):
                 step, store = self._steps[task.step], ResultStore.known(self._root, task.known)
-                inputs = Inputs(step, task.unit, task.reads, self._plan, self._supplies, store, said.append)
-                found: Result | Exception = result_of(step, inputs, task.unit, self._plan)
+                inputs = [
+                    Inputs(step, unit, reads, self._plan, self._supplies, store, said.append)
+                    for unit, reads in zip(task.units, task.reads, strict=True)
+                ]
+                found: tuple[Result | InputError, ...] | Exception = results_of(step, inputs, task.units, self._plan)
         except Exception as error:  # the run's own process raises it again, where it came from would be lost
             error.add_note(traceback.format_exc())
             found = sendable(error)
@@ -119,6 +123,19 @@ def _heard(say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(listening)
+
+
+def results_of(
+    step: Step[Any, Any], inputs: Sequence[Inputs], units: Sequence[Unit], plan: Plan
+) -> tuple[Result | InputError, ...]:
+    """Return what the work of units of one model finds, or why it finds nothing: at once where their step can."""
+    if step.block is not None and not (plan.both and step.at_once == 1):
+        try:
+            return tuple(step.block(inputs, units, chosen(step, plan.options_of(step.options))))
+        except (InputError, RuntimeError) as error:  # of one of them: which one?
+            if not (isinstance(error, InputError) or is_of_one_alone(error)):
+                raise
+    return tuple(result_of(step, own, unit, plan) for own, unit in zip(inputs, units, strict=True))
 
 
 def result_of(step: Step[Any, Any], inputs: Inputs, unit: Unit, plan: Plan) -> Result | InputError:

@@ -25,7 +25,8 @@ from lensdiff.results import InputError
 
 PROGRAM = "from lensdiff.pipeline.worker import main; main()"  # as `-m` its classes would be of another module
 PATIENCE = 10  # seconds for one that answers no more to end
-Chain = Iterator[tuple[Key, Task]]  # units one after the other: the next is asked for when the one before is recorded
+Keys = tuple[Key, ...]  # of a task
+Chain = Iterator[tuple[Keys, Task]]  # one after the other: the next is asked for when the one before is recorded
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ class Engine:
 
 @dataclass(frozen=True)
 class Job:
-    """A unit that is to be done, the chain that goes on after it, and how many places it has cost."""
+    """A task that is to be done, the chain that goes on after it, and how many places it has cost."""
 
     chain: Chain
-    key: Key
+    keys: Keys
     task: Task
     ended: int = 0
 
@@ -162,7 +163,7 @@ class Workers:
         """The number of places."""
         return self.engine.count
 
-    def do(self, chains: Iterable[Chain], record: Callable[[Key, Answer], None]) -> None:
+    def do(self, chains: Iterable[Chain], record: Callable[[Keys, Answer], None]) -> None:
         """Do all units of all chains, of as many chains at once as there are places.
 
         Raises:
@@ -194,7 +195,7 @@ class Workers:
             if isinstance(answer.found, Exception) and not isinstance(answer.found, InputError):
                 raise answer.found
             assert job is not None
-            record(job.key, answer)
+            record(job.keys, answer)
             if (following := _next(job.chain)) is not None:
                 self._give(place, following, at_work)
             else:
@@ -227,7 +228,7 @@ class Workers:
                 "for? Run again to go on"
             ) from None
 
-    def _lose(self, place: Place, ended: Ended, job: Job | None, record: Callable[[Key, Answer], None]) -> Job | None:
+    def _lose(self, place: Place, ended: Ended, job: Job | None, record: Callable[[Keys, Answer], None]) -> Job | None:
         """Let go of a place that ended, and return what is to be done again, or after what cannot be done.
 
         Raises:
@@ -236,7 +237,7 @@ class Workers:
         if self.engine.attempts == 1:
             if place.failed():
                 raise RuntimeError("a process of the run failed, see above")
-            doing = "did nothing" if job is None else f"did {job.key[0]} of {job.key[1]}"
+            doing = "did nothing" if job is None else f"did {job.task.step} of {job.task.units[0]}"
             raise InputError(
                 f"a process of the run was ended from outside while it {doing}, perhaps for want of memory: run again "
                 f"to go on, with fewer workers than {self.count} if it was that"
@@ -255,14 +256,14 @@ class Workers:
         reason = (
             f"each of the {self.engine.attempts} workers that it was given to was ended, perhaps for want of memory"
         )
-        record(job.key, Answer(InputError(reason), (), 0.0))
+        record(job.keys, Answer(InputError(reason), (), 0.0))
         return _next(job.chain)
 
 
 def _next(chain: Chain) -> Job | None:
     """Return the next unit of a chain."""
-    for key, task in chain:
-        return Job(chain, key, task)
+    for keys, task in chain:
+        return Job(chain, keys, task)
     return None
 
 

@@ -165,8 +165,8 @@ def _cost(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
     return probe.respond(min(probe.together, max(1, len(probe.prompts))))
 
 
-def _cost_of_one(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
-    return probe.respond(1)
+def _cost_of_a_control(probe: Probe, unit: Unit, options: ResponseOptions) -> float:
+    return probe.respond(min(AT_ONCE, max(1, len(probe.prompts))))  # together wherever it is done
 
 
 RESPONSES = Step(
@@ -195,9 +195,7 @@ CONTROL_RESPONSES = replace(
     title="responses of controls",
     units=no_units,
     reads=_control_reads,
-    cost=_cost_of_one,
-    block=None,
-    at_once=1,
+    cost=_cost_of_a_control,
 )
 
 

@@ -1,8 +1,15 @@
 """The benchmark of growth: powers of planted costs, and one small measurement."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from experiments.benchmarks import growth
+
+FOLDER = Path(growth.__file__).parent
+KEPT: list[dict[str, Any]] = json.loads((FOLDER / "growth.json").read_text(encoding="utf-8"))["growths"]
 
 
 def test_the_power_is_that_of_the_largest_sizes():
@@ -28,3 +35,18 @@ def test_the_table_says_what_was_fitted():
     points = [{"value": v, "flops": v**2, "cpu_s": 0.1 * v, "peak_mib": 1.0} for v in (1, 2, 4)]
     row = growth.row_of(growth.Growth("read", "N", (1, 2, 4), "2"), points)
     assert growth.markdown([row]).splitlines()[-1] == "| read | N | 1 - 4 | 2.00 | 1.00 | - | 2 |"
+
+
+def test_the_readme_has_the_table_of_the_file_beside_it():
+    said = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert said.split("<!-- growth -->\n")[1].split("\n<!-- /growth -->")[0] == growth.markdown(KEPT)
+
+
+def test_the_file_has_every_growth_with_the_powers_of_its_points():
+    told = [growth.Growth(row["operation"], row["size"], tuple(row["values"]), row["expected"]) for row in KEPT]
+    assert told == growth.GROWTHS
+    for known, row in zip(growth.GROWTHS, KEPT, strict=True):
+        assert [point["value"] for point in row["points"]] == row["values"]
+        again = growth.row_of(known, row["points"])
+        for kind in growth.POWERS:
+            assert again[kind] == (None if row[kind] is None else pytest.approx(row[kind]))

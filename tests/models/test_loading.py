@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformer_lens.utilities import get_tokenizer_with_bos
+from transformers import AutoTokenizer
 
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.parts import MATRICES
@@ -200,6 +202,63 @@ def test_the_checkpoints_tokenizer_stays_as_it_is(wrapper):
     view = view_of(load_model(hf_model("llama"), tokenizer=tokenizer, wrapper=wrapper, device="cpu"))
     assert view.tokenizer.special_tokens_map == tokenizer.special_tokens_map == before
     assert view.tokenizer.bos_token_id is None, "transformer-lens gives its own copy the end token for one"
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Where tokenizers are read from, a reading each."""
+    found, read = [], AutoTokenizer.from_pretrained
+
+    def counted(*args, **options):
+        found.append(str(args[0] if args else options["pretrained_model_name_or_path"]))
+        return read(*args, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted)
+    return found
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_tokenizer_is_read_once(bos, wrapper, tmp_path, reads):
+    folder = save_checkpoint("llama", tmp_path / "model", bos=bos)
+    reads.clear()
+    model = load_model(folder, wrapper=wrapper, device="cpu")
+    assert len(reads) == 1
+    # oracle: what transformer-lens makes of a tokenizer when it reads it itself
+    theirs, own = get_tokenizer_with_bos(AutoTokenizer.from_pretrained(folder)), view_of(model).tokenizer
+    assert len(reads) == 3, "it reads one anew that is not said to add a BOS"
+    for text in TEXT:
+        assert model.tokenizer(text)["input_ids"] == theirs(text)["input_ids"] == [1, *own(text)["input_ids"]][bos:]
+        assert model.tokenizer(text, text)["input_ids"] == theirs(text, text)["input_ids"]
+        assert model.to_tokens(text, prepend_bos=bos)[0].tolist() == own(text)["input_ids"]
+        assert model.to_tokens(text, prepend_bos=True)[0].tolist() == theirs(text)["input_ids"]
+    assert model.tokenizer.special_tokens_map == theirs.special_tokens_map
+    model.tokenizer.add_tokens(["the sea"])
+    assert own.tokenize("the sea") == theirs.tokenize("the sea") != ["the sea"], "the model's own is a copy"
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_a_tokenizer_whose_bos_no_template_holds_is_read_as_before(wrapper, reads):
+    tokenizer = copy.deepcopy(tokenizer_of())
+    tokenizer.add_special_tokens({"bos_token": "<seed:bos>"})
+    model = load_model(hf_model("llama"), tokenizer=tokenizer, wrapper=wrapper, device="cpu")
+    assert reads
+    assert model.to_tokens(TEXT[0], prepend_bos=False)[0].tolist() == tokenizer(TEXT[0])["input_ids"]
+    assert not tokenizer.add_bos_token
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_tokenizer_that_is_not_used_is_not_read(given, tmp_path, reads):
+    peft = pytest.importorskip("peft")
+    base = save_checkpoint("llama", tmp_path / "base")
+    tuned = peft.get_peft_model(hf_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned.save_pretrained(tmp_path / "adapter")
+    tokenizer_of(bos=True).save_pretrained(tmp_path / "adapter")
+    tokenizer = tokenizer_of() if given else None
+    reads.clear()
+    view = view_of(load_model(tmp_path / "adapter", base=base, tokenizer=tokenizer, device="cpu"))
+    assert reads == ([] if given else [str(tmp_path / "adapter")])
+    assert (view.tokenizer.encode("a")[0] == 1) != given
 
 
 @pytest.mark.parametrize("wrapper", ["hooked", "bridge"])

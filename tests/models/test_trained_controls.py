@@ -277,7 +277,8 @@ def test_gradient_noise_needs_text_enough(pair):
 def test_a_large_vocabulary_has_smaller_batches_and_the_same_gradients(pair, monkeypatch):
     base = view_of(pair.base)
     whole = collect(base, texts_of(base, GradientNoise(tokens=256)))
-    monkeypatch.setattr(gradients, "BATCH_BYTES", 130 * 4 * base.d_vocab * 4)  # of 130 tokens: two samples
+    a_token = 4 * base.d_vocab + base.n_layers * (8 * base.d_model + 4 * base.d_mlp + 4 * base.n_heads * 64)
+    monkeypatch.setattr(gradients, "BATCH_BYTES", 130 * a_token * 4)  # of 130 tokens: two samples
     assert size_of_samples(base, GradientNoise(tokens=256)) == (4, 64, [2, 2])
     parted = collect(base, texts_of(base, GradientNoise(tokens=256)))
     assert parted.keys() == whole.keys()

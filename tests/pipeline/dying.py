@@ -13,6 +13,6 @@ class Dying(Held):
 
     def answer(self, task: bytes) -> bytes:
         told = pickle.loads(task)
-        if f"{told.step}/{told.unit.path}" == (self._folder / AT).read_text():
+        if (self._folder / AT).read_text() in [f"{told.step}/{unit.path}" for unit in told.units]:
             os._exit(1)
         return super().answer(task)

@@ -83,7 +83,7 @@ class Remembered(cluster.Actor):
         super().__init__(*arguments)
 
     def send(self, message: Any) -> None:
-        self.given.append(f"{message.step}/{message.unit.path}")
+        self.given += [f"{message.step}/{unit.path}" for unit in message.units]
         super().send(message)
 
     def kill(self) -> None:
@@ -111,8 +111,8 @@ def each_once(names: list[str]) -> bool:
 
 def test_two_nodes_find_what_one_process_finds(models, tmp_path, alone, address, begun, written, monkeypatch):
     here: list[str] = []
-    do = runner.result_of
-    monkeypatch.setattr(runner, "result_of", lambda step, *rest: here.append(step.name) or do(step, *rest))
+    do = runner.results_of
+    monkeypatch.setattr(runner, "results_of", lambda step, *rest: here.append(step.name) or do(step, *rest))
     recorder = Recorder()
     store = run(config(models, tmp_path / "out", **on(address)), recorder)
     assert_same(store, alone)
@@ -291,14 +291,14 @@ class Scripted:
 
 
 def chain(*steps: str) -> Any:
-    return iter([((step, Unit()), Task(step, Unit(), (), Manifest())) for step in steps])
+    return iter([(((step, Unit()),), Task(step, (Unit(),), ((),), Manifest())) for step in steps])
 
 
 def test_the_chain_goes_on_after_a_unit_that_ends_every_place():
     found: list[tuple[str, str]] = []
     engine = Engine(2, lambda answers: Scripted(answers, {"b"}), attempts=2)
     several = Workers(engine)
-    several.do([chain("a", "b", "c"), chain("d")], lambda key, answer: found.append((key[0], str(answer.found))))
+    several.do([chain("a", "b", "c"), chain("d")], lambda keys, answer: found.append((keys[0][0], str(answer.found))))
     assert sorted(step for step, _ in found) == ["a", "b", "c", "d"]
     assert "each of the 2 workers" in dict(found)["b"]
     assert dict(found)["c"] == "c"
@@ -307,7 +307,7 @@ def test_the_chain_goes_on_after_a_unit_that_ends_every_place():
 def test_places_that_never_begin_are_not_begun_for_ever():
     several = Workers(Engine(2, lambda answers: Scripted(answers, set(), begins=False), attempts=2))
     with pytest.raises(InputError, match=r"^no worker can be begun: no room$"):
-        several.do([chain("a")], lambda key, answer: None)
+        several.do([chain("a")], lambda keys, answer: None)
 
 
 def test_nobody_waits_for_ever_for_a_place():
@@ -316,4 +316,4 @@ def test_nobody_waits_for_ever_for_a_place():
 
     several = Workers(Engine(1, Silent, attempts=2, patience=0.01))
     with pytest.raises(InputError, match=r"^no worker could begin within 0 s"):
-        several.do([chain("a")], lambda key, answer: None)
+        several.do([chain("a")], lambda keys, answer: None)

@@ -136,15 +136,40 @@ def test_a_hub_that_cannot_be_asked_knows_no_layers(monkeypatch):
 def test_memory_is_that_of_the_models_held(models, tmp_path, monkeypatch, dtype, size):
     monkeypatch.setattr(memory_module, "n_parameters", lambda source: 1000)
     found = memory_of(read_config(config_for(models, tmp_path, dtype=dtype)))
-    assert (found.parameters, found.both, found.one) == (1000, int(3.3 * 1000 * size), int(1.3 * 1000 * size))
+    # the models held, three tenths of one, and of small models twice one for what a unit needs
+    assert (found.parameters, found.both, found.one) == (1000, int(5.3 * 1000 * size), int(3.3 * 1000 * size))
     # a control is held beside the two models where a chosen analysis asks for one
     for name in COUNTED:
-        for n, others, held in ((1, 0, 3.3), (0, 1, 2.3)):
-            controls = dict.fromkeys(COUNTED, others) | {name: n}
+        for n, others, held in ((1, 0, 5.3), (0, 1, 4.3)):
+            controls = dict.fromkeys(COUNTED, others) | {name: n, "kinds": ["spectrum"]}
             given = config_for(models, tmp_path, dtype=dtype, analyses=[name], controls=controls)
             assert memory_of(read_config(given)).both == int(held * 1000 * size)
     monkeypatch.setattr(memory_module, "n_parameters", lambda source: None)
     assert memory_of(read_config(config_for(models, tmp_path))).parameters is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told", "making"),
+    [
+        (["norm", "spectrum"], {}, 0),
+        (["gradient-noise"], {}, 1.1),
+        (["spectrum", "gradient-noise"], {}, 1.1),
+        (["gradient-noise", "distilled"], {}, 5),
+        (["distilled"], {"rank": 2}, 2),
+    ],
+)
+def test_memory_has_room_for_the_making_of_controls(models, tmp_path, monkeypatch, kinds, told, making):
+    monkeypatch.setattr(memory_module, "n_parameters", lambda source: 1000)
+    for n, expected in ((1, 3 + making), (0, 2)):
+        controls = {**dict.fromkeys(COUNTED, n), "kinds": kinds, **told}
+        found = memory_of(read_config(config_for(models, tmp_path, controls=controls)))
+        assert found.both == int((expected + 0.3) * 4000) + 8000
+
+
+def test_a_unit_of_a_large_model_needs_a_gibibyte(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_module, "n_parameters", lambda source: 2**30)
+    found = memory_of(read_config(config_for(models, tmp_path)))
+    assert (found.both, found.one) == (int(3.3 * 2**32) + 2**30, int(1.3 * 2**32) + 2**30)
 
 
 def test_how_many_models_are_held(models, tmp_path):
@@ -190,7 +215,7 @@ def test_texts_are_estimated_by_their_tokens(models, tmp_path):
     )  # fmt: skip
     rows = min(rows_of(probe.view, 10, 5).values())
     assert cost(runner, probe, "responses") == 5 * 0.5 + 1 + 10 * 2  # the three prompts are decoded together
-    assert cost(runner, probe, "control_responses", Unit("spectrum-0", "sea")) == 5 * 3 + 1 + 10 * 2
+    assert cost(runner, probe, "control_responses", Unit("spectrum-0", "sea")) == 5 * 0.5 + 1 + 10 * 2
     # the scores, and one pass that reads the text without its highest tokens and without random ones
     assert cost(runner, probe, "attribution") == pytest.approx(7 + 0.1 * rows + 1 + (1 + 2) * 15 * 2)
     # of both models and 3 prompts the scores, and 5 points of 3 orders both ways and of 19, of half a prompt each
@@ -491,21 +516,34 @@ def test_a_run_tells_its_time_and_nothing_where_nothing_is_left(models, tmp_path
     assert recorder.said == []
 
 
-@pytest.mark.parametrize(("kinds", "said"), [(["spectrum", "norm"], True), (["distilled"], False)])
-def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(models, tmp_path, monkeypatch, kinds, said):
-    monkeypatch.setattr(bench, "control_cost", lambda pair, kind: ControlCost(1.0, 1.0))
+@pytest.mark.parametrize(
+    ("kinds", "told", "said"),
+    [
+        (["spectrum", "norm"], {}, True),
+        (["distilled"], {}, False),
+        (["shuffled"], {"steps": 3, "batch": 2}, True),
+        (["shuffled"], {"length": 16, "rank": 1, "rate": 0.1}, True),
+    ],
+)
+def test_what_distilled_controls_would_take_is_said_where_they_are_not_made(
+    models, tmp_path, monkeypatch, kinds, told, said
+):
+    monkeypatch.setattr(bench, "control_cost", lambda pair, kind, **options: ControlCost(1.0, 1.0))
     probe = estimate.probe_of
     monkeypatch.setattr(estimate, "probe_of", lambda *given: known(probe(*given), rate=1e7))
-    controls = {"kinds": kinds, **dict.fromkeys(COUNTED, 50), "heads": 2}
+    controls = {"kinds": kinds, **dict.fromkeys(COUNTED, 50), "heads": 2, **told}
+    if "shuffled" in kinds:
+        (tmp_path / "data.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n')
+        controls["data"] = str(tmp_path / "data.jsonl")
     recorder = Recorder()
     config, runner = runner_of(models, tmp_path, recorder, analyses=["heads"], controls=controls)
     announce(config, runner, recorder)
-    recipe = Recipe()
+    recipe = Recipe(**told)
     model = view_of(runner.supplies.pair.base).model
     parameters = sum(parameter.numel() for parameter in model.parameters() if bool(parameter.any()))
     took = duration(2 * 12 * parameters * recipe.steps * recipe.batch * recipe.length / 1e7)
     expected = (
-        f"controls: spectrum, norm; 2 of the kind distilled, the base trained on its own samples, would take "
+        f"controls: {', '.join(kinds)}; 2 of the kind distilled, the base trained on its own samples, would take "
         f"about {took} more"
     )
     assert recorder.said[1:] == [expected] * said

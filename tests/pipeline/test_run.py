@@ -53,7 +53,7 @@ from lensdiff.pipeline import plans
 from lensdiff.pipeline.door import _texts
 from lensdiff.pipeline.execute import execute
 from lensdiff.pipeline.graph import steps_of, tables_of
-from lensdiff.pipeline.runner import _blocks
+from lensdiff.pipeline.runner import blocks
 from lensdiff.results import InputError, Result
 from lensdiff.steps.columns import meaning
 from lensdiff.steps.options import are_layers
@@ -663,14 +663,14 @@ def test_half_a_character_fails_its_prompt_alone(models, tmp_path, keep):
 
 def test_blocks_are_of_one_model_each():
     units = [Unit(side, str(n)) for side in ("base", "tuned") for n in range(5)]
-    blocks = _blocks(RESPONSES, units, 4)
-    assert [[(unit.model, unit.prompt) for unit in block] for block in blocks] == [
+    found = blocks(RESPONSES, units, 4)
+    assert [[(unit.model, unit.prompt) for unit in block] for block in found] == [
         [("base", "0"), ("base", "1"), ("base", "2"), ("base", "3")],
         [("base", "4")],
         [("tuned", "0"), ("tuned", "1"), ("tuned", "2"), ("tuned", "3")],
         [("tuned", "4")],
     ]
-    assert [len(block) for block in _blocks(replace(RESPONSES, block=None), units, 4)] == [1] * 10
+    assert [len(block) for block in blocks(replace(RESPONSES, block=None), units, 4)] == [1] * 10
 
 
 @pytest.mark.parametrize("keep", ["both", "one"])
@@ -690,6 +690,27 @@ def test_what_a_model_has_to_say_is_decoded_together(models, tmp_path, monkeypat
         for name, prompt in prompts.items():
             alone = generate(model, prompt, max_new_tokens=4)
             assert store.load_result(f"responses/{side}/{name}", SaidResponse).token_ids == alone.token_ids
+
+
+def test_what_a_control_has_to_say_is_decoded_together(models, tmp_path, monkeypatch, pair, prompts):
+    decode, together = text.greedy_to_the_end, []
+
+    def counted(view: Any, rows: Any, **options: Any) -> Any:
+        together.append(len(rows))
+        return decode(view, rows, **options)
+
+    monkeypatch.setattr(text, "greedy_to_the_end", counted)
+    counts = dict.fromkeys(COUNTS, 0) | {"attribute": 2}
+    changes = {"analyses": ["attribute"], "attribute": {"curve_prompts": 0}}
+    config = config_for(models, tmp_path / "out", **changes, controls={"kinds": ["spectrum"], **counts})
+    store = execute(config)
+    assert together == [3] * 4, "base, tuned and two controls, three prompts each"
+    monkeypatch.undo()
+    for seed in range(2):
+        control = pair.control("spectrum", seed)
+        for name, prompt in prompts.items():
+            alone = generate(control, prompt, max_new_tokens=4)
+            assert store.load_result(f"control_responses/spectrum-{seed}/{name}", SaidResponse).said() == alone
 
 
 def test_nothing_to_score_is_no_failure(models, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lensdiff.inputs import toy_pair
+from lensdiff.models import text
 from lensdiff.pipeline import worker as child
 from lensdiff.pipeline import workers
 from lensdiff.pipeline.config import parse
@@ -23,6 +24,7 @@ from lensdiff.pipeline.worker import Answer, Start, Task, Worker, send, sendable
 from lensdiff.pipeline.workers import Process, Ready, processes
 from lensdiff.results import InputError, ResultStore
 from lensdiff.results.manifest import Manifest, StepState, UnitState
+from lensdiff.steps.responses import SaidResponse
 from lensdiff.steps.unit import Unit
 from tests.pipeline.conftest import Recorder
 from tests.pipeline.resuming import Stop, assert_same, run, small
@@ -104,16 +106,37 @@ def start(tmp_path: Path, **changes: Any) -> Start:
 
 def test_it_answers_until_there_is_nothing_more_to_do(tmp_path):
     with open(tmp_path / "told", "w+b") as told, open(tmp_path / "answers", "w+b") as answers:
-        for message in (start(tmp_path), Task("weights", Unit(), (), Manifest()), Task("none", Unit(), (), Manifest())):
+        for message in (
+            start(tmp_path),
+            Task("weights", (Unit(),), ((),), Manifest()),
+            Task("none", (Unit(),), ((),), Manifest()),
+        ):
             send(message, told)
         told.seek(0)
         serve(told, answers)
         answers.seek(0)
         first, second = pickle.load(answers), pickle.load(answers)
         assert answers.read() == b""
-    assert type(first.found).__name__ == "WeightShift"
+    assert [type(found).__name__ for found in first.found] == ["WeightShift"]
     assert first.seconds > 0
     assert isinstance(second.found, KeyError)  # raised again where the run is
+
+
+def test_units_of_one_task_are_done_at_once(tmp_path, monkeypatch):
+    decode, together = text.greedy_to_the_end, []
+
+    def counted(view: Any, rows: Any, **options: Any) -> Any:
+        together.append(len(rows))
+        return decode(view, rows, **options)
+
+    monkeypatch.setattr(text, "greedy_to_the_end", counted)
+    given = [{"id": name, "text": f"Say {name}."} for name in ("one", "two")]
+    begun = start(tmp_path, analyses=["outputs"], prompt=given, max_new_tokens=2)
+    units = tuple(Unit("base", name) for name in ("one", "two"))
+    found = Worker(begun).answer(Task("responses", units, ((), ()), Manifest())).found
+    assert together == [2]
+    assert isinstance(found, tuple)
+    assert [one.prompt_id for one in found if isinstance(one, SaidResponse)] == ["one", "two"]
 
 
 @pytest.mark.parametrize("error", [InputError("no"), MemoryError("none left"), AssertionError("a fault")])
@@ -122,7 +145,7 @@ def test_what_a_unit_raises_is_its_answer(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(child, "result_of", fail)
-    found = Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).found
+    found = Worker(start(tmp_path)).answer(Task("weights", (Unit(),), ((),), Manifest())).found
     assert (type(found), str(found)) == (type(error), str(error))
 
 
@@ -168,7 +191,7 @@ def test_where_an_error_came_from_is_sent_with_it(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(child, "result_of", place_of_the_fault)
-    found = Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).found
+    found = Worker(start(tmp_path)).answer(Task("weights", (Unit(),), ((),), Manifest())).found
     sent = pickle.loads(pickle.dumps(found))
     assert isinstance(sent, Exception)
     shown = "".join(traceback.format_exception(sent))
@@ -184,7 +207,7 @@ def test_what_is_logged_is_said_but_for_what_the_run_has_said_itself(tmp_path, m
 
     monkeypatch.setattr(child, "result_of", log)
     handlers = list(logging.getLogger("lensdiff").handlers)
-    assert Worker(start(tmp_path)).answer(Task("weights", Unit(), (), Manifest())).said == (
+    assert Worker(start(tmp_path)).answer(Task("weights", (Unit(),), ((),), Manifest())).said == (
         "a control cannot be kept in x",
     )
     assert logging.getLogger("lensdiff").handlers == handlers
@@ -192,11 +215,11 @@ def test_what_is_logged_is_said_but_for_what_the_run_has_said_itself(tmp_path, m
 
 
 def test_one_that_ends_by_itself_is_not_said_to_be_ended_from_outside(tmp_path, capfd):
-    begun, task = start(tmp_path), Task("weights", Unit("spectrum-0"), (), Manifest())
+    begun, task = start(tmp_path), Task("weights", (Unit("spectrum-0"),), ((),), Manifest())
     several = processes(1, replace(begun, config={**begun.config, "colour": 1}), 1)
     try:
         with pytest.raises(RuntimeError, match=r"^a process of the run failed, see above$"):
-            several.do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
+            several.do([iter([((("weights", task.units[0]),), task)])], lambda keys, answer: None)
     finally:
         several.close()
     assert "colour" in capfd.readouterr().err
@@ -214,9 +237,9 @@ def test_another_error_than_the_inputs_is_raised_again(monkeypatch, tmp_path):
         def end(self) -> None: ...
 
     monkeypatch.setattr(workers, "Process", Fails)
-    task = Task("weights", Unit("spectrum-0"), (), Manifest())
+    task = Task("weights", (Unit("spectrum-0"),), ((),), Manifest())
     with pytest.raises(MemoryError, match="none left"):
-        processes(1, start(tmp_path), 1).do([iter([(("weights", task.unit), task)])], lambda key, answer: None)
+        processes(1, start(tmp_path), 1).do([iter([((("weights", task.units[0]),), task)])], lambda keys, answer: None)
 
 
 # what a process is told

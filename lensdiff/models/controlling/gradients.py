@@ -13,8 +13,9 @@ cross-entropy, summed. As many tokens are needed as the smaller side of the larg
 What gets no such gradient (embeddings, gains, biases, positions, experts of a mixture) gets a norm-matched change.
 
 Memory: a_t and g_t of every matrix in half precision, each divided by its length (kept in float32); on disk where there
-is a cache, and then one matrix's at a time. Beside it about BATCH_BYTES for the logits of a batch. One forward and
-backward pass over the text a pair, two products and a decomposition a weight and control.
+is a cache, and then one matrix's at a time. Beside it about BATCH_BYTES for the logits of a batch and what its graph
+keeps of every layer. One forward and backward pass over the text a pair, two products and a decomposition a weight and
+control.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ from lensdiff.results import InputError
 KIND = "gradient-noise"
 LENGTH = 64  # tokens of a sample
 BATCH_TOKENS = 1024
-BATCH_BYTES = 2**30  # of a batch's logits, their gradient and what lies between: four numbers a token and word
+BATCH_BYTES = 2**29  # of a batch's logits and its graph, one text at least
 ORTHONORMAL = 1e-7  # largest error of the singular vectors that are had from a product
 
 
@@ -127,9 +128,19 @@ def size_of_samples(base: ModelView, noise: GradientNoise) -> tuple[int, int, li
     tokens = 2 * wanted if noise.tokens is None else noise.tokens
     _check_enough(tokens, wanted)
     length = min(LENGTH, base.n_ctx - 1, tokens)
-    fitting = BATCH_BYTES // (4 * base.d_vocab * base.dtype.itemsize)
+    fitting = BATCH_BYTES // (base.dtype.itemsize * _numbers(base, length))
     rows, at_once = -(-tokens // length), max(1, min(BATCH_TOKENS, fitting) // length)
     return rows, length, [min(at_once, rows - start) for start in range(0, rows, at_once)]
+
+
+def _numbers(base: ModelView, length: int) -> int:
+    """Return about how many numbers a pass with a graph holds per token of rows of so many tokens.
+
+    Of the logits, their gradient and what lies between four a word; of a layer what its parts read and make, by
+    factors that fit the peaks of SmolLM2-135M at two sizes of a batch.
+    """
+    of_a_layer = 8 * base.d_model + 4 * base.d_mlp + 4 * base.n_heads * length
+    return 4 * base.d_vocab + base.n_layers * of_a_layer
 
 
 def _check_enough(given: int, wanted: int) -> None:
@@ -144,7 +155,7 @@ def collect(base: ModelView, texts: Iterable[Tensor]) -> dict[str, Tensor]:
         item for rows in tracked(texts, "collecting gradients for a control") for item in _of_rows(base, rows)
     ):
         found.setdefault(name, []).append(part)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: torch.cat(found.pop(name)) for name in list(found)}  # never all of it twice
 
 
 def stand_in(base: ModelView, tokens: int) -> dict[str, Tensor]:

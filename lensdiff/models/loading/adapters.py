@@ -51,8 +51,18 @@ def read_config(path: Path) -> Any:
     return config
 
 
-def from_adapter(path: Path, config: Any, under: Source) -> Source:
+def holds_tokenizer(path: Path) -> bool:
+    """Return whether an adapter's folder has a tokenizer of its own, which then is the tuned model's."""
+    return holds(str(path), VOCABULARIES, {})
+
+
+def from_adapter(path: Path, config: Any, under: Source, *, own_tokenizer: bool) -> Source:
     """Put the adapter in a folder on a base, into whose weights it is merged.
+
+    Args:
+        path, config: the folder, and what stands in it.
+        under: the base.
+        own_tokenizer: whether the folder's tokenizer is read; else the base's is the model's.
 
     Raises:
         InputError: a key of the file fits nothing, an adapted layer is not in it, a shape is another, the kind cannot
@@ -76,7 +86,7 @@ def from_adapter(path: Path, config: Any, under: Source) -> Source:
     notes = (*_unknown_options(path, config), *_zeros(model))
     merged = _merge(model, name)
     tokenizer = under.tokenizer
-    if holds(str(path), VOCABULARIES, {}):
+    if own_tokenizer:
         tokenizer = read_tokenizer(f"the adapter {name}", pretrained_model_name_or_path=str(path))
     return replace(under, id=name, model=merged, tokenizer=tokenizer, borrowed=False, notes=under.notes + notes)
 

@@ -43,7 +43,9 @@ class Source:
     notes: tuple[str, ...] = ()  # what a reader of the results should know of the load
 
 
-def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype) -> Source:
+def from_name(
+    where: str, name: str, *, revision: str | None, dtype: torch.dtype, needs_tokenizer: bool = True
+) -> Source:
     """Load a folder or a hub name, and check that every tensor of the model is the one in the files.
 
     Args:
@@ -51,6 +53,7 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
         name: what the model is called from now on.
         revision: branch, tag or commit of a hub name.
         dtype: of the weights.
+        needs_tokenizer: whether its tokenizer is read.
 
     Raises:
         InputError: there is no such checkpoint, it is quantised or made for another task, tensors are missing,
@@ -76,7 +79,8 @@ def from_name(where: str, name: str, *, revision: str | None, dtype: torch.dtype
     files = [file for file in weight_files(at.folder, whole=at.is_whole) if file.suffix == SAFE]
     check_tensors(model, files, name)
     notes = code_note(config, type(model).__name__)
-    return Source(name, model, tokenizer_of(where, name, options), at.commit or revision, notes=notes)
+    tokenizer = tokenizer_of(where, name, options) if needs_tokenizer else None
+    return Source(name, model, tokenizer, at.commit or revision, notes=notes)
 
 
 def check_report(report: dict[str, Any], name: str, architecture: str) -> None:

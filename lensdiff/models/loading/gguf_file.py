@@ -68,9 +68,14 @@ ROWS = 6  # of a matrix that are compared, the first and the last among them
 
 
 def load_gguf(
-    path: Path, dtype: torch.dtype
+    path: Path, dtype: torch.dtype, *, needs_tokenizer: bool = True
 ) -> tuple[Any, PreTrainedTokenizerBase | InputError | None, tuple[str, ...]]:
     """Return the model and tokenizer of a GGUF file, and notes on what was not understood.
+
+    Args:
+        path: the file.
+        dtype: of the weights.
+        needs_tokenizer: whether its tokenizer is read, which takes seconds; else it is None.
 
     Raises:
         InputError: the file is not a whole model of an architecture that transformers reads, its metadata asks for
@@ -88,7 +93,7 @@ def load_gguf(
     # the weights are dequantised; a config that says otherwise would make the model refuse to be saved or moved
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model, *_with_tokenizer(file, where, notes)
+    return (model, *_with_tokenizer(file, where, notes)) if needs_tokenizer else (model, None, notes)
 
 
 @contextmanager

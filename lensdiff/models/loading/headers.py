@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lensdiff.models.inside.parts import Sizes
-from lensdiff.models.loading.adapters import read_config
-from lensdiff.models.loading.opening import EMPTY_OPTIONS, VOCABULARIES, holds, locate, read_tokenizer, tokenizer_of
+from lensdiff.models.loading.adapters import holds_tokenizer, read_config
+from lensdiff.models.loading.opening import EMPTY_OPTIONS, locate, read_tokenizer, tokenizer_of
 from lensdiff.models.loading.places import ADAPTER, GGUF, place_of
 from lensdiff.models.loading.stated import SAFE, weight_files
 from lensdiff.models.loading.stumbles import at_the_door
@@ -180,7 +180,7 @@ def _of_adapter(path: Path, base: Header | None) -> Header:
             elif ".lora_" not in key:
                 changed.setdefault(_module(key, ".weight"), None)
     tokenizer = base.tokenizer
-    if holds(str(path), VOCABULARIES, {}):
+    if holds_tokenizer(path):
         tokenizer = read_tokenizer(f"the adapter {path.name}", pretrained_model_name_or_path=str(path))
     return replace(base, id=path.name, tokenizer=tokenizer, changed=changed or None)
 

@@ -93,7 +93,7 @@ def load_model(
         options: dict[str, Any] = {"revision": revision, "wrapper": wrapper, "dtype": dtype, "verify": verify}
         return _streamed(source, tokenizer, base=base, weights=weights, device=device, **options)
     with quiet(), bar(f"loading {_called(source)}"):
-        found = read_source(source, base=base, revision=revision, dtype=dtype)
+        found = read_source(source, base=base, revision=revision, dtype=dtype, needs_tokenizer=tokenizer is None)
         tokenizer = _chosen(tokenizer, found)
         model = _wrap(found, tokenizer, weights=weights, wrapper=wrapper, device=device, dtype=dtype, verify=verify)
     view = view_of(model)

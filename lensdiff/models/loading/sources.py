@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lensdiff.models.loading.adapters import CONFIG, from_adapter, holds_adapter, is_peft, merge_peft, read_config
+from lensdiff.models.loading.adapters import (
+    CONFIG,
+    from_adapter,
+    holds_adapter,
+    holds_tokenizer,
+    is_peft,
+    merge_peft,
+    read_config,
+)
 from lensdiff.models.loading.checkpoints import Source, from_name
 from lensdiff.models.loading.opening import refuse_quantised
 from lensdiff.models.loading.places import GGUF, place_of
@@ -15,8 +23,14 @@ from lensdiff.results import InputError
 from lensdiff.results.paths import as_path
 
 
-def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:
+def read_source(
+    source: Any, *, base: Any, revision: str | None, dtype: torch.dtype, needs_tokenizer: bool = True
+) -> Source:
     """Return the `transformers` model that `source` stands for.
+
+    Args:
+        source, base, revision, dtype: as `load_model` has them.
+        needs_tokenizer: whether its tokenizer is read, which takes a second or more where there are many tokens.
 
     Raises:
         InputError: there is none, it cannot be read, or a revision is asked of what is no hub name.
@@ -29,13 +43,14 @@ def read_source(source: Any, *, base: Any, revision: str | None, dtype: torch.dt
     path = place_of(source)
     if path.suffix.lower() == GGUF:
         _refuse_revision(revision, f"the file {path}")
-        return _from_gguf(path, dtype)
+        return _from_gguf(path, dtype, needs_tokenizer)
+    options: dict[str, Any] = {"dtype": dtype, "needs_tokenizer": needs_tokenizer}
     if not path.is_dir():
-        return from_name(str(source), str(source), revision=revision, dtype=dtype)
+        return from_name(str(source), str(source), revision=revision, **options)
     if is_adapter(path):
-        return _from_adapter(path, base=base, revision=revision, dtype=dtype)
+        return _from_adapter(path, base=base, revision=revision, **options)
     _refuse_revision(revision, f"the folder {path}")
-    return from_name(str(path), path.name, revision=None, dtype=dtype)
+    return from_name(str(path), path.name, revision=None, **options)
 
 
 def _refuse_revision(revision: str | None, what: str) -> None:
@@ -67,22 +82,25 @@ def _from_object(model: torch.nn.Module) -> Source:
     return Source(name, model, None, borrowed=True, notes=notes)
 
 
-def _from_gguf(path: Path, dtype: torch.dtype) -> Source:
+def _from_gguf(path: Path, dtype: torch.dtype, needs_tokenizer: bool) -> Source:
     try:
         import gguf  # noqa: F401
     except ImportError as error:
         raise InputError("a GGUF file needs the extra: pip install 'lensdiff[gguf]'") from error
     from lensdiff.models.loading.gguf_file import load_gguf
 
-    model, tokenizer, notes = load_gguf(path, dtype)
+    model, tokenizer, notes = load_gguf(path, dtype, needs_tokenizer=needs_tokenizer)
     return Source(path.stem, model, tokenizer, notes=notes)
 
 
-def _from_adapter(path: Path, *, base: Any, revision: str | None, dtype: torch.dtype) -> Source:
+def _from_adapter(path: Path, *, base: Any, revision: str | None, dtype: torch.dtype, needs_tokenizer: bool) -> Source:
     config = read_config(path)
     named = base if base is not None else config.base_model_name_or_path
     if not named:
         raise InputError(f"the adapter in {path} names no base model: give it with base=...")
     if isinstance(named, torch.nn.Module):
         named = copy.deepcopy(named)  # merging writes into the weights
-    return from_adapter(path, config, read_source(named, base=None, revision=revision, dtype=dtype))
+    own = needs_tokenizer and holds_tokenizer(path)  # then the base's is of no use
+    needs_bases = needs_tokenizer and not own
+    under = read_source(named, base=None, revision=revision, dtype=dtype, needs_tokenizer=needs_bases)
+    return from_adapter(path, config, under, own_tokenizer=own)

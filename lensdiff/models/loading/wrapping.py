@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -83,9 +83,7 @@ def _told(name: str, kind: str, architecture: str) -> Iterator[None]:
 def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> None:
     if tokenizer is None:
         return
-    # a copy for to_tokens and to_string, since transformer-lens gives it special tokens that it lacks; lensdiff itself
-    # always asks the checkpoint's own
-    given = _without_code(copy.deepcopy(tokenizer))
+    given, _ = _copied(tokenizer)
     try:
         model.set_tokenizer(given)
     except (OSError, ValueError, KeyError) as error:  # it was made in code: transformer-lens reads it again
@@ -97,6 +95,24 @@ def _give_tokenizer(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> 
     model.tokenizer.padding_side = "right"
     added = tokenizer.encode("a", add_special_tokens=True)
     model.cfg.default_prepend_bos = tokenizer.bos_token_id is not None and added[:1] == [tokenizer.bos_token_id]
+
+
+def _copied(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerBase, bool]:
+    """Return the wrapper's own copy of a tokenizer, and whether transformer-lens takes it without reading it again.
+
+    It is for to_tokens and to_string, where transformer-lens wants one that adds a BOS, and gives it the special tokens
+    that it lacks; lensdiff itself always asks the checkpoint's own.
+    """
+    given: Any = _without_code(copy.deepcopy(tokenizer))
+    if tokenizer.bos_token is None:
+        return given, True
+    with suppress(AttributeError, ValueError):  # a tokenizer of another kind, a token that no template can hold
+        if not given.add_bos_token:
+            given.add_bos_token = True
+        if given.encode("a")[:1] == [given.bos_token_id]:
+            given.init_kwargs = {**given.init_kwargs, "add_bos_token": True}
+            return given, True
+    return _without_code(copy.deepcopy(tokenizer)), False
 
 
 def _without_code(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -134,11 +150,7 @@ def _build_bridge(
     with tempfile.TemporaryDirectory() as folder:
         source.config.architectures = [architecture]
         source.config.save_pretrained(folder)  # the bridge reads the config by path, also of a model made in memory
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-            again = _without_code(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        else:
-            again = _no_tokenizer(folder)
+        again = _no_tokenizer(folder) if tokenizer is None else _for_bridge(tokenizer, folder)
         model = TransformerBridge.boot_transformers(
             folder, hf_model=source, tokenizer=again, device=device, dtype=dtype
         )
@@ -146,6 +158,14 @@ def _build_bridge(
     if tokenizer is None:
         model.tokenizer = None
     return model
+
+
+def _for_bridge(tokenizer: PreTrainedTokenizerBase, folder: str) -> PreTrainedTokenizerBase:
+    given, is_ready = _copied(tokenizer)
+    if is_ready:
+        return given
+    tokenizer.save_pretrained(folder)  # one that was made in code has no other place where it could be read again
+    return _without_code(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def _no_tokenizer(folder: str) -> PreTrainedTokenizerBase:
