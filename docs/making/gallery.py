@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 TOY = "toy-pair"
 RUNS = {  # what their experiments write; none of a model, or of the prompts that it read, is a part of the project
     "smollm2-lora": ROOT / "results" / "lora_smollm2" / "run",
-    "gemma3-sft": ROOT / "results" / "gemma3_sft" / "half",
+    "gemma3-sft": ROOT / "results" / "gemma3_sft" / "held_out",
 }
 NOT_HERE = "*This site was built where the report had not been made: the commands above make it.*"
 

@@ -71,10 +71,8 @@ def test_a_training_that_was_stopped_gives_what_one_in_one_go_gives(tmp_path: Pa
     assert isinstance(PeftModel.from_pretrained(hf_model("llama"), tmp_path / "whole" / "adapter"), PeftModel)
 
 
-@pytest.mark.parametrize(
-    "name", ["gemma3_sft/whole.toml", "gemma3_sft/half.toml", "gemma3_sft/small.toml", "lora_smollm2/run.toml"]
-)
+@pytest.mark.parametrize("name", ["gemma3_sft/whole.toml", "gemma3_sft/held_out.toml", "lora_smollm2/run.toml"])
 def test_the_configs_of_real_pairs_are_configs(name):
     config = load_config(Path(train.__file__).parents[1] / name)
-    assert Path(config.out).name == ("half" if "half" in name else "run")
+    assert Path(config.out).name == ("held_out" if "held_out" in name else "run")
     assert config.path(config.out).resolve().parents[1].name == "results"
