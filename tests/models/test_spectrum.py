@@ -89,6 +89,16 @@ def test_a_matrix_is_decomposed_where_its_product_does_not_tell(sizes, rounding,
     torch.testing.assert_close(found, values[:kept], rtol=1e-6, atol=0)
 
 
+def test_a_matrix_is_decomposed_where_small_errors_add_up():
+    # each of the small values stands out of the product's error, and all of them together are off by 2e-6 of the sum
+    generator, values = torch.Generator().manual_seed(3), torch.full((40,), 4e-7, dtype=torch.float64)
+    values[0] = 1.0
+    left, right = (
+        torch.linalg.qr(torch.randn(side, 40, dtype=torch.float64, generator=generator)).Q for side in (60, 40)
+    )
+    torch.testing.assert_close(singular_values((left * values) @ right.T), values, rtol=1e-8, atol=0)
+
+
 def test_the_product_is_that_of_all_rows(monkeypatch):
     monkeypatch.setattr(spectrum, "BLOCK", 3)
     rows = torch.randn(12, 8, dtype=torch.float64)
