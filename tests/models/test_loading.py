@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformer_lens.utilities import get_tokenizer_with_bos
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.parts import MATRICES
@@ -235,6 +235,18 @@ def test_a_tokenizer_is_read_once(bos, wrapper, tmp_path, reads):
     assert model.tokenizer.special_tokens_map == theirs.special_tokens_map
     model.tokenizer.add_tokens(["the sea"])
     assert own.tokenize("the sea") == theirs.tokenize("the sea") != ["the sea"], "the model's own is a copy"
+
+
+@pytest.mark.parametrize("wrapper", ["hooked", "bridge"])
+def test_a_tokenizer_that_was_made_in_code_is_not_read(wrapper, reads):
+    words = tokenizer_of().backend_tokenizer
+    made = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    assert "name_or_path" not in made.init_kwargs
+    model = load_model(hf_model("llama"), tokenizer=made, wrapper=wrapper, device="cpu")
+    assert reads == []
+    for text in TEXT:
+        assert model.to_tokens(text, prepend_bos=True)[0].tolist() == [made.bos_token_id, *made(text)["input_ids"]]
+        assert model.to_tokens(text, prepend_bos=False)[0].tolist() == made(text)["input_ids"]
 
 
 @pytest.mark.parametrize("wrapper", ["hooked", "bridge"])

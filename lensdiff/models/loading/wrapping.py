@@ -110,7 +110,8 @@ def _copied(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerBase
         if not given.add_bos_token:
             given.add_bos_token = True
         if given.encode("a")[:1] == [given.bos_token_id]:
-            given.init_kwargs = {**given.init_kwargs, "add_bos_token": True}
+            # transformer-lens asks one that was made in code for a name, too, before it sees that it need not read it
+            given.init_kwargs = {"name_or_path": "", **given.init_kwargs, "add_bos_token": True}
             return given, True
     return _without_code(copy.deepcopy(tokenizer)), False
 
