@@ -166,8 +166,12 @@ def read(subject: Subject) -> Iterator[Comparison]:
     case, own, first = named(n, m), torch.tensor(said.token_ids), n - 1
     given: Any = {"prepend_bos": False}
 
-    def patterns() -> torch.Tensor:
-        return lensdiff.attention(model, prompt, said, **given).patterns
+    def patterns() -> tuple[torch.Tensor, ...]:
+        found = lensdiff.attention(model, prompt, said, **given)
+        return found.patterns, found.sink_share, found.entropy
+
+    def patterns_gap(mine: Any, theirs: Any) -> float:
+        return max(relative(a.double(), b.double()) for a, b in zip(mine, theirs, strict=True))
 
     def lens() -> tuple[torch.Tensor, ...]:
         found = lensdiff.logit_lens(model, prompt, said, **given)
@@ -188,7 +192,7 @@ def read(subject: Subject) -> Iterator[Comparison]:
         return neighbours.direct_logit_attribution(subject.folded, ids[:-1], first, own, rival)
 
     rivals: list[tuple[str, Callable[[], Any], Callable[[], Any], Callable[[Any, Any], float], float, str]] = [
-        ("attention", patterns, lambda: neighbours.attention(model, ids), relative, 1e-4, "of the largest"),
+        ("attention", patterns, lambda: neighbours.attention(model, ids), patterns_gap, 1e-4, "of the largest"),
         ("logit_lens", lens, lambda: neighbours.logit_lens(model, ids[:-1], first, own), lens_gap, 1e-4, "nats"),
         ("direct_logit_attribution", parts, their_parts, relative, 1e-4, "of the largest"),
     ]

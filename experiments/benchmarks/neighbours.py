@@ -2,12 +2,13 @@
 
 Each function gives what the analysis of lensdiff that it stands beside gives of one text: `ids` are the tokens that are
 read, `first` the position that predicts the first of the tokens `said`. Where TransformerLens has several ways to the
-same numbers it is the fastest of them. What lensdiff gives beside that (shares and entropies of attention, the most
+same numbers it is the fastest of them. What lensdiff gives beside that (attention to instruction and context, the most
 probable tokens of each layer, the effect of another head) is not taken from it, and not asked of a rival.
 """
 
 import contextlib
 import io
+import math
 from typing import Any
 
 import torch
@@ -16,11 +17,17 @@ from transformer_lens import HookedTransformer, patching
 
 
 @torch.no_grad()
-def attention(model: HookedTransformer, ids: Tensor) -> Tensor:
-    """Return the patterns of all heads, [layer, head_index, query_pos, key_pos]; nothing is unembedded."""
+def attention(model: HookedTransformer, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the patterns of all heads, [layer, head_index, query_pos, key_pos]; nothing is unembedded.
+
+    Of each head also what the queries behind the first give the first key, and their entropy in bits, on average.
+    """
     options: dict[str, Any] = {"return_type": None, "names_filter": lambda name: name.endswith("hook_pattern")}
     _, cache = model.run_with_cache(ids[None], **options)
-    return torch.stack([cache["pattern", layer][0] for layer in range(model.cfg.n_layers)])
+    patterns = torch.stack([cache["pattern", layer][0] for layer in range(model.cfg.n_layers)])
+    readers = patterns[:, :, 1:]
+    entropy = torch.special.entr(readers).sum(-1).mean(-1) / math.log(2)
+    return patterns, readers[..., 0].mean(-1), entropy
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ A wrapper's cached generation depends on three packages agreeing on how a cache 
 model forgets its prompt and goes on writing. So the loop is ours, and a cached draft is only believed after one
 uncached pass over prompt and draft: every drafted token must have the largest logit there, up to rounding, and the
 prompt alone must give the same first logits (it does not where rotary embeddings stretch with the length). The first
-draft that fails switches the model's cache off for good, with a warning that says why, and decoding goes on from the
-last token that held, by whole passes.
+draft that fails switches off for good what it was made with, and decoding goes on from the last token that held: behind
+the steps of `plain.stepping` by the model's own cached passes, behind those, with a warning that says why, by whole
+passes.
 
 Prompts of one batch may differ in length: a cached batch is padded on the left under an explicit mask, so that a token
 which happens to be the padding's is read like any other. The check of such a row reads its prompt once more without
@@ -27,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensdiff.models.plain.stepping import Cached
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
@@ -116,32 +118,37 @@ class _Row:
 
 
 def _decode(view: ModelView, rows: list[_Row]) -> None:
-    if view.forward.cache_fault is None:
+    held = False
+    while not held and view.forward.cache_fault is None:
         with_cache(view, lambda: _draft(view, rows))
-        for row, held in _agreeing(view, [row for row in rows if row.new]):
-            if held < len(row.new):
-                distrust(view, "its tokens are not those of a whole pass")
-                del row.new[held:]
+        held = True
+        for row, agreed in _agreeing(view, [row for row in rows if row.new]):
+            held = held and agreed == len(row.new)
+            del row.new[agreed:]
+        if not held:
+            distrust(view, "its tokens are not those of a whole pass")
     _decode_uncached(view, rows)
 
 
 def with_cache(view: ModelView, draw: Callable[[], T]) -> T | None:
     """Return what is drawn with a model's key-value cache; None where that is off, or stumbles and is switched off."""
-    if view.forward.cache_fault is not None:
-        return None
-    try:
-        return draw()
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        if is_lack_of_memory(error):
-            raise
-        # somebody else's cache: whatever it stumbles over (logits that are not finite, too), whole passes do not
-        distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
-        return None
+    while view.forward.cache_fault is None:
+        try:
+            return draw()
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            if is_lack_of_memory(error):
+                raise
+            # somebody else's cache: whatever it stumbles over (logits that are not finite, too), whole passes do not
+            distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
+    return None
 
 
 def distrust(view: ModelView, why: str) -> None:
-    """Switch a model's key-value cache off for good, with a warning that says why."""
-    if view.forward.cache_fault is None:
+    """Switch off for good what a draft was made with: steps, else the model's cache, with a warning that says why."""
+    if view.forward.steps:
+        view.forward.steps = False
+        logging.getLogger(__name__).info("%s is decoded by its own cached passes: %s", view.info.id, why)
+    elif view.forward.cache_fault is None:
         view.forward.cache_fault = why
         logging.getLogger(__name__).warning("%s", uncached_note(view))
 
@@ -160,10 +167,10 @@ def _draft(view: ModelView, rows: list[_Row]) -> None:
     tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(live, padding, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(live, padding, strict=True)])
     tokens, mask = tokens.to(view.device), mask.to(view.device)
-    cache = view.forward.new_cache(len(live))
-    logits = view.forward.cached_logits(tokens, mask, cache)
+    cached = Cached(view, len(live), min(view.n_ctx, longest + max(row.limit - len(row.new) for row in live)))
+    logits = cached.logits(tokens, mask)
     for row, pad, own in zip(live, padding, logits, strict=True):
-        row.first = None if pad else own
+        row.first = None if pad or row.new else own
     while True:
         chosen = _choose(view, logits)
         for row, token in zip(live, chosen.tolist(), strict=True):
@@ -172,7 +179,7 @@ def _draft(view: ModelView, rows: list[_Row]) -> None:
         if all(row.done for row in live) or mask.shape[1] >= view.n_ctx:  # a padded batch fills the context early
             return
         tokens, mask = chosen[:, None], F.pad(mask, (0, 1), value=1)
-        logits = view.forward.cached_logits(tokens, mask, cache)
+        logits = cached.logits(tokens, mask)
 
 
 def _agreeing(view: ModelView, rows: Sequence[_Row]) -> Iterator[tuple[_Row, int]]:

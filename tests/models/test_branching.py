@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from lensdiff.models import branching, load_model, view_of
-from lensdiff.models.branching import final_of, rotation_in, tree_of
+from lensdiff.models import load_model, view_of
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.plain import branching
+from lensdiff.models.plain.blocks import rotation_in
+from lensdiff.models.plain.branching import final_of, tree_of
 from tests.checkpoints import BRIDGED, HOOKED, hf_model, tokenizer_of
 
 needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
@@ -98,4 +100,4 @@ def test_the_rotation_is_transformer_lenses_own(family, adjacent, monkeypatch):
     # its tables are laid out as its pairs are
     attn.rotary_sin, attn.rotary_cos = attn.calculate_sin_cos_rotary(attn.cfg.rotary_dim, 64, dtype=torch.float64)
     x = torch.randn(3, 7, 2, attn.cfg.d_head, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(rotation_in(attn, 11)(x, 4), attn.apply_rotary(x, 4), atol=1e-14, rtol=1e-12)
+    torch.testing.assert_close(rotation_in(attn, slice(11))(x, 4), attn.apply_rotary(x, 4), atol=1e-14, rtol=1e-12)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensdiff.analyses.attribute.fitting import how_many, of_pass
 from lensdiff.models import ModelView
-from lensdiff.models.branching import final_of
+from lensdiff.models.plain.branching import final_of
 from lensdiff.models.text import Encoded
 
 TOKENS = 3

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lensdiff.models.decoding import distrust, with_cache
+from lensdiff.models.plain.stepping import Cached
 from lensdiff.models.text import special_ids
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
@@ -61,7 +62,12 @@ def _random(view: ModelView, rows: int, generator: torch.Generator) -> Tensor:
 
 def _sample(view: ModelView, start: Tensor, length: int, generator: torch.Generator) -> Tensor:
     state = generator.get_state()
-    if (found := with_cache(view, lambda: _draw_cached(view, start, length, generator))) is not None:
+
+    def draw() -> tuple[Tensor, Tensor]:
+        generator.set_state(state)  # whatever was drawn in vain
+        return _draw_cached(view, start, length, generator)
+
+    while (found := with_cache(view, draw)) is not None:
         tokens, drawn = found
         whole = log_probabilities(view, tokens[:CHECKED])[:, -length:]
         if float((whole - drawn[:CHECKED]).abs().max()) <= CLOSE[view.dtype]:
@@ -78,10 +84,10 @@ def _sample(view: ModelView, start: Tensor, length: int, generator: torch.Genera
 
 def _draw_cached(view: ModelView, start: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     tokens, drawn, fresh = start, [], start
-    cache = view.forward.new_cache(len(start))
+    cached = Cached(view, len(start), start.shape[1] + length)
     for _ in range(length):
         mask = torch.ones_like(tokens).to(view.device)
-        chosen, scored = _choose(view, view.forward.cached_logits(fresh.to(view.device), mask, cache), generator)
+        chosen, scored = _choose(view, cached.logits(fresh.to(view.device), mask), generator)
         tokens, fresh = torch.cat([tokens, chosen[:, None]], dim=1), chosen[:, None]
         drawn.append(scored)
     return tokens, torch.stack(drawn, dim=1)

@@ -11,8 +11,8 @@ from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.analyses.attribute.targets import TARGETS
 from lensdiff.inputs.prompts import Prompt
 from lensdiff.models import load_model, view_of
-from lensdiff.models.branching import final_of
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.plain.branching import final_of
 from lensdiff.models.text import encode
 from tests.checkpoints import hf_model, tokenizer_of
 

@@ -15,8 +15,8 @@ from lensdiff.analyses.attribute import deletion, fitting
 from lensdiff.analyses.attribute.gradients import forward_chunk
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.models import load_model, view_of
-from lensdiff.models.branching import final_of
 from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.plain.branching import final_of
 from lensdiff.models.response import Response
 from tests.checkpoints import hf_model, tokenizer_of
 

@@ -5,14 +5,14 @@ the positions of several texts are a tree: texts share a row as long as they hav
 their own from where they part. All matrix products run over the rows of all texts side by side; attention alone looks
 at each text. In the last block only what is read is computed behind attention.
 
-For a HookedTransformer of plain blocks, in the order of their own parts; that this is what the whole model does is
-measured once a model, on short texts. Others, and one that somebody's hooks are on, read whole texts (`final_of`).
+For a plain model (`blocks`); that this is what the whole model does is measured once, on short texts. Any other reads
+whole texts (`final_of`).
 
 Memory: one block's activations of all rows.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -23,12 +23,10 @@ from torch.nn import functional as F
 from lensdiff.models.inside.parts import BiasName, MatrixName
 from lensdiff.models.inside.tape import CLOSE, probe, same
 from lensdiff.models.inside.wrapper import Wrapper
-from lensdiff.models.linear.forms import RotationPlan, rotation_of
 from lensdiff.models.linear.passes import head_rows
-from lensdiff.models.linear.tangents import Rotation
+from lensdiff.models.plain.blocks import is_plain, rotation_in
 from lensdiff.models.view import ModelView
 
-_NORMS = ("RMS", "RMSPre", "LN", "LNPre")
 READ: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V")
 ADDED: tuple[BiasName, ...] = ("b_Q", "b_K", "b_V")
 
@@ -65,12 +63,10 @@ def final_of(view: ModelView, texts: Sequence[Sequence[int]], n_out: int) -> Flo
 
 
 def _can_branch(view: ModelView) -> bool:
-    """Return whether passes over a tree are those of the model: its blocks are known, and no hook changes them."""
+    """Return whether passes over a tree are those of the model."""
     forward = view.forward
-    if not _has_plain_blocks(view) or view.model.cfg.attention_dir != "causal":
-        return False
     with forward.wrapper.lock:  # a pass of another thread has hooks of its own
-        if any(module._forward_hooks or module._forward_pre_hooks for module in view.model.modules()):
+        if not is_plain(view):
             return False
         if forward.branches is None:
             one = probe(view.d_vocab, view.n_ctx, torch.device("cpu"))[0].tolist()
@@ -79,30 +75,6 @@ def _can_branch(view: ModelView) -> bool:
             found = _branched(view, tokens, tree_of(texts), len(one))
             forward.branches = same(found, forward.final(tokens), CLOSE[view.dtype])
     return forward.branches
-
-
-def _has_plain_blocks(view: ModelView) -> bool:
-    """Return whether a model is a HookedTransformer, every block of the kinds that are computed here."""
-    cfg = view.model.cfg
-    return (
-        view.info.wrapper == "hooked"
-        and cfg.normalization_type in _NORMS
-        and cfg.positional_embedding_type in ("standard", "rotary")
-        and not cfg.use_normalization_before_and_after
-        and not cfg.attn_only
-        and not cfg.num_experts
-        and not cfg.use_attn_in
-        and not cfg.use_split_qkv_input
-        and not cfg.use_hook_mlp_in
-        and not cfg.use_attn_result
-        and not cfg.use_logn_attn
-        and not cfg.use_attention_sinks
-        and not cfg.ungroup_grouped_query_attention
-        and cfg.clip_qkv is None
-        and cfg.attn_scores_soft_cap <= 0
-        and not cfg.is_layer_norm_activation()
-        and cfg.original_architecture not in ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
-    )
 
 
 def _branched(
@@ -146,18 +118,9 @@ class _Attention:
             q, k = (norm(x.reshape(-1, self.d_head)).view_as(x) for norm, x in ((attn.q_norm, q), (attn.k_norm, k)))
         if attn.cfg.positional_embedding_type == "rotary":
             attn.apply_rotary(q[:1, :, :1])  # its tables are now those of texts of this length
-            q, k = map(rotation_in(attn, length), (q, k))
+            q, k = map(rotation_in(attn, slice(length)), (q, k))
         q, k, v = (rearrange(x, "text pos head d_head -> text head pos d_head") for x in (q, k, v))
         window = None if attn.attn_type == "global" else attn.apply_causal_mask(q.new_zeros(1, 1, length, length))
         how = {"attn_mask": window, "is_causal": window is None, "enable_gqa": n_kv != self.heads}
         z = F.scaled_dot_product_attention(q, k, v, **how, scale=1 / float(attn.attn_scale))
         return rearrange(z, "text head pos d_head -> (text pos) (head d_head)")
-
-
-def rotation_in(attn: Any, length: int) -> Rotation:
-    """Return the rotation of an attention layer of a HookedTransformer at the positions of a text."""
-    adjacent = bool(attn.cfg.rotary_adjacent_pairs)
-    plan = RotationPlan(swapped=False, doubled="twice" if adjacent else "halves", neighbours=adjacent)
-    found = rotation_of(plan, (attn.rotary_cos[:length], attn.rotary_sin[:length]))
-    assert found is not None  # a plan was given
-    return found
