@@ -10,16 +10,18 @@ passes.
 
 Prompts of one batch may differ in length: a cached batch is padded on the left under an explicit mask, so that a token
 which happens to be the padding's is read like any other. The check of such a row reads its prompt once more without
-padding; of a row without padding, the draft's own first pass has read it. Checks read rows of one length together,
-never with padding, and whole passes take one row at a time. A response ends before the first of the model's
-end-of-sequence tokens, or where its context is full.
+padding, and so does that of a row that is drafted again; else the draft's own first pass has read it. Checks read rows
+of one length together, never with padding, and whole passes take one row at a time. A response ends before the first
+of the model's end-of-sequence tokens, or where its context is full.
 
 Memory: the cache, [batch, pos, n_key_value_heads, d_head] twice a layer; the check holds one row's logits.
-Cost: a pass a new token, and for the check one over the whole row, and over the prompt of a padded one.
+Cost: a pass a new token, and for the check one over the whole row, and over the prompt of a padded one; once more of
+what is left where a draft fails.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +36,8 @@ from lensdiff.results import InputError
 from lensdiff.results.memory import is_lack_of_memory
 
 T = TypeVar("T")
+# what somebody else's code may end in, and steps that do not know it
+_STUMBLES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, NotImplementedError)
 BATCH_SIZE = 8
 # a drafted token may stay this share of the largest logit below the best one: rounding of cached against whole passes
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -119,37 +123,47 @@ class _Row:
 
 def _decode(view: ModelView, rows: list[_Row]) -> None:
     held = False
-    while not held and view.forward.cache_fault is None:
-        with_cache(view, lambda: _draft(view, rows))
+    while not held and (live := [row for row in rows if not row.done]):
+        longest = max(len(row.ids) for row in live)
+        length = min(view.n_ctx, longest + max(row.limit - len(row.new) for row in live))
+        drawn = with_cache(view, len(live), length, partial(_draft, live))
         held = True
-        for row, agreed in _agreeing(view, [row for row in rows if row.new]):
+        for row, agreed in _agreeing(view, [row for row in live if row.new]):
             held = held and agreed == len(row.new)
             del row.new[agreed:]
+        if drawn is None:
+            break
         if not held:
-            distrust(view, "its tokens are not those of a whole pass")
+            distrust(drawn[1], "its tokens are not those of a whole pass")
     _decode_uncached(view, rows)
 
 
-def with_cache(view: ModelView, draw: Callable[[], T]) -> T | None:
-    """Return what is drawn with a model's key-value cache; None where that is off, or stumbles and is switched off."""
+def with_cache(view: ModelView, batch: int, length: int, draw: Callable[[Cached], T]) -> tuple[T, Cached] | None:
+    """Return what is drawn with a key-value cache, and the cache; None where that is off, or stumbles and is dropped.
+
+    Args:
+        batch, length: of the texts that are drawn, as `Cached` has them.
+    """
     while view.forward.cache_fault is None:
+        cached = Cached(view, batch, length)
         try:
-            return draw()
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            return draw(cached), cached
+        except _STUMBLES as error:
             if is_lack_of_memory(error):
                 raise
             # somebody else's cache: whatever it stumbles over (logits that are not finite, too), whole passes do not
-            distrust(view, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
+            distrust(cached, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0][:200]}")
     return None
 
 
-def distrust(view: ModelView, why: str) -> None:
-    """Switch off for good what a draft was made with: steps, else the model's cache, with a warning that says why."""
-    if view.forward.steps:
-        view.forward.steps = False
+def distrust(cached: Cached, why: str) -> None:
+    """Switch off for good what a draft was made with: steps, or the model's cache, with a warning that says why."""
+    view, forward = cached.view, cached.view.forward
+    if cached.stepped:
+        forward.step_fault = why
         logging.getLogger(__name__).info("%s is decoded by its own cached passes: %s", view.info.id, why)
-    elif view.forward.cache_fault is None:
-        view.forward.cache_fault = why
+    elif forward.cache_fault is None:
+        forward.cache_fault = why
         logging.getLogger(__name__).warning("%s", uncached_note(view))
 
 
@@ -158,25 +172,21 @@ def uncached_note(view: ModelView) -> str:
     return f"{view.info.id} is decoded without its key-value cache, a whole pass a token: {view.forward.cache_fault}"
 
 
-def _draft(view: ModelView, rows: list[_Row]) -> None:
-    live = [row for row in rows if not row.done]
-    if not live:
-        return
-    longest = max(len(row.ids) for row in live)
-    padding = [longest - len(row.ids) for row in live]
-    tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(live, padding, strict=True)])
-    mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(live, padding, strict=True)])
+def _draft(rows: list[_Row], cached: Cached) -> None:
+    view, longest = cached.view, max(len(row.ids) for row in rows)
+    padding = [longest - len(row.ids) for row in rows]
+    tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(rows, padding, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * len(row.ids) for row, pad in zip(rows, padding, strict=True)])
     tokens, mask = tokens.to(view.device), mask.to(view.device)
-    cached = Cached(view, len(live), min(view.n_ctx, longest + max(row.limit - len(row.new) for row in live)))
     logits = cached.logits(tokens, mask)
-    for row, pad, own in zip(live, padding, logits, strict=True):
+    for row, pad, own in zip(rows, padding, logits, strict=True):
         row.first = None if pad or row.new else own
     while True:
         chosen = _choose(view, logits)
-        for row, token in zip(live, chosen.tolist(), strict=True):
+        for row, token in zip(rows, chosen.tolist(), strict=True):
             if not row.done:
                 row.new.append(token)
-        if all(row.done for row in live) or mask.shape[1] >= view.n_ctx:  # a padded batch fills the context early
+        if all(row.done for row in rows) or mask.shape[1] >= view.n_ctx:  # a padded batch fills the context early
             return
         tokens, mask = chosen[:, None], F.pad(mask, (0, 1), value=1)
         logits = cached.logits(tokens, mask)

@@ -63,16 +63,16 @@ def _random(view: ModelView, rows: int, generator: torch.Generator) -> Tensor:
 def _sample(view: ModelView, start: Tensor, length: int, generator: torch.Generator) -> Tensor:
     state = generator.get_state()
 
-    def draw() -> tuple[Tensor, Tensor]:
+    def draw(cached: Cached) -> tuple[Tensor, Tensor]:
         generator.set_state(state)  # whatever was drawn in vain
-        return _draw_cached(view, start, length, generator)
+        return _draw_cached(cached, start, length, generator)
 
-    while (found := with_cache(view, draw)) is not None:
-        tokens, drawn = found
+    while (done := with_cache(view, len(start), start.shape[1] + length, draw)) is not None:
+        (tokens, drawn), cached = done
         whole = log_probabilities(view, tokens[:CHECKED])[:, -length:]
         if float((whole - drawn[:CHECKED]).abs().max()) <= CLOSE[view.dtype]:
             return tokens
-        distrust(view, "its tokens do not have the probabilities of a whole pass")
+        distrust(cached, "its tokens do not have the probabilities of a whole pass")
     generator.set_state(state)
     tokens = start
     for _ in range(length):
@@ -82,9 +82,8 @@ def _sample(view: ModelView, start: Tensor, length: int, generator: torch.Genera
     return tokens
 
 
-def _draw_cached(view: ModelView, start: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    tokens, drawn, fresh = start, [], start
-    cached = Cached(view, len(start), start.shape[1] + length)
+def _draw_cached(cached: Cached, start: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    view, tokens, drawn, fresh = cached.view, start, [], start
     for _ in range(length):
         mask = torch.ones_like(tokens).to(view.device)
         chosen, scored = _choose(view, cached.logits(fresh.to(view.device), mask), generator)

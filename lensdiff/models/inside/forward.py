@@ -24,7 +24,7 @@ from lensdiff.models.inside.meaning import LogitMap, Meaning
 from lensdiff.models.inside.norms import Unknown
 from lensdiff.models.inside.parts import Sizes
 from lensdiff.models.inside.points import POINTS, WHOLE, Point, Site
-from lensdiff.models.inside.products import ROWS, few_rows
+from lensdiff.models.inside.products import blocks_pay, few_rows
 from lensdiff.models.inside.starting import Extra, passed_over, starts
 from lensdiff.models.inside.wrappers import Wrapper
 from lensdiff.models.inside.writing import why_not_written
@@ -44,14 +44,14 @@ class Forward:
     Attributes:
         name: the model's, for errors.
         cache_fault: why `decoding` does not use the key-value cache any more; None while its drafts hold.
-        steps: whether drafts are made by the steps of `plain.stepping`: None until one is, False once one has failed.
+        step_fault: why `plain.stepping` makes no steps of its own any more; None while drafts that are made so hold.
         branches: whether the passes of `plain.branching` are the model's own; None until that is measured.
     """
 
     def __init__(self, wrapper: Wrapper, name: Callable[[], str], meaning: Callable[[], Meaning]):
         self.wrapper, self._name, self._meaning = wrapper, name, meaning
         self.cache_fault: str | None = None
-        self.steps: bool | None = None
+        self.step_fault: str | None = None
         self.branches: bool | None = None
         self._unwritable: dict[str, dict[int | None, str]] = {}
         self._running = False
@@ -220,7 +220,7 @@ class Forward:
         found, bias = self._meaning().logits, self.wrapper.b_U
         if not isinstance(found, LogitMap):
             raise InputError(f"the unembedding of {self.name} cannot be followed: {found.reason}")
-        if hidden.ndim == 2 and len(hidden) in ROWS:
+        if blocks_pay(hidden, self.wrapper.W_U):
             made = few_rows(hidden, self.wrapper.W_U)
             return found(made if bias is None else made + bias)
         return found(functional.linear(hidden, self.wrapper.W_U.T, bias))  # one pass over the logits for both

@@ -82,4 +82,5 @@ class HookedWrapper(Wrapper):
         hidden = resid[:, -1:]
         if self.model.cfg.normalization_type is not None:
             hidden = self.model.ln_final(hidden)
-        return self.model.unembed(hidden)[:, 0]
+        logits, cap = self.model.unembed(hidden)[:, 0], self.final_soft_cap()
+        return logits if cap is None else cap * torch.tanh(logits / cap)

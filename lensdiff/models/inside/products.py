@@ -9,12 +9,17 @@ from torch import Tensor
 ROWS, BLOCK = range(3, 13), 64
 
 
+def blocks_pay(rows: Tensor, matrix: Float[Tensor, "d_in d_out"]) -> bool:
+    """Return whether a product is one that takes less time in blocks of outputs."""
+    lies = matrix.stride(0) == 1 and matrix.dtype == torch.float32 and matrix.device.type == "cpu"
+    return lies and rows.ndim == 2 and len(rows) in ROWS and matrix.shape[1] >= BLOCK
+
+
 def few_rows(rows: Float[Tensor, "row d_in"], matrix: Float[Tensor, "d_in d_out"]) -> Float[Tensor, "row d_out"]:
     """Return rows times a matrix."""
-    d_out = matrix.shape[1]
-    in_blocks = len(rows) in ROWS and d_out >= BLOCK and matrix.stride(0) == 1
-    if not in_blocks or matrix.dtype != torch.float32 or matrix.device.type != "cpu":
+    if not blocks_pay(rows, matrix):
         return rows @ matrix
+    d_out = matrix.shape[1]
     whole = d_out - d_out % BLOCK
     blocks = matrix[:, :whole].T.unflatten(0, (-1, BLOCK)).transpose(1, 2)
     made = torch.bmm(rows.expand(len(blocks), -1, -1), blocks).transpose(0, 1).flatten(1)

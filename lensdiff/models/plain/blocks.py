@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensdiff.models.linear.forms import RotationPlan, rotation_of
 from lensdiff.models.linear.tangents import Rotation
@@ -13,12 +13,19 @@ _NORMS = ("RMS", "RMSPre", "LN", "LNPre")
 
 
 def is_plain(view: ModelView) -> bool:
-    """Return whether a model is plain, and no hook changes what it does; under the lock of its wrapper."""
+    """Return whether a model is plain, and nobody has changed what it does; under the lock of its wrapper."""
     return (
         view.info.wrapper == "hooked"
         and _has_plain_blocks(view.model.cfg)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in view.model.modules())
+        and all(_is_untouched(module) for module in view.model.modules())
     )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Return whether a module is what its class says: no hook on it, nothing in its place, nobody else's forward."""
+    own = type(module).__module__.partition(".")[0] in ("torch", "transformer_lens") and "forward" not in vars(module)
+    turned = getattr(module, "_attention_dir_override", None) is not None
+    return own and not turned and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _has_plain_blocks(cfg: Any) -> bool:
@@ -34,6 +41,9 @@ def _has_plain_blocks(cfg: Any) -> bool:
         and not cfg.use_hook_mlp_in
         and not cfg.use_attn_result
         and not cfg.use_logn_attn
+        and not cfg.use_dynamic_ntk_rope
+        and not cfg.load_in_4bit
+        and cfg.n_devices == 1
         and not cfg.use_attention_sinks
         and not cfg.ungroup_grouped_query_attention
         and cfg.clip_qkv is None

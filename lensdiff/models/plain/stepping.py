@@ -3,11 +3,12 @@
 In each cached pass transformer-lens lays every matrix of a HookedTransformer out anew, turns all keys and repeats those
 of grouped heads, which is a good part of what a pass over one token costs. A step here multiplies by the matrices as
 they lie and turns each key once. The first pass, over the prompts, is the model's own in any case, and so are all of a
-model that is not plain (`blocks`) or whose steps have failed before (`Forward.steps`).
+model that is not plain (`blocks`) or whose steps have failed before (`Forward.step_fault`).
 
 Nothing is measured of a model first: whoever draws tokens holds them against whole passes (`decoding`, `samples`).
 
-Memory: keys and values of all positions to come, [batch, kv, pos, d_head] twice a layer.
+Memory: keys and values of all positions to come, [batch, kv, pos, d_head] twice a layer, and the angles of those behind
+the prompt, [batch, pos, rotary_dim] twice a layer; of one layer at a time the model's own cache beside them.
 """
 
 from typing import Any
@@ -31,31 +32,33 @@ class Cached:
 
     Args:
         length: how many positions they may come to have, padding included.
+
+    Attributes:
+        stepped: whether steps were begun, so that what is wrong may be theirs and not the model's own cache's.
     """
 
     def __init__(self, view: ModelView, batch: int, length: int):
-        self.view, self.length = view, length
-        self._cache: Any = view.forward.new_cache(batch)
-        self._begun, self._steps = False, None
+        self.view, self.batch, self.length = view, batch, length
+        self._cache: Any = None
+        self._steps: _Steps | None = None
+        self.stepped = False
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total_pos"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """Return the logits at the last position, as `Forward.cached_logits`, and keep the tokens."""
-        if self._begun and self._cache is not None:
-            self._begin_steps(mask[:, : -tokens.shape[1]])
-        self._begun = True
+        if self._cache is None:
+            self._cache = self.view.forward.new_cache(self.batch)
+        elif not self.stepped and self._can_step():
+            self.stepped = True
+            self._steps = _Steps(self.view, self._cache, mask[:, : -tokens.shape[1]], self.length)
         if self._steps is None:
             return self.view.forward.cached_logits(tokens, mask, self._cache)
         return self._steps(tokens[:, 0], mask)
 
-    def _begin_steps(self, mask: Int[Tensor, "batch pos"]) -> None:
-        forward = self.view.forward
-        with forward.wrapper.lock:
-            if forward.steps is False or not is_plain(self.view):
-                return
-            forward.steps = True
-            self._steps, self._cache = _Steps(self.view, self._cache, mask, self.length), None
+    def _can_step(self) -> bool:
+        with self.view.forward.wrapper.lock:  # a pass of another thread has hooks of its own
+            return self.view.forward.step_fault is None and is_plain(self.view)
 
 
 class _Steps:
@@ -63,8 +66,10 @@ class _Steps:
 
     def __init__(self, view: ModelView, cache: Any, mask: Int[Tensor, "batch pos"], length: int):
         self.view, self.padded = view, not bool(mask.all())
-        wrapper = view.forward.wrapper
-        self.layers = [_Layer(wrapper, i, entry, mask, length) for i, entry in enumerate(cache.entries)]
+        self.layers = []
+        for number, entry in enumerate(cache.entries):
+            self.layers.append(_Layer(view.forward.wrapper, number, entry, mask, length))
+            entry.past_keys = entry.past_values = None
 
     def __call__(self, tokens: Int[Tensor, " batch"], mask: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
         model = self.view.model
