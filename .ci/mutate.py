@@ -43,6 +43,7 @@ ACTING = "activation_difference/test_interventions.py"
 POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
+STEPS = "tests/models/test_stepping.py"
 LINEAR = "tests/models/test_linear.py"
 TANGENTS = "lensdiff/models/linear/tangents.py"
 MUTATIONS = [
@@ -105,6 +106,9 @@ MUTATIONS = [
     Mutation("attention/patterns.py", "pattern[:, queries, 0]", "pattern[:, queries, 1]", ATTENTION),
     Mutation("weights/weight_shift.py", "special.entr(values / values.sum())", "special.entr(values)", WEIGHTS),
     Mutation("weights/weight_shift.py", "energy = values.square()", "energy = values", WEIGHTS),
+    Mutation("lensdiff/models/plain/stepping.py", "max(0, self.read - attn.cfg.window_size)", "0", STEPS),
+    Mutation("lensdiff/models/plain/stepping.py", "mask.sum(dim=1) + torch.arange", "self.begun + torch.arange", STEPS),
+    Mutation("lensdiff/models/decoding.py", "agreed == len(row.new)", "agreed <= len(row.new)", STEPS),
     Mutation("lensdiff/models/spectrum.py", "squares[:rank].sqrt()", "squares[:rank]", "tests/models/test_spectrum.py"),
     Mutation("position/measure.py", "(first + last) / 2 - middle", "(first + last) - middle", POSITION),
     Mutation("lensdiff/stats/controls.py", "p=(1 + count) / (1 + n)", "p=count / n", STATS),

@@ -25,6 +25,7 @@ from lensdiff.models import ModelPair, ModelView, load_model, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.response import Response
 
+LIKELY = 8  # tokens of a layer that the logit lens names
 AGAINST = " the"  # the token that logits are held against
 
 
@@ -175,11 +176,12 @@ def read(subject: Subject) -> Iterator[Comparison]:
 
     def lens() -> tuple[torch.Tensor, ...]:
         found = lensdiff.logit_lens(model, prompt, said, **given)
-        return found.kl, found.rank, found.prob
+        return found.kl, found.rank, found.prob, torch.as_tensor(found.word_ids)[found.likely]
 
     def lens_gap(mine: Any, theirs: Any) -> float:
-        ranks = float((mine[1] != theirs[1]).double().mean())
-        assert ranks < 1e-3, f"{ranks:.1%} of all ranks differ"  # of nearly equal logits either may be first
+        for name, i in (("ranks", 1), ("likeliest tokens", 3)):
+            other = float((mine[i] != theirs[i]).double().mean())
+            assert other < 1e-3, f"{other:.1%} of all {name} differ"  # of nearly equal logits either may be first
         return float(torch.stack([(mine[i] - theirs[i]).abs().max() for i in (0, 2)]).max())
 
     def parts() -> torch.Tensor:
@@ -193,7 +195,14 @@ def read(subject: Subject) -> Iterator[Comparison]:
 
     rivals: list[tuple[str, Callable[[], Any], Callable[[], Any], Callable[[Any, Any], float], float, str]] = [
         ("attention", patterns, lambda: neighbours.attention(model, ids), patterns_gap, 1e-4, "of the largest"),
-        ("logit_lens", lens, lambda: neighbours.logit_lens(model, ids[:-1], first, own), lens_gap, 1e-4, "nats"),
+        (
+            "logit_lens",
+            lens,
+            lambda: neighbours.logit_lens(model, ids[:-1], first, own, LIKELY),
+            lens_gap,
+            1e-4,
+            "nats",
+        ),
         ("direct_logit_attribution", parts, their_parts, relative, 1e-4, "of the largest"),
     ]
     for name, ours, theirs, gap, bound, unit in rivals:

@@ -2,8 +2,8 @@
 
 Each function gives what the analysis of lensdiff that it stands beside gives of one text: `ids` are the tokens that are
 read, `first` the position that predicts the first of the tokens `said`. Where TransformerLens has several ways to the
-same numbers it is the fastest of them. What lensdiff gives beside that (attention to instruction and context, the most
-probable tokens of each layer, the effect of another head) is not taken from it, and not asked of a rival.
+same numbers it is the fastest of them. What lensdiff gives beside that (attention to instruction and context, the
+effect of another head) is not taken from it, and not asked of a rival.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ def attention(model: HookedTransformer, ids: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 @torch.no_grad()
-def logit_lens(model: HookedTransformer, ids: Tensor, first: int, said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return KL to the output, the rank of each token from 1 and its probability, [layer, out_pos] each.
+def logit_lens(model: HookedTransformer, ids: Tensor, first: int, said: Tensor, k: int) -> tuple[Tensor, ...]:
+    """Return KL to the output, each token's rank from 1 and probability, [layer, out_pos], and the k likeliest tokens.
 
     The stream of every layer goes through the final norm: `accumulated_resid(apply_ln=True)` would divide each by the
     scale of the last.
@@ -45,9 +45,9 @@ def logit_lens(model: HookedTransformer, ids: Tensor, first: int, said: Tensor) 
     found = []
     for own in log_probs:
         token = own.gather(-1, said[:, None])
-        found.append(((p * (log_probs[-1] - own)).sum(-1), 1 + (own > token).sum(-1), token[:, 0].exp()))
-    kl, rank, prob = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return kl, rank, prob
+        kl, rank = (p * (log_probs[-1] - own)).sum(-1), 1 + (own > token).sum(-1)
+        found.append((kl, rank, token[:, 0].exp(), own.topk(k, dim=-1).indices))
+    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
 
 @torch.no_grad()
