@@ -5,7 +5,7 @@
 Two Llamas of random bfloat16 weights, the tuned one 1 % away from the base, are written a layer a shard; each analysis
 then runs in a process of its own, whose seconds are those of its processors (a busy machine's are the same), and whose
 peak is what the system counted (mapped pages of the checkpoint included, which it takes back where memory is short).
-Peaks do not depend on the number of layers, times are proportional to it.
+Times are proportional to the number of layers, peaks hardly depend on it.
 """
 
 import json
