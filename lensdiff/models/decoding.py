@@ -126,7 +126,7 @@ def _decode(view: ModelView, rows: list[_Row]) -> None:
     while not held and (live := [row for row in rows if not row.done]):
         longest = max(len(row.ids) for row in live)
         length = min(view.n_ctx, longest + max(row.limit - len(row.new) for row in live))
-        drawn = with_cache(view, len(live), length, partial(_draft, live))
+        drawn = with_cache(view, len(live), length, partial(_draft, live, [len(row.new) for row in live]))
         held = True
         for row, agreed in _agreeing(view, [row for row in live if row.new]):
             held = held and agreed == len(row.new)
@@ -172,7 +172,9 @@ def uncached_note(view: ModelView) -> str:
     return f"{view.info.id} is decoded without its key-value cache, a whole pass a token: {view.forward.cache_fault}"
 
 
-def _draft(rows: list[_Row], cached: Cached) -> None:
+def _draft(rows: list[_Row], held: list[int], cached: Cached) -> None:
+    for row, n in zip(rows, held, strict=True):
+        del row.new[n:]  # what steps that stumbled had drawn
     view, longest = cached.view, max(len(row.ids) for row in rows)
     padding = [longest - len(row.ids) for row in rows]
     tokens = torch.tensor([[row.ids[0]] * pad + row.ids for row, pad in zip(rows, padding, strict=True)])

@@ -193,7 +193,7 @@ def test_a_draft_is_kept_as_far_as_it_holds(monkeypatch):
         calls.extend(list(row.new) for row in rows)
         honest(view, rows)
 
-    monkeypatch.setattr(decoding, "_draft", lambda rows, cached: rows[0].new.extend([*expected[:5], 0, 0, 0, 0]))
+    monkeypatch.setattr(decoding, "_draft", lambda rows, held, cached: rows[0].new.extend([*expected[:5], 0, 0, 0, 0]))
     monkeypatch.setattr(decoding, "_decode_uncached", counted)
     (new,) = greedy(view, prompts(11), max_new_tokens=9, stops=())
     assert calls == [expected[:5]]

@@ -159,6 +159,10 @@ def broken_late(self, stream, seen):
     return HONEST(self, stream, seen) if self.read < self.begun + 3 else broken(self, stream, seen)
 
 
+def wrong_then_broken(self, stream, seen):
+    return -HONEST(self, stream, seen) if self.read < self.begun + 3 else broken(self, stream, seen)
+
+
 WRONG, BROKEN = "its tokens are not those of a whole pass", "IndexError: a position is not what it was"
 CHANGED = {
     "hook_z in another class": lambda model: model.blocks[0].attn.add_module("hook_z", Elsewhere()),
@@ -187,7 +191,10 @@ def test_what_somebody_changed_is_not_plain(change):
 
 
 @needs_hooked
-@pytest.mark.parametrize(("step", "why"), [(wrong, WRONG), (broken, BROKEN), (late, WRONG), (broken_late, BROKEN)])
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [(wrong, WRONG), (broken, BROKEN), (late, WRONG), (broken_late, BROKEN), (wrong_then_broken, BROKEN)],
+)
 def test_steps_that_fail_leave_the_models_own_cache(step, why, monkeypatch, caplog):
     view, reference = view_and_reference()
     monkeypatch.setattr(stepping._Layer, "__call__", step)
