@@ -19,13 +19,13 @@ from experiments.benchmarks.inseq_rival import Inseq
 from lensdiff.analyses.attribute.defaults import DELETION_DRAWS
 from lensdiff.analyses.mlp.components import concept_directions
 from lensdiff.analyses.mlp.defaults import RANKS
+from lensdiff.analyses.residual_stream.lens import TOP_K
 from lensdiff.inputs.vocabulary import Vocabulary
 from lensdiff.inputs.word_vectors import WordVectors
 from lensdiff.models import ModelPair, ModelView, load_model, view_of
 from lensdiff.models.aligned_text import align_text
 from lensdiff.models.response import Response
 
-LIKELY = 8  # tokens of a layer that the logit lens names
 AGAINST = " the"  # the token that logits are held against
 
 
@@ -198,7 +198,7 @@ def read(subject: Subject) -> Iterator[Comparison]:
         (
             "logit_lens",
             lens,
-            lambda: neighbours.logit_lens(model, ids[:-1], first, own, LIKELY),
+            lambda: neighbours.logit_lens(model, ids[:-1], first, own, TOP_K),
             lens_gap,
             1e-4,
             "nats",

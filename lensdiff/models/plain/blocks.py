@@ -5,10 +5,12 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from lensdiff.models.inside.parts import BiasName, MatrixName
 from lensdiff.models.linear.forms import RotationPlan, rotation_of
 from lensdiff.models.linear.tangents import Rotation
 from lensdiff.models.view import ModelView
 
+PROJECTED: tuple[tuple[MatrixName, BiasName], ...] = (("W_Q", "b_Q"), ("W_K", "b_K"), ("W_V", "b_V"))
 _NORMS = ("RMS", "RMSPre", "LN", "LNPre")
 
 

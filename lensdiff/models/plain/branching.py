@@ -20,15 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensdiff.models.inside.parts import BiasName, MatrixName
 from lensdiff.models.inside.tape import CLOSE, probe, same
 from lensdiff.models.inside.wrapper import Wrapper
 from lensdiff.models.linear.passes import head_rows
-from lensdiff.models.plain.blocks import is_plain, rotation_in
+from lensdiff.models.plain.blocks import PROJECTED, is_plain, rotation_in
 from lensdiff.models.view import ModelView
-
-READ: tuple[MatrixName, ...] = ("W_Q", "W_K", "W_V")
-ADDED: tuple[BiasName, ...] = ("b_Q", "b_K", "b_V")
 
 
 class _Tree(NamedTuple):
@@ -105,8 +101,8 @@ class _Attention:
 
     def __init__(self, wrapper: Wrapper, layer: int):
         self.attn = wrapper.model.blocks[layer].attn
-        self.W = torch.cat([head_rows(wrapper, layer, name) for name in READ])
-        self.b = torch.cat([bias.flatten() for name in ADDED if (bias := wrapper.bias(layer, name)) is not None])
+        self.W = torch.cat([head_rows(wrapper, layer, name) for name, _ in PROJECTED])
+        self.b = torch.cat([bias.flatten() for _, name in PROJECTED if (bias := wrapper.bias(layer, name)) is not None])
         self.heads, self.d_head = self.attn.W_Q.shape[0], self.attn.W_Q.shape[-1]
 
     def __call__(self, normed: Float[Tensor, "row d_model"], row: Int[Tensor, "text pos"]) -> Tensor:

@@ -18,13 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensdiff.models.inside.parts import BiasName, MatrixName
 from lensdiff.models.inside.products import few_rows
 from lensdiff.models.inside.wrapper import Wrapper
-from lensdiff.models.plain.blocks import is_plain, rotation_in
+from lensdiff.models.plain.blocks import PROJECTED, is_plain, rotation_in
 from lensdiff.models.view import ModelView
-
-PROJECTED: tuple[tuple[MatrixName, BiasName], ...] = (("W_Q", "b_Q"), ("W_K", "b_K"), ("W_V", "b_V"))
 
 
 class Cached:
