@@ -34,8 +34,7 @@ def page_of_keys() -> str:
     for name, kind in inner.items():
         parts += [f"## [{name}] {{ #{name} }}", " ".join(_doc(kind).split()), keys(kind.model_fields)]
     for analysis in TABLES:
-        exact = " Needs float32 or float64." if analysis.exact else ""
-        said = f"{analysis.question}.{exact} {analysis.more}".strip()
+        said = f"{analysis.question}. {analysis.more}".strip()
         parts += [f"## [{analysis.name}] {{ #{analysis.name} }}", said, keys(analysis.options.model_fields)]
     parts += ["## The example", f"What `lensdiff init` writes:\n\n```toml\n{example().strip()}\n```"]
     return page("Configuration", *parts)

@@ -21,6 +21,7 @@ from lensdiff.models.inside.forward import Forward
 from lensdiff.models.inside.meaning import Meaning, measure
 from lensdiff.models.inside.parts import Weight, sizes_of
 from lensdiff.models.inside.weights import ModelWeights, Weights
+from lensdiff.models.inside.widened import HALF, Widened
 from lensdiff.models.inside.wrappers import Model, Wrapper, is_hooked, wrapper_of
 from lensdiff.results import Control, Provenance
 from lensdiff.results.printed import printed
@@ -68,6 +69,7 @@ class ModelView:
         self.info, self.control = info, control
         self._wrapper, self._tokenizer, self._weights, self._make = wrapper, tokenizer, weights, make
         self._made: ModelView | None = None
+        self._wide: ModelView | None = None
 
     def __repr__(self) -> str:
         """Return which model, its sizes, of a control how it was made, and what leads on."""
@@ -137,6 +139,16 @@ class ModelView:
                 return found
             self._made = found
         return self._made
+
+    def widened(self) -> "ModelView":
+        """Return the view of a model in half precision that computes in float32 (`inside.widened`); else itself."""
+        whole = self.whole()
+        if whole.dtype not in HALF:
+            return whole
+        if whole._wide is None:
+            assert whole._wrapper is not None
+            whole._wide = ModelView(whole.info, whole._tokenizer, Widened(whole._wrapper))
+        return whole._wide
 
     @property
     def is_made(self) -> bool:

@@ -19,7 +19,6 @@ Rendering = Literal["raw", "chat"]
 ControlKind = Literal["distilled", "shuffled", "gradient-noise", "spectrum", "norm"]
 Words = Annotated[str, Field(min_length=1)]
 ASKED: dict[str, Analysis[Any]] = {analysis.name: analysis for analysis in ANALYSES if analysis.done == "asked"}
-EXACT = [analysis.name for analysis in ASKED.values() if analysis.exact]
 COUNTED = [analysis for analysis in ASKED.values() if analysis.controls is not None]
 STREAMED_KINDS: tuple[ControlKind, ...] = ("spectrum", "norm")  # that are made of weights alone
 _TRAINING = ("steps", "rate", "batch", "length", "rank")
@@ -296,9 +295,6 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "templates", f'{config.analyses[0]} reads prompts in both renderings: templates = ["raw", "chat"]'
     if len(set(config.analyses)) < len(config.analyses):
         yield "analyses", "an analysis comes twice"
-    exact = [name for name in config.analyses if name in EXACT]
-    if exact and config.dtype not in ("float32", "float64"):
-        yield "dtype", f"{exact[0]} needs float32 or float64, dtype is {config.dtype}"
     yield from _of_controls(config)
     yield from _of_streams(config)
     ids = [entry.id for entry in config.prompt if entry.id]

@@ -83,8 +83,7 @@ def _analyses() -> str:
 
 
 def _heading(analysis: Analysis[Any]) -> str:
-    more = "; needs float32 or float64" if analysis.exact else ""
-    return f"# {analysis.question}{more}.\n[{analysis.name}]"
+    return f"# {analysis.question}.\n[{analysis.name}]"
 
 
 def _lines(fields: dict[str, FieldInfo], names: Any = None) -> str:

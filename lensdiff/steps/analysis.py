@@ -39,7 +39,6 @@ class Analysis(Generic[O]):
             texts (plain ones, that nobody is to answer).
         controls: how many controls of each kind stand beside it by default; None where there are none.
         first_kind: whether controls are of the first kind alone.
-        exact: whether it needs float32 or float64.
         effects: what `template_effects` calls its numbers; none where they are not among its measures.
         both: whether it reads prompts in both renderings, raw and through the chat template.
         done: when it is asked for, by a key of the config or by its command; always, with whatever it reads; or apart,
@@ -55,7 +54,6 @@ class Analysis(Generic[O]):
     asks: frozenset[Ask] = field(default_factory=frozenset)
     controls: int | None = None
     first_kind: bool = False
-    exact: bool = False
     effects: tuple[str, ...] = ()
     both: bool = False
     done: Literal["asked", "always", "apart"] = "asked"

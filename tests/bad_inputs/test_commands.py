@@ -132,7 +132,7 @@ OWN = [
     case("attribute: 10^9 draws", verb("attribute", "--deletion-draws", 10**9), "deletion_draws"),
     case("attribute: 10^9 tokens", verb("attribute", "--max-new-tokens", 10**9), "max_new_tokens"),
     case("attribute: 0 tokens", verb("attribute", "--max-new-tokens", 0), "--max-new-tokens"),
-    case("attribute: half precision", verb("attribute", "--dtype", "float16"), "float16"),
+    case("attribute: controls in half precision", verb("attribute", "--dtype", "float16"), "float16"),
     case("attribute: no prompts", verb("attribute", "--prompts", "none.jsonl"), "none.jsonl"),
     case("attribute: prompts of 5,000 letters", verb("attribute", "--prompts", "p" * 5_000 + ".jsonl"), "ppp"),
     case("attribute: prompts of another kind", verb("attribute", "--prompts", lambda places: places.file), ".jsonl"),

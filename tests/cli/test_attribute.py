@@ -45,6 +45,16 @@ def test_one_prompt_gives_a_table_parquet_and_a_page(lensdiff: Command, models: 
     assert "poem" in page
 
 
+def test_half_precision_is_attributed_in_float32(lensdiff: Command, models: Path, tmp_path: Path):
+    pair = (models / "base", models / "tuned")
+    ran = lensdiff("attribute", *pair, "--prompt", PROMPT, "--dtype", "bfloat16", "--out", tmp_path, *FAST)
+    assert (ran.err, ran.code) == ("", 0)
+    frame = pd.read_parquet(tmp_path / "attribution.parquet")
+    half = load_model(models / "tuned", dtype="bfloat16", device="cpu")
+    expected = attribute(half, PROMPT, max_new_tokens=4, deletion_draws=0).to_df()
+    pd.testing.assert_series_equal(frame[frame.model == "tuned"].score.reset_index(drop=True), expected.score)
+
+
 def test_controls_stand_beside_the_models_and_words_without_importance_do_not(
     lensdiff: Command, models: Path, tmp_path: Path
 ):
@@ -200,7 +210,10 @@ BAD = {
     "a span that is not there": (("--prompt", PROMPT, "--instruction", "limerick"), "'limerick'"),
     "an unknown target": (("--prompt", PROMPT, "--target", "odds"), "attribute.target is 'odds', expected one of"),
     "an unknown method": (("--prompt", PROMPT, "--method", "both"), "attribute.method is 'both', expected one of"),
-    "a half precision": (("--prompt", PROMPT, "--dtype", "float16"), "attribute needs float32 or float64"),
+    "controls in half precision": (
+        ("--prompt", PROMPT, "--dtype", "float16"),
+        "a control model cannot be run in float16: give 0, or dtype = 'float32'",
+    ),
     "an unknown dtype": (("--prompt", PROMPT, "--dtype", "int8"), "dtype is 'int8', expected one of"),
     "an unknown device": (("--prompt", PROMPT, "--device", "abacus"), "device 'abacus' cannot be used here"),
     "no file of prompts": (("--prompts", "none.jsonl"), "no file at none.jsonl"),

@@ -18,7 +18,7 @@ from lensdiff.analyses.residual_stream.direct import direct_logit_attribution
 from lensdiff.analyses.residual_stream.lens import logit_lens
 from lensdiff.analyses.weights.weight_shift import weight_shift
 from lensdiff.inputs.word_vectors import WordVectors
-from lensdiff.models import load_pair, view_of
+from lensdiff.models import load_model, load_pair, view_of
 from tests.checkpoints import hf_model, tokenizer_of
 from tests.conftest import seen_device
 
@@ -86,3 +86,18 @@ def test_products_of_float32_are_not_rounded_to_tf32(device):
     found = one.float().to(device) @ other.float().to(device)
     error = float((found.cpu().double() - one @ other).abs().max() / (one @ other).abs().max())
     assert error < 1e-5  # TF32 has 10 bits: about 1e-3
+
+
+@pytest.mark.parametrize("method", ["forward", "reverse"])
+@pytest.mark.parametrize("wrapper", ["auto", "bridge"])
+def test_half_precision_is_attributed_in_float32(device, wrapper, method):
+    source = hf_model("llama")
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.copy_(parameter.bfloat16())
+    options: Any = {"tokenizer": tokenizer_of(), "wrapper": wrapper}
+    half = load_model(source, dtype="bfloat16", device=device, **options)
+    here = attribute(load_model(source, device="cpu", **options), PROMPT, TEXT, method=method).scores
+    there = attribute(half, PROMPT, TEXT, method=method).scores
+    assert view_of(half).dtype == torch.bfloat16
+    np.testing.assert_allclose(there, here, atol=1e-3 * float(here.abs().max()), rtol=0)

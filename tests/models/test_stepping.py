@@ -26,7 +26,8 @@ LENGTHS, NEW = (24, 9, 24), 6  # longer than the 16 tokens of sliding windows, a
 def view_and_reference(
     family: str = "llama", wrapper: str = "hooked", dtype: torch.dtype = torch.float64, weights: str = "raw"
 ):
-    source = hf_model(family, dtype=dtype)
+    # not cast to half precision as a whole, which would round its angles
+    source = hf_model(family, dtype=torch.promote_types(dtype, torch.float32))
     options = {"wrapper": wrapper, "dtype": str(dtype).removeprefix("torch."), "weights": weights}
     model = load_model(source, tokenizer=tokenizer_of(), device="cpu", **options)
     return view_of(model), hf_model(family, dtype=dtype)

@@ -268,7 +268,6 @@ def test_the_example_says_what_every_analysis_is_asked():
             GOOD + 'analyses = ["attention"]\ndtype = "bfloat16"\n',
             ": a control model cannot be run in bfloat16: give 0, or dtype = 'float32'",
         ),
-        (GOOD + 'dtype = "bfloat16"\n', ", line 5: attribute needs float32 or float64, dtype is bfloat16"),
         (GOOD + 'analyses = ["mlp", "mlp"]\n', ", line 5: an analysis comes twice"),
         (GOOD + '[[prompt]]\ntext = "x"\n', ", line 5: prompts come from a file (prompts) or from the config"),
         (

@@ -69,6 +69,5 @@ ANALYSIS = Analysis(
     asks=frozenset({"prompts"}),
     controls=5,
     first_kind=True,
-    exact=True,
     effects=("density",),
 )

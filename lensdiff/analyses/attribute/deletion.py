@@ -9,6 +9,7 @@ without them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from lensdiff.models.plain.branching import final_of
 from lensdiff.models.text import Encoded
 
 TOKENS = 3
+UNEMBEDDED = 256  # rows that go through the unembedding together: enough that it is not read for each text
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def _mean_targets(
     at_once = how_many(view, len(texts), of_pass(view, len(texts[0])))
     for start in range(0, len(texts), at_once):
         some = texts[start : start + at_once]
-        for text, hidden in zip(some, final_of(view, some, len(ids)), strict=True):
-            means[text] = target(view.forward.unembed(hidden), ids).mean()
+        groups = final_of(view, some, len(ids)).split(max(1, UNEMBEDDED // len(ids)))
+        logits = chain.from_iterable(view.forward.unembed(group) for group in groups)
+        for text, own in zip(some, logits, strict=True):
+            means[text] = target(own, ids).mean()
     return torch.stack([means[text] for text in left]).cpu()

@@ -117,7 +117,7 @@ def size(probe: Probe, unit: Unit, options: AttributeOptions, kept: Kept) -> flo
 
 
 def _rows(probe: Probe, n_in: int | float, n_out: int | float, method: Method) -> float:
-    rows = rows_of(probe.view, n_in, n_out)
+    rows = rows_of(probe.view.widened(), n_in, n_out)
     return min(rows.values()) if method == "auto" else rows[method]
 
 

@@ -31,6 +31,5 @@ ANALYSIS = Analysis(
     beside="both renderings of the same prompts",
     options=TemplateEffectsOptions,
     asks=frozenset({"prompts"}),
-    exact=True,
     both=True,
 )

@@ -44,8 +44,8 @@ def norm_of(wrapper: Wrapper, plan: NormPlan, x: Tensor) -> tuple[Norm, Tensor]:
     """Return a norm at what it reads, and what it makes of that."""
     module = wrapper.model.get_submodule(plan.path)
     weight, bias = norm_weight(module), norm_bias(module)
-    gain = None if weight is None else weight.detach() + plan.gain.offset
-    return norm_at(x, gain, None if bias is None else bias.detach(), centred=plan.gain.centred, eps=plan.gain.eps)
+    gain = None if weight is None else weight.detach().to(x) + plan.gain.offset
+    return norm_at(x, gain, None if bias is None else bias.detach().to(x), centred=plan.gain.centred, eps=plan.gain.eps)
 
 
 def turned(

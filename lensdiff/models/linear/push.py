@@ -27,7 +27,8 @@ ROWS = 400  # direction-position rows of a chunk: enough for full matrix-multipl
 SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 
 Known = tuple[tuple[int, ...], Plan | str]  # the hooks there were, and the plan or why there is none
-_KNOWN: "WeakKeyDictionary[nn.Module, Known]" = WeakKeyDictionary()
+# by what it is computed in: half precision may be widened
+_KNOWN: "WeakKeyDictionary[nn.Module, dict[torch.dtype, Known]]" = WeakKeyDictionary()
 
 
 def can_linearize(view: ModelView) -> bool:
@@ -72,10 +73,10 @@ def _known(view: ModelView) -> Plan | str:
     wrapper = view.forward.wrapper
     with wrapper.lock:
         hooks = _hooks(wrapper.model)
-        known = _KNOWN.get(wrapper.model)
-        if known is None or known[0] != hooks:
-            known = _KNOWN[wrapper.model] = (hooks, _measured(view))
-    return known[1]
+        known = _KNOWN.setdefault(wrapper.model, {})
+        if view.dtype not in known or known[view.dtype][0] != hooks:
+            known[view.dtype] = (hooks, _measured(view))
+    return known[view.dtype][1]
 
 
 def _hooks(model: nn.Module) -> tuple[int, ...]:

@@ -103,20 +103,18 @@ def see(record: BlockRecord, meaning: Meaning, angles: Angles) -> Seen:
     return Seen(
         *(entered, left, read, q, k, v, pattern, z, attn_made, attn, attn_scale),
         *(mlp_read, pre, around("W_gate")[1] if gated else None, post, mlp_made, mlp, mlp_scale),
-        angles.get(layer) or _own_angles(record.attn, len(q)),
+        _first(angles.get(layer), len(q)),
         _stated_scales(record.attn, d_head),
     )
+
+
+def _first(angles: tuple[Tensor, Tensor] | None, length: int) -> tuple[Tensor, Tensor] | None:
+    return None if angles is None else (angles[0][:length], angles[1][:length])
 
 
 def rows(value: Tensor) -> Tensor:
     """Return a value of one text by position, heads side by side; some models flatten batch and positions."""
     return value if value.ndim == 2 else value.flatten(2)[0]
-
-
-def _own_angles(attn: Any, length: int) -> tuple[Tensor, Tensor] | None:
-    own = [getattr(attn, f"rotary_{name}", None) for name in ("cos", "sin")]
-    cos, sin = own
-    return (cos[:length], sin[:length]) if isinstance(cos, Tensor) and isinstance(sin, Tensor) else None
 
 
 def _stated_scales(attn: Any, d_head: int) -> tuple[float, ...]:
@@ -129,7 +127,7 @@ def _stated_scales(attn: Any, d_head: int) -> tuple[float, ...]:
 
 @contextmanager
 def angles_seen(wrapper: Wrapper) -> Iterator[Angles]:
-    """Keep what attention is given of angles while the context lasts."""
+    """Keep what attention is given of angles while the context lasts, or the table that it then has of its own."""
     found: Angles = {}
 
     def keep(layer: int, values: Iterable[Any]) -> None:
@@ -146,7 +144,13 @@ def angles_seen(wrapper: Wrapper) -> Iterator[Angles]:
                 def before(module: nn.Module, args: tuple, kwargs: dict[str, Any], layer: int = layer) -> None:
                     keep(layer, (kwargs.get("position_embeddings"), *args, *kwargs.values()))
 
+                def after(module: nn.Module, args: tuple, out: Any, layer: int = layer) -> None:
+                    cos, sin = (getattr(module, f"rotary_{name}", None) for name in ("cos", "sin"))
+                    if isinstance(cos, Tensor) and isinstance(sin, Tensor):
+                        found.setdefault(layer, (cos, sin))
+
                 stack.callback(attn.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(attn.register_forward_hook(after).remove)
         yield found
 
 

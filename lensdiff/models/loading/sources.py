@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from lensdiff.models.inside.widened import HALF
 from lensdiff.models.loading.adapters import (
     CONFIG,
     from_adapter,
@@ -79,7 +80,19 @@ def _from_object(model: torch.nn.Module) -> Source:
     for key, weight in model.named_parameters():
         if type(weight.data) is not torch.Tensor or not weight.is_floating_point():
             raise InputError(f"{key} of {name} is a quantised {type(weight.data).__name__} of {weight.dtype}")
-    return Source(name, model, None, borrowed=True, notes=notes)
+    return Source(name, model, None, borrowed=True, notes=(*notes, *_rounded_angles(model)))
+
+
+def _rounded_angles(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return a note of a model that was cast as a whole, with the frequencies of its rotations."""
+    found = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")} & set(HALF)
+    if not found:
+        return ()
+    dtype = str(found.pop()).removeprefix("torch.")
+    return (
+        f"its rotary frequencies are rounded to {dtype}, so it turns later tokens by other angles than transformers "
+        "means to: give from_pretrained the dtype, and do not cast the whole model",
+    )
 
 
 def _from_gguf(path: Path, dtype: torch.dtype, needs_tokenizer: bool) -> Source:

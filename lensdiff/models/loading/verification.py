@@ -1,8 +1,11 @@
 """Whether a wrapped model computes what its `transformers` model computes: logits, their two halves, greedy tokens.
 
-What is expected is computed before the wrapper takes the storage over, without a cache and by `transformers` alone.
+What is expected is computed before the wrapper takes the storage over, without a cache and by `transformers` alone. In
+half precision rounding hides much (a rotation that is a little off, until the text is long), so both are also made to
+compute in float32 with the weights as they are, where they have to agree as float32 models do.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lensdiff.models.decoding import ROUNDING, greedy
+from lensdiff.models.inside.widened import HALF, in_float32
 from lensdiff.models.loading.probe import TOLERANCE, probe_tokens
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
@@ -21,12 +25,17 @@ START, CONTINUED = 8, 4  # tokens of the probe that are continued, and by how ma
 
 @dataclass(frozen=True)
 class Expected:
-    """What a `transformers` model makes of a probe: its logits, and the greedy tokens after the probe's beginning."""
+    """What a `transformers` model makes of a probe: its logits, and the greedy tokens after the probe's beginning.
+
+    Attributes:
+        wide: the logits of the same weights in float32, where the model is in the half precision that is asked for.
+    """
 
     probe: Int[Tensor, "1 pos"]
     logits: Float[Tensor, "1 pos d_vocab"]
     start: Int[Tensor, " _"]
     continuation: tuple[int, ...]
+    wide: Float[Tensor, "1 pos d_vocab"] | None = None
 
 
 def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
@@ -56,8 +65,12 @@ def expect(source: PreTrainedModel, dtype: torch.dtype) -> Expected:
 
 def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected:
     start = probe[0, : max(0, min(START, probe.shape[1] - CONTINUED))]
-    ids, new = start[None], []
-    with torch.no_grad():
+    ids, new, wide = start[None], [], None
+    if source.dtype in HALF and source.dtype == dtype:
+        with torch.no_grad(), in_float32(source):
+            wide = source(probe.to(source.device)).logits.float().cpu()
+    widening = source.dtype in HALF and dtype not in HALF
+    with torch.no_grad(), in_float32(source) if widening else nullcontext():
         logits = source(probe.to(source.device)).logits.float().cpu()
         while len(start) and len(new) < CONTINUED:
             last = source(ids.to(source.device)).logits[0, -1].float().cpu()
@@ -66,7 +79,7 @@ def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected
                 break
             new.append(int(best.indices[0]))
             ids = torch.cat([ids, best.indices[None, :1]], dim=1)
-    return Expected(probe, logits, start, tuple(new))
+    return Expected(probe, logits, start, tuple(new), wide)
 
 
 def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
@@ -75,22 +88,9 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
     Raises:
         InputError: logits, logits from the unembedding's input, or generated tokens differ.
     """
-    with torch.no_grad():
-        tokens = expected.probe.to(view.device)
-        whole = view.forward.logits(tokens).float().cpu()
-        split = view.forward.unembed(view.forward.final(tokens)).float().cpu()
-    wanted = expected.logits
-    if folded:  # centring the unembedding moves all logits of a token together
-        whole, split, wanted = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, wanted))
-    bound = TOLERANCE[view.dtype] * (10.0 if folded else 1.0)
-    size = float(wanted.abs().max())
-    for what, got in (("logits", whole), ("logits from the unembedding's input", split)):
-        difference = float((got - wanted).abs().max()) / size
-        if not difference <= bound:  # also true for NaN
-            raise _disagreement(
-                view,
-                f"{what} differ by {difference:.1e} of the largest, at most {bound:.0e} is allowed in {view.dtype}",
-            )
+    _check_logits(view, view, expected.probe, expected.logits, folded=folded)
+    if expected.wide is not None and not folded:  # what is folded is rounded again
+        _check_logits(view, view.widened(), expected.probe, expected.wide, folded=False)
     if not expected.continuation:
         return
     (new,) = greedy(view, [expected.start], max_new_tokens=len(expected.continuation), stops=())
@@ -100,8 +100,29 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
         )
 
 
+def _check_logits(
+    view: ModelView, computed: ModelView, probe: Tensor, wanted: Float[Tensor, "1 pos d_vocab"], *, folded: bool
+) -> None:
+    with torch.no_grad():
+        tokens = probe.to(view.device)
+        whole = computed.forward.logits(tokens).float().cpu()
+        split = computed.forward.unembed(computed.forward.final(tokens)).float().cpu()
+    if folded:  # centring the unembedding moves all logits of a token together
+        whole, split, wanted = (x - x.mean(dim=-1, keepdim=True) for x in (whole, split, wanted))
+    bound = TOLERANCE[computed.dtype] * (10.0 if folded else 1.0)
+    size = float(wanted.abs().max())
+    where = f"{computed.dtype}" if computed is view else f"{computed.dtype} with weights in {view.dtype}"
+    for what, got in (("logits", whole), ("logits from the unembedding's input", split)):
+        difference = float((got - wanted).abs().max()) / size
+        if not difference <= bound:  # also true for NaN
+            raise _disagreement(
+                view, f"{what} differ by {difference:.1e} of the largest, at most {bound:.0e} is allowed in {where}"
+            )
+
+
 def _disagreement(view: ModelView, what: str) -> InputError:
+    known = "".join(f"; {note}" for note in view.info.notes)
     return InputError(
-        f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what}; "
+        f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what}{known}; "
         "load_model(..., verify=False) loads it all the same"
     )

@@ -18,6 +18,7 @@ def is_plain(view: ModelView) -> bool:
     """Return whether a model is plain, and nobody has changed what it does; under the lock of its wrapper."""
     return (
         view.info.wrapper == "hooked"
+        and view.dtype == view.model.cfg.dtype  # not widened: its weights are read as they lie
         and _has_plain_blocks(view.model.cfg)
         and all(_is_untouched(module) for module in view.model.modules())
     )

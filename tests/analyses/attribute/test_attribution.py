@@ -277,10 +277,21 @@ def test_unusable_input_is_refused(model, arguments, options, message):
         attribute(model, *arguments, **options)
 
 
-def test_half_precision_is_refused_with_the_memory_it_would_take():
-    half = load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype="bfloat16", device="cpu")
-    with pytest.raises(InputError, match=r"needs float32, .* is bfloat16: .* takes 0\.0 GiB instead of 0\.0 GiB"):
-        attribute(half, TEXT, "yes")
+def test_half_precision_is_computed_in_float32_and_says_so():
+    source = hf_model("llama", dtype=torch.bfloat16)
+    half = load_model(source, tokenizer=tokenizer_of(), dtype="bfloat16", device="cpu")
+    found = attribute(half, PROMPT, "The answer is: bonjour.")
+    whole = attribute(load_model(source, tokenizer=tokenizer_of(), device="cpu"), PROMPT, "The answer is: bonjour.")
+    assert found.scores.dtype == torch.float32
+    torch.testing.assert_close(found.scores, whole.scores, atol=1e-5 * float(whole.scores.abs().max()), rtol=0.0)
+    torch.testing.assert_close(found.probabilities, whole.probabilities, atol=0.0, rtol=1e-4)
+    assert (found.deletion, whole.deletion) != (None, None)
+    assert found.deletion.effect == pytest.approx(whole.deletion.effect, rel=1e-3)
+    assert found.provenance.dtype == "bfloat16"
+    said = "weights in bfloat16, computed in float32: scores within about 2e-4 of the prompt's largest"
+    assert found.provenance.options["precision"] == said
+    own = attribute(half, PROMPT, max_new_tokens=6, deletion_draws=0)  # what it says in its own precision
+    assert own.response == generate(half, PROMPT, max_new_tokens=6).text
 
 
 def test_a_slow_tokenizer_is_refused(model, monkeypatch):

@@ -1,0 +1,288 @@
+"""Models in half precision that are computed in float32, a part at a time."""
+
+import gc
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from experiments.families import wrappers_of
+from lensdiff.analyses.attribute.measure import attribute
+from lensdiff.inputs.prompts import Prompt
+from lensdiff.models import ModelView, load_model, view_of
+from lensdiff.models.inside import widened
+from lensdiff.models.inside.points import Point
+from lensdiff.models.inside.wrappers import HookedTransformer
+from lensdiff.models.linear.push import why_not_linearized
+from lensdiff.models.loading import wrapping
+from lensdiff.models.text import encode
+from lensdiff.results import InputError
+from tests.checkpoints import FAMILIES, MORE, hf_model, save_checkpoint, tokenizer_of
+
+PROMPT, RESPONSE = "Write a short poem about the sea", "yes it is"
+HALF = ("bfloat16", "float16")
+# TransformerLens cannot hold them in half precision, or not at all
+NOT_LOADED = ("olmo2", "olmo3", "flex_olmo", "gpt_neox_without_bias", "falcon_grouped", "cohere")
+CASES = [(f, w) for f in [*FAMILIES, *MORE] if f not in NOT_LOADED for w in wrappers_of(f)]
+# what is not differentiated by hand, and the reason (as in test_linear)
+NOT = dict.fromkeys(("mixtral", "qwen3_moe", "olmoe"), "its activation")
+NOT |= dict.fromkeys(("qwen3_next", "gemma4"), "pattern of layer 0")
+needs_hooked = pytest.mark.skipif(HookedTransformer is None, reason="this transformer-lens has no HookedTransformer")
+BOTH = [pytest.param("hooked", marks=needs_hooked), "bridge"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def of(family: str, dtype: str = "bfloat16") -> Path:
+        folder = tmp_path_factory.mktemp(f"{family}-{dtype}")
+        return save_checkpoint(family, folder, dtype=getattr(torch, dtype))
+
+    return of
+
+
+def view(folder: Path, wrapper: str = "bridge", dtype: str = "bfloat16") -> ModelView:
+    return view_of(load_model(folder, wrapper=wrapper, dtype=dtype, device="cpu"))
+
+
+def scores(model: Any, method: Any = "forward", target: Any = "probability") -> Tensor:
+    return attribute(model, PROMPT, RESPONSE, target=target, method=method, deletion_draws=0).scores
+
+
+def near(found: Tensor, expected: Tensor, share: float) -> None:
+    largest = float(expected.abs().max())
+    assert largest > 1e-6, "an oracle of zeros would prove nothing"
+    assert float((found.double() - expected.double()).abs().max()) <= share * largest
+
+
+def reference(folder: Path, ids: Tensor, n_prompt: int) -> Tensor:
+    """Gradient x input of the probability by transformers' own model of the files, in float64."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    embedded = model.get_input_embeddings()(ids[None]).detach().requires_grad_(True)
+    logits = model(inputs_embeds=embedded).logits[0, n_prompt - 1 : -1]
+    values = logits.softmax(dim=-1).gather(1, ids[n_prompt:, None])[:, 0]
+    columns = [torch.autograd.grad(value, embedded, retain_graph=True)[0][0, :n_prompt] for value in values]
+    return torch.stack([(c * embedded[0, :n_prompt]).sum(-1) for c in columns], dim=1).detach()
+
+
+@pytest.mark.parametrize("method", ["forward", "reverse"])
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("wrapper", BOTH)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_scores_are_those_of_transformers_in_float64_on_the_same_weights(folders, family, wrapper, dtype, method):
+    folder = folders(family, dtype)
+    model = view(folder, wrapper, dtype)
+    encoded = encode(model, Prompt(PROMPT), RESPONSE)
+    expected = reference(folder, torch.tensor(encoded.ids), encoded.n_prompt)
+    # a response's last token is only predicted
+    near(scores(model.model, method), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("family", "wrapper"), CASES)
+def test_every_family_is_computed_as_if_it_were_float32(folders, family, wrapper):
+    if wrapper == "hooked":  # whose tables of angles are rounded, too
+        whole = view(folders(family), wrapper, "float32").model
+    else:
+        whole = view(folders(family), wrapper).model
+        for root in (whole, whole.original_model):
+            nn.Module.to(root, torch.float32)
+    half = view(folders(family), wrapper).model
+    assert why_not_linearized(view_of(half).widened()) == NOT.get(family, "")  # by hand wherever float32 is
+    for method in ("forward", "reverse"):
+        near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
+
+
+@pytest.mark.parametrize("wrapper", BOTH)
+def test_the_models_own_passes_stay_what_they_were(folders, wrapper):
+    model = view(folders("llama"), wrapper)
+    tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
+    before = model.forward.logits(tokens)
+    kept = {name: (id(p), p.dtype) for name, p in model.model.named_parameters()}
+    scores(model.model)
+    scores(model.model, "reverse")
+    wide = model.widened()
+    assert wide.forward.logits(tokens).dtype == torch.float32
+    assert (model.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+    after = model.forward.logits(tokens)
+    assert after.dtype == torch.bfloat16
+    assert torch.equal(after, before)
+    assert {name: (id(p), p.dtype) for name, p in model.model.named_parameters()} == kept
+    assert model.model.cfg.dtype == torch.bfloat16 or wrapper == "bridge"
+
+
+def dtypes(module: nn.Module) -> set[torch.dtype]:
+    return {p.dtype for p in module.parameters()}
+
+
+@pytest.mark.parametrize("wrapper", BOTH)
+def test_one_block_is_wide_at_a_time(folders, wrapper):
+    model = view(folders("llama"), wrapper)
+    wide, blocks, seen = model.widened(), model.model.blocks, []
+    tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
+    wide.forward.logits(tokens)  # what has to be measured is
+    handles = [
+        block.mlp.register_forward_hook(lambda *_: seen.append(tuple(next(iter(dtypes(b))) for b in blocks)))
+        for block in blocks
+    ]
+    head = model.model.unembed.register_forward_hook(lambda *_: seen.append(dtypes(model.model.unembed)))
+    wide.forward.logits(tokens)
+    for handle in (*handles, head):
+        handle.remove()
+    half, single = torch.bfloat16, torch.float32
+    assert len(blocks) == 2
+    assert seen == [(single, half), (half, single), {single}]
+
+
+@pytest.mark.parametrize("wrapper", BOTH)
+def test_a_pass_that_ends_within_a_block_leaves_it_as_it_is_stored(folders, wrapper):
+    model = view(folders("llama"), wrapper)
+    wide = model.widened()
+    tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
+    found = wide.forward.run(tokens, read=[Point("z", 1)], until=Point("z", 1))
+    assert found[Point("z", 1)].dtype == torch.float32
+    assert dtypes(model.model) == {torch.bfloat16}
+
+    def fails(value: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        wide.forward.run(tokens, read=[Point("final")], write={Point("z", 0): fails})
+    assert dtypes(model.model) == {torch.bfloat16}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.blocks)
+
+
+@pytest.mark.parametrize("wrapper", BOTH)
+def test_a_graph_keeps_weights_in_half_precision(folders, wrapper, monkeypatch):
+    model = view(folders("llama"), wrapper)
+    wide = model.widened()
+    tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
+    embedded = wide.forward.embed(tokens).detach()
+    wide.forward.final(tokens, embedded)  # what has to be measured is
+    copies, kept = [], []
+    enter, saved = widened._Parts.enter, widened._Parts.saved
+
+    def entering(self: Any, part: nn.Module, args: tuple) -> None:
+        enter(self, part, args)
+        copies.extend(weakref.ref(one.wide) for one in self.entered[-1] if one.is_copy)
+
+    def saving(self: Any, value: Tensor) -> Any:
+        kept.append(saved(self, value))
+        return kept[-1]
+
+    monkeypatch.setattr(widened._Parts, "enter", entering)
+    monkeypatch.setattr(widened._Parts, "saved", saving)
+    x = embedded.clone().requires_grad_(True)
+    out = wide.forward.final(tokens, x)
+    gc.collect()
+    assert len(copies) > 10
+    assert not [copy for copy in copies if copy() is not None]
+    # what it keeps in float32 are activations: none is as large as a matrix
+    sizes = [value.numel() for value in kept if isinstance(value, Tensor) and value.dtype == torch.float32]
+    matrix = model.d_model**2
+    assert sizes
+    assert max(sizes) < max(matrix, tokens.shape[1] * model.d_mlp + 1)
+    (once,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (again,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(once, again)
+
+
+@needs_hooked
+def test_angles_that_are_no_rounding_of_the_layers_own_are_used_as_they_are(folders):
+    model, other = view(folders("llama"), "hooked"), view(folders("llama"), "hooked", "float32")
+    for block, like in zip(model.model.blocks, other.model.blocks, strict=True):
+        for name in ("rotary_cos", "rotary_sin"):
+            table = getattr(block.attn, name)
+            table.mul_(0.5)
+            getattr(like.attn, name).copy_(table)
+    near(scores(model.model), scores(other.model), 1e-5)
+
+
+def test_others_are_themselves(folders):
+    for dtype in ("float32", "float64"):
+        model = view(folders("llama"), dtype=dtype)
+        assert model.widened() is model
+    half = view(folders("llama"))
+    assert half.widened() is half.widened()
+    assert half.widened().widened() is half.widened()
+
+
+# the door: what transformers computes in float32 is not rounded with the weights
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3_longrope", "qwen3_moe"])
+def test_what_modules_compute_themselves_is_as_precise_as_in_transformers(folders, family, dtype):
+    folder = folders(family, dtype)
+    own = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    expected = {name.rpartition(".")[2]: buffer for name, buffer in own.named_buffers() if "inv_freq" in name}
+    assert {buffer.dtype for buffer in expected.values()} == {torch.float32}
+    memory = load_model(hf_model(family), tokenizer=tokenizer_of(), wrapper="bridge", dtype=dtype, device="cpu")
+    for model in (view(folder, dtype=dtype).model, memory):
+        found = {name.rpartition(".")[2]: buffer for name, buffer in model.named_buffers() if "inv_freq" in name}
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], buffer) for name, buffer in expected.items())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_load_in_half_precision_sees_what_its_rounding_would_hide(folders, family, monkeypatch):
+    def cast(model: nn.Module, device: str, dtype: torch.dtype) -> None:
+        nn.Module.to(model, device=device, dtype=dtype)  # the frequencies, too
+
+    monkeypatch.setattr(wrapping, "_cast", cast)
+    folder = folders(family)
+    load_model(folder, wrapper="bridge", dtype="float32", device="cpu")
+    said = r"at most 1e-05 is allowed in torch\.float32 with weights in torch\.bfloat16"
+    with pytest.raises(InputError, match=said):
+        load_model(folder, wrapper="bridge", dtype="bfloat16", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_model_that_was_cast_as_a_whole_is_held_as_it_is_and_said_to_be(dtype):
+    source = hf_model("llama", dtype=torch.bfloat16)
+    model = load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", dtype=dtype, device="cpu")
+    (note,) = view_of(model).info.notes
+    assert note.startswith("its rotary frequencies are rounded to bfloat16")
+    tokens = torch.randint(5, 400, (1, 100), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = source.float()(tokens).logits
+    near(view_of(model).widened().forward.logits(tokens), expected, 1e-5)
+    if HookedTransformer is not None:  # which makes its angles itself
+        with pytest.raises(
+            InputError, match=r"disagrees .*; its rotary frequencies are rounded to bfloat16, .*verify=Fal"
+        ):
+            load_model(hf_model("llama", dtype=torch.bfloat16), tokenizer=tokenizer_of(), wrapper="hooked", dtype=dtype)
+    own = load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype=dtype, device="cpu")
+    assert not view_of(own).info.notes
+
+
+def test_a_long_text_is_read_as_transformers_reads_it(folders):
+    folder = folders("llama")
+    own = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
+    tokens = torch.randint(5, own.config.vocab_size, (1, 120), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = own(tokens).logits.float()
+    found = view(folder).forward.logits(tokens).float()
+    near(found, expected, 1e-2)
+
+
+def test_a_weight_above_the_blocks_is_wide_too():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+            self.scale = nn.Parameter(torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = block(x * self.scale)
+            return x
+
+    torch.manual_seed(0)
+    model, x = Model().bfloat16(), torch.randn(3, 4)
+    with widened.in_float32(model):
+        found = model(x)
+    assert dtypes(model) == {torch.bfloat16}
+    assert torch.equal(found, model.float()(x))
