@@ -145,10 +145,12 @@ class ModelView:
         whole = self.whole()
         if whole.dtype not in HALF:
             return whole
-        if whole._wide is None:
-            assert whole._wrapper is not None
-            whole._wide = ModelView(whole.info, whole._tokenizer, Widened(whole._wrapper))
-        return whole._wide
+        assert whole._wrapper is not None
+        with whole._wrapper.lock:
+            if whole._wide is None:
+                whole._wide = ModelView(whole.info, whole._tokenizer, Widened(whole._wrapper))
+            whole._wide.info = whole.info  # a pair may have renamed it
+            return whole._wide
 
     @property
     def is_made(self) -> bool:

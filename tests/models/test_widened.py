@@ -1,7 +1,6 @@
 """Models in half precision that are computed in float32, a part at a time."""
 
-import gc
-import weakref
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from experiments.families import wrappers_of
 from lensdiff.analyses.attribute.measure import attribute
 from lensdiff.inputs.prompts import Prompt
-from lensdiff.models import ModelView, load_model, view_of
+from lensdiff.models import ModelView, load_model, load_pair, view_of
 from lensdiff.models.inside import widened
+from lensdiff.models.inside.parts import Weight
 from lensdiff.models.inside.points import Point
 from lensdiff.models.inside.wrappers import HookedTransformer
 from lensdiff.models.linear.push import why_not_linearized
@@ -97,6 +97,35 @@ def test_every_family_is_computed_as_if_it_were_float32(folders, family, wrapper
         near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "gpt2"])
+def test_folded_bridges_too(folders, family):
+    # which compute with matrices that are no parameters
+    half, whole = (
+        load_model(folders(family), wrapper="bridge", weights="folded", dtype=dtype, device="cpu")
+        for dtype in ("bfloat16", "bfloat16")
+    )
+    for module in whole.modules():
+        for owner in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(owner.items()):
+                if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
+                    owner[name] = value.detach().float()
+    for method in ("forward", "reverse"):
+        near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
+
+
+@needs_hooked
+def test_a_model_that_was_cast_by_hand(folders):
+    # its config says float32 still
+    model = view(folders("llama"), "hooked", "float32").model
+    expected = attribute(model, PROMPT, RESPONSE)
+    nn.Module.to(model, torch.bfloat16)
+    found = attribute(model, PROMPT, RESPONSE)
+    near(found.scores, expected.scores, 1e-5)
+    assert found.deletion is not None
+    assert expected.deletion is not None
+    assert found.deletion.effect == pytest.approx(expected.deletion.effect, rel=1e-3)
+
+
 @pytest.mark.parametrize("wrapper", BOTH)
 def test_the_models_own_passes_stay_what_they_were(folders, wrapper):
     model = view(folders("llama"), wrapper)
@@ -163,29 +192,23 @@ def test_a_graph_keeps_weights_in_half_precision(folders, wrapper, monkeypatch):
     tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
     embedded = wide.forward.embed(tokens).detach()
     wide.forward.final(tokens, embedded)  # what has to be measured is
-    copies, kept = [], []
-    enter, saved = widened._Parts.enter, widened._Parts.saved
-
-    def entering(self: Any, part: nn.Module, args: tuple) -> None:
-        enter(self, part, args)
-        copies.extend(weakref.ref(one.wide) for one in self.entered[-1] if one.is_copy)
+    kept, saved = [], widened._Parts.saved
 
     def saving(self: Any, value: Tensor) -> Any:
-        kept.append(saved(self, value))
-        return kept[-1]
+        made = saved(self, value)
+        copies = {one.wide.untyped_storage().data_ptr() for part in self.entered for one in part if one.is_copy}
+        kept.append((made, isinstance(made, Tensor) and made.untyped_storage().data_ptr() in copies))
+        return made
 
-    monkeypatch.setattr(widened._Parts, "enter", entering)
     monkeypatch.setattr(widened._Parts, "saved", saving)
     x = embedded.clone().requires_grad_(True)
     out = wide.forward.final(tokens, x)
-    gc.collect()
-    assert len(copies) > 10
-    assert not [copy for copy in copies if copy() is not None]
-    # what it keeps in float32 are activations: none is as large as a matrix
-    sizes = [value.numel() for value in kept if isinstance(value, Tensor) and value.dtype == torch.float32]
-    matrix = model.d_model**2
-    assert sizes
-    assert max(sizes) < max(matrix, tokens.shape[1] * model.d_mlp + 1)
+    assert not any(is_copy for _, is_copy in kept)
+    # nothing that half precision holds is kept in float32: no weight in another order
+    single = [one for one, _ in kept if isinstance(one, Tensor) and one.dtype == torch.float32 and one.numel() > 1]
+    assert single
+    assert not [one for one in single if torch.equal(one.bfloat16().float(), one)]
+    assert sum(isinstance(one, widened._View) for one, _ in kept) >= 2 * 3  # W_in, W_gate, W_out of both layers
     (once,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
     (again,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(once, again)
@@ -200,6 +223,60 @@ def test_angles_that_are_no_rounding_of_the_layers_own_are_used_as_they_are(fold
             table.mul_(0.5)
             getattr(like.attn, name).copy_(table)
     near(scores(model.model), scores(other.model), 1e-5)
+
+
+@pytest.mark.parametrize("kept", [torch.ones(3, 3), None])
+def test_what_a_pass_makes_anew_is_kept_and_rounded(kept):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(3, 3)])
+            self.register_buffer("table", torch.ones(2, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.table.dtype == torch.float32
+            if kept is not None:
+                self.table = kept / 3
+            return self.blocks[0](x)
+
+    model = Model().bfloat16()
+    before = model.table
+    with widened.in_float32(model):
+        model(torch.ones(1, 3))
+    assert model.table is before if kept is None else torch.equal(model.table, (kept / 3).bfloat16())
+
+
+@pytest.mark.parametrize("wrapper", BOTH)
+def test_other_threads_do_not_see_it(folders, wrapper):
+    model = view(folders("llama"), wrapper)
+    tokens = torch.tensor([encode(model, Prompt(PROMPT)).ids])
+    wide, seen, within, ended = model.widened(), [], threading.Event(), threading.Event()
+
+    def ask() -> None:
+        within.wait(10)
+        matrix: Any = model.weights.stored(Weight("W_in", 0))
+        seen.append((model.dtype, matrix.dtype, model.widened() is wide))
+        ended.set()
+
+    def write(value: Tensor) -> Tensor:
+        within.set()
+        ended.wait(0.3)  # time enough to look, if it were not made to wait
+        return value
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wide.forward.run(tokens, read=[Point("final")], write={Point("z", 0): write})
+    thread.join()
+    assert seen == [(torch.bfloat16, torch.bfloat16, True)]
+
+
+def test_it_is_called_what_its_pair_calls_it(tmp_path):
+    own: Any = {"dtype": torch.bfloat16}
+    folders = [save_checkpoint("llama", tmp_path / side / "hf", seed=i, **own) for i, side in enumerate("xy")]
+    pair = load_pair(*folders, dtype="bfloat16", device="cpu")
+    for side in ("base", "tuned"):
+        one = view_of(getattr(pair, side))
+        assert one.widened().info.id == one.info.id
 
 
 def test_others_are_themselves(folders):
@@ -251,11 +328,63 @@ def test_a_model_that_was_cast_as_a_whole_is_held_as_it_is_and_said_to_be(dtype)
     near(view_of(model).widened().forward.logits(tokens), expected, 1e-5)
     if HookedTransformer is not None:  # which makes its angles itself
         with pytest.raises(
-            InputError, match=r"disagrees .*; its rotary frequencies are rounded to bfloat16, .*verify=Fal"
+            InputError, match=r"disagrees .*verify=False.*; its rotary frequencies are rounded to bfloat16"
         ):
             load_model(hf_model("llama", dtype=torch.bfloat16), tokenizer=tokenizer_of(), wrapper="hooked", dtype=dtype)
     own = load_model(hf_model("llama"), tokenizer=tokenizer_of(), dtype=dtype, device="cpu")
     assert not view_of(own).info.notes
+
+
+def test_float64_becomes_float32_in_every_part():
+    for family in ("llama", "gemma3"):
+        source = hf_model(family, dtype=torch.float64)
+        model = load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", dtype="float32", device="cpu")
+        assert {b.dtype for b in model.buffers() if b.is_floating_point()} == {torch.float32}
+
+
+def test_half_precision_in_memory_becomes_the_other_kind():
+    source = load_model(hf_model("gpt2"), tokenizer=tokenizer_of(), wrapper="bridge", dtype="float32", device="cpu")
+    assert view_of(source).dtype == torch.float32
+    for given, wanted in (("bfloat16", "float16"), ("float16", "bfloat16"), ("float16", "float64")):
+        half = hf_model("gpt2", dtype=getattr(torch, given))
+        model = load_model(half, tokenizer=tokenizer_of(), wrapper="bridge", dtype=wanted, device="cpu")
+        assert view_of(model).dtype == getattr(torch, wanted)
+
+
+def test_a_kernel_that_knows_half_precision_alone_is_no_reason_to_refuse_a_model():
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.models.llama.modeling_llama import eager_attention_forward
+
+    def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        if query.dtype not in widened.HALF:
+            raise RuntimeError("only supports fp16 and bf16 data type")
+        mask = torch.full((query.shape[2], key.shape[2]), -torch.inf).triu(1).to(query)  # no mask is made for it
+        return eager_attention_forward(module, query, key, value, mask[None, None], **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register("half_alone", flash)
+    source = hf_model("llama", dtype=torch.bfloat16)
+    source.config._attn_implementation = "half_alone"
+    model = load_model(source, tokenizer=tokenizer_of(), wrapper="bridge", dtype="bfloat16", device="cpu")
+    assert view_of(model).dtype == torch.bfloat16
+    assert source.config._attn_implementation == "half_alone"
+
+
+def test_products_are_not_rounded_in_it(folders):
+    # on a GPU TF32 would round them; here the setting itself is looked at
+    model, seen = view(folders("llama")), []
+
+    def target(logits: Tensor, ids: Tensor) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return logits[:, 0]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        scores(model.model, target=target)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
 
 
 def test_a_long_text_is_read_as_transformers_reads_it(folders):

@@ -89,7 +89,7 @@ def choices_of(pair: ModelPair, text: AlignedText) -> dict[str, Int[Tensor, "2 o
     """
     shared = dict(zip(SIDES, pair.shared_tokens, strict=True))
     chosen = {
-        side: choices_among(view_of(getattr(pair, side)), text.ids[side], shared[side], first=text.first)
+        side: choices_among(view_of(getattr(pair, side)).widened(), text.ids[side], shared[side], first=text.first)
         for side in reversed(SIDES)
     }
     places = torch.stack([chosen["tuned"], chosen["base"]])

@@ -15,6 +15,7 @@ Reference: Wu et al., NAACL 2024, section 4; doi 10.18653/v1/2024.naacl-long.130
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
@@ -40,6 +41,7 @@ from lensdiff.inputs.prompts import MARKED, Prompt
 from lensdiff.models import Model, ModelView
 from lensdiff.models.asked import Asked
 from lensdiff.models.given import one_model
+from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.response import Response
 from lensdiff.models.templates import Template
 from lensdiff.models.text import MAX_NEW_TOKENS, Encoded, encode, generate, token_strings
@@ -204,24 +206,12 @@ def _attribute_one(
 ) -> Attribution:
     encoded = encode(view, prompt, response, prepend_bos=options["prepend_bos"])
     wide = view.widened()
-    method = options["method"]
-    if method == "auto":
-        method = cheaper_mode(wide, encoded.n_prompt, encoded.n_response)
-    try:
-        found = _scores(wide, encoded, target, method, chunk, options)
-    except NoForwardMode as error:
-        if options["method"] != "auto":
-            raise
-        method, options = "reverse", options | {"forward_mode": str(error)}
-        found = _scores(wide, encoded, target, method, chunk, options)
-    scores = found.scores
-    if not bool(torch.isfinite(scores).all()):
-        raise RuntimeError(
-            f"{view.info.id}: a score is not finite; attribute it in float64 to see whether its range is exceeded"
-        )
-    deletion = None
-    if options["deletion_draws"] and encoded.n_response:
-        deletion = deletion_check(wide, encoded, target, scores, found.targets, draws=options["deletion_draws"])
+    # a model in half precision was not told of when it was loaded: that products of float32 may be rounded
+    with nullcontext() if wide is view else whole_products():
+        found, method, options = _scored(wide, encoded, target, options, chunk=chunk)
+        deletion, draws = None, options["deletion_draws"]
+        if draws and encoded.n_response:
+            deletion = deletion_check(wide, encoded, target, found.scores, found.targets, draws=draws)
     pieces = view.tokenizer.convert_ids_to_tokens(list(encoded.prompt_ids))
     masks = {part: prompt.mask(part, encoded.offsets, pieces=pieces) for part in MARKED}
     return Attribution(
@@ -236,7 +226,7 @@ def _attribute_one(
         merged=encoded.merged,
         method=method,
         deletion=deletion,
-        scores=scores.cpu(),
+        scores=found.scores.cpu(),
         targets=found.targets.cpu(),
         probabilities=found.probabilities.cpu(),
         completeness=found.completeness,
@@ -251,6 +241,27 @@ class _Found(NamedTuple):
     targets: Float[Tensor, " out_pos"]
     probabilities: Float[Tensor, " out_pos"]
     completeness: float | None
+
+
+def _scored(
+    view: ModelView, encoded: Encoded, target: Target, options: dict[str, Any], *, chunk: int | None
+) -> tuple[_Found, str, dict[str, Any]]:
+    """Return the scores, the mode that they were computed in, and the options with what is to be said of it."""
+    method = options["method"]
+    if method == "auto":
+        method = cheaper_mode(view, encoded.n_prompt, encoded.n_response)
+    try:
+        found = _scores(view, encoded, target, method, chunk, options)
+    except NoForwardMode as error:
+        if options["method"] != "auto":
+            raise
+        method, options = "reverse", options | {"forward_mode": str(error)}
+        found = _scores(view, encoded, target, method, chunk, options)
+    if not bool(torch.isfinite(found.scores).all()):
+        raise RuntimeError(
+            f"{view.info.id}: a score is not finite; attribute it in float64 to see whether its range is exceeded"
+        )
+    return found, method, options
 
 
 def _scores(

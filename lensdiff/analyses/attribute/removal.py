@@ -64,13 +64,16 @@ def random_orders(n: int, *, draws: int, seed: str) -> list[Order]:
 def levels_of(
     view: ModelView, encoded: Encoded, orders: Sequence[Order], drawn: Sequence[Order], grid: Sequence[int]
 ) -> Levels:
-    """Return the log-probabilities at every point of every order; equal texts are read once."""
+    """Return the log-probabilities at every point of every order, in the precision of the maps that order.
+
+    Equal texts are read once.
+    """
     n = encoded.n_prompt
     deleted = [[frozenset(order[k:]) for k in grid] for order in orders]
     inserted = [[frozenset(order[: n - k]) for k in reversed(grid)] for order in orders]
     beside = [[frozenset(order[k:]) for k in grid] for order in drawn]
     kept = list(dict.fromkeys(chain.from_iterable((*deleted, *inserted, *beside))))
-    found = mean_log_probs(view, [_reading(encoded, one) for one in kept])
+    found = mean_log_probs(view.widened(), [_reading(encoded, one) for one in kept])
     level = dict(zip(kept, found.tolist(), strict=True))
 
     def values(rows: Iterable[Sequence[frozenset[int]]]) -> Tensor:

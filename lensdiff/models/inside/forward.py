@@ -217,13 +217,13 @@ class Forward:
         Raises:
             InputError: the logits follow from the unembedding's output in a way that has not been understood.
         """
-        found, bias = self._meaning().logits, self.wrapper.b_U
+        found, bias, W_U = self._meaning().logits, self.wrapper.b_U, self.wrapper.W_U
         if not isinstance(found, LogitMap):
             raise InputError(f"the unembedding of {self.name} cannot be followed: {found.reason}")
-        if blocks_pay(hidden, self.wrapper.W_U):
-            made = few_rows(hidden, self.wrapper.W_U)
+        if blocks_pay(hidden, W_U):
+            made = few_rows(hidden, W_U)
             return found(made if bias is None else made + bias)
-        return found(functional.linear(hidden, self.wrapper.W_U.T, bias))  # one pass over the logits for both
+        return found(functional.linear(hidden, W_U.T, bias))  # one pass over the logits for both
 
     def patterns(
         self, tokens: Int[Tensor, " pos"], layers: Sequence[int] | None = None, *, max_bytes: int = 2**28

@@ -8,6 +8,7 @@ gain, and what is not understood is refused in a sentence. Nothing is copied but
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -228,6 +229,10 @@ class ModelWeights(Weights):
         return self.stored(weight) is not None
 
     def stored(self, weight: Weight) -> Tensor | None:
+        with self._wrapper.lock:  # as in `Wrapper.sizes`
+            return self._stored(weight)
+
+    def _stored(self, weight: Weight) -> Tensor | None:
         name, layer = weight
         if name in ("W_E", "W_U", "b_U"):
             return getattr(self._wrapper, name)
@@ -238,7 +243,7 @@ class ModelWeights(Weights):
             if isinstance(found, Unknown) or found.module is None:
                 return None
             value = norm_weight(self._wrapper.model.get_submodule(found.module))
-            return None if value is None else value.detach()
+            return None if value is None else value.detach().to(torch.promote_types(value.dtype, self.sizes.dtype))
         assert layer is not None
         read: Callable[..., Tensor | None] = self._wrapper.matrix if name in MATRICES else self._wrapper.bias
         return read(layer, name)

@@ -6,7 +6,6 @@
 Widening is exact, so this is the float32 model of the stored weights, whose other numbers (norms, angles, activations)
 are float32 too. A HookedTransformer rounds its rotary tables to the type of its weights: where a table is the rounding
 of what its layer makes in float32, the latter is used.
-its layer makes in float32, the latter is used.
 
 Memory: the model as it is stored, and its largest part in float32 (a block, or the unembedding). A backward pass keeps
 weights as they are stored and widens them again on its way: what autograd saves and is exact in half precision is saved
@@ -123,6 +122,10 @@ def _wide(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.to(WIDE)
 
 
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in HALF
+
+
 def _parts(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the modules above blocks, and the blocks (the members of lists of modules) with all other modules."""
     # a bridge leaves out what it has no name for (Gemma 4's embeddings of layers)
@@ -176,8 +179,9 @@ class _Parts:
         found = []
         for module in modules:
             tables = self._rotary(module)
-            for owner in (module._parameters, module._buffers):
-                halves = {name: value for name, value in owner.items() if value is not None and value.dtype in HALF}
+            # a folded bridge computes with matrices that are plain attributes
+            for owner in (module._parameters, module._buffers, vars(module)):
+                halves: dict[str, Any] = {name: value for name, value in owner.items() if _is_half(value)}
                 for name, value in halves.items():
                     wide = tables[name] if name in tables else value.detach().to(WIDE)
                     found.append(_Replaced(owner, name, value, wide, name not in tables))
@@ -195,7 +199,11 @@ class _Parts:
 
     def _put_back(self) -> None:
         for one in self.entered.pop():
-            one.owner[one.name] = one.stored
+            now = one.owner.get(one.name)
+            if now is one.wide:
+                one.owner[one.name] = one.stored
+            elif isinstance(now, Tensor):  # the pass made it anew: a longer table, a pattern
+                one.owner[one.name] = now.to(one.stored.dtype)
 
     def _rotary(self, attn: Any) -> dict[str, Tensor]:
         """Return the rotary tables of a layer of a HookedTransformer, where it holds them rounded."""

@@ -54,19 +54,20 @@ class Wrapper(ABC):
 
     def sizes(self) -> Sizes:
         """Return how large the model is."""
-        cfg = self.model.cfg
-        return Sizes(
-            n_layers=cfg.n_layers,
-            n_heads=cfg.n_heads,
-            n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
-            d_model=cfg.d_model,
-            d_head=cfg.d_head,
-            d_mlp=self._d_mlp,
-            d_vocab=int(self.W_E.shape[0]),
-            n_ctx=cfg.n_ctx,
-            dtype=self.W_E.dtype,
-            device=self.W_E.device,
-        )
+        with self.lock:  # a pass of another thread may hold weights in another type for a while (`widened`)
+            cfg, W_E = self.model.cfg, self.W_E
+            return Sizes(
+                n_layers=cfg.n_layers,
+                n_heads=cfg.n_heads,
+                n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
+                d_model=cfg.d_model,
+                d_head=cfg.d_head,
+                d_mlp=self._d_mlp,
+                d_vocab=int(W_E.shape[0]),
+                n_ctx=cfg.n_ctx,
+                dtype=W_E.dtype,
+                device=W_E.device,
+            )
 
     @cached_property
     def _d_mlp(self) -> int:

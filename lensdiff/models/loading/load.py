@@ -153,6 +153,8 @@ def _wrap(
             break
         except InputError as error:
             if kind == tried[-1]:
+                if found.notes:  # one of them may say why
+                    raise InputError("; ".join((str(error), *found.notes))) from error
                 raise
             info = replace(info, notes=(*info.notes, f"a TransformerBridge in place of a HookedTransformer: {error}"))
     found.model = None  # the wrapper holds the storage now; nothing else should

@@ -84,7 +84,7 @@ def _from_object(model: torch.nn.Module) -> Source:
 
 
 def _rounded_angles(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return a note of a model that was cast as a whole, with the frequencies of its rotations."""
+    """Return a note of a model that was cast as a whole, with the frequencies of its rotations; nothing of others."""
     found = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")} & set(HALF)
     if not found:
         return ()

@@ -5,7 +5,8 @@ half precision rounding hides much (a rotation that is a little off, until the t
 compute in float32 with the weights as they are, where they have to agree as float32 models do.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lensdiff.models.decoding import ROUNDING, greedy
 from lensdiff.models.inside.widened import HALF, in_float32
+from lensdiff.models.loading.devices import whole_products
 from lensdiff.models.loading.probe import TOLERANCE, probe_tokens
 from lensdiff.models.view import ModelView
 from lensdiff.results import InputError
@@ -67,10 +69,10 @@ def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected
     start = probe[0, : max(0, min(START, probe.shape[1] - CONTINUED))]
     ids, new, wide = start[None], [], None
     if source.dtype in HALF and source.dtype == dtype:
-        with torch.no_grad(), in_float32(source):
+        with torch.no_grad(), _in_float32(source):
             wide = source(probe.to(source.device)).logits.float().cpu()
-    widening = source.dtype in HALF and dtype not in HALF
-    with torch.no_grad(), in_float32(source) if widening else nullcontext():
+    widening = source.dtype in HALF and source.dtype != dtype
+    with torch.no_grad(), _in_float32(source) if widening else nullcontext():
         logits = source(probe.to(source.device)).logits.float().cpu()
         while len(start) and len(new) < CONTINUED:
             last = source(ids.to(source.device)).logits[0, -1].float().cpu()
@@ -82,6 +84,18 @@ def _run(source: PreTrainedModel, probe: Tensor, dtype: torch.dtype) -> Expected
     return Expected(probe, logits, start, tuple(new), wide)
 
 
+@contextmanager
+def _in_float32(source: PreTrainedModel) -> Iterator[None]:
+    config = source.config.get_text_config()
+    own = config._attn_implementation
+    config._attn_implementation = "eager"  # a kernel may know half precision alone
+    try:
+        with in_float32(source), whole_products():
+            yield
+    finally:
+        config._attn_implementation = own
+
+
 def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
     """Refuse a wrapped model that does not do what was expected of it.
 
@@ -90,7 +104,8 @@ def verify(view: ModelView, expected: Expected, *, folded: bool) -> None:
     """
     _check_logits(view, view, expected.probe, expected.logits, folded=folded)
     if expected.wide is not None and not folded:  # what is folded is rounded again
-        _check_logits(view, view.widened(), expected.probe, expected.wide, folded=False)
+        with whole_products():
+            _check_logits(view, view.widened(), expected.probe, expected.wide, folded=False)
     if not expected.continuation:
         return
     (new,) = greedy(view, [expected.start], max_new_tokens=len(expected.continuation), stops=())
@@ -121,8 +136,7 @@ def _check_logits(
 
 
 def _disagreement(view: ModelView, what: str) -> InputError:
-    known = "".join(f"; {note}" for note in view.info.notes)
     return InputError(
-        f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what}{known}; "
+        f"{view.info.id} as a {type(view.model).__name__} disagrees with transformers: {what}; "
         "load_model(..., verify=False) loads it all the same"
     )

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lensdiff.models.info import ModelInfo
 from lensdiff.models.inside.meaning import Meaning, measure
+from lensdiff.models.inside.widened import HALF
 from lensdiff.models.inside.wrappers import Model, is_hooked, wrapper_of
 from lensdiff.models.loading.architectures import build_hooked, supported_architectures
 from lensdiff.models.loading.sources import Source
@@ -174,9 +175,9 @@ def _cast(model: PreTrainedModel, device: str, dtype: torch.dtype) -> None:
         if (buffer := module._buffers[name]) is not None and buffer.is_floating_point()
     }
     torch.nn.Module.to(model, device=device, dtype=dtype)
-    for (module, name), buffer in own.items():
-        if buffer.dtype.itemsize > dtype.itemsize:
-            module._buffers[name] = buffer.to(device)
+    for (module, name), buffer in own.items() if dtype in HALF else ():
+        if buffer.dtype not in HALF:
+            module._buffers[name] = buffer.to(device, torch.float32)
 
 
 def _for_bridge(tokenizer: PreTrainedTokenizerBase, folder: str) -> PreTrainedTokenizerBase:

@@ -6,6 +6,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lensdiff.models.inside.parts import BiasName, MatrixName
+from lensdiff.models.inside.widened import Widened
 from lensdiff.models.linear.forms import RotationPlan, rotation_of
 from lensdiff.models.linear.tangents import Rotation
 from lensdiff.models.view import ModelView
@@ -18,7 +19,7 @@ def is_plain(view: ModelView) -> bool:
     """Return whether a model is plain, and nobody has changed what it does; under the lock of its wrapper."""
     return (
         view.info.wrapper == "hooked"
-        and view.dtype == view.model.cfg.dtype  # not widened: its weights are read as they lie
+        and not isinstance(view.forward.wrapper, Widened)  # weights are read as they lie
         and _has_plain_blocks(view.model.cfg)
         and all(_is_untouched(module) for module in view.model.modules())
     )
