@@ -44,6 +44,7 @@ POSITION = "position/test_position.py"
 ATTENTION = "attention/test_attention.py"
 STATS = "tests/stats/test_stats.py"
 STEPS = "tests/models/test_stepping.py"
+WIDE = "tests/models/test_widened.py"
 LINEAR = "tests/models/test_linear.py"
 TANGENTS = "lensdiff/models/linear/tangents.py"
 MUTATIONS = [
@@ -60,7 +61,7 @@ MUTATIONS = [
     Mutation(TANGENTS, "made if post is None else post(made, where)", "made", LINEAR),
     Mutation(TANGENTS, "made.mul_(scale)", "made", LINEAR),
     Mutation("lensdiff/models/linear/passes.py", "directions[a:b] * plan.embedding", "directions[a:b]", LINEAR),
-    Mutation("lensdiff/models/linear/forms.py", "weight.detach() + plan", "weight.detach() - plan", LINEAR),
+    Mutation("lensdiff/models/linear/forms.py", "weight.detach().to(x) + plan", "weight.detach().to(x) - plan", LINEAR),
     Mutation("attribute/paths.py", "(1 - place) * directions", "place * directions", "attribute/test_paths.py"),
     Mutation("attribute/paths.py", "(places + 1) / 2", "(places + 1) / 3", "attribute/test_paths.py"),
     Mutation("lensdiff/models/dosing.py", "start + amount * (", "start - amount * (", "tests/models/test_dosing.py"),
@@ -108,6 +109,8 @@ MUTATIONS = [
     Mutation("weights/weight_shift.py", "energy = values.square()", "energy = values", WEIGHTS),
     Mutation("lensdiff/models/plain/stepping.py", "max(0, self.read - attn.cfg.window_size)", "0", STEPS),
     Mutation("lensdiff/models/plain/stepping.py", "mask.sum(dim=1) + torch.arange", "self.begun + torch.arange", STEPS),
+    Mutation("lensdiff/models/inside/widened.py", "found if all(rounded) else {}", "found", WIDE),
+    Mutation("lensdiff/models/inside/widened.py", "wide, name not in tables)", "wide, True)", WIDE),
     Mutation("lensdiff/models/decoding.py", "agreed == len(row.new)", "agreed <= len(row.new)", STEPS),
     Mutation("lensdiff/models/spectrum.py", "squares[:rank].sqrt()", "squares[:rank]", "tests/models/test_spectrum.py"),
     Mutation("position/measure.py", "(first + last) / 2 - middle", "(first + last) - middle", POSITION),
