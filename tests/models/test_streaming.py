@@ -222,6 +222,25 @@ def test_a_file_that_is_not_the_model_is_refused(edit: str, tmp_path: Path):
         load_model(edited(tmp_path, change), **small())
 
 
+def test_of_a_layer_that_was_found_finite_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch):
+    save_checkpoint("llama", tmp_path)
+    looked, isfinite = [], torch.Tensor.isfinite
+
+    def looking(value: torch.Tensor) -> torch.Tensor:
+        looked.append(value.numel())
+        return isfinite(value)
+
+    monkeypatch.setattr(torch.Tensor, "isfinite", looking)
+    streamed = load_model(tmp_path, **small())
+    every = sum(tensor.numel() for name, tensor in load_file(tmp_path / "model.safetensors").items() if ".1." in name)
+    assert sum(looked) > 2 * every
+    looked.clear()
+    assert streamed.weights.stored(Weight("W_in", 1)) is not None
+    assert not looked
+    assert streamed.weights.stored(Weight("W_U")) is not None  # of which only the first rows were looked at
+    assert sum(looked) >= 400 * 32
+
+
 @pytest.mark.parametrize(("room", "ours"), [(Slices, "_config"), (stored_module, "own_of"), (weights_module, "_take")])
 def test_what_our_own_code_stumbles_over_is_not_told_of_the_file(room: Any, ours: str, tmp_path: Path, monkeypatch):
     def broken(*_: object, **__: object) -> None:

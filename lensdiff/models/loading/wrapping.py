@@ -165,8 +165,8 @@ def _build_bridge(
 def _cast(model: PreTrainedModel, device: str, dtype: torch.dtype) -> None:
     """Bring a model to a device and dtype; what its modules compute themselves is not rounded to half precision.
 
-    `transformers` keeps it in float32 too: a rotary frequency in bfloat16 turns the 500th token by up to half a circle
-    too far.
+    `transformers` keeps it in float32 too: rotary frequencies in bfloat16 turn the 500th token by up to a radian too
+    far, or too little.
     """
     own = {
         (module, name): buffer
