@@ -4,6 +4,7 @@ The server ignores `response_format`, and so small a model says nothing of meani
 recorded, what can be read is kept, and what cannot is asked for again.
 """
 
+import http.client
 import importlib.util
 import json
 import os
@@ -25,7 +26,7 @@ from lensdiff.analyses.annotate.measure import annotate
 from lensdiff.inputs.chat import AnnotationStopped
 from tests.analyses.mlp.results import concepts
 
-STARTS_WITHIN = 60.0  # seconds
+ATTEMPTS, STARTS_WITHIN = 3, 60.0  # seconds
 NEEDED = ("openai", "fastapi", "uvicorn", "gguf")
 
 
@@ -48,22 +49,28 @@ def folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, str]]:
     """A running server and its base URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "serve.log"
+    for _ in range(ATTEMPTS):  # another process may take the port before the server does
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = _begun(folder, port, log)
+        try:
+            if _answers(f"http://127.0.0.1:{port}/health", process):
+                yield process, f"http://127.0.0.1:{port}/v1"
+                return
+        finally:
+            process.terminate()
+            process.wait(20)
+    pytest.skip(f"`transformers serve` did not start: {log.read_text()[-300:]}")
+
+
+def _begun(folder: Path, port: int, log: Path) -> subprocess.Popen:
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--dtype", "float32"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with log.open("w") as out:
         arguments = [*command, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, env=environment)
-    try:
-        if not _answers(f"http://127.0.0.1:{port}/health", process):
-            pytest.skip(f"`transformers serve` did not start: {log.read_text()[-300:]}")
-        yield process, f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(20)
+        return subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, env=environment)
 
 
 def _answers(url: str, process: subprocess.Popen) -> bool:
@@ -72,6 +79,8 @@ def _answers(url: str, process: subprocess.Popen) -> bool:
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return True
+        except http.client.HTTPException:  # somebody else does, who is no such server
+            return False
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
     return False
