@@ -54,7 +54,7 @@ def scores(model: Any, method: Any = "forward", target: Any = "probability") -> 
     return attribute(model, PROMPT, RESPONSE, target=target, method=method, deletion_draws=0).scores
 
 
-def near(found: Tensor, expected: Tensor, share: float) -> None:
+def assert_near(found: Tensor, expected: Tensor, share: float) -> None:
     largest = float(expected.abs().max())
     assert largest > 1e-6, "an oracle of zeros would prove nothing"
     assert float((found.double() - expected.double()).abs().max()) <= share * largest
@@ -80,7 +80,7 @@ def test_scores_are_those_of_transformers_in_float64_on_the_same_weights(folders
     encoded = encode(model, Prompt(PROMPT), RESPONSE)
     expected = reference(folder, torch.tensor(encoded.ids), encoded.n_prompt)
     # a response's last token is only predicted
-    near(scores(model.model, method), expected, 1e-5)
+    assert_near(scores(model.model, method), expected, 1e-5)
 
 
 @pytest.mark.parametrize(("family", "wrapper"), CASES)
@@ -94,7 +94,7 @@ def test_every_family_is_computed_as_if_it_were_float32(folders, family, wrapper
     half = view(folders(family), wrapper).model
     assert why_not_linearized(view_of(half).widened()) == NOT.get(family, "")  # by hand wherever float32 is
     for method in ("forward", "reverse"):
-        near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
+        assert_near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "gpt2"])
@@ -110,7 +110,7 @@ def test_folded_bridges_too(folders, family):
                 if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
                     owner[name] = value.detach().float()
     for method in ("forward", "reverse"):
-        near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
+        assert_near(scores(half, method, "logit"), scores(whole, method, "logit"), 5e-5)
 
 
 @needs_hooked
@@ -120,7 +120,7 @@ def test_a_model_that_was_cast_by_hand(folders):
     expected = attribute(model, PROMPT, RESPONSE)
     nn.Module.to(model, torch.bfloat16)
     found = attribute(model, PROMPT, RESPONSE)
-    near(found.scores, expected.scores, 1e-5)
+    assert_near(found.scores, expected.scores, 1e-5)
     assert found.deletion is not None
     assert expected.deletion is not None
     assert found.deletion.effect == pytest.approx(expected.deletion.effect, rel=1e-3)
@@ -222,7 +222,7 @@ def test_angles_that_are_no_rounding_of_the_layers_own_are_used_as_they_are(fold
             table = getattr(block.attn, name)
             table.mul_(0.5)
             getattr(like.attn, name).copy_(table)
-    near(scores(model.model), scores(other.model), 1e-5)
+    assert_near(scores(model.model), scores(other.model), 1e-5)
 
 
 @pytest.mark.parametrize("kept", [torch.ones(3, 3), None])
@@ -331,7 +331,7 @@ def test_a_model_that_was_cast_as_a_whole_is_held_as_it_is_and_said_to_be(dtype)
     tokens = torch.randint(5, 400, (1, 100), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = source.float()(tokens).logits
-    near(view_of(model).widened().forward.logits(tokens), expected, 1e-5)
+    assert_near(view_of(model).widened().forward.logits(tokens), expected, 1e-5)
     if HookedTransformer is not None:  # which makes its angles itself
         with pytest.raises(
             InputError, match=r"disagrees .*verify=False.*; its rotary frequencies are rounded to bfloat16"
@@ -400,7 +400,7 @@ def test_a_long_text_is_read_as_transformers_reads_it(folders):
     with torch.no_grad():
         expected = own(tokens).logits.float()
     found = view(folder).forward.logits(tokens).float()
-    near(found, expected, 1e-2)
+    assert_near(found, expected, 1e-2)
 
 
 def test_a_weight_above_the_blocks_is_wide_too():

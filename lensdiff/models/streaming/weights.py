@@ -135,9 +135,8 @@ class StreamedWeights(Weights):
         return self._outside
 
     def _wrapped(self, layer: int, *, whole_vocabulary: bool = False) -> Wrapper:
-        # of the vocabulary only the first rows were looked at when the checkpoint was opened
-        whole: Any = {"whole_vocabulary": whole_vocabulary, "known": not whole_vocabulary}
-        source = self._slices.build(layer, self._dtype, **whole)
+        known = not whole_vocabulary  # of which only the first rows were looked at when the checkpoint was opened
+        source = self._slices.build(layer, self._dtype, whole_vocabulary=whole_vocabulary, known=known)
         view = wrapped(source, self._info(), self._dtype, self._device, meaning=self.meaning)
         assert view._wrapper is not None
         return view._wrapper
